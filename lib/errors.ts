@@ -1,0 +1,70 @@
+/**
+ * Every error this package throws on purpose is an `RlhfError` with one of these codes. The text says what the code means;
+ * the message of an error says what was found, what was expected and how to mend it.
+ */
+export const ERROR_CODES = {
+  ERR_RLHF_NO_BINARY: "the native addon is missing for this platform or cannot be loaded",
+  ERR_RLHF_NO_CUDA: "CUDA was asked for and cannot be used: no plug-in, no driver, or no device",
+  ERR_RLHF_UNSUPPORTED: "a model family, data type or feature that this build does not have",
+  ERR_RLHF_ARGUMENT: "an argument has the wrong type or a value outside its range",
+  ERR_RLHF_SHAPE: "an array's shape does not fit the operation",
+  ERR_RLHF_DTYPE: "an array's data type does not fit the operation",
+  ERR_RLHF_MEMORY: "the memory that a plan needs is over the budget or cannot be had",
+  ERR_RLHF_PASS_LIVE:
+    "more forward passes are alive than were planned for: call backward() or dispose() on one",
+  ERR_RLHF_DISPOSED: "a native handle was used after dispose() or after it was consumed",
+  ERR_RLHF_NON_FINITE: "a loss, a gradient or a reward is NaN or infinite",
+  ERR_RLHF_MODEL: "a model directory is incomplete, or its config.json is malformed or not supported",
+  ERR_RLHF_WEIGHTS: "a weight file is malformed, or its tensors do not fit the configuration",
+  ERR_RLHF_CHECKPOINT: "a training checkpoint is incomplete or belongs to another run",
+  ERR_RLHF_TOKENIZER: "tokenizer files are missing, malformed or of a kind that is not supported",
+  ERR_RLHF_DATA: "a data file cannot be read, or a row does not have the form it should",
+  ERR_RLHF_CONFIG: "a configuration file or setting is wrong",
+  ERR_RLHF_USAGE: "the command line was used wrongly",
+  ERR_RLHF_REWARD: "a reward function failed or returned something other than a finite number",
+  ERR_RLHF_IO: "a file or directory could not be read or written",
+  ERR_RLHF_ABORTED: "the operation was stopped by its AbortSignal",
+  ERR_RLHF_INTERNAL: "a defect in this package; please report it",
+} as const;
+
+/** One of the documented error codes. */
+export type RlhfErrorCode = keyof typeof ERROR_CODES;
+
+/** Facts about an error for programs to read: file, line, expected and actual values. */
+export type ErrorDetails = Readonly<Record<string, unknown>>;
+
+/** The one error class of this package: test `code`, read `details`, show `message`. */
+export class RlhfError extends Error {
+  readonly code: RlhfErrorCode;
+  readonly details: ErrorDetails;
+
+  constructor(
+    code: RlhfErrorCode,
+    message: string,
+    details: ErrorDetails = {},
+    options?: { cause?: unknown },
+  ) {
+    super(message, options);
+    this.name = "RlhfError";
+    this.code = code;
+    this.details = details;
+  }
+}
+
+/** True for errors of this package, also when two copies of the package are loaded. */
+export function isRlhfError(error: unknown): error is RlhfError {
+  return (
+    error instanceof Error && "code" in error && typeof error.code === "string" && error.code in ERROR_CODES
+  );
+}
+
+/** The message of anything that can be thrown. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** Throws ERR_RLHF_ABORTED when the signal has been raised; `what` names the operation that stops. */
+export function throwIfAborted(signal: AbortSignal | undefined, what: string): void {
+  if (signal?.aborted)
+    throw new RlhfError("ERR_RLHF_ABORTED", `${what} was aborted`, {}, { cause: signal.reason });
+}
