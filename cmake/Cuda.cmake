@@ -1,0 +1,47 @@
+# The CUDA backend, a shared library beside the addon. RLHF_CUDA is AUTO, ON or OFF; empty means AUTO.
+
+if(RLHF_CUDA STREQUAL "OFF")
+  return()
+endif()
+
+find_program(RLHF_NVCC nvcc HINTS $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin /usr/local/cuda/bin)
+mark_as_advanced(RLHF_NVCC)
+if(RLHF_NVCC AND NOT CMAKE_CUDA_COMPILER)
+  set(CMAKE_CUDA_COMPILER "${RLHF_NVCC}")
+endif()
+if(NOT CMAKE_CUDA_ARCHITECTURES)
+  # Code for A100-class and Hopper GPUs, and PTX that newer ones compile when the library is first opened.
+  set(CMAKE_CUDA_ARCHITECTURES "80-real;90-real;90-virtual")
+endif()
+include(CheckLanguage)
+check_language(CUDA)
+if(NOT CMAKE_CUDA_COMPILER)
+  if(RLHF_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "RLHF_CUDA=ON, but no nvcc was found: put it on PATH or set CUDA_HOME")
+  endif()
+  return()
+endif()
+
+enable_language(CUDA)
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+  # Debian's CMake 3.25 does not know that nvcc takes C++20.
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+endif()
+
+rlhf_glob(cuda_sources cuda/*.cu cuda/*.cc)
+if(NOT cuda_sources)
+  message(WARNING "csrc/cuda holds no sources: the CUDA backend is not built")
+  return()
+endif()
+add_library(rlhf_cuda SHARED ${cuda_sources})
+set_target_properties(rlhf_cuda PROPERTIES
+  CUDA_STANDARD 20
+  CUDA_RUNTIME_LIBRARY Static
+  CUDA_VISIBILITY_PRESET hidden
+  LIBRARY_OUTPUT_DIRECTORY "${RLHF_OUTPUT_DIRECTORY}" RUNTIME_OUTPUT_DIRECTORY "${RLHF_OUTPUT_DIRECTORY}")
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13.0)
+  target_compile_options(rlhf_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--compress-mode=size>)
+endif()
+target_link_libraries(rlhf_cuda PRIVATE rlhf_core)
+target_link_options(rlhf_cuda PRIVATE ${RLHF_LINK_OPTIONS})
