@@ -3,13 +3,17 @@
 # A Node addon of the given sources that links the engine and the object libraries after LINK.
 function(rlhf_add_addon target output_directory)
   cmake_parse_arguments(PARSE_ARGV 2 addon "" "" "SOURCES;LINK")
-  add_library(${target} SHARED ${addon_SOURCES} ${CMAKE_JS_SRC})
+  add_library(${target}_objects OBJECT ${addon_SOURCES} ${CMAKE_JS_SRC})
+  target_include_directories(${target}_objects SYSTEM PRIVATE ${CMAKE_JS_INC})
+  target_compile_definitions(${target}_objects PRIVATE NAPI_VERSION=8 NODE_ADDON_API_CPP_EXCEPTIONS)
+  target_link_libraries(${target}_objects PRIVATE rlhf_options ${addon_LINK})
+
+  # No sources of its own: those would be linked after the SIMD objects.
+  add_library(${target} SHARED)
   set_target_properties(${target} PROPERTIES
-    PREFIX "" SUFFIX ".node"
+    LINKER_LANGUAGE CXX PREFIX "" SUFFIX ".node"
     LIBRARY_OUTPUT_DIRECTORY "${output_directory}" RUNTIME_OUTPUT_DIRECTORY "${output_directory}")
-  target_include_directories(${target} SYSTEM PRIVATE ${CMAKE_JS_INC})
-  target_compile_definitions(${target} PRIVATE NAPI_VERSION=8 NODE_ADDON_API_CPP_EXCEPTIONS)
-  target_link_libraries(${target} PRIVATE rlhf_core ${addon_LINK} rlhf_engine ${CMAKE_JS_LIB})
+  target_link_libraries(${target} PRIVATE ${target}_objects rlhf_core ${addon_LINK} rlhf_engine ${CMAKE_JS_LIB})
   target_link_options(${target} PRIVATE ${RLHF_LINK_OPTIONS})
   if(APPLE)
     target_link_options(${target} PRIVATE -undefined dynamic_lookup)

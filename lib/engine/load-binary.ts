@@ -1,7 +1,7 @@
 import { createRequire } from "node:module";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { RlhfError } from "../errors.ts";
+import { messageOf, RlhfError } from "../errors.ts";
 
 const requireFrom = createRequire(import.meta.url);
 
@@ -11,10 +11,6 @@ const packageRoot = fileURLToPath(new URL("../..", import.meta.url));
 /** Another build than the default one, such as the sanitized build in build/sanitize (`node-rlhf-build --sanitize`). */
 const buildDirectory = process.env["RLHF_BUILD_DIR"];
 
-function describeError(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
-}
-
 function loadOrExplain(load: () => unknown, cure: string): unknown {
   try {
     return load();
@@ -22,7 +18,8 @@ function loadOrExplain(load: () => unknown, cure: string): unknown {
     const platform = `${process.platform}-${process.arch}, Node ${process.versions.node}`;
     throw new RlhfError(
       "ERR_RLHF_NO_BINARY",
-      `The native engine of node-rlhf could not be loaded on ${platform}: ${describeError(error).trim()}\n${cure}`,
+      `The native engine of node-rlhf could not be loaded on ${platform}: ${messageOf(error).trim()}\n${cure}`,
+      { platform: process.platform, arch: process.arch },
       { cause: error },
     );
   }
