@@ -1,0 +1,115 @@
+import {
+  closeSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
+import { dirname } from "node:path";
+import { messageOf, RlhfError } from "../errors.ts";
+
+/** Named numbers of one step, in TRL's names: "loss", "eval/loss", "objective/kl". */
+export type Metrics = Readonly<Record<string, number>>;
+
+/** One line of a metrics file. */
+export interface MetricsRecord {
+  readonly step: number;
+  readonly metrics: Metrics;
+}
+
+function ioError(file: string, error: unknown): RlhfError {
+  return new RlhfError(
+    "ERR_RLHF_IO",
+    `${file}: cannot be written: ${messageOf(error)}`,
+    { file },
+    { cause: error },
+  );
+}
+
+/**
+ * Reads a metrics file. A last line that was cut off by a killed process is left out; numbers that JSON cannot hold were
+ * written as null and are NaN here.
+ */
+export function readMetrics(file: string): MetricsRecord[] {
+  const records: MetricsRecord[] = [];
+  for (const line of readFileSync(file, "utf8").split("\n")) {
+    if (line === "") continue;
+    let row: Record<string, number | null>;
+    try {
+      row = JSON.parse(line) as Record<string, number | null>;
+    } catch {
+      continue;
+    }
+    const { step, ...values } = row;
+    if (typeof step !== "number") continue;
+    records.push({
+      step,
+      metrics: Object.fromEntries(Object.entries(values).map(([key, value]) => [key, value ?? Number.NaN])),
+    });
+  }
+  return records;
+}
+
+/** Appends metrics to a JSON-lines file, one object {"step": …, name: value, …} per line, readable while the run goes on. */
+export class MetricsWriter implements Disposable {
+  readonly file: string;
+  #descriptor: number | null;
+
+  /**
+   * @param file created with its directory
+   * @param resumeAtStep keeps the records up to this step of an earlier, interrupted run; left out: starts the file anew
+   */
+  constructor(file: string, resumeAtStep?: number) {
+    this.file = file;
+    try {
+      mkdirSync(dirname(file), { recursive: true });
+      const kept = resumeAtStep === undefined ? [] : recordsUpTo(file, resumeAtStep);
+      const temporary = `${file}.${process.pid}.tmp`;
+      writeFileSync(temporary, kept.map(toLine).join(""));
+      renameSync(temporary, file);
+      this.#descriptor = openSync(file, "a");
+    } catch (error) {
+      throw ioError(file, error);
+    }
+  }
+
+  write(step: number, metrics: Metrics): void {
+    if (this.#descriptor === null)
+      throw new RlhfError("ERR_RLHF_DISPOSED", `${this.file}: the metrics file is closed`, {
+        file: this.file,
+      });
+    try {
+      writeSync(this.#descriptor, toLine({ step, metrics }));
+    } catch (error) {
+      throw ioError(this.file, error);
+    }
+  }
+
+  /** Syncs and closes the file; later writes are errors. */
+  close(): void {
+    if (this.#descriptor === null) return;
+    fsyncSync(this.#descriptor);
+    closeSync(this.#descriptor);
+    this.#descriptor = null;
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
+
+function toLine(record: MetricsRecord): string {
+  return `${JSON.stringify({ step: record.step, ...record.metrics })}\n`;
+}
+
+function recordsUpTo(file: string, step: number): MetricsRecord[] {
+  try {
+    return readMetrics(file).filter((record) => record.step <= step);
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") return [];
+    throw error;
+  }
+}

@@ -1,0 +1,303 @@
+import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { ChatMessage } from "../data/types.ts";
+import { messageOf, RlhfError } from "../errors.ts";
+import { type BackendTokenizer, createBackend, type TokenizerJson } from "./backend.ts";
+import { ChatTemplate } from "./chat.ts";
+
+/** Files that belong to a tokenizer, copied as they are by `save`. */
+const TOKENIZER_FILES = [
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "chat_template.jinja",
+  "vocab.json",
+  "merges.txt",
+  "tokenizer.model",
+] as const;
+
+export interface EncodeOptions {
+  /** Adds what the tokenizer's post-processor adds, e.g. a leading beginning-of-sequence token. Default true. */
+  readonly addSpecialTokens?: boolean;
+  /**
+   * What text that spells a special token becomes. "parse" (default): that token, as in transformers. "literal": ordinary
+   * tokens, so that text from users cannot end a sequence or forge a turn.
+   */
+  readonly specialTokensInText?: "parse" | "literal";
+}
+
+export interface DecodeOptions {
+  /** Leaves special tokens out of the text. Default true. */
+  readonly skipSpecialTokens?: boolean;
+}
+
+export interface ChatOptions {
+  /** Ends the text where the assistant is to speak. Default false. */
+  readonly addGenerationPrompt?: boolean;
+  /** Removes text that spells special tokens from the messages' contents. Default true. */
+  readonly sanitize?: boolean;
+}
+
+type JsonObject = Readonly<Record<string, unknown>>;
+
+/** Turns text into token ids and back. Reads and writes Hugging Face's tokenizer.json; holds no native memory. */
+export class Tokenizer {
+  /** Ids lie in [0, vocabSize); a model's embedding may have more rows. */
+  readonly vocabSize: number;
+  readonly eosTokenId: number | null;
+  readonly bosTokenId: number | null;
+  /** The padding token; the end-of-sequence token where none is named. */
+  readonly padTokenId: number | null;
+  /** All tokens that end a generation: generation_config.json may name several. */
+  readonly endTokenIds: readonly number[];
+  readonly chatTemplate: string | null;
+  readonly #backend: BackendTokenizer;
+  readonly #json: TokenizerJson;
+  readonly #config: JsonObject;
+  readonly #files: ReadonlyMap<string, Uint8Array>;
+  readonly #template: ChatTemplate | null;
+  #literal: BackendTokenizer | null = null;
+
+  private constructor(
+    files: ReadonlyMap<string, Uint8Array>,
+    where: string,
+    modelConfigs: readonly JsonObject[],
+  ) {
+    this.#files = files;
+    this.#json = parseJson(files, "tokenizer.json", where) as unknown as TokenizerJson;
+    this.#config = files.has("tokenizer_config.json") ? parseJson(files, "tokenizer_config.json", where) : {};
+    this.#backend = createBackend(this.#json, this.#config, join(where, "tokenizer.json"));
+    this.vocabSize = 1 + largest(this.#backend.get_vocab(true).values());
+    const generationEnds = modelConfigs.flatMap((config) => idList(config.eos_token_id));
+    this.eosTokenId = this.#namedToken("eos_token") ?? generationEnds[0] ?? null;
+    this.bosTokenId =
+      this.#namedToken("bos_token") ??
+      modelConfigs.flatMap((config) => idList(config.bos_token_id))[0] ??
+      null;
+    this.padTokenId =
+      this.#namedToken("pad_token") ??
+      modelConfigs.flatMap((config) => idList(config.pad_token_id))[0] ??
+      this.eosTokenId;
+    const ends = this.eosTokenId === null ? generationEnds : [this.eosTokenId, ...generationEnds];
+    this.endTokenIds = [...new Set(ends)];
+    const source = templateSource(files, this.#config);
+    this.#template = source === null ? null : new ChatTemplate(source);
+    this.chatTemplate = source;
+  }
+
+  /**
+   * Reads the tokenizer of a model directory: tokenizer.json, and where present tokenizer_config.json, chat_template.jinja,
+   * generation_config.json and config.json. Throws ERR_RLHF_TOKENIZER or ERR_RLHF_UNSUPPORTED.
+   */
+  static async load(directory: string): Promise<Tokenizer> {
+    const files = new Map<string, Uint8Array>();
+    for (const name of TOKENIZER_FILES) {
+      const bytes = await readIfPresent(join(directory, name));
+      if (bytes) files.set(name, bytes);
+    }
+    if (!files.has("tokenizer.json")) {
+      const hint = files.has("tokenizer.model")
+        ? "it has only a SentencePiece tokenizer.model; convert it with transformers (AutoTokenizer…save_pretrained)"
+        : "a model directory needs tokenizer.json";
+      throw new RlhfError("ERR_RLHF_TOKENIZER", `${directory}: no tokenizer.json found: ${hint}`, {
+        directory,
+      });
+    }
+    const modelConfigs: JsonObject[] = [];
+    // generation_config.json comes first: it is what generation follows where the two differ.
+    for (const name of ["generation_config.json", "config.json"]) {
+      const bytes = await readIfPresent(join(directory, name));
+      if (bytes) modelConfigs.push(parseJson(new Map([[name, bytes]]), name, directory));
+    }
+    return new Tokenizer(files, directory, modelConfigs);
+  }
+
+  /** A tokenizer from the contents of its two files, e.g. from `trainTokenizer`. */
+  static fromJson(tokenizerJson: object, tokenizerConfig: object = {}): Tokenizer {
+    const bytes = (value: object): Uint8Array =>
+      new TextEncoder().encode(`${JSON.stringify(value, null, 2)}\n`);
+    const files = new Map([
+      ["tokenizer.json", bytes(tokenizerJson)],
+      ["tokenizer_config.json", bytes(tokenizerConfig)],
+    ]);
+    return new Tokenizer(files, "", []);
+  }
+
+  /** Text to token ids, Int32Array[T]. */
+  encode(text: string, options: EncodeOptions = {}): Int32Array {
+    const addSpecialTokens = options.addSpecialTokens ?? true;
+    if (options.specialTokensInText === "literal") return this.#encodeLiterally(text, addSpecialTokens);
+    return Int32Array.from(this.#backend.encode(text, { add_special_tokens: addSpecialTokens }).ids);
+  }
+
+  /** Token ids to text. Ids that the tokenizer does not know (padding rows of an embedding) have no text. */
+  decode(ids: ArrayLike<number>, options: DecodeOptions = {}): string {
+    const known = Array.from(ids).filter((id) => this.#backend.id_to_token(id) !== undefined);
+    if (known.length === 0) return "";
+    return this.#backend.decode(known, {
+      skip_special_tokens: options.skipSpecialTokens ?? true,
+      // The clean-up removes spaces before punctuation, so that decoding would not undo encoding.
+      clean_up_tokenization_spaces: false,
+    });
+  }
+
+  /** The id of a token's exact content, or null. */
+  tokenToId(token: string): number | null {
+    return this.#backend.token_to_id(token) ?? null;
+  }
+
+  /** The content of a token, or null. */
+  idToToken(id: number): string | null {
+    return this.#backend.id_to_token(id) ?? null;
+  }
+
+  /** Contents of the tokens that are special: they steer the model and are no text. */
+  get specialTokens(): string[] {
+    return (this.#json.added_tokens ?? []).filter((token) => token.special).map((token) => token.content);
+  }
+
+  /** The text without anything that spells a special token. */
+  stripSpecialTokens(text: string): string {
+    let stripped = text;
+    let before: string;
+    // Removing one occurrence can join the halves of another.
+    do {
+      before = stripped;
+      for (const token of this.specialTokens) stripped = stripped.replaceAll(token, "");
+    } while (stripped !== before);
+    return stripped;
+  }
+
+  /** The text of a conversation in the form the model was trained on. Throws ERR_RLHF_TOKENIZER without a chat template. */
+  applyChatTemplate(messages: readonly ChatMessage[], options: ChatOptions = {}): string {
+    if (this.#template === null) {
+      throw new RlhfError(
+        "ERR_RLHF_TOKENIZER",
+        "this tokenizer has no chat template; add chat_template to tokenizer_config.json, or give prompts and responses as text",
+      );
+    }
+    const clean =
+      options.sanitize === false
+        ? messages
+        : messages.map((message) => ({ ...message, content: this.stripSpecialTokens(message.content) }));
+    return this.#template.render(clean, options.addGenerationPrompt ?? false, this.#templateVariables());
+  }
+
+  /** Writes the tokenizer's files into a directory, byte for byte as they were read. */
+  async save(directory: string): Promise<void> {
+    await mkdir(directory, { recursive: true });
+    for (const [name, bytes] of this.#files) {
+      const temporary = join(directory, `.${name}.${process.pid}.tmp`);
+      await writeFile(temporary, bytes, { flush: true });
+      await rename(temporary, join(directory, name));
+    }
+  }
+
+  #namedToken(key: string): number | null {
+    const content = tokenContent(this.#config[key]);
+    return content === null ? null : this.tokenToId(content);
+  }
+
+  #templateVariables(): Record<string, string> {
+    const variables: Record<string, string> = {};
+    for (const key of ["bos_token", "eos_token", "pad_token", "unk_token"]) {
+      const content = tokenContent(this.#config[key]);
+      if (content !== null) variables[key] = content;
+    }
+    return variables;
+  }
+
+  #encodeLiterally(text: string, addSpecialTokens: boolean): Int32Array {
+    if (this.#literal === null) {
+      const json = {
+        ...this.#json,
+        added_tokens: (this.#json.added_tokens ?? []).filter((token) => !token.special),
+      };
+      this.#literal = createBackend(json, this.#config, "tokenizer.json");
+    }
+    const ids = this.#literal.encode(text, { add_special_tokens: false }).ids;
+    if (!addSpecialTokens) return Int32Array.from(ids);
+    const { prefix, suffix } = this.#surroundingTokens();
+    return Int32Array.from([...prefix, ...ids, ...suffix]);
+  }
+
+  /** What the post-processor puts before and after a text, seen on a probe. */
+  #surroundingTokens(): { prefix: readonly number[]; suffix: readonly number[] } {
+    const bare = this.#backend.encode("a", { add_special_tokens: false }).ids;
+    const full = this.#backend.encode("a", { add_special_tokens: true }).ids;
+    for (let start = 0; start + bare.length <= full.length; start++) {
+      if (bare.every((id, index) => full[start + index] === id)) {
+        return { prefix: full.slice(0, start), suffix: full.slice(start + bare.length) };
+      }
+    }
+    return { prefix: [], suffix: [] };
+  }
+}
+
+async function readIfPresent(file: string): Promise<Uint8Array | null> {
+  try {
+    return await readFile(file);
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") return null;
+    throw new RlhfError(
+      "ERR_RLHF_TOKENIZER",
+      `${file}: cannot be read: ${messageOf(error)}`,
+      { file },
+      { cause: error },
+    );
+  }
+}
+
+function parseJson(files: ReadonlyMap<string, Uint8Array>, name: string, where: string): JsonObject {
+  const file = join(where, name);
+  let value: unknown;
+  try {
+    value = JSON.parse(new TextDecoder().decode(files.get(name)));
+  } catch (error) {
+    throw new RlhfError(
+      "ERR_RLHF_TOKENIZER",
+      `${file}: is not JSON: ${messageOf(error)}`,
+      { file },
+      { cause: error },
+    );
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw new RlhfError("ERR_RLHF_TOKENIZER", `${file}: must hold a JSON object`, { file });
+  }
+  return value as JsonObject;
+}
+
+/** The largest of many numbers; Math.max(...ids) would overflow the stack for large vocabularies. */
+function largest(ids: Iterable<number>): number {
+  let result = -1;
+  for (const id of ids) result = Math.max(result, id);
+  return result;
+}
+
+/** Configurations hold token ids as a number, a list or null. */
+function idList(value: unknown): number[] {
+  const list: readonly unknown[] = Array.isArray(value) ? value : [value];
+  return list.filter((id): id is number => typeof id === "number" && Number.isInteger(id) && id >= 0);
+}
+
+/** A token in tokenizer_config.json is its content, or an object with it. */
+function tokenContent(value: unknown): string | null {
+  if (typeof value === "string") return value;
+  if (typeof value === "object" && value !== null && "content" in value && typeof value.content === "string")
+    return value.content;
+  return null;
+}
+
+/** The chat template of a model directory: its own file, or tokenizer_config.json's, of several the one named "default". */
+function templateSource(files: ReadonlyMap<string, Uint8Array>, config: JsonObject): string | null {
+  const file = files.get("chat_template.jinja");
+  if (file) return new TextDecoder().decode(file);
+  const entry = config.chat_template;
+  if (typeof entry === "string") return entry;
+  if (!Array.isArray(entry)) return null;
+  const named = entry.find(
+    (item: unknown) => typeof item === "object" && item !== null && "name" in item && item.name === "default",
+  ) as { template?: unknown } | undefined;
+  return typeof named?.template === "string" ? named.template : null;
+}
