@@ -1,0 +1,59 @@
+"""LoRA against peft: adapters with random A and B in peft's own directory form, and the gradients of every A and B.
+
+adapters/<model>/           adapter_config.json and adapter_model.safetensors
+<model>-lora.safetensors    tokens, offsets, logProb, entropy, upstream gradients, grad.<name>.lora_A / .lora_B (temperature 1)
+"""
+import shutil
+
+import torch
+from peft import LoraConfig, get_peft_model
+
+from common import HERE, MODELS, load_causal_lm, pack, save_tensors, statistics
+
+CASES = {
+    "gpt2": dict(r=3, lora_alpha=7, target_modules=["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True),
+    "llama": dict(r=4, lora_alpha=8, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]),
+}
+
+
+def with_random_adapter(name, seed):
+    """The model with a LoRA adapter whose A and B are both random (a zero B would hide the gradient of A)."""
+    options = CASES[name]
+    model = get_peft_model(load_causal_lm(MODELS / name), LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **options))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "lora_" in key:
+                width = 1 / parameter.shape[1] ** 0.5
+                values = torch.randn(parameter.shape, generator=generator) * 0.5 * width  # float32, as the file holds it
+                parameter.copy_(values)
+    return model
+
+
+def short_name(key):
+    """base_model.model.transformer.h.0.attn.c_attn.lora_A.default.weight -> transformer.h.0.attn.c_attn.lora_A"""
+    return key.removeprefix("base_model.model.").removesuffix(".default.weight")
+
+
+def make(name, seed):
+    model = with_random_adapter(name, seed)
+    directory = HERE / "adapters" / name
+    shutil.rmtree(directory, ignore_errors=True)
+    model.float().save_pretrained(directory)
+    model.double()
+    (directory / "README.md").unlink(missing_ok=True)
+
+    tokens, offsets = pack([1, 3, 21, 8], model.config.vocab_size, seed + 1)
+    generator = torch.Generator().manual_seed(seed + 2)
+    upstream = {key: torch.randn(len(tokens), generator=generator) for key in ("logProb", "entropy", "lse")}
+    out = statistics(model, tokens, offsets)
+    sum((upstream[key].double() * out[key]).sum() for key in upstream).backward()
+    gradients = {f"grad.{short_name(key)}": p.grad for key, p in model.named_parameters() if p.requires_grad}
+    save_tensors(HERE / f"{name}-lora.safetensors", {
+        "tokens": tokens, "offsets": offsets, **{key: out[key] for key in upstream},
+        **{f"d{key[0].upper()}{key[1:]}": value for key, value in upstream.items()}, **gradients})
+
+
+if __name__ == "__main__":
+    make("gpt2", 41)
+    make("llama", 45)
