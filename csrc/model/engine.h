@@ -1,0 +1,60 @@
+#pragma once
+#include <cstddef>
+
+#include "core/arena.h"
+#include "ops/entry.h"
+
+namespace rlhf {
+
+/// A backend in use: its operator table, its device, the stream that commands queue on, and scratch memory.
+/// `type` is the type of activations and parameters (F32 on the CPU; F64 or C128 on the oracle for gradient checks).
+class Engine {
+ public:
+  Engine(const Ops& ops, Device* device, DType type);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  const Ops& ops() const { return ops_; }
+  Device* device() const { return device_; }
+  OpContext& context() { return context_; }
+  DType type() const { return type_; }
+  DType accumulator() const { return accumulatorType(type_); }
+
+  /// Grows the scratch memory so that every op within `limits` can run.
+  void reserveScratch(const ScratchLimits& limits);
+
+  template <class Arguments>
+  void run(Status (*op)(OpContext*, const Arguments*), const Arguments& arguments) {
+    runOp(context_, op, arguments);
+  }
+  void copy(void* destination, const void* source, size_t bytes);  // any direction, in stream order
+  void zero(void* destination, size_t bytes);
+  void synchronize();
+
+ private:
+  const Ops& ops_;
+  Device* device_;
+  DType type_;
+  OpContext context_;
+};
+
+/// Device memory with an owner. Throws Error(ERR_RLHF_OUT_OF_MEMORY) that names `what` and the bytes asked for.
+class DeviceMemory {
+ public:
+  DeviceMemory() = default;
+  DeviceMemory(Engine& engine, size_t bytes, const char* what);
+  ~DeviceMemory();
+  DeviceMemory(DeviceMemory&& other) noexcept;
+  DeviceMemory& operator=(DeviceMemory&& other) noexcept;
+
+  char* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  Device* device_ = nullptr;
+  char* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+}  // namespace rlhf

@@ -1,0 +1,170 @@
+#pragma once
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+#include "model/engine.h"
+
+namespace rlhf {
+
+/// A flat block of parameters that train (or not) together: the base, one adapter, or one head. Parameters, gradients and
+/// optimizer moments are laid out alike, so that an update is one op over one array.
+class ParameterGroup;
+
+/// What can be asked about one parameter. Names and shapes are those of transformers' named_parameters(); adapters are
+/// "<adapter>:<module path>.lora_A" / ".lora_B", heads "<head>:weight", "<head>:inner.weight", ….
+struct ParameterInfo {
+  std::string name;
+  std::vector<int64_t> shape;
+  std::string group;  // "base", "adapter:<name>" or "head:<name>"
+  bool trainable = false;
+};
+
+/// A packed batch on the host: sequences one after another, without padding.
+struct Batch {
+  std::vector<int32_t> tokens;       // [N]
+  std::vector<int32_t> offsets;      // [S+1], rising, offsets[0] = 0, offsets[S] = N
+  std::vector<int32_t> predictions;  // tokens whose statistics are wanted, rising, none the first of its sequence
+
+  int64_t rows() const { return static_cast<int64_t>(tokens.size()); }
+  int64_t sequences() const { return static_cast<int64_t>(offsets.size()) - 1; }
+};
+
+struct ForwardOptions {
+  std::string adapter;         // empty: the base alone
+  std::string head;            // empty: no values
+  double temperature = 1;
+  bool grad = false;           // keep what backward needs
+  bool statistics = true;      // false: skip the language-model head (reward models)
+};
+
+/// The result of a forward pass: arrays of N elements of the engine's accumulator type in device memory. With `grad` it also
+/// holds the activations; it counts as live until it is destroyed or consumed by backward.
+class Pass {
+ public:
+  ~Pass();
+  int64_t rows() const { return rows_; }
+  const void* logProb() const { return logProb_; }
+  const void* lse() const { return lse_; }
+  const void* entropy() const { return entropy_; }
+  const void* value() const { return value_; }   // null without a head
+
+ private:
+  friend class Model;
+  friend class Transformer;
+  struct State;
+  Pass();
+  int64_t rows_ = 0;
+  void* logProb_ = nullptr;
+  void* lse_ = nullptr;
+  void* entropy_ = nullptr;
+  void* value_ = nullptr;
+  std::unique_ptr<State> state_;
+};
+
+/// Upstream gradients, device arrays of N in the accumulator type; null means zero.
+struct PassGradients {
+  const void* dLogProb = nullptr;
+  const void* dLse = nullptr;
+  const void* dEntropy = nullptr;
+  const void* dValue = nullptr;
+};
+
+struct GenerateOptions {
+  int64_t maxNewTokens = 64, minNewTokens = 0;
+  double temperature = 1, topP = 1, minP = 0, repetitionPenalty = 1;
+  int64_t topK = 0;
+  uint64_t seed = 0;
+  int64_t firstStream = 0;              // sequence i draws from Philox stream firstStream + i
+  std::vector<int32_t> stopTokens;      // a sequence ends after one of these; forbidden before minNewTokens
+  int64_t maxBatch = 64;                // sequences decoded at a time; those that stop make room for those that wait
+  std::string adapter;
+};
+
+struct Generation {
+  std::vector<int32_t> tokens;          // the stop token included
+  bool stopped = false;                 // false: ended by maxNewTokens or the context length
+};
+
+struct AdamWConfig {
+  double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weightDecay = 0;
+};
+
+/// A transformer with named adapters and heads on one base. Not thread-safe: lib's command queue calls it in order.
+class Model : public std::enable_shared_from_this<Model> {
+ public:
+  /// Parameters are zero until written or initialised. `trainable` decides whether the base gets gradients.
+  static std::shared_ptr<Model> create(std::shared_ptr<Engine> engine, const ModelConfig& config, bool trainable);
+  ~Model();
+
+  const ModelConfig& config() const;
+  Engine& engine();
+
+  std::vector<ParameterInfo> parameters() const;
+  /// Float32 in and out, `count` must equal the parameter's size. Unknown names are ERR_RLHF_UNKNOWN_NAME with the nearest known one.
+  void writeParameter(const std::string& name, const float* values, int64_t count);
+  void readParameter(const std::string& name, float* values, int64_t count);
+  void readGradient(const std::string& name, float* values, int64_t count);
+  /// Device memory of a parameter and of its gradient (null when not trainable), for tests and checkpoints.
+  void* parameterData(const std::string& name);
+  void* gradientData(const std::string& name);
+  /// Normal(0, std) for matrices, ones for norms, zeros for biases; GPT-2's residual projections scaled by 1/√(2·layers).
+  void initialise(double std, uint64_t seed);
+
+  void addAdapter(const std::string& name, const AdapterConfig& config);
+  void addHead(const std::string& name, const HeadConfig& config);
+  void removeAdapter(const std::string& name);
+  void removeHead(const std::string& name);
+  /// W += scale·B·A for every adapted layer, then the adapter is removed.
+  void mergeAdapter(const std::string& name);
+  std::vector<std::string> linearModuleNames() const;  // what targetModules may name, e.g. "q_proj"
+
+  std::unique_ptr<Pass> forward(const Batch& batch, const ForwardOptions& options);
+  /// Adds the gradients to those of every trainable group that took part; consumes the pass.
+  void backward(Pass& pass, const PassGradients& gradients);
+  void zeroGradients(const std::string& group);
+
+  /// Decodes prompts with a key/value cache. onToken(sequence, token) may be empty; a true `cancel` ends with ABORT_ERR.
+  std::vector<Generation> generate(const std::vector<std::vector<int32_t>>& prompts, const GenerateOptions& options,
+                                   const std::function<void(int64_t, int32_t)>& onToken, const std::atomic<bool>& cancel);
+
+  ParameterGroup& group(const std::string& name);
+  /// Bytes now held, by category: "parameters", "packed weights", "gradients", "activations", "scratch", "cache".
+  std::map<std::string, size_t> memory() const;
+  void setMaxLivePasses(int64_t count);  // default 4; one more live pass is ERR_RLHF_PASS_LIVE
+
+ private:
+  Model();
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// AdamW over some of a model's groups with clipping by their global norm.
+class Optimizer {
+ public:
+  Optimizer(std::shared_ptr<Model> model, std::vector<std::string> groups, const AdamWConfig& config);
+  ~Optimizer();
+
+  struct Result {
+    double gradientNorm = 0;  // before clipping
+    bool skipped = false;     // the norm was not finite: nothing was updated
+  };
+  /// Scales gradients by `gradientScale`, clips to maxGradNorm (≤ 0: no clipping), updates, zeroes the gradients.
+  Result step(double learningRate, double maxGradNorm, double gradientScale = 1);
+
+  int64_t stepCount() const;
+  /// The moments of one parameter as float32, and the step counter, for checkpoints.
+  void exportMoments(const std::string& parameter, float* m, float* v, int64_t count);
+  void importMoments(const std::string& parameter, const float* m, const float* v, int64_t count);
+  void setStepCount(int64_t steps);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace rlhf

@@ -1,0 +1,57 @@
+#pragma once
+#include "ops/context.h"
+
+namespace rlhf {
+
+/// Causal attention inside each sequence of a packed batch, with grouped queries (head h reads key/value head h·G/H), in the
+/// FlashAttention manner: the [length, length] scores never stand in memory (Dao et al., 2022). Tiles are cut at positions of the
+/// sequence, so that a row's bits do not depend on its neighbours in the batch.
+struct AttentionForward {
+  DType type = DType::F32;
+  int64_t rows = 0, sequences = 0, maxLength = 0;  // maxLength: the longest sequence
+  int64_t heads = 0, kvHeads = 0, headDim = 0;
+  int64_t qStride = 0, kStride = 0, vStride = 0, oStride = 0;
+  double scale = 0;                    // multiplies q·k, usually D^(-1/2)
+  const int32_t* offsets = nullptr;    // [S+1], offsets[0] = 0, offsets[S] = N
+  const void* q = nullptr;             // [N, H, D]
+  const void* k = nullptr;             // [N, G, D]
+  const void* v = nullptr;             // [N, G, D]
+  void* o = nullptr;                   // [N, H, D]
+  void* lse = nullptr;                 // [N, H], accumulator type: log Σ exp(scale·q·k)
+
+  template <class F> void fields(F&& f) {
+    f("type", type), f("rows", rows), f("sequences", sequences), f("maxLength", maxLength), f("heads", heads);
+    f("kvHeads", kvHeads), f("headDim", headDim), f("qStride", qStride), f("kStride", kStride), f("vStride", vStride);
+    f("oStride", oStride), f("scale", scale), f("offsets", offsets), f("q", q), f("k", k), f("v", v), f("o", o);
+    f("lse", lse);
+  }
+};
+
+/// dq, dk and dv are overwritten; probabilities are recomputed from lse.
+struct AttentionBackward {
+  DType type = DType::F32;
+  int64_t rows = 0, sequences = 0, maxLength = 0;
+  int64_t heads = 0, kvHeads = 0, headDim = 0;
+  int64_t qStride = 0, kStride = 0, vStride = 0, oStride = 0;  // dq, dk, dv and dO have the strides of q, k, v and o
+  double scale = 0;
+  const int32_t* offsets = nullptr;  // [S+1]
+  const void* q = nullptr;
+  const void* k = nullptr;
+  const void* v = nullptr;
+  const void* o = nullptr;           // [N, H, D]
+  const void* lse = nullptr;         // [N, H]
+  const void* dO = nullptr;          // [N, H, D]
+  void* dq = nullptr;
+  void* dk = nullptr;
+  void* dv = nullptr;
+  void* delta = nullptr;             // [N, H] work, accumulator type: Σ_d dO·o
+
+  template <class F> void fields(F&& f) {
+    f("type", type), f("rows", rows), f("sequences", sequences), f("maxLength", maxLength), f("heads", heads);
+    f("kvHeads", kvHeads), f("headDim", headDim), f("qStride", qStride), f("kStride", kStride), f("vStride", vStride);
+    f("oStride", oStride), f("scale", scale), f("offsets", offsets), f("q", q), f("k", k), f("v", v), f("o", o);
+    f("lse", lse), f("dO", dO), f("dq", dq), f("dk", dk), f("dv", dv), f("delta", delta);
+  }
+};
+
+}  // namespace rlhf

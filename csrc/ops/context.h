@@ -1,0 +1,62 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "core/dtype.h"
+
+// The C ABI between the engine and a backend: plain data, status codes, function tables.
+
+namespace rlhf {
+
+/// What an op or a device call returns. Zero is success; the text of a failure is in OpContext::error.
+enum Status : int32_t {
+  kOk = 0,
+  kBadArgument = 1,
+  kBadShape = 2,
+  kNotSupported = 3,
+  kNoMemory = 4,
+  kTokenOutOfRange = 5,
+  kDeviceFailure = 6,
+};
+
+struct Stream;  // an in-order queue of a device; the CPU has one and runs it at once
+struct Event;
+struct Graph;
+
+/// Memory, queues and events of one backend. Every function is required unless marked (optional).
+struct Device {
+  uint64_t abiHash;        // abiHash() of the headers the backend was built with
+  const char* name;        // "cpu", "cuda:0", …
+  void* self;              // the backend's own state
+  int32_t unifiedMemory;   // 1 where the host may read and write arrays directly
+
+  Status (*allocate)(Device*, size_t bytes, void** out);  // 64-byte aligned, contents undefined
+  void (*release)(Device*, void* memory);
+  Status (*copyAsync)(Device*, Stream*, void* destination, const void* source, size_t bytes);  // any direction
+  Status (*fillAsync)(Device*, Stream*, void* destination, int byteValue, size_t bytes);
+
+  Status (*createStream)(Device*, Stream** out);
+  void (*destroyStream)(Device*, Stream*);
+  Status (*synchronize)(Device*, Stream*);  // blocks the host until the stream is empty
+
+  Status (*createEvent)(Device*, Event** out);
+  void (*destroyEvent)(Device*, Event*);
+  Status (*recordEvent)(Device*, Event*, Stream*);
+  Status (*waitEvent)(Device*, Stream*, Event*);
+
+  Status (*beginCapture)(Device*, Stream*);              // (optional) all four or none: recorded launches, replayed at once
+  Status (*endCapture)(Device*, Stream*, Graph** out);
+  Status (*launchGraph)(Device*, Stream*, Graph*);
+  void (*destroyGraph)(Device*, Graph*);
+};
+
+/// What every op runs in. `scratch` is device memory of at least Ops::scratchBytes(); an op leaves nothing in it.
+struct OpContext {
+  Device* device = nullptr;
+  Stream* stream = nullptr;
+  void* scratch = nullptr;
+  size_t scratchBytes = 0;
+  char error[512] = {0};  // message of the last failure
+};
+
+}  // namespace rlhf

@@ -1,0 +1,69 @@
+#pragma once
+#include "ops/context.h"
+
+namespace rlhf {
+
+/// Writes keys and values of `rows` tokens into the cache. A cache is [slots, G, capacity, D].
+struct KvAppend {
+  DType type = DType::F32;
+  int64_t rows = 0, kvHeads = 0, headDim = 0, capacity = 0, kStride = 0, vStride = 0;
+  const int32_t* slots = nullptr;      // [rows]
+  const int32_t* positions = nullptr;  // [rows], each in [0, capacity)
+  const void* k = nullptr;             // [rows, G, D]
+  const void* v = nullptr;             // [rows, G, D]
+  void* kCache = nullptr;
+  void* vCache = nullptr;
+
+  template <class F> void fields(F&& f) {
+    f("type", type), f("rows", rows), f("kvHeads", kvHeads), f("headDim", headDim), f("capacity", capacity);
+    f("kStride", kStride), f("vStride", vStride), f("slots", slots), f("positions", positions), f("k", k), f("v", v);
+    f("kCache", kCache), f("vCache", vCache);
+  }
+};
+
+/// One query per sequence against its cached keys and values: o = softmax(scale·q·Kᵀ)·V over the first lengths[b] positions.
+struct DecodeAttention {
+  DType type = DType::F32;
+  int64_t rows = 0, heads = 0, kvHeads = 0, headDim = 0, capacity = 0, qStride = 0, oStride = 0;
+  double scale = 0;
+  const int32_t* slots = nullptr;    // [B]
+  const int32_t* lengths = nullptr;  // [B], the current token included
+  const void* q = nullptr;           // [B, H, D]
+  const void* kCache = nullptr;
+  const void* vCache = nullptr;
+  void* o = nullptr;                 // [B, H, D]
+
+  template <class F> void fields(F&& f) {
+    f("type", type), f("rows", rows), f("heads", heads), f("kvHeads", kvHeads), f("headDim", headDim);
+    f("capacity", capacity), f("qStride", qStride), f("oStride", oStride), f("scale", scale), f("slots", slots);
+    f("lengths", lengths), f("q", q), f("kCache", kCache), f("vCache", vCache), f("o", o);
+  }
+};
+
+/// Draws one token per row. In this order: repetition penalty (Keskar et al., 2019: positive logits of seen tokens are divided by it,
+/// negative ones multiplied), forbidden tokens, temperature (0: the largest logit, ties to the smaller id), top-k, top-p (smallest
+/// set of probability ≥ topP, the crossing token included), min-p (probability ≥ minP · largest), then a draw with Philox(seed, stream, position).
+struct Sample {
+  DType type = DType::F32;
+  int64_t rows = 0, vocab = 0, forbiddenCount = 0;
+  double temperature = 1, topP = 1, minP = 0, repetitionPenalty = 1;
+  int64_t topK = 0;                             // 0: no limit
+  uint64_t seed = 0;
+  const int64_t* streams = nullptr;             // [B] one random stream per sequence
+  const int32_t* positions = nullptr;           // [B] index of the draw in its stream
+  const uint8_t* seen = nullptr;                // [B, V] (optional): 1 for tokens of prompt and answer so far
+  const int32_t* forbidden = nullptr;           // [forbiddenCount] (optional)
+  const uint8_t* forbid = nullptr;              // [B] (optional): 1 where the forbidden tokens are excluded
+  const void* logits = nullptr;                 // [B, V], accumulator type
+  int32_t* token = nullptr;                     // [B]
+  void* logProb = nullptr;                      // [B], accumulator type: log of the probability with which it was drawn
+
+  template <class F> void fields(F&& f) {
+    f("type", type), f("rows", rows), f("vocab", vocab), f("forbiddenCount", forbiddenCount);
+    f("temperature", temperature), f("topP", topP), f("minP", minP), f("repetitionPenalty", repetitionPenalty);
+    f("topK", topK), f("seed", seed), f("streams", streams), f("positions", positions), f("seen", seen);
+    f("forbidden", forbidden), f("forbid", forbid), f("logits", logits), f("token", token), f("logProb", logProb);
+  }
+};
+
+}  // namespace rlhf

@@ -1,0 +1,95 @@
+#pragma once
+#include "ops/activation.h"
+#include "ops/context.h"
+
+namespace rlhf {
+
+/// A weight matrix W [M outputs, K inputs] of a linear layer. In memory it is row-major [M, K], or [K, M] when `transposed`
+/// (GPT-2's Conv1D). A frozen weight may carry its packed forms, made once by `packWeight`; they must match `data`.
+struct LinearWeight {
+  DType type = DType::F32;
+  int32_t transposed = 0;
+  const void* data = nullptr;
+  const void* packedForward = nullptr;   // (optional) for y = x·Wᵀ
+  const void* packedBackward = nullptr;  // (optional) for dx = dy·W
+};
+
+/// A low-rank update of the layer: W + scale · B·A (Hu et al., 2021). scale is α/r.
+struct LoraFactors {
+  int64_t rank = 0;         // 0: no adapter
+  double scale = 0;
+  const void* a = nullptr;  // [R, K]
+  const void* b = nullptr;  // [M, R]
+};
+
+/// y = activation(x·Wᵀ + bias + scale·(x·Aᵀ)·Bᵀ) + residual. Each row of y depends on its row of x alone, bit for bit: not on N,
+/// not on the number of threads.
+struct LinearForward {
+  DType type = DType::F32;
+  int64_t rows = 0, inputs = 0, outputs = 0;
+  int64_t xStride = 0, yStride = 0;   // elements from one row to the next
+  Activation activation = Activation::None;
+  const void* x = nullptr;            // [N, K]
+  LinearWeight weight;
+  const void* bias = nullptr;         // [M] (optional)
+  LoraFactors lora;
+  void* loraHidden = nullptr;         // [N, R] out: x·Aᵀ, needed with an adapter and by the backward pass
+  const void* residual = nullptr;     // [N, M] (optional), rows yStride apart; may be y itself
+  void* preActivation = nullptr;      // [N, M] (optional), rows yStride apart: what the activation was applied to
+  void* y = nullptr;                  // [N, M]
+
+  template <class F> void fields(F&& f) {
+    f("type", type), f("rows", rows), f("inputs", inputs), f("outputs", outputs), f("xStride", xStride);
+    f("yStride", yStride), f("activation", activation), f("x", x), f("weightType", weight.type);
+    f("transposed", weight.transposed), f("weight", weight.data), f("packedForward", weight.packedForward);
+    f("bias", bias), f("rank", lora.rank), f("scale", lora.scale), f("loraA", lora.a), f("loraB", lora.b);
+    f("loraHidden", loraHidden), f("residual", residual), f("preActivation", preActivation), f("y", y);
+  }
+};
+
+/// Gradients of x·Wᵀ + bias + scale·(x·Aᵀ)·Bᵀ; the activation's own backward is ActivationBackward.
+///   g = scale·dy·B,  dx = dy·W + g·A,  dW = dyᵀ·x,  dBias = Σ dy,  dA = gᵀ·x,  dB = scale·dyᵀ·loraHidden
+struct LinearBackward {
+  DType type = DType::F32;
+  int64_t rows = 0, inputs = 0, outputs = 0;
+  int64_t xStride = 0, dyStride = 0, dxStride = 0;
+  int32_t accumulateDx = 0;
+  const void* x = nullptr;           // [N, K]
+  const void* dy = nullptr;          // [N, M]
+  LinearWeight weight;
+  LoraFactors lora;
+  const void* loraHidden = nullptr;  // [N, R] from the forward pass
+  void* loraGradient = nullptr;      // [N, R] work: g
+  void* dx = nullptr;                // [N, K] (optional)
+  void* dWeight = nullptr;           // += laid out as weight.data (optional)
+  void* dBias = nullptr;             // += [M] (optional)
+  void* dA = nullptr;                // += [R, K] (optional)
+  void* dB = nullptr;                // += [M, R] (optional)
+
+  template <class F> void fields(F&& f) {
+    f("type", type), f("rows", rows), f("inputs", inputs), f("outputs", outputs), f("xStride", xStride);
+    f("dyStride", dyStride), f("dxStride", dxStride), f("accumulateDx", accumulateDx), f("x", x), f("dy", dy);
+    f("weightType", weight.type), f("transposed", weight.transposed), f("weight", weight.data);
+    f("packedBackward", weight.packedBackward), f("rank", lora.rank), f("scale", lora.scale), f("loraA", lora.a);
+    f("loraB", lora.b), f("loraHidden", loraHidden), f("loraGradient", loraGradient), f("dx", dx);
+    f("dWeight", dWeight), f("dBias", dBias), f("dA", dA), f("dB", dB);
+  }
+};
+
+/// Reorders a frozen weight into the layout that the backend's matrix product streams. Ops::packedWeightBytes gives the size
+/// (0: this backend has no packed form).
+struct PackWeight {
+  DType type = DType::F32;
+  int64_t inputs = 0, outputs = 0;
+  int32_t transposed = 0;
+  int32_t backward = 0;        // 0: for y = x·Wᵀ, 1: for dx = dy·W
+  const void* weight = nullptr;
+  void* packed = nullptr;
+
+  template <class F> void fields(F&& f) {
+    f("type", type), f("inputs", inputs), f("outputs", outputs), f("transposed", transposed), f("backward", backward);
+    f("weight", weight), f("packed", packed);
+  }
+};
+
+}  // namespace rlhf

@@ -1,0 +1,36 @@
+#pragma once
+#include "ops/context.h"
+
+namespace rlhf {
+
+/// AdamW over one flat array (Loshchilov & Hutter, 2017), as torch.optim.AdamW:
+///   p −= lr·weightDecay·p;  m = β₁m + (1−β₁)g;  v = β₂v + (1−β₂)g²;  p −= lr/(1−β₁^step) · m / (√(v/(1−β₂^step)) + eps)
+/// with g = gradientScale·gradient (the clipping factor).
+struct AdamW {
+  DType type = DType::F32;
+  int64_t count = 0;
+  int64_t step = 1;  // 1 at the first update
+  double learningRate = 0, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weightDecay = 0, gradientScale = 1;
+  const void* gradient = nullptr;  // [count]
+  void* parameter = nullptr;       // [count]
+  void* m = nullptr;               // [count]
+  void* v = nullptr;               // [count]
+
+  template <class F> void fields(F&& f) {
+    f("type", type), f("count", count), f("step", step), f("learningRate", learningRate), f("beta1", beta1);
+    f("beta2", beta2), f("eps", eps), f("weightDecay", weightDecay), f("gradientScale", gradientScale);
+    f("gradient", gradient), f("parameter", parameter), f("m", m), f("v", v);
+  }
+};
+
+/// out[0] = Σ x², summed in a fixed order in float64 (not finite if any element is not).
+struct SquaredNorm {
+  DType type = DType::F32;
+  int64_t count = 0;
+  const void* x = nullptr;  // [count]
+  double* out = nullptr;    // [1]
+
+  template <class F> void fields(F&& f) { f("type", type), f("count", count), f("x", x), f("out", out); }
+};
+
+}  // namespace rlhf
