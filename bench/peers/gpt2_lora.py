@@ -1,0 +1,62 @@
+"""The opponent of gpt2-lora.ts: forward + backward of a GPT-2-small shape in PyTorch, one step per line read from stdin.
+
+usage: gpt2_lora.py MODEL_DIR [--targets attention|all|none] [--threads 2] [--compile]
+MODEL_DIR is made if absent: GPT-2 124M's configuration with transformers' random initial weights (dropout off).
+--targets: LoRA r 16, alpha 32 on c_attn ("attention"), on c_attn, c_proj and c_fc ("all"), or full training ("none").
+
+Protocol, JSON lines: prints {"ready": versions}; for every input line {"tokens": [[...], ...]} does forward, mean token
+cross-entropy and backward (float32, eager, scaled-dot-product attention, no optimizer) and prints {"seconds", "loss"}.
+"""
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+
+warnings.filterwarnings("ignore")
+os.environ["HF_HUB_OFFLINE"] = "1"
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+from transformers import GPT2Config, GPT2LMHeadModel
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+TARGETS = {"attention": ["c_attn"], "all": ["c_attn", "c_proj", "c_fc"]}
+
+
+def load(directory):
+    if not os.path.exists(os.path.join(directory, "config.json")):
+        torch.manual_seed(0)
+        config = GPT2Config(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+        GPT2LMHeadModel(config).save_pretrained(directory)
+    return GPT2LMHeadModel.from_pretrained(directory, dtype=torch.float32)
+
+
+def main():
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("directory")
+    arguments.add_argument("--targets", choices=[*TARGETS, "none"], default="all")
+    arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--compile", action="store_true")
+    options = arguments.parse_args()
+    torch.set_num_threads(options.threads)
+    model = load(options.directory)
+    if options.targets != "none":
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, lora_dropout=0.0,
+                                                 target_modules=TARGETS[options.targets], fan_in_fan_out=True))
+    model.train()
+    run = torch.compile(model) if options.compile else model
+    print(json.dumps({"ready": f"torch {torch.__version__}, transformers {transformers.__version__}"}), flush=True)
+    for line in sys.stdin:
+        ids = torch.tensor(json.loads(line)["tokens"])
+        model.zero_grad(set_to_none=True)
+        began = time.perf_counter()
+        loss = run(input_ids=ids, labels=ids).loss
+        loss.backward()
+        print(json.dumps({"seconds": time.perf_counter() - began, "loss": loss.item()}), flush=True)
+
+
+main()
