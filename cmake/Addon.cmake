@@ -13,7 +13,7 @@ function(rlhf_add_addon target output_directory)
   set_target_properties(${target} PROPERTIES
     LINKER_LANGUAGE CXX PREFIX "" SUFFIX ".node"
     LIBRARY_OUTPUT_DIRECTORY "${output_directory}" RUNTIME_OUTPUT_DIRECTORY "${output_directory}")
-  target_link_libraries(${target} PRIVATE ${target}_objects rlhf_core ${addon_LINK} rlhf_engine ${CMAKE_JS_LIB})
+  target_link_libraries(${target} PRIVATE ${target}_objects ${addon_LINK} ${RLHF_ENGINE_OBJECTS} ${CMAKE_JS_LIB})
   target_link_options(${target} PRIVATE ${RLHF_LINK_OPTIONS})
   if(APPLE)
     target_link_options(${target} PRIVATE -undefined dynamic_lookup)

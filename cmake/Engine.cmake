@@ -23,25 +23,40 @@ function(rlhf_add_objects target)
 endfunction()
 
 rlhf_glob(core_sources core/*.cc)
-rlhf_glob(engine_sources ops/*.cc cpu/*.cc model/*.cc rl/*.cc)
-set(avx2_sources ${engine_sources})
-list(FILTER avx2_sources INCLUDE REGEX "/cpu/[^/]*_avx2\\.cc$")
-set(avx512_sources ${engine_sources})
-list(FILTER avx512_sources INCLUDE REGEX "/cpu/[^/]*_avx512\\.cc$")
-list(FILTER engine_sources EXCLUDE REGEX "_(avx2|avx512)\\.cc$")
+rlhf_add_objects(rlhf_core ${core_sources})
 
-if(RLHF_X86)
-  list(APPEND engine_sources ${avx2_sources} ${avx512_sources})
-  if(MSVC)
-    set(avx2_options /arch:AVX2)
-    set(avx512_options /arch:AVX512)
-  else()
-    set(avx2_options -mavx2 -mfma -mf16c)
-    set(avx512_options -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c)
+rlhf_glob(engine_sources ops/*.cc cpu/*.cc model/*.cc rl/*.cc)
+list(FILTER engine_sources EXCLUDE REGEX "_(avx2|avx512)\\.cc$")
+rlhf_add_objects(rlhf_engine ${engine_sources})
+
+# The CPU kernels, compiled once for each instruction set: RLHF_ISA names their namespace, and the dispatcher chooses
+# among the sets at run time. "scalar" is what the architecture guarantees (SSE2 on x86-64, NEON on arm64).
+# A source named for an instruction set, such as cpu/dot_avx512.cc, belongs to that set alone.
+function(rlhf_add_kernels isa)
+  rlhf_glob(sources cpu/kernels/*.cc cpu/*_${isa}.cc)
+  rlhf_add_objects(rlhf_cpu_${isa} ${sources})
+  if(sources)
+    target_compile_definitions(rlhf_cpu_${isa} PRIVATE RLHF_ISA=${isa})
+    target_compile_options(rlhf_cpu_${isa} PRIVATE ${ARGN})
   endif()
-  set_source_files_properties(${avx2_sources} PROPERTIES COMPILE_OPTIONS "${avx2_options}")
-  set_source_files_properties(${avx512_sources} PROPERTIES COMPILE_OPTIONS "${avx512_options}")
+endfunction()
+
+if(MSVC)
+  rlhf_add_kernels(scalar)
+else()
+  # a * b + c becomes a fused multiply-add where the set has one; vectors wider than the baseline's may be passed, since
+  # they never cross from one instruction set to another.
+  set(kernel_options -ffp-contract=fast -Wno-psabi)
+  rlhf_add_kernels(scalar ${kernel_options})
+  if(RLHF_X86)
+    rlhf_add_kernels(avx2 ${kernel_options} -mavx2 -mfma -mf16c)
+    rlhf_add_kernels(avx512 ${kernel_options}
+      -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mprefer-vector-width=512)
+  endif()
 endif()
 
-rlhf_add_objects(rlhf_core ${core_sources})
-rlhf_add_objects(rlhf_engine ${engine_sources})
+# What an addon links, in the order explained above.
+set(RLHF_ENGINE_OBJECTS rlhf_core rlhf_engine rlhf_cpu_scalar)
+if(RLHF_X86 AND NOT MSVC)
+  list(APPEND RLHF_ENGINE_OBJECTS rlhf_cpu_avx2 rlhf_cpu_avx512)
+endif()
