@@ -22,10 +22,11 @@ function(rlhf_add_objects target)
   endif()
 endfunction()
 
-rlhf_glob(core_sources core/*.cc)
+# What every backend needs, the CUDA library among them: core types and the contracts of the ops.
+rlhf_glob(core_sources core/*.cc ops/*.cc)
 rlhf_add_objects(rlhf_core ${core_sources})
 
-rlhf_glob(engine_sources ops/*.cc cpu/*.cc model/*.cc rl/*.cc)
+rlhf_glob(engine_sources cpu/*.cc model/*.cc rl/*.cc)
 list(FILTER engine_sources EXCLUDE REGEX "_(avx2|avx512)\\.cc$")
 rlhf_add_objects(rlhf_engine ${engine_sources})
 
