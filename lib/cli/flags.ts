@@ -1,0 +1,81 @@
+import { type Command, Option } from "commander";
+import { parse as parseYaml } from "yaml";
+import type { z } from "zod";
+import { RlhfError } from "../errors.ts";
+import { type StageKind, stageAliases, stageSchemas } from "../pipeline/schema.ts";
+import type { FlagSettings } from "../pipeline/settings-file.ts";
+
+function flagOf(key: string): string {
+  return `--${key.replaceAll("_", "-")}`;
+}
+
+function accepts(schema: z.ZodType, value: unknown): boolean {
+  return schema.safeParse(value).success;
+}
+
+/**
+ * A flag's text as the value its setting takes: read as YAML ("1e-3" a number, "true" a boolean, "[a, b]" a list) where that fits,
+ * else the text itself. What fits neither way goes on as it reads, for the schema to report.
+ */
+export function flagValue(schema: z.ZodType, words: string | readonly string[] | true): unknown {
+  if (words === true) return true;
+  const texts = typeof words === "string" ? [words] : words;
+  const values = texts.map((text) => readScalar(text));
+  const single = values.length === 1;
+  const candidates: unknown[] = single ? [texts[0], values[0], texts, values] : [texts, values];
+  const fitting = candidates.find((candidate) => accepts(schema, candidate));
+  return fitting !== undefined ? fitting : single ? values[0] : values;
+}
+
+function readScalar(text: string): unknown {
+  try {
+    return parseYaml(text) as unknown;
+  } catch {
+    return text;
+  }
+}
+
+/** Declares every setting of a stage, and its aliases, as flags of a command. */
+export function addStageFlags(command: Command, kind: StageKind): void {
+  const shape: Readonly<Record<string, z.ZodType>> = stageSchemas[kind].shape;
+  for (const [key, schema] of Object.entries(shape)) {
+    const isFlag = accepts(schema, true);
+    const takesList = accepts(schema, ["x"]);
+    const argument = isFlag ? "[boolean]" : takesList ? "<values...>" : "<value>";
+    command.addOption(new Option(`${flagOf(key)} ${argument}`, schema.description ?? ""));
+  }
+  for (const [alias, key] of Object.entries(stageAliases[kind])) {
+    const takesList = accepts(shape[key] as z.ZodType, ["x"]);
+    command.addOption(
+      new Option(
+        `${flagOf(alias)} ${takesList ? "<values...>" : "<value>"}`,
+        `same as ${flagOf(key)}`,
+      ).hideHelp(),
+    );
+  }
+}
+
+/** The settings that were given as flags, by YAML key, aliases resolved. */
+export function stageFlags(command: Command, kind: StageKind): FlagSettings {
+  const shape: Readonly<Record<string, z.ZodType>> = stageSchemas[kind].shape;
+  const settings: Record<string, unknown> = {};
+  const add = (key: string, name: string): void => {
+    const value = command.getOptionValue(attributeName(name)) as string | string[] | true | undefined;
+    if (value === undefined) return;
+    if (key in settings) {
+      throw new RlhfError(
+        "ERR_RLHF_USAGE",
+        `${flagOf(name)} is another name of ${flagOf(key)}, which is given too`,
+        { key },
+      );
+    }
+    settings[key] = flagValue(shape[key] as z.ZodType, value);
+  };
+  for (const key of Object.keys(shape)) add(key, key);
+  for (const [alias, key] of Object.entries(stageAliases[kind])) add(key, alias);
+  return settings;
+}
+
+function attributeName(key: string): string {
+  return new Option(flagOf(key)).attributeName();
+}

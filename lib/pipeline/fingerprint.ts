@@ -1,0 +1,48 @@
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { readdir, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { messageOf, RlhfError } from "../errors.ts";
+
+/** Files of a model directory that are what a run wrote about itself, not what the model is. */
+const RUN_FILES = new Set(["stage.json", "metrics.jsonl", "run.json"]);
+
+/** SHA-256 of a value's JSON with its keys sorted, so that order in the source does not matter. */
+export function hashOfValue(value: unknown): string {
+  const sorted = (_key: string, entry: unknown): unknown =>
+    typeof entry === "object" && entry !== null && !Array.isArray(entry)
+      ? Object.fromEntries(Object.entries(entry).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : entry;
+  return createHash("sha256").update(JSON.stringify(value, sorted)).digest("hex");
+}
+
+async function hashOfFile(file: string): Promise<string> {
+  const hash = createHash("sha256");
+  for await (const chunk of createReadStream(file)) hash.update(chunk as Buffer);
+  return hash.digest("hex");
+}
+
+/**
+ * SHA-256 of what a path holds: a file's bytes, or the names and bytes of the files directly in a directory (a model; its
+ * subdirectories hold checkpoints). Throws ERR_RLHF_IO when there is nothing to read.
+ */
+export async function fingerprint(path: string): Promise<string> {
+  try {
+    if ((await stat(path)).isFile()) return await hashOfFile(path);
+    const entries = await readdir(path, { withFileTypes: true });
+    const names = entries.filter(
+      (entry) => entry.isFile() && !RUN_FILES.has(entry.name) && !entry.name.startsWith("."),
+    );
+    const hash = createHash("sha256");
+    for (const name of names.map((entry) => entry.name).sort())
+      hash.update(`${name}\0${await hashOfFile(join(path, name))}\n`);
+    return hash.digest("hex");
+  } catch (error) {
+    throw new RlhfError(
+      "ERR_RLHF_IO",
+      `${path}: cannot be read: ${messageOf(error)}`,
+      { path },
+      { cause: error },
+    );
+  }
+}

@@ -1,0 +1,101 @@
+import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { fingerprint, hashOfValue } from "./fingerprint.ts";
+import { pathKeys, type Stage, type StageKind } from "./schema.ts";
+
+const MANIFEST = "stage.json";
+
+/** Numbers that tell what a stage achieved, e.g. {"eval/loss before": 5.1, "eval/loss after": 2.3}. */
+export type StageSummary = Readonly<Record<string, number>>;
+
+/** What a stage is computed from. Two stages with equal keys give the same result. */
+export interface StageKey {
+  readonly stage: StageKind;
+  /** Hash of the settings; paths count by what they hold, under `inputs`. */
+  readonly settings: string;
+  /** Hash of what each input path holds, by key. */
+  readonly inputs: Readonly<Record<string, string>>;
+}
+
+/** The file that marks a stage's output directory as begun or complete. */
+export interface StageManifest {
+  readonly version: 1;
+  readonly key: StageKey;
+  readonly complete: boolean;
+  /** Bytes of each file of the result, so that a deleted or cut-off file is noticed. */
+  readonly outputs: Readonly<Record<string, number>>;
+  readonly summary: StageSummary;
+}
+
+export type StageState = "new" | "begun" | "complete";
+
+/** Hashes a stage's settings and inputs. */
+export async function stageKey(stage: Stage): Promise<StageKey> {
+  const settings: Record<string, unknown> = {};
+  const inputs: Record<string, string> = {};
+  for (const [key, value] of Object.entries(stage.settings)) {
+    if (!pathKeys.has(key)) {
+      settings[key] = value;
+    } else if (key !== "output_dir") {
+      const paths = (Array.isArray(value) ? value : [value]) as string[];
+      inputs[key] = hashOfValue(await Promise.all(paths.map(fingerprint)));
+    }
+  }
+  return { stage: stage.kind, settings: hashOfValue(settings), inputs };
+}
+
+async function readManifest(directory: string): Promise<StageManifest | null> {
+  try {
+    return JSON.parse(await readFile(join(directory, MANIFEST), "utf8")) as StageManifest;
+  } catch {
+    // Missing or unreadable: the stage has to be run either way.
+    return null;
+  }
+}
+
+async function outputSizes(directory: string): Promise<Record<string, number>> {
+  const sizes: Record<string, number> = {};
+  for (const entry of await readdir(directory, { withFileTypes: true })) {
+    if (entry.isFile() && entry.name !== MANIFEST)
+      sizes[entry.name] = (await stat(join(directory, entry.name))).size;
+  }
+  return sizes;
+}
+
+async function write(directory: string, manifest: StageManifest): Promise<void> {
+  await mkdir(directory, { recursive: true });
+  const file = join(directory, MANIFEST);
+  await writeFile(`${file}.tmp`, `${JSON.stringify(manifest, null, 2)}\n`, { flush: true });
+  await rename(`${file}.tmp`, file);
+}
+
+/** Whether an output directory holds the complete result of this stage, a part of it, or nothing of it. */
+export async function stageState(
+  directory: string,
+  key: StageKey,
+): Promise<{ state: StageState; summary: StageSummary }> {
+  const manifest = await readManifest(directory);
+  if (manifest === null || hashOfValue(manifest.key) !== hashOfValue(key))
+    return { state: "new", summary: {} };
+  if (!manifest.complete) return { state: "begun", summary: {} };
+  const sizes = await outputSizes(directory);
+  const intact = Object.entries(manifest.outputs).every(([name, size]) => sizes[name] === size);
+  return intact ? { state: "complete", summary: manifest.summary } : { state: "begun", summary: {} };
+}
+
+/**
+ * Marks a stage as begun. When the directory was begun by a run with other settings or inputs, the checkpoints of that run are
+ * removed, since resuming from them would mix the two.
+ */
+export async function markBegun(directory: string, key: StageKey): Promise<void> {
+  const earlier = await readManifest(directory);
+  if (earlier !== null && hashOfValue(earlier.key) !== hashOfValue(key)) {
+    await rm(join(directory, "checkpoints"), { recursive: true, force: true });
+  }
+  await write(directory, { version: 1, key, complete: false, outputs: {}, summary: {} });
+}
+
+/** Marks a stage as complete; written last, when all of its files are. */
+export async function markComplete(directory: string, key: StageKey, summary: StageSummary): Promise<void> {
+  await write(directory, { version: 1, key, complete: true, outputs: await outputSizes(directory), summary });
+}

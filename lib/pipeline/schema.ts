@@ -1,0 +1,279 @@
+import { z } from "zod";
+
+/**
+ * The settings of every stage, as YAML keys. A key's camelCase form is the setting of the trainer's `config`; settings that are
+ * left out keep the trainer's defaults, so that each default stands in one place.
+ */
+
+const positiveInteger = z.int().positive();
+const nonNegativeInteger = z.int().nonnegative();
+const positive = z.number().positive();
+const nonNegative = z.number().nonnegative();
+const fraction = z.number().min(0).max(1);
+const path = z.string().min(1);
+const paths = z.union([path, z.array(path).min(1)], { error: "expected a path or a list of paths" });
+
+const device = z
+  .enum(["auto", "cpu", "cuda"])
+  .describe("where the model runs; auto takes CUDA where it works");
+const dtype = z.enum(["float32", "bfloat16", "float16"]).describe("data type of the weights in memory");
+const seed = z.int().nonnegative().describe("everything random follows from it");
+
+/** Keys of every stage. */
+const common = {
+  output_dir: path.describe("directory of the results: model files, checkpoints, metrics.jsonl"),
+  seed: seed.optional(),
+  device: device.optional(),
+  dtype: dtype.optional(),
+  learning_rate: positive.optional().describe("peak learning rate"),
+  warmup_steps: nonNegativeInteger
+    .optional()
+    .describe("optimizer steps in which the learning rate rises to its peak"),
+  schedule: z
+    .enum(["constant", "linear", "cosine"])
+    .optional()
+    .describe("course of the learning rate after the warm-up"),
+  weight_decay: nonNegative.optional(),
+  max_grad_norm: positive.optional().describe("gradients are scaled down to this global norm"),
+  batch_size: positiveInteger
+    .optional()
+    .describe("sequences per optimizer step; for PPO rollouts per iteration"),
+  micro_batch_tokens: positiveInteger
+    .optional()
+    .describe("most tokens of one forward pass; the memory setting"),
+  max_length: positiveInteger.optional().describe("longest sequence in tokens; for PPO longest prompt"),
+  eval_steps: positiveInteger.optional().describe("steps between evaluations"),
+  save_steps: positiveInteger.optional().describe("steps between checkpoints"),
+  save_total_limit: positiveInteger.optional().describe("checkpoints to keep"),
+  logging_steps: positiveInteger.optional().describe("steps between lines of metrics.jsonl"),
+  lora_r: positiveInteger
+    .optional()
+    .describe("rank of a LoRA adapter to train; left out: all weights are trained"),
+  lora_alpha: positive.optional().describe("scale of the adapter is alpha / r"),
+  lora_dropout: fraction.optional(),
+  lora_target_modules: z
+    .array(z.string().min(1))
+    .min(1)
+    .optional()
+    .describe("names of the linear layers to adapt"),
+  on_bad_row: z.enum(["error", "skip"]).optional().describe("what to do with malformed data rows"),
+};
+
+/** Keys of the stages that pass over a data set. */
+const supervised = {
+  data_path: paths.describe(".json, .jsonl or .jsonl.gz file, or several"),
+  eval_data_path: paths.optional().describe("held-out data; left out: eval_fraction of data_path"),
+  eval_fraction: z
+    .number()
+    .min(0)
+    .max(0.9)
+    .optional()
+    .describe("share of data_path to hold out; default 0.05"),
+  max_rows: positiveInteger.optional().describe("reads at most this many rows"),
+  num_epochs: positive.optional(),
+  max_steps: positiveInteger.optional().describe("ends training after this many optimizer steps"),
+  steps_per_epoch: positiveInteger.optional().describe("with num_epochs: sets max_steps to their product"),
+  gradient_accumulation_steps: positiveInteger.optional().describe("batches per optimizer step"),
+};
+
+/** A model made in the run, with random weights. */
+const init = z
+  .strictObject({
+    family: z.enum(["llama"]),
+    hidden_size: positiveInteger,
+    num_layers: positiveInteger,
+    num_heads: positiveInteger,
+    num_kv_heads: positiveInteger.optional(),
+    intermediate_size: positiveInteger.optional(),
+    max_position_embeddings: positiveInteger.optional(),
+    tie_word_embeddings: z.boolean().optional(),
+    vocab_size: positiveInteger.describe("size of the tokenizer trained on the stage's data"),
+  })
+  .describe("a new model with random weights and a tokenizer trained on the data, instead of model_path");
+
+const sft = z
+  .strictObject({
+    model_path: path.optional().describe("Hugging Face model directory to start from"),
+    init: init.optional(),
+    ...common,
+    ...supervised,
+    format: z.enum(["auto", "prompt-response", "document-target", "messages", "text"]).optional(),
+    overlong: z.enum(["truncate", "drop"]).optional().describe("what happens to examples over max_length"),
+    loss_on: z
+      .enum(["completion", "all"])
+      .optional()
+      .describe("tokens to learn: the response alone, or the prompt too"),
+  })
+  .superRefine((stage, context) => {
+    exactlyOne(stage, ["model_path", "init"], context);
+    adapterNeedsRank(stage, context);
+  });
+
+const reward = z
+  .strictObject({
+    model_path: path.describe("Hugging Face model directory to start from, usually the SFT stage's"),
+    ...common,
+    ...supervised,
+    format: z.enum(["auto", "prompt-chosen-rejected", "hh-rlhf"]).optional(),
+    head: z.enum(["linear", "mlp"]).optional().describe("linear, or hidden → hidden/2 → 1 with ReLU"),
+    center_coefficient: nonNegative
+      .optional()
+      .describe("weight of (chosen + rejected)², which keeps rewards near zero"),
+  })
+  .superRefine(adapterNeedsRank);
+
+const ppo = z
+  .strictObject({
+    model_path: path.describe("policy to start from; its starting point is the reference"),
+    prompts_path: paths.describe("prompts as strings or {prompt, …} rows"),
+    reward_model_path: path.optional().describe("directory of a reward model"),
+    reward_module: path
+      .optional()
+      .describe("JavaScript or TypeScript file with a default export (prompt, response) => number"),
+    ...common,
+    num_iterations: positiveInteger.optional().describe("rollout batches"),
+    num_epochs: positive.optional().describe("with steps_per_epoch: sets num_iterations to their product"),
+    steps_per_epoch: positiveInteger.optional(),
+    max_new_tokens: positiveInteger.optional(),
+    min_new_tokens: nonNegativeInteger.optional(),
+    temperature: positive.optional().describe("of sampling and of every log-prob"),
+    top_p: z.number().gt(0).max(1).optional(),
+    stop: z
+      .array(z.union([nonNegativeInteger, z.string().min(1)]))
+      .optional()
+      .describe("ids or contents of tokens that end an answer; [] for none"),
+    num_ppo_epochs: positiveInteger.optional().describe("passes over each batch of rollouts"),
+    num_minibatches: positiveInteger.optional(),
+    kl_coefficient: nonNegative.optional().describe("weight of the per-token KL in the reward"),
+    kl_estimator: z.enum(["k1", "k2", "k3"]).optional(),
+    kl_target: positive.optional().describe("adapts kl_coefficient towards this KL per answer"),
+    kl_horizon: positive.optional(),
+    target_kl: positive
+      .nullable()
+      .optional()
+      .describe("approximate KL that ends the inner epochs; null: never"),
+    clip_range: positive.optional(),
+    value_clip_range: positive.nullable().optional(),
+    value_loss_coefficient: nonNegative.optional(),
+    entropy_coefficient: nonNegative.optional(),
+    gamma: fraction.optional(),
+    lambda: fraction.optional(),
+    whiten_rewards: z.boolean().optional(),
+    whiten_advantages: z.boolean().optional(),
+    reward_clip: positive.nullable().optional(),
+    missing_eos_penalty: nonNegative.nullable().optional(),
+    value_model: z.enum(["shared", "adapter", "separate"]).optional(),
+  })
+  .superRefine((stage, context) => {
+    exactlyOne(stage, ["reward_model_path", "reward_module"], context);
+    adapterNeedsRank(stage, context);
+    if (
+      stage.min_new_tokens !== undefined &&
+      stage.max_new_tokens !== undefined &&
+      stage.min_new_tokens > stage.max_new_tokens
+    ) {
+      context.addIssue({
+        code: "custom",
+        path: ["min_new_tokens"],
+        message: `must not be over max_new_tokens (${stage.max_new_tokens})`,
+      });
+    }
+  });
+
+/** What a check across keys is given to report with. */
+interface IssueContext {
+  addIssue(issue: { code: "custom"; path: string[]; message: string }): void;
+}
+
+function exactlyOne(
+  stage: Readonly<Record<string, unknown>>,
+  keys: readonly [string, string],
+  context: IssueContext,
+): void {
+  const given = keys.filter((key) => stage[key] !== undefined);
+  if (given.length === 1) return;
+  const message =
+    given.length === 0
+      ? `one of ${keys.join(" and ")} is required`
+      : `${keys.join(" and ")} exclude each other`;
+  context.addIssue({ code: "custom", path: given.length === 0 ? [] : [given[1] as string], message });
+}
+
+function adapterNeedsRank(stage: Readonly<Record<string, unknown>>, context: IssueContext): void {
+  if (stage.lora_r !== undefined) return;
+  const orphan = ["lora_alpha", "lora_dropout", "lora_target_modules"].find(
+    (key) => stage[key] !== undefined,
+  );
+  if (orphan) context.addIssue({ code: "custom", path: [orphan], message: "has no effect without lora_r" });
+}
+
+/** The schema of each kind of stage. */
+export const stageSchemas = { sft, reward, ppo } as const;
+
+export type StageKind = keyof typeof stageSchemas;
+export type SftStage = z.infer<typeof sft>;
+export type RewardStage = z.infer<typeof reward>;
+export type PpoStage = z.infer<typeof ppo>;
+export type InitConfig = z.infer<typeof init>;
+
+export const stageKinds = Object.keys(stageSchemas) as StageKind[];
+
+/** Names that tutorials use for our keys, by stage. They are taken in YAML and, with dashes, as flags. */
+export const stageAliases: Readonly<Record<StageKind, Readonly<Record<string, string>>>> = {
+  sft: { model_name: "model_path", base_model: "model_path", model: "model_path" },
+  reward: {
+    model_name: "model_path",
+    base_model: "model_path",
+    model: "model_path",
+    sft_model_path: "model_path",
+  },
+  ppo: {
+    model_name: "model_path",
+    base_model: "model_path",
+    model: "model_path",
+    sft_model_path: "model_path",
+    data_path: "prompts_path",
+    num_episodes: "num_iterations",
+    max_steps: "num_iterations",
+  },
+};
+
+/** A whole pipeline file; `seed`, `device` and `dtype` hold for every stage that does not set its own. */
+export const pipelineSchema = z.strictObject({
+  seed: seed.optional(),
+  device: device.optional(),
+  dtype: dtype.optional(),
+  stages: z
+    .array(
+      z
+        .strictObject({ sft: sft.optional(), reward: reward.optional(), ppo: ppo.optional() })
+        .refine((stage) => Object.keys(stage).length === 1, {
+          message: "each entry of stages is one stage: start the next one with its own dash",
+        }),
+    )
+    .min(1),
+});
+
+export type PipelineFile = z.infer<typeof pipelineSchema>;
+
+/** One stage of a pipeline with the settings that hold for it. */
+export type Stage =
+  | { readonly kind: "sft"; readonly settings: SftStage }
+  | { readonly kind: "reward"; readonly settings: RewardStage }
+  | { readonly kind: "ppo"; readonly settings: PpoStage };
+
+/** Keys whose values are paths; relative ones are meant from the directory of the file they stand in. */
+export const pathKeys: ReadonlySet<string> = new Set([
+  "model_path",
+  "data_path",
+  "eval_data_path",
+  "prompts_path",
+  "reward_model_path",
+  "reward_module",
+  "output_dir",
+]);
+
+/** A YAML key as a setting of the TypeScript API: learning_rate → learningRate. */
+export function camelCase(key: string): string {
+  return key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
+}

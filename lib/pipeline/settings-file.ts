@@ -1,0 +1,233 @@
+import { readFile } from "node:fs/promises";
+import { dirname, resolve } from "node:path";
+import {
+  type Document,
+  isMap,
+  isNode,
+  isScalar,
+  LineCounter,
+  type Node,
+  type Pair,
+  parseDocument,
+} from "yaml";
+import type { z } from "zod";
+import { messageOf, RlhfError } from "../errors.ts";
+import {
+  pathKeys,
+  pipelineSchema,
+  type Stage,
+  type StageKind,
+  stageAliases,
+  stageKinds,
+  stageSchemas,
+} from "./schema.ts";
+import { didYouMean } from "./suggest.ts";
+
+type Path = readonly PropertyKey[];
+
+/** A parsed YAML file that can say where each of its values stands. */
+export class SettingsFile {
+  readonly file: string;
+  readonly #document: Document;
+  readonly #lines: LineCounter;
+
+  private constructor(file: string, document: Document, lines: LineCounter) {
+    this.file = file;
+    this.#document = document;
+    this.#lines = lines;
+  }
+
+  /** Parses YAML text; syntax errors and doubled keys are ERR_RLHF_CONFIG with file:line:column. */
+  static parse(text: string, file: string): SettingsFile {
+    const lines = new LineCounter();
+    const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
+    const settings = new SettingsFile(file, document, lines);
+    const error = document.errors[0];
+    if (error) throw settings.#errorAt(error.pos[0], error.message);
+    return settings;
+  }
+
+  static async read(file: string): Promise<SettingsFile> {
+    let text: string;
+    try {
+      text = await readFile(file, "utf8");
+    } catch (error) {
+      throw new RlhfError(
+        "ERR_RLHF_CONFIG",
+        `${file}: cannot be read: ${messageOf(error)}`,
+        { file },
+        { cause: error },
+      );
+    }
+    return SettingsFile.parse(text, file);
+  }
+
+  get value(): unknown {
+    return this.#document.toJS() as unknown;
+  }
+
+  /** Replaces the aliases among the keys of a mapping by the keys they stand for. */
+  renameKeys(path: Path, aliases: Readonly<Record<string, string>>): void {
+    const map = this.#nodeAt(path);
+    if (!isMap(map)) return;
+    for (const pair of map.items) {
+      const key = keyOf(pair);
+      const target = key !== null && Object.hasOwn(aliases, key) ? aliases[key] : undefined;
+      if (target === undefined || !isScalar(pair.key)) continue;
+      if (map.has(target))
+        throw this.error(
+          path,
+          `"${key}" is another name of "${target}", which is given too`,
+          key ?? undefined,
+        );
+      pair.key.value = target;
+    }
+  }
+
+  /** Makes relative paths under the keys of a mapping absolute, from this file's directory. */
+  resolvePaths(value: Record<string, unknown>): void {
+    const base = dirname(resolve(this.file));
+    for (const [key, entry] of Object.entries(value)) {
+      if (!pathKeys.has(key)) continue;
+      if (typeof entry === "string") value[key] = resolve(base, entry);
+      else if (Array.isArray(entry))
+        value[key] = entry.map((item) => (typeof item === "string" ? resolve(base, item) : item));
+    }
+  }
+
+  /** An ERR_RLHF_CONFIG that points at a value, or at one key of a mapping. */
+  error(path: Path, message: string, key?: string): RlhfError {
+    return this.#errorAt(this.#offsetOf(path, key), message);
+  }
+
+  /** What a schema found wrong, one line for each problem, with the place it stands at and what was probably meant. */
+  schemaError(error: z.ZodError, allowedKeys: (path: Path) => readonly string[]): RlhfError {
+    const problems = error.issues.flatMap((issue): RlhfError[] => {
+      if (issue.code === "unrecognized_keys") {
+        const candidates = allowedKeys(issue.path);
+        return issue.keys.map((key) =>
+          this.error(issue.path, `unknown key "${key}"${didYouMean(key, candidates)}`, key),
+        );
+      }
+      const name = issue.path.length > 0 ? `${String(issue.path.at(-1))}: ` : "";
+      return [this.error(issue.path, `${name}${describeIssue(issue)}`)];
+    });
+    problems.sort(
+      (a, b) =>
+        Number(a.details.line) - Number(b.details.line) ||
+        Number(a.details.column) - Number(b.details.column),
+    );
+    const first = problems[0] as RlhfError;
+    return new RlhfError(
+      "ERR_RLHF_CONFIG",
+      problems.map((problem) => problem.message).join("\n"),
+      first.details,
+    );
+  }
+
+  #nodeAt(path: Path): unknown {
+    return path.length === 0 ? this.#document.contents : this.#document.getIn(path as unknown[], true);
+  }
+
+  /** Offset of a value; of a missing one, that of the nearest mapping around it. */
+  #offsetOf(path: Path, key?: string): number {
+    for (let length = path.length; length >= 0; length--) {
+      const node = this.#nodeAt(path.slice(0, length));
+      if (key !== undefined && length === path.length && isMap(node)) {
+        const pair = node.items.find((item) => keyOf(item) === key);
+        if (pair && isNode(pair.key)) return startOf(pair.key);
+      }
+      if (isNode(node)) return startOf(node);
+    }
+    return 0;
+  }
+
+  #errorAt(offset: number, message: string): RlhfError {
+    const { line, col } = this.#lines.linePos(offset);
+    const where = { file: this.file, line: Math.max(1, line), column: Math.max(1, col) };
+    return new RlhfError("ERR_RLHF_CONFIG", `${where.file}:${where.line}:${where.column}: ${message}`, where);
+  }
+}
+
+function startOf(node: Node): number {
+  return node.range?.[0] ?? 0;
+}
+
+function keyOf(pair: Pair): string | null {
+  return isScalar(pair.key) ? String(pair.key.value) : null;
+}
+
+/** An issue's message in words that fit a configuration file. */
+export function describeIssue(issue: z.core.$ZodIssue): string {
+  if (issue.code === "invalid_type" && issue.message.endsWith("received undefined")) return "is required";
+  return issue.message.replace(/^Invalid (input|option): /, "");
+}
+
+/** Keys that a stage knows, its aliases included. */
+export function stageKeys(kind: StageKind): string[] {
+  return [...Object.keys(stageSchemas[kind].shape), ...Object.keys(stageAliases[kind])];
+}
+
+function keysOfInit(): string[] {
+  const init = stageSchemas.sft.shape.init.unwrap();
+  return Object.keys(init.shape);
+}
+
+/** Reads and checks a pipeline file: `{seed, device, dtype, stages: [{sft: …}, {reward: …}, {ppo: …}]}`. */
+export async function readPipeline(file: string): Promise<Stage[]> {
+  const settings = await SettingsFile.read(file);
+  const raw = settings.value;
+  const rawStages =
+    typeof raw === "object" && raw !== null && "stages" in raw && Array.isArray(raw.stages) ? raw.stages : [];
+  rawStages.forEach((_, index) => {
+    for (const kind of stageKinds) settings.renameKeys(["stages", index, kind], stageAliases[kind]);
+  });
+  const parsed = pipelineSchema.safeParse(settings.value);
+  if (!parsed.success) {
+    throw settings.schemaError(parsed.error, (path) => {
+      if (path.length === 0) return Object.keys(pipelineSchema.shape);
+      if (path.length === 2) return stageKinds;
+      return path.length === 3 ? stageKeys(path[2] as StageKind) : keysOfInit();
+    });
+  }
+  const { stages, ...defaults } = parsed.data;
+  return stages.map((entry) => {
+    const kind = stageKinds.find((candidate) => entry[candidate] !== undefined) as StageKind;
+    const stage: Record<string, unknown> = { ...defaults, ...entry[kind] };
+    settings.resolvePaths(stage);
+    return { kind, settings: stage } as unknown as Stage;
+  });
+}
+
+/** Settings given as flags, by YAML key. */
+export type FlagSettings = Readonly<Record<string, unknown>>;
+
+/** Checks one stage from an optional YAML file of its keys and from flags, which win. */
+export async function readStage(
+  kind: StageKind,
+  file: string | undefined,
+  flags: FlagSettings,
+): Promise<Stage> {
+  let fromFile: Record<string, unknown> = {};
+  let settings: SettingsFile | null = null;
+  if (file !== undefined) {
+    settings = await SettingsFile.read(file);
+    settings.renameKeys([], stageAliases[kind]);
+    const value = settings.value ?? {};
+    if (typeof value !== "object" || Array.isArray(value))
+      throw settings.error([], `expected a mapping of ${kind} settings`);
+    fromFile = { ...value };
+    settings.resolvePaths(fromFile);
+  }
+  const parsed = stageSchemas[kind].safeParse({ ...fromFile, ...flags });
+  if (parsed.success) return { kind, settings: parsed.data } as unknown as Stage;
+  const issue = parsed.error.issues[0] as z.core.$ZodIssue;
+  const key = issue.path[0] === undefined ? null : String(issue.path[0]);
+  // A missing setting is reported by its flag unless there is a file to put it into.
+  const isFileIssue = settings !== null && (key === null || !(key in flags));
+  if (settings !== null && isFileIssue) {
+    throw settings.schemaError(parsed.error, (path) => (path.length === 0 ? stageKeys(kind) : keysOfInit()));
+  }
+  const name = key === null ? kind : `--${key.replaceAll("_", "-")}`;
+  throw new RlhfError("ERR_RLHF_USAGE", `${name}: ${describeIssue(issue)}`, { key });
+}
