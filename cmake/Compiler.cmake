@@ -50,10 +50,11 @@ if(RLHF_COVERAGE)
 endif()
 
 # Link options of the shared objects that users load. The C++ runtime goes inside; libgcc stays shared, since
-# linking it statically would raise the glibc that is needed from 2.34 to 2.35.
+# linking it statically would raise the glibc that is needed from 2.34 to 2.35. With "now" a symbol that is missing
+# makes loading fail, where it would otherwise end the process at the first call.
 set(RLHF_LINK_OPTIONS "")
 if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
-  list(APPEND RLHF_LINK_OPTIONS -Wl,--exclude-libs,ALL -Wl,--gc-sections)
+  list(APPEND RLHF_LINK_OPTIONS -Wl,--exclude-libs,ALL -Wl,--gc-sections -Wl,-z,relro,-z,now)
   if(NOT RLHF_SANITIZE)
     list(APPEND RLHF_LINK_OPTIONS -static-libstdc++)
   endif()
