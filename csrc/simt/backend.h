@@ -1,0 +1,24 @@
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "ops/ops.h"
+
+namespace rlhf::simt {
+
+/// The CUDA sources' operator table, compiled by the host compiler and run by the emulator. Entries that csrc/cuda does
+/// not have yet are null. The schedule is the one that RLHF_SIMT_SEED names (execution.h), read at every launch.
+const Ops& ops();
+
+/// The emulated device: host memory, and streams that run everything at once.
+Device* device();
+
+/// Small kernels with one seeded bug each (and sound ones beside them), to prove that the emulator finds the bug.
+std::vector<std::string> selfTestNames();
+
+/// Runs one of them under the schedule of `seed`. Empty: it ran and its results are right. Else what the emulator
+/// reported, or "wrong result: …". Throws Error for an unknown name.
+std::string runSelfTest(const std::string& name, uint64_t seed);
+
+}  // namespace rlhf::simt
