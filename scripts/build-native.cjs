@@ -7,13 +7,14 @@ const { availableParallelism } = require("node:os");
 const { dirname, join, resolve } = require("node:path");
 const { parseArgs } = require("node:util");
 
-const USAGE = `usage: node-rlhf-build [--cuda] [--sanitize | --coverage]
+const USAGE = `usage: node-rlhf-build [--cuda] [--sanitize | --coverage] [--target NAME]
 
 Compiles build/Release/rlhf.node. Needs CMake 3.22 or newer and a C++20 compiler.
 
   --cuda      also compile the CUDA backend, build/Release/librlhf_cuda.so (needs nvcc; RLHF_CUDA=ON does the same)
   --sanitize  a second build with AddressSanitizer and UndefinedBehaviorSanitizer, in build/sanitize
   --coverage  a second build with gcov instrumentation, in build/coverage
+  --target    only this CMake target, such as rlhf or rlhf_kernels (in a clone: the tests' addon)
 
 RLHF_JOBS sets the number of compiler processes (default: one per CPU).
 A second build is loaded where RLHF_BUILD_DIR names its folder.
@@ -64,13 +65,13 @@ function variantOptions(variant) {
  * Builds what the options ask for. The CUDA backend has a CMake folder of its own, so that building the addon without it
  * leaves its objects alone. CMake's folders lie below build/ because node-gyp keeps a Makefile of its own in build/.
  */
-function buildNative({ cuda = false, sanitize = false, coverage = false } = {}) {
+function buildNative({ cuda = false, sanitize = false, coverage = false, target } = {}) {
   if (sanitize || coverage) {
     const variant = sanitize ? "sanitize" : "coverage";
-    runCmake(`cmake-${variant}`, variantOptions(variant));
+    runCmake(`cmake-${variant}`, variantOptions(variant), target);
     return;
   }
-  runCmake("cmake", { RLHF_CUDA: "OFF" });
+  runCmake("cmake", { RLHF_CUDA: "OFF" }, target);
   if (cuda) runCmake("cmake-cuda", { RLHF_CUDA: "ON" }, "rlhf_cuda");
 }
 
@@ -80,6 +81,7 @@ function main() {
       cuda: { type: "boolean", default: process.env.RLHF_CUDA === "ON" },
       sanitize: { type: "boolean" },
       coverage: { type: "boolean" },
+      target: { type: "string" },
       help: { type: "boolean", short: "h" },
     },
   });
