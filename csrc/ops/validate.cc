@@ -1,0 +1,457 @@
+#include "ops/argument_check.h"
+#include "ops/ops.h"
+
+// Only what the arguments themselves tell is checked here: arrays may lie in device memory, so their contents (tokens,
+// offsets, positions) are checked, where that is promised, by the kernels.
+
+namespace rlhf {
+
+void validate(const EmbeddingForward& a) {
+  const ArgumentCheck check("embeddingForward");
+  check.floating("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("cols", a.cols, 1);
+  check.atLeast("vocab", a.vocab, 1);
+  check.present("tokens", a.tokens);
+  check.present("table", a.table);
+  check.present("y", a.y);
+  if (a.positionTable) check.atLeast("maxPositions", a.maxPositions, 1);
+  check.presentWhen(a.positionTable != nullptr, "positions", a.positions, "with positionTable");
+}
+
+void validate(const EmbeddingBackward& a) {
+  const ArgumentCheck check("embeddingBackward");
+  check.floating("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("cols", a.cols, 1);
+  check.atLeast("vocab", a.vocab, 1);
+  check.present("tokens", a.tokens);
+  check.present("dy", a.dy);
+  check.present("dTable", a.dTable);
+  if (a.dPositionTable) check.atLeast("maxPositions", a.maxPositions, 1);
+  check.presentWhen(a.dPositionTable != nullptr, "positions", a.positions, "with dPositionTable");
+}
+
+void validate(const RmsNormForward& a) {
+  const ArgumentCheck check("rmsNormForward");
+  check.floating("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("cols", a.cols, 1);
+  check.number("eps", a.eps, a.eps >= 0, "≥ 0");
+  check.present("x", a.x);
+  check.present("weight", a.weight);
+  check.present("y", a.y);
+  check.present("rstd", a.rstd);
+}
+
+void validate(const RmsNormBackward& a) {
+  const ArgumentCheck check("rmsNormBackward");
+  check.floating("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("cols", a.cols, 1);
+  check.flag("accumulateDx", a.accumulateDx);
+  check.present("x", a.x);
+  check.present("weight", a.weight);
+  check.present("rstd", a.rstd);
+  check.present("dy", a.dy);
+  check.present("dx", a.dx);
+}
+
+void validate(const LayerNormForward& a) {
+  const ArgumentCheck check("layerNormForward");
+  check.floating("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("cols", a.cols, 1);
+  check.number("eps", a.eps, a.eps >= 0, "≥ 0");
+  check.present("x", a.x);
+  check.present("weight", a.weight);
+  check.present("bias", a.bias);
+  check.present("y", a.y);
+  check.present("mean", a.mean);
+  check.present("rstd", a.rstd);
+}
+
+void validate(const LayerNormBackward& a) {
+  const ArgumentCheck check("layerNormBackward");
+  check.floating("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("cols", a.cols, 1);
+  check.flag("accumulateDx", a.accumulateDx);
+  check.present("x", a.x);
+  check.present("weight", a.weight);
+  check.present("mean", a.mean);
+  check.present("rstd", a.rstd);
+  check.present("dy", a.dy);
+  check.present("dx", a.dx);
+}
+
+void validate(const Rotary& a) {
+  const ArgumentCheck check("rotary");
+  check.floating("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("heads", a.heads, 1);
+  check.atLeast("headDim", a.headDim, 1);
+  check.between("rotary", a.rotary, 2, a.headDim);
+  check.multiple("rotary", a.rotary, "a pair", 2);
+  check.stride("rowStride", a.rowStride, "heads · headDim", a.heads * a.headDim);
+  check.atLeast("maxPositions", a.maxPositions, 1);
+  check.flag("inverse", a.inverse);
+  check.present("positions", a.positions);
+  check.present("cosine", a.cosine);
+  check.present("sine", a.sine);
+  check.present("x", a.x);
+}
+
+void validate(const PackWeight& a) {
+  const ArgumentCheck check("packWeight");
+  check.floating("type", a.type);
+  check.atLeast("inputs", a.inputs, 1);
+  check.atLeast("outputs", a.outputs, 1);
+  check.flag("transposed", a.transposed);
+  check.flag("backward", a.backward);
+  check.present("weight", a.weight);
+  check.present("packed", a.packed);
+}
+
+void validate(const LinearForward& a) {
+  const ArgumentCheck check("linearForward");
+  check.floating("type", a.type);
+  check.floating("weightType", a.weight.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("inputs", a.inputs, 1);
+  check.atLeast("outputs", a.outputs, 1);
+  check.stride("xStride", a.xStride, "inputs", a.inputs);
+  check.stride("yStride", a.yStride, "outputs", a.outputs);
+  check.choice("activation", static_cast<int32_t>(a.activation), 0, static_cast<int32_t>(Activation::Silu));
+  check.flag("transposed", a.weight.transposed);
+  check.present("x", a.x);
+  check.presentWhen(!a.weight.packedForward, "weight", a.weight.data, "without packedForward");
+  check.present("y", a.y);
+  check.atLeast("rank", a.lora.rank, 0);
+  const bool adapted = a.lora.rank > 0;
+  check.finite("scale", a.lora.scale);
+  check.presentWhen(adapted, "loraA", a.lora.a, "with rank > 0");
+  check.presentWhen(adapted, "loraB", a.lora.b, "with rank > 0");
+  check.presentWhen(adapted, "loraHidden", a.loraHidden, "with rank > 0");
+}
+
+void validate(const LinearBackward& a) {
+  const ArgumentCheck check("linearBackward");
+  check.floating("type", a.type);
+  check.floating("weightType", a.weight.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("inputs", a.inputs, 1);
+  check.atLeast("outputs", a.outputs, 1);
+  check.stride("dyStride", a.dyStride, "outputs", a.outputs);
+  check.flag("accumulateDx", a.accumulateDx);
+  check.flag("transposed", a.weight.transposed);
+  check.present("dy", a.dy);
+  if (a.dx) check.stride("dxStride", a.dxStride, "inputs", a.inputs);
+  const bool readsWeight = a.dx && !a.weight.packedBackward;
+  check.presentWhen(readsWeight, "weight", a.weight.data, "with dx and without packedBackward");
+  const bool readsX = a.dWeight || a.dA;
+  check.presentWhen(readsX, "x", a.x, "with dWeight or dA");
+  if (readsX) check.stride("xStride", a.xStride, "inputs", a.inputs);
+
+  check.atLeast("rank", a.lora.rank, 0);
+  check.finite("scale", a.lora.scale);
+  const bool adapted = a.lora.rank > 0;
+  check.absentWhen(!adapted, "dA", a.dA, "with rank 0");
+  check.absentWhen(!adapted, "dB", a.dB, "with rank 0");
+  const bool needsGradient = adapted && (a.dx || a.dA);
+  check.presentWhen(adapted && a.dx, "loraA", a.lora.a, "with rank > 0 and dx");
+  check.presentWhen(needsGradient, "loraB", a.lora.b, "with rank > 0 and dx or dA");
+  check.presentWhen(needsGradient, "loraGradient", a.loraGradient, "with rank > 0 and dx or dA");
+  check.presentWhen(adapted && a.dB, "loraHidden", a.loraHidden, "with rank > 0 and dB");
+}
+
+void validate(const ActivationBackward& a) {
+  const ArgumentCheck check("activationBackward");
+  check.floating("type", a.type);
+  check.choice("activation", static_cast<int32_t>(a.activation), 0, static_cast<int32_t>(Activation::Silu));
+  check.atLeast("count", a.count, 0);
+  check.present("x", a.x);
+  check.present("dy", a.dy);
+  check.present("dx", a.dx);
+}
+
+void validate(const GatedSiluForward& a) {
+  const ArgumentCheck check("gatedSiluForward");
+  check.floating("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("cols", a.cols, 1);
+  check.stride("inputStride", a.inputStride, "cols", a.cols);
+  check.present("gate", a.gate);
+  check.present("up", a.up);
+  check.present("y", a.y);
+}
+
+void validate(const GatedSiluBackward& a) {
+  const ArgumentCheck check("gatedSiluBackward");
+  check.floating("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("cols", a.cols, 1);
+  check.stride("inputStride", a.inputStride, "cols", a.cols);
+  check.present("gate", a.gate);
+  check.present("up", a.up);
+  check.present("dy", a.dy);
+  check.present("dGate", a.dGate);
+  check.present("dUp", a.dUp);
+}
+
+namespace {
+
+/// The sizes that attention forward and backward share.
+template <class Arguments>
+void checkAttentionSizes(const ArgumentCheck& check, const Arguments& a) {
+  check.floating("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("sequences", a.sequences, 1);
+  check.between("maxLength", a.maxLength, 1, a.rows);
+  check.atLeast("heads", a.heads, 1);
+  check.atLeast("kvHeads", a.kvHeads, 1);
+  check.multiple("heads", a.heads, "kvHeads", a.kvHeads);
+  check.atLeast("headDim", a.headDim, 1);
+  check.stride("qStride", a.qStride, "heads · headDim", a.heads * a.headDim);
+  check.stride("kStride", a.kStride, "kvHeads · headDim", a.kvHeads * a.headDim);
+  check.stride("vStride", a.vStride, "kvHeads · headDim", a.kvHeads * a.headDim);
+  check.stride("oStride", a.oStride, "heads · headDim", a.heads * a.headDim);
+  check.finite("scale", a.scale);
+  check.present("offsets", a.offsets);
+  check.present("q", a.q);
+  check.present("k", a.k);
+  check.present("v", a.v);
+  check.present("o", a.o);
+  check.present("lse", a.lse);
+}
+
+}  // namespace
+
+void validate(const AttentionForward& a) { checkAttentionSizes(ArgumentCheck("attentionForward"), a); }
+
+void validate(const AttentionBackward& a) {
+  const ArgumentCheck check("attentionBackward");
+  checkAttentionSizes(check, a);
+  check.present("dO", a.dO);
+  check.present("dq", a.dq);
+  check.present("dk", a.dk);
+  check.present("dv", a.dv);
+  check.present("delta", a.delta);
+}
+
+namespace {
+
+template <class Arguments>
+void checkTokenLogProbInputs(const ArgumentCheck& check, const Arguments& a) {
+  check.floating("type", a.type);
+  check.floating("weightType", a.head.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("cols", a.cols, 1);
+  check.atLeast("vocab", a.vocab, 1);
+  check.between("count", a.count, 0, a.rows - 1);
+  check.number("temperature", a.temperature, a.temperature > 0, "> 0");
+  check.present("x", a.x);
+  check.present("tokens", a.tokens);
+  check.presentWhen(a.count > 0, "predictions", a.predictions, "with count > 0");
+  check.present("lse", a.lse);
+  check.present("entropy", a.entropy);
+}
+
+}  // namespace
+
+void validate(const TokenLogProbForward& a) {
+  const ArgumentCheck check("tokenLogProbForward");
+  checkTokenLogProbInputs(check, a);
+  check.presentWhen(!a.head.packedForward, "weight", a.head.data, "without packedForward");
+  check.present("logProb", a.logProb);
+}
+
+void validate(const TokenLogProbBackward& a) {
+  const ArgumentCheck check("tokenLogProbBackward");
+  checkTokenLogProbInputs(check, a);
+  const bool packed = a.head.packedBackward && (a.logits || a.head.packedForward);
+  check.presentWhen(!packed, "weight", a.head.data, "without the packed forms");
+  check.present("dx", a.dx);
+}
+
+void validate(const Whiten& a) {
+  const ArgumentCheck check("whiten");
+  check.floating("type", a.type);
+  check.atLeast("count", a.count, 0);
+  check.flag("shiftMean", a.shiftMean);
+  check.number("eps", a.eps, a.eps >= 0, "≥ 0");
+  check.present("mask", a.mask);
+  check.present("x", a.x);
+  check.present("y", a.y);
+}
+
+void validate(const KlReward& a) {
+  const ArgumentCheck check("klReward");
+  check.floating("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("sequences", a.sequences, 1);
+  check.choice("estimator", static_cast<int32_t>(a.estimator), 1, 3);
+  check.finite("klCoefficient", a.klCoefficient);
+  check.present("offsets", a.offsets);
+  check.present("mask", a.mask);
+  check.present("logProb", a.logProb);
+  check.present("refLogProb", a.refLogProb);
+  check.present("score", a.score);
+  check.present("reward", a.reward);
+  check.present("kl", a.kl);
+}
+
+void validate(const Gae& a) {
+  const ArgumentCheck check("gae");
+  check.floating("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("sequences", a.sequences, 1);
+  check.number("gamma", a.gamma, a.gamma >= 0 && a.gamma <= 1, "0 to 1");
+  check.number("lambda", a.lambda, a.lambda >= 0 && a.lambda <= 1, "0 to 1");
+  check.present("offsets", a.offsets);
+  check.present("mask", a.mask);
+  check.present("reward", a.reward);
+  check.present("value", a.value);
+  check.present("advantage", a.advantage);
+  check.present("returns", a.returns);
+}
+
+void validate(const PpoPolicyLoss& a) {
+  const ArgumentCheck check("ppoPolicyLoss");
+  check.floating("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.number("clipRange", a.clipRange, a.clipRange >= 0, "≥ 0");
+  check.finite("entropyCoefficient", a.entropyCoefficient);
+  check.finite("scale", a.scale);
+  check.present("mask", a.mask);
+  check.present("logProb", a.logProb);
+  check.present("oldLogProb", a.oldLogProb);
+  check.present("advantage", a.advantage);
+  check.presentWhen(a.entropyCoefficient != 0, "entropy", a.entropy, "with entropyCoefficient ≠ 0");
+  check.presentWhen(a.entropyCoefficient != 0, "dEntropy", a.dEntropy, "with entropyCoefficient ≠ 0");
+  check.present("dLogProb", a.dLogProb);
+  check.present("stats", a.stats);
+}
+
+void validate(const PpoValueLoss& a) {
+  const ArgumentCheck check("ppoValueLoss");
+  check.floating("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.finite("clipRange", a.clipRange);
+  check.finite("scale", a.scale);
+  check.present("mask", a.mask);
+  check.present("value", a.value);
+  check.present("oldValue", a.oldValue);
+  check.present("returns", a.returns);
+  check.present("dValue", a.dValue);
+  check.present("stats", a.stats);
+}
+
+void validate(const TokenNllLoss& a) {
+  const ArgumentCheck check("tokenNllLoss");
+  check.floating("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.finite("scale", a.scale);
+  check.present("weight", a.weight);
+  check.present("logProb", a.logProb);
+  check.present("dLogProb", a.dLogProb);
+  check.present("stats", a.stats);
+}
+
+void validate(const BradleyTerryLoss& a) {
+  const ArgumentCheck check("bradleyTerryLoss");
+  check.floating("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("pairs", a.pairs, 0);
+  check.number("centering", a.centering, a.centering >= 0, "≥ 0");
+  check.finite("scale", a.scale);
+  check.present("value", a.value);
+  check.presentWhen(a.pairs > 0, "chosen", a.chosen, "with pairs > 0");
+  check.presentWhen(a.pairs > 0, "rejected", a.rejected, "with pairs > 0");
+  check.present("dValue", a.dValue);
+  check.present("stats", a.stats);
+}
+
+void validate(const AdamW& a) {
+  const ArgumentCheck check("adamW");
+  check.floating("type", a.type);
+  check.atLeast("count", a.count, 0);
+  check.atLeast("step", a.step, 1);
+  check.number("learningRate", a.learningRate, a.learningRate >= 0, "≥ 0");
+  check.number("beta1", a.beta1, a.beta1 >= 0 && a.beta1 < 1, "0 to below 1");
+  check.number("beta2", a.beta2, a.beta2 >= 0 && a.beta2 < 1, "0 to below 1");
+  check.number("eps", a.eps, a.eps >= 0, "≥ 0");
+  check.number("weightDecay", a.weightDecay, a.weightDecay >= 0, "≥ 0");
+  check.finite("gradientScale", a.gradientScale);
+  check.present("gradient", a.gradient);
+  check.present("parameter", a.parameter);
+  check.present("m", a.m);
+  check.present("v", a.v);
+}
+
+void validate(const SquaredNorm& a) {
+  const ArgumentCheck check("squaredNorm");
+  check.real("type", a.type);
+  check.atLeast("count", a.count, 0);
+  check.presentWhen(a.count > 0, "x", a.x, "with count > 0");
+  check.present("out", a.out);
+}
+
+void validate(const KvAppend& a) {
+  const ArgumentCheck check("kvAppend");
+  check.floating("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("kvHeads", a.kvHeads, 1);
+  check.atLeast("headDim", a.headDim, 1);
+  check.atLeast("capacity", a.capacity, 1);
+  check.stride("kStride", a.kStride, "kvHeads · headDim", a.kvHeads * a.headDim);
+  check.stride("vStride", a.vStride, "kvHeads · headDim", a.kvHeads * a.headDim);
+  check.present("slots", a.slots);
+  check.present("positions", a.positions);
+  check.present("k", a.k);
+  check.present("v", a.v);
+  check.present("kCache", a.kCache);
+  check.present("vCache", a.vCache);
+}
+
+void validate(const DecodeAttention& a) {
+  const ArgumentCheck check("decodeAttention");
+  check.floating("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("heads", a.heads, 1);
+  check.atLeast("kvHeads", a.kvHeads, 1);
+  check.multiple("heads", a.heads, "kvHeads", a.kvHeads);
+  check.atLeast("headDim", a.headDim, 1);
+  check.atLeast("capacity", a.capacity, 1);
+  check.stride("qStride", a.qStride, "heads · headDim", a.heads * a.headDim);
+  check.stride("oStride", a.oStride, "heads · headDim", a.heads * a.headDim);
+  check.finite("scale", a.scale);
+  check.present("slots", a.slots);
+  check.present("lengths", a.lengths);
+  check.present("q", a.q);
+  check.present("kCache", a.kCache);
+  check.present("vCache", a.vCache);
+  check.present("o", a.o);
+}
+
+void validate(const Sample& a) {
+  const ArgumentCheck check("sample");
+  check.real("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("vocab", a.vocab, 1);
+  check.atLeast("forbiddenCount", a.forbiddenCount, 0);
+  check.number("temperature", a.temperature, a.temperature >= 0, "≥ 0");
+  check.number("topP", a.topP, a.topP > 0 && a.topP <= 1, "above 0 to 1");
+  check.number("minP", a.minP, a.minP >= 0 && a.minP <= 1, "0 to 1");
+  check.number("repetitionPenalty", a.repetitionPenalty, a.repetitionPenalty > 0, "> 0");
+  check.atLeast("topK", a.topK, 0);
+  check.present("streams", a.streams);
+  check.present("positions", a.positions);
+  check.presentWhen(a.repetitionPenalty != 1, "seen", a.seen, "with repetitionPenalty ≠ 1");
+  check.presentWhen(a.forbiddenCount > 0, "forbidden", a.forbidden, "with forbiddenCount > 0");
+  check.present("logits", a.logits);
+  check.present("token", a.token);
+  check.present("logProb", a.logProb);
+}
+
+}  // namespace rlhf
