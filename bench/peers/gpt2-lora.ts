@@ -1,0 +1,120 @@
+/**
+ * Forward + backward of a GPT-2-small shape (12 layers, 768 wide, vocabulary 50,257) on 4 × 256 tokens, float32, 2 threads:
+ * node-rlhf beside PyTorch's eager CPU run, in turn. Writes bench/results/gpt2-lora.json.
+ *
+ * usage: tsx bench/peers/gpt2-lora.ts [--targets attention|all|none] [--pairs 9] [--threads 2] [--compile] [--tcmalloc]
+ */
+import { mkdirSync, writeFileSync } from "node:fs";
+import { cpus, tmpdir } from "node:os";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { CausalLM, packSequences } from "../../lib/index.ts";
+import { type PairedResult, timePaired } from "./paired.ts";
+import { Peer } from "./peer.ts";
+
+const SEQUENCES = 4;
+const LENGTH = 256;
+const VOCABULARY = 50257;
+const TARGETS: Record<string, string[]> = { attention: ["c_attn"], all: ["c_attn", "c_proj", "c_fc"] };
+const TCMALLOC = "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4";
+
+const { values: options } = parseArgs({
+  options: {
+    targets: { type: "string", default: "all" },
+    pairs: { type: "string", default: "9" },
+    threads: { type: "string", default: "2" },
+    compile: { type: "boolean", default: false },
+    tcmalloc: { type: "boolean", default: false },
+    "model-dir": { type: "string", default: `${tmpdir()}/gpt2-small-random` },
+  },
+});
+
+function randomTokens(round: number): number[][] {
+  let state = 12345 + round;
+  const next = () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return Math.floor((state / 2 ** 32) * VOCABULARY);
+  };
+  return Array.from({ length: SEQUENCES }, () => Array.from({ length: LENGTH }, next));
+}
+
+/** One forward and backward of ours with the same loss as the peer's: mean negative log-likelihood of predicted tokens. */
+async function ourStep(model: CausalLM, adapter: string | undefined, sequences: number[][]) {
+  const batch = packSequences(sequences.map((row) => ({ tokens: Int32Array.from(row), promptLength: 0 })));
+  const predicted = SEQUENCES * (LENGTH - 1);
+  const dLogProb = new Float32Array(batch.tokens.length).fill(-1 / predicted);
+  const began = performance.now();
+  const pass = await model.forward(batch, { adapter, grad: true });
+  const logProb = await pass.logProb();
+  await pass.backward({ dLogProb });
+  await model.synchronize();
+  const seconds = (performance.now() - began) / 1000;
+  return { seconds, loss: -logProb.reduce((sum, value) => sum + value, 0) / predicted };
+}
+
+async function main(): Promise<void> {
+  const peerArguments = [options["model-dir"], "--targets", options.targets, "--threads", options.threads];
+  if (options.compile) peerArguments.push("--compile");
+  await using peer = new Peer(
+    "gpt2_lora.py",
+    peerArguments,
+    options.tcmalloc ? { LD_PRELOAD: TCMALLOC } : {},
+  );
+  const { ready } = await peer.read<{ ready: string }>();
+
+  const adapter = options.targets === "none" ? undefined : "policy";
+  using model = await CausalLM.load(options["model-dir"], {
+    device: "cpu",
+    threads: Number(options.threads),
+    trainable: adapter === undefined ? "all" : "none",
+  });
+  if (adapter !== undefined) {
+    model.addAdapter(adapter, { r: 16, alpha: 32, targetModules: TARGETS[options.targets]! });
+  }
+
+  const losses = { ours: 0, theirs: 0 };
+  const result = await timePaired(
+    Number(options.pairs),
+    2,
+    async (round) => {
+      const { seconds, loss } = await ourStep(model, adapter, randomTokens(round));
+      losses.ours = loss;
+      return seconds;
+    },
+    async (round) => {
+      const { seconds, loss } = await peer.ask<{ seconds: number; loss: number }>({
+        tokens: randomTokens(round),
+      });
+      losses.theirs = loss;
+      return seconds;
+    },
+  );
+  report(ready, losses, result);
+}
+
+function report(peer: string, losses: { ours: number; theirs: number }, result: PairedResult): void {
+  const variant = [options.targets, options.compile && "compile", options.tcmalloc && "tcmalloc"].filter(
+    Boolean,
+  );
+  const record = {
+    what: "GPT-2 124M, float32, forward + backward, 4 x 256 tokens",
+    targets: options.targets === "none" ? "full training" : TARGETS[options.targets],
+    cpu: cpus()[0]?.model,
+    cores: cpus().length,
+    threads: Number(options.threads),
+    peer: `${peer}${options.compile ? ", torch.compile" : ", eager"}${options.tcmalloc ? ", tcmalloc" : ""}`,
+    losses,
+    ...result,
+  };
+  const directory = fileURLToPath(new URL("../results/", import.meta.url));
+  mkdirSync(directory, { recursive: true });
+  writeFileSync(`${directory}gpt2-lora-${variant.join("-")}.json`, `${JSON.stringify(record, null, 1)}\n`);
+  const [low, high] = result.interval;
+  console.log(
+    `${record.what}, LoRA on ${options.targets}: ours ${result.ours.median.toFixed(3)} s, PyTorch ` +
+      `${result.theirs.median.toFixed(3)} s, PyTorch/ours ${result.speedup.toFixed(3)} [${low.toFixed(3)}, ${high.toFixed(3)}]` +
+      ` (losses ${losses.ours.toFixed(5)}, ${losses.theirs.toFixed(5)})`,
+  );
+}
+
+await main();

@@ -1,0 +1,44 @@
+import assert from "node:assert/strict";
+import { CausalLM, Tokenizer } from "../../lib/index.ts";
+import { modelDirectory, readJson, sharedDirectory } from "./reference.ts";
+
+interface Continuation {
+  prompt: number[];
+  tokens: number[];
+  text?: string;
+}
+
+describe("greedy continuations against transformers", () => {
+  const expected = readJson<Record<"gpt2" | "llama" | "stories260k", Continuation[]>>("generation.json");
+
+  for (const name of ["gpt2", "llama"] as const) {
+    it(`${name}: prompts of different lengths in one call, 40 tokens`, async () => {
+      using model = await CausalLM.load(modelDirectory(name), { device: "cpu" });
+      const prompts = expected[name].map(({ prompt }) => Int32Array.from(prompt));
+      const results = await model.generate(prompts, { maxNewTokens: 40, temperature: 0, stop: [] });
+      assert.deepEqual(
+        results.map(({ tokens }) => Array.from(tokens)),
+        expected[name].map(({ tokens }) => tokens),
+      );
+    });
+  }
+
+  it("stories260k: the published continuation of “Once upon a time”, 100 tokens exactly", async function () {
+    const directory = sharedDirectory("models/stories260k");
+    if (directory === null) {
+      console.log("      skipped: ../shared/models/stories260k is not there");
+      return this.skip();
+    }
+    const { prompt, tokens, text } = expected.stories260k[0]!;
+    const tokenizer = await Tokenizer.load(directory);
+    assert.deepEqual(Array.from(tokenizer.encode("Once upon a time")), prompt);
+    using model = await CausalLM.load(directory, { device: "cpu" });
+    const [result] = await model.generate([Int32Array.from(prompt)], {
+      maxNewTokens: 100,
+      temperature: 0,
+      stop: [],
+    });
+    assert.deepEqual(Array.from(result!.tokens), tokens);
+    assert.equal(tokenizer.decode(result!.tokens).trim(), text!.trim());
+  });
+});

@@ -1,0 +1,40 @@
+import assert from "node:assert/strict";
+import { CausalLM, packSequences } from "../../lib/index.ts";
+import { assertElementsClose } from "./compare.ts";
+import { modelDirectory, ReferenceTensors } from "./reference.ts";
+
+const CASES = [
+  { model: "gpt2", file: "gpt2-gradients.safetensors" },
+  { model: "llama", file: "llama-gradients.safetensors" },
+  { model: "micro-llama", file: "micro-llama-statistics.safetensors" },
+  { model: "micro-llama-bf16", file: "micro-llama-bf16-statistics.safetensors" },
+  { model: "micro-llama-f16", file: "micro-llama-f16-statistics.safetensors" },
+];
+
+describe("per-token statistics against transformers", () => {
+  for (const { model: name, file } of CASES) {
+    for (const temperature of [1, 0.7]) {
+      it(`${name}, temperature ${temperature}: log-probs, entropies and lse within 2e-5`, async () => {
+        const expected = new ReferenceTensors(file);
+        using model = await CausalLM.load(modelDirectory(name), { device: "cpu", dtype: "float32" });
+        const batch = packSequences(expected.sequences().map((tokens) => ({ tokens, promptLength: 0 })));
+        using pass = await model.forward(batch, { temperature });
+        for (const key of ["logProb", "entropy", "lse"] as const) {
+          const actual = await pass[key]();
+          assertElementsClose(actual, expected.floats(`t${temperature}.${key}`), 2e-5, key);
+        }
+      });
+    }
+  }
+
+  it("the first token of every sequence has log-prob, entropy and lse 0", async () => {
+    const expected = new ReferenceTensors("llama-gradients.safetensors");
+    using model = await CausalLM.load(modelDirectory("llama"), { device: "cpu" });
+    const batch = packSequences(expected.sequences().map((tokens) => ({ tokens, promptLength: 0 })));
+    using pass = await model.forward(batch, {});
+    for (const key of ["logProb", "entropy", "lse"] as const) {
+      const actual = await pass[key]();
+      for (const start of expected.integers("offsets").subarray(0, -1)) assert.equal(actual[start], 0, key);
+    }
+  });
+});
