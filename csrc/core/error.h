@@ -10,8 +10,8 @@ inline constexpr const char* kShape = "ERR_RLHF_SHAPE";
 inline constexpr const char* kArgument = "ERR_RLHF_ARGUMENT";
 inline constexpr const char* kConfig = "ERR_RLHF_CONFIG";
 inline constexpr const char* kWeights = "ERR_RLHF_WEIGHTS";
-inline constexpr const char* kFile = "ERR_RLHF_FILE";
-inline constexpr const char* kOutOfMemory = "ERR_RLHF_OUT_OF_MEMORY";
+inline constexpr const char* kFile = "ERR_RLHF_IO";
+inline constexpr const char* kOutOfMemory = "ERR_RLHF_MEMORY";
 inline constexpr const char* kPassLive = "ERR_RLHF_PASS_LIVE";
 inline constexpr const char* kPassConsumed = "ERR_RLHF_PASS_CONSUMED";
 inline constexpr const char* kDisposed = "ERR_RLHF_DISPOSED";
@@ -20,7 +20,7 @@ inline constexpr const char* kTokenRange = "ERR_RLHF_TOKEN_RANGE";
 inline constexpr const char* kContextLength = "ERR_RLHF_CONTEXT_LENGTH";
 inline constexpr const char* kNonFinite = "ERR_RLHF_NON_FINITE";
 inline constexpr const char* kUnknownName = "ERR_RLHF_UNKNOWN_NAME";
-inline constexpr const char* kAborted = "ABORT_ERR";
+inline constexpr const char* kAborted = "ERR_RLHF_ABORTED";
 inline constexpr const char* kInternal = "ERR_RLHF_INTERNAL";
 }  // namespace code
 

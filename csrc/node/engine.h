@@ -1,0 +1,16 @@
+#pragma once
+#include "node/handles.h"
+
+namespace rlhf::node {
+
+/// class Engine { constructor({ threads?, instructionSet? }); readonly info; createModel(config, trainable); dispose() }
+class EngineWrap : public HandleWrap<EngineWrap, EngineHandle> {
+ public:
+  static constexpr const char* kName = "Engine";
+  static constexpr napi_type_tag kTag = {0x6e6f64652d726c68ull, 0x656e67696e650001ull};
+  explicit EngineWrap(const Napi::CallbackInfo& info);
+  Napi::Value info(const Napi::CallbackInfo& info);
+  Napi::Value createModel(const Napi::CallbackInfo& info);
+};
+
+}  // namespace rlhf::node

@@ -1,0 +1,311 @@
+#include <initializer_list>
+
+#include "node/array.h"
+#include "node/engine.h"
+
+// The loss and advantage functions on per-token arrays: (engine, arguments) → Promise of { outputs as DeviceArrays, stats }.
+
+namespace rlhf::node {
+namespace {
+
+/// The outputs of one call by name, with the sums that the kernel reports.
+struct Outputs {
+  std::vector<std::pair<const char*, std::shared_ptr<ArrayHandle>>> arrays;
+  std::vector<const char*> statNames;
+  std::vector<float> stats;
+};
+
+/// Collects the inputs and parameters of a call on the event loop, then its outputs inside the command.
+class Call {
+ public:
+  explicit Call(const Napi::CallbackInfo& info)
+      : engine_(EngineWrap::unwrap(info[0], "engine").handle()), arguments_(toObject(info[1], "arguments")) {}
+
+  /// The first input decides the length that all later ones must have.
+  std::shared_ptr<ArrayInput> array(const char* name, bool required = true) {
+    auto input = std::make_shared<ArrayInput>(arguments_.Get(name), name, length_, required, pins_);
+    if (length_ < 0 && input->length() > 0) length_ = input->length();
+    return input;
+  }
+  /// An input whose length is another than the number of tokens.
+  std::shared_ptr<ArrayInput> array(const char* name, int64_t length, bool required = true) {
+    return std::make_shared<ArrayInput>(arguments_.Get(name), name, length, required, pins_);
+  }
+  std::shared_ptr<std::vector<int32_t>> indices(const char* name) {
+    return std::make_shared<std::vector<int32_t>>(toInt32s(field(arguments_, name), name));
+  }
+  double value(const char* name, double fallback) { return number(arguments_, name, fallback); }
+  bool flag(const char* name, bool fallback) { return boolean(arguments_, name, fallback); }
+  int64_t count(const char* name, int64_t fallback) { return integer(arguments_, name, fallback); }
+  int64_t length() const { return length_; }
+
+  /// Queues body(engine), which fills and returns the outputs.
+  template <class Body>
+  Napi::Value submit(const Napi::CallbackInfo& info, Body body) {
+    return engine_->queue->submit(
+        info.Env(),
+        [engine = engine_, body]() mutable {
+          Outputs outputs = body(engine);
+          engine->engine->synchronize();
+          return outputs;
+        },
+        [pins = pins_](Napi::Env env, const Outputs& outputs) -> Napi::Value { return toObject(env, outputs); });
+  }
+
+ private:
+  static Napi::Value toObject(Napi::Env env, const Outputs& outputs) {
+    Napi::Object result = Napi::Object::New(env);
+    const AddonData& data = *env.GetInstanceData<AddonData>();
+    for (const auto& [name, array] : outputs.arrays) result.Set(name, wrap(env, data.array, array));
+    Napi::Object stats = Napi::Object::New(env);
+    for (size_t i = 0; i < outputs.stats.size(); ++i) stats.Set(outputs.statNames[i], outputs.stats[i]);
+    result.Set("stats", stats);
+    return result;
+  }
+  static Napi::Object toObject(Napi::Value value, const char* name) { return node::toObject(value, name); }
+
+  std::shared_ptr<EngineHandle> engine_;
+  Napi::Object arguments_;
+  Pins pins_ = makePins();
+  int64_t length_ = -1;
+};
+
+void* writable(const std::shared_ptr<ArrayHandle>& array) { return const_cast<void*>(array->data); }
+
+/// Integers that a kernel reads, on the device for the time of a command.
+class DeviceIndices {
+ public:
+  DeviceIndices(EngineHandle& engine, const std::vector<int32_t>& values) {
+    if (engine.engine->device()->unifiedMemory) {
+      data_ = values.data();
+      return;
+    }
+    const size_t bytes = values.size() * sizeof(int32_t);
+    copy_ = DeviceMemory(*engine.engine, bytes, "indices");
+    engine.engine->copy(copy_.data(), values.data(), bytes);
+    data_ = reinterpret_cast<const int32_t*>(copy_.data());
+  }
+  const int32_t* data() const { return data_; }
+
+ private:
+  DeviceMemory copy_;
+  const int32_t* data_ = nullptr;
+};
+
+/// Room on the device for a kernel's sums, read back once.
+class Stats {
+ public:
+  Stats(EngineHandle& engine, std::initializer_list<const char*> names)
+      : engine_(engine), names_(names), memory_(*engine.engine, names.size() * sizeof(float), "sums") {}
+  void* data() { return memory_.data(); }
+  void readInto(Outputs& outputs) {
+    outputs.statNames = names_;
+    outputs.stats.resize(names_.size());
+    engine_.engine->copy(outputs.stats.data(), memory_.data(), names_.size() * sizeof(float));
+    engine_.engine->synchronize();
+  }
+
+ private:
+  EngineHandle& engine_;
+  std::vector<const char*> names_;
+  DeviceMemory memory_;
+};
+
+using EnginePointer = std::shared_ptr<EngineHandle>;
+
+Napi::Value whiten(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    Call call(info);
+    const auto x = call.array("x"), mask = call.array("mask");
+    Whiten arguments;
+    arguments.count = call.length();
+    arguments.shiftMean = call.flag("shiftMean", true);
+    return call.submit(info, [=](const EnginePointer& engine) mutable {
+      const auto y = makeArray(engine, arguments.count);
+      arguments.x = x->on(*engine);
+      arguments.mask = mask->on(*engine);
+      arguments.y = writable(y);
+      engine->engine->run(engine->engine->ops().whiten, arguments);
+      return Outputs{{{"y", y}}, {}, {}};
+    });
+  });
+}
+
+Napi::Value klReward(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    Call call(info);
+    const auto logProb = call.array("logProb"), refLogProb = call.array("refLogProb"), mask = call.array("mask");
+    const auto offsets = call.indices("offsets");
+    const auto score = call.array("score", static_cast<int64_t>(offsets->size()) - 1);
+    KlReward arguments;
+    arguments.rows = call.length();
+    arguments.sequences = static_cast<int64_t>(offsets->size()) - 1;
+    arguments.estimator = static_cast<KlEstimator>(call.count("estimator", 1));
+    arguments.klCoefficient = call.value("klCoefficient", 0);
+    return call.submit(info, [=](const EnginePointer& engine) mutable {
+      const DeviceIndices sequenceOffsets(*engine, *offsets);
+      const auto reward = makeArray(engine, arguments.rows), kl = makeArray(engine, arguments.rows);
+      arguments.offsets = sequenceOffsets.data();
+      arguments.mask = mask->on(*engine);
+      arguments.logProb = logProb->on(*engine);
+      arguments.refLogProb = refLogProb->on(*engine);
+      arguments.score = score->on(*engine);
+      arguments.reward = writable(reward);
+      arguments.kl = writable(kl);
+      engine->engine->run(engine->engine->ops().klReward, arguments);
+      return Outputs{{{"reward", reward}, {"kl", kl}}, {}, {}};
+    });
+  });
+}
+
+Napi::Value gae(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    Call call(info);
+    const auto reward = call.array("reward"), value = call.array("value"), mask = call.array("mask");
+    const auto offsets = call.indices("offsets");
+    Gae arguments;
+    arguments.rows = call.length();
+    arguments.sequences = static_cast<int64_t>(offsets->size()) - 1;
+    arguments.gamma = call.value("gamma", arguments.gamma);
+    arguments.lambda = call.value("lambda", arguments.lambda);
+    return call.submit(info, [=](const EnginePointer& engine) mutable {
+      const DeviceIndices sequenceOffsets(*engine, *offsets);
+      const auto advantage = makeArray(engine, arguments.rows), returns = makeArray(engine, arguments.rows);
+      arguments.offsets = sequenceOffsets.data();
+      arguments.mask = mask->on(*engine);
+      arguments.reward = reward->on(*engine);
+      arguments.value = value->on(*engine);
+      arguments.advantage = writable(advantage);
+      arguments.returns = writable(returns);
+      engine->engine->run(engine->engine->ops().gae, arguments);
+      return Outputs{{{"advantage", advantage}, {"returns", returns}}, {}, {}};
+    });
+  });
+}
+
+Napi::Value ppoPolicyLoss(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    Call call(info);
+    PpoPolicyLoss arguments;
+    arguments.clipRange = call.value("clipRange", arguments.clipRange);
+    arguments.entropyCoefficient = call.value("entropyCoefficient", 0);
+    arguments.scale = call.value("scale", 1);
+    const auto logProb = call.array("logProb"), oldLogProb = call.array("oldLogProb"), mask = call.array("mask");
+    const auto advantage = call.array("advantage");
+    const auto entropy = call.array("entropy", arguments.entropyCoefficient != 0);
+    arguments.rows = call.length();
+    return call.submit(info, [=](const EnginePointer& engine) mutable {
+      Stats stats(*engine, {"loss", "approxKl", "clipped", "ratio", "ratioSquared", "entropy", "tokens"});
+      const auto dLogProb = makeArray(engine, arguments.rows);
+      Outputs outputs{{{"dLogProb", dLogProb}}, {}, {}};
+      arguments.mask = mask->on(*engine);
+      arguments.logProb = logProb->on(*engine);
+      arguments.oldLogProb = oldLogProb->on(*engine);
+      arguments.advantage = advantage->on(*engine);
+      arguments.entropy = entropy->on(*engine);
+      arguments.dLogProb = writable(dLogProb);
+      arguments.stats = stats.data();
+      if (arguments.entropyCoefficient != 0) {
+        outputs.arrays.emplace_back("dEntropy", makeArray(engine, arguments.rows));
+        arguments.dEntropy = writable(outputs.arrays.back().second);
+      }
+      engine->engine->run(engine->engine->ops().ppoPolicyLoss, arguments);
+      stats.readInto(outputs);
+      return outputs;
+    });
+  });
+}
+
+Napi::Value ppoValueLoss(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    Call call(info);
+    PpoValueLoss arguments;
+    arguments.clipRange = call.value("clipRange", arguments.clipRange);
+    arguments.scale = call.value("scale", 1);
+    const auto value = call.array("value"), oldValue = call.array("oldValue"), returns = call.array("returns");
+    const auto mask = call.array("mask");
+    arguments.rows = call.length();
+    return call.submit(info, [=](const EnginePointer& engine) mutable {
+      Stats stats(*engine, {"loss", "clipped", "value", "return", "returnSquared", "errorSquared", "tokens"});
+      const auto dValue = makeArray(engine, arguments.rows);
+      Outputs outputs{{{"dValue", dValue}}, {}, {}};
+      arguments.mask = mask->on(*engine);
+      arguments.value = value->on(*engine);
+      arguments.oldValue = oldValue->on(*engine);
+      arguments.returns = returns->on(*engine);
+      arguments.dValue = writable(dValue);
+      arguments.stats = stats.data();
+      engine->engine->run(engine->engine->ops().ppoValueLoss, arguments);
+      stats.readInto(outputs);
+      return outputs;
+    });
+  });
+}
+
+Napi::Value tokenNllLoss(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    Call call(info);
+    const auto logProb = call.array("logProb"), weight = call.array("weight");
+    TokenNllLoss arguments;
+    arguments.rows = call.length();
+    arguments.scale = call.value("scale", 1);
+    return call.submit(info, [=](const EnginePointer& engine) mutable {
+      Stats stats(*engine, {"loss", "weight"});
+      const auto dLogProb = makeArray(engine, arguments.rows);
+      Outputs outputs{{{"dLogProb", dLogProb}}, {}, {}};
+      arguments.logProb = logProb->on(*engine);
+      arguments.weight = weight->on(*engine);
+      arguments.dLogProb = writable(dLogProb);
+      arguments.stats = stats.data();
+      engine->engine->run(engine->engine->ops().tokenNllLoss, arguments);
+      stats.readInto(outputs);
+      return outputs;
+    });
+  });
+}
+
+Napi::Value bradleyTerryLoss(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    Call call(info);
+    const auto value = call.array("value");
+    const auto chosen = call.indices("chosen"), rejected = call.indices("rejected");
+    BradleyTerryLoss arguments;
+    arguments.rows = call.length();
+    arguments.pairs = static_cast<int64_t>(chosen->size());
+    if (rejected->size() != chosen->size())
+      throw Error(code::kShape, format("bradleyTerryLoss: %zu chosen rows and %zu rejected rows, expected as many of both",
+                                       chosen->size(), rejected->size()));
+    const auto margin = call.array("margin", arguments.pairs, false);
+    arguments.centering = call.value("centering", 0);
+    arguments.scale = call.value("scale", 1);
+    return call.submit(info, [=](const EnginePointer& engine) mutable {
+      Stats stats(*engine, {"loss", "correct", "margin", "chosen", "rejected", "pairs"});
+      const DeviceIndices chosenRows(*engine, *chosen), rejectedRows(*engine, *rejected);
+      const auto dValue = makeArray(engine, arguments.rows);
+      Outputs outputs{{{"dValue", dValue}}, {}, {}};
+      arguments.value = value->on(*engine);
+      arguments.chosen = chosenRows.data();
+      arguments.rejected = rejectedRows.data();
+      arguments.margin = margin->on(*engine);
+      arguments.dValue = writable(dValue);
+      arguments.stats = stats.data();
+      engine->engine->run(engine->engine->ops().bradleyTerryLoss, arguments);
+      stats.readInto(outputs);
+      return outputs;
+    });
+  });
+}
+
+}  // namespace
+
+void defineLosses(Napi::Env env, Napi::Object exports) {
+  exports.Set("whiten", Napi::Function::New<whiten>(env, "whiten"));
+  exports.Set("klReward", Napi::Function::New<klReward>(env, "klReward"));
+  exports.Set("gae", Napi::Function::New<gae>(env, "gae"));
+  exports.Set("ppoPolicyLoss", Napi::Function::New<ppoPolicyLoss>(env, "ppoPolicyLoss"));
+  exports.Set("ppoValueLoss", Napi::Function::New<ppoValueLoss>(env, "ppoValueLoss"));
+  exports.Set("tokenNllLoss", Napi::Function::New<tokenNllLoss>(env, "tokenNllLoss"));
+  exports.Set("bradleyTerryLoss", Napi::Function::New<bradleyTerryLoss>(env, "bradleyTerryLoss"));
+}
+
+}  // namespace rlhf::node

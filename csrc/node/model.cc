@@ -1,0 +1,335 @@
+#include "node/model.h"
+
+#include "model/weights_file.h"
+
+namespace rlhf::node {
+namespace {
+
+DType toStoredType(const std::string& name) {
+  if (name == "F32") return DType::F32;
+  if (name == "F64") return DType::F64;
+  if (name == "F16") return DType::F16;
+  if (name == "BF16") return DType::BF16;
+  throw Error(code::kWeights, format("data type %s is not supported; F32, F16, BF16 and F64 are", name.c_str()));
+}
+
+AdapterConfig toAdapterConfig(const Napi::Object& object) {
+  AdapterConfig config;
+  config.rank = toInteger(field(object, "rank"), "rank");
+  config.alpha = toNumber(field(object, "alpha"), "alpha");
+  config.targetModules = toTexts(field(object, "targetModules"), "targetModules");
+  config.seed = static_cast<uint64_t>(integer(object, "seed", 0));
+  return config;
+}
+
+HeadConfig toHeadConfig(const Napi::Object& object) {
+  HeadConfig config;
+  config.inner = integer(object, "inner", 0);
+  config.activation = toActivation(text(object, "activation", "tanh"));
+  config.bias = boolean(object, "bias", true);
+  config.initStd = number(object, "initStd", 0);
+  config.seed = static_cast<uint64_t>(integer(object, "seed", 0));
+  return config;
+}
+
+Batch toBatch(const Napi::Object& object) {
+  Batch batch;
+  batch.tokens = toInt32s(field(object, "tokens"), "batch.tokens");
+  batch.offsets = toInt32s(field(object, "offsets"), "batch.offsets");
+  batch.predictions = toInt32s(field(object, "predictions"), "batch.predictions");
+  return batch;
+}
+
+ForwardOptions toForwardOptions(const Napi::Object& object) {
+  ForwardOptions options;
+  options.adapter = text(object, "adapter", "");
+  options.head = text(object, "head", "");
+  options.temperature = number(object, "temperature", 1);
+  options.grad = boolean(object, "grad", false);
+  options.statistics = boolean(object, "statistics", true);
+  return options;
+}
+
+GenerateOptions toGenerateOptions(const Napi::Object& object) {
+  GenerateOptions options;
+  options.maxNewTokens = integer(object, "maxNewTokens", options.maxNewTokens);
+  options.minNewTokens = integer(object, "minNewTokens", 0);
+  options.temperature = number(object, "temperature", 1);
+  options.topP = number(object, "topP", 1);
+  options.minP = number(object, "minP", 0);
+  options.repetitionPenalty = number(object, "repetitionPenalty", 1);
+  options.topK = integer(object, "topK", 0);
+  options.seed = static_cast<uint64_t>(integer(object, "seed", 0));
+  options.firstStream = integer(object, "firstStream", 0);
+  options.stopTokens = toInt32s(field(object, "stopTokens"), "stopTokens");
+  options.maxBatch = integer(object, "maxBatch", options.maxBatch);
+  options.adapter = text(object, "adapter", "");
+  return options;
+}
+
+std::vector<std::vector<int32_t>> toPrompts(Napi::Value value) {
+  if (!value.IsArray()) throwArgument("prompts must be an array of Int32Array");
+  const Napi::Array array = value.As<Napi::Array>();
+  std::vector<std::vector<int32_t>> prompts;
+  for (uint32_t i = 0; i < array.Length(); ++i) prompts.push_back(toInt32s(array.Get(i), "prompts"));
+  return prompts;
+}
+
+Napi::Value toGenerations(Napi::Env env, const std::vector<Generation>& generations) {
+  Napi::Array result = Napi::Array::New(env, generations.size());
+  for (uint32_t i = 0; i < generations.size(); ++i) {
+    const std::vector<int32_t>& tokens = generations[i].tokens;
+    Napi::Int32Array copy = Napi::Int32Array::New(env, tokens.size());
+    std::copy(tokens.begin(), tokens.end(), copy.Data());
+    Napi::Object entry = Napi::Object::New(env);
+    entry.Set("tokens", copy);
+    entry.Set("stopped", generations[i].stopped);
+    result.Set(i, entry);
+  }
+  return result;
+}
+
+/// Hands tokens to a JavaScript callback as they are drawn. An exception thrown there cancels the generation.
+class TokenListener {
+ public:
+  TokenListener(Napi::Function callback, std::shared_ptr<CommandQueue> queue, std::shared_ptr<std::atomic<bool>> cancel)
+      : callback_(std::make_shared<Napi::FunctionReference>(Napi::Persistent(callback))),
+        queue_(std::move(queue)),
+        cancel_(std::move(cancel)) {}
+
+  void operator()(int64_t sequence, int32_t token) const {
+    queue_->notify(
+        [callback = callback_, sequence, token](Napi::Env env) {
+          callback->Call({Napi::Number::New(env, static_cast<double>(sequence)), Napi::Number::New(env, token)});
+        },
+        [cancel = cancel_](const std::string&) { cancel->store(true); });
+  }
+
+ private:
+  std::shared_ptr<Napi::FunctionReference> callback_;
+  std::shared_ptr<CommandQueue> queue_;
+  std::shared_ptr<std::atomic<bool>> cancel_;
+};
+
+}  // namespace
+
+ModelWrap::ModelWrap(const Napi::CallbackInfo& info) : HandleWrap(info) {
+  std::shared_ptr<ModelHandle> model = handleFrom<ModelHandle>(info, kName);
+  std::shared_ptr<CommandQueue> queue = model->engine->queue;
+  set(std::move(model), std::move(queue));
+}
+
+Napi::Value ModelWrap::change(const Napi::CallbackInfo& info, const std::function<void(Model&)>& body) {
+  const std::shared_ptr<ModelHandle> model = handle();
+  model->engine->queue->runAndWait([&] { body(*model->model); });
+  return info.Env().Undefined();
+}
+
+Napi::Value ModelWrap::command(const Napi::CallbackInfo& info, std::function<void(Model&)> body, const Pins& pins) {
+  const std::shared_ptr<ModelHandle> model = handle();
+  return model->engine->queue->submit(
+      info.Env(),
+      [model, body = std::move(body)] {
+        body(*model->model);
+        model->engine->engine->synchronize();
+        return true;
+      },
+      [pins](Napi::Env env, bool) -> Napi::Value { return env.Undefined(); });
+}
+
+Napi::Value ModelWrap::parameters(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    std::vector<ParameterInfo> parameters;
+    change(info, [&](Model& model) { parameters = model.parameters(); });
+    Napi::Array result = Napi::Array::New(info.Env(), parameters.size());
+    for (uint32_t i = 0; i < parameters.size(); ++i) {
+      const ParameterInfo& parameter = parameters[i];
+      Napi::Array shape = Napi::Array::New(info.Env(), parameter.shape.size());
+      for (uint32_t d = 0; d < parameter.shape.size(); ++d) shape.Set(d, static_cast<double>(parameter.shape[d]));
+      Napi::Object entry = Napi::Object::New(info.Env());
+      entry.Set("name", parameter.name);
+      entry.Set("shape", shape);
+      entry.Set("group", parameter.group);
+      entry.Set("trainable", parameter.trainable);
+      result.Set(i, entry);
+    }
+    return result;
+  });
+}
+
+Napi::Value ModelWrap::linearModuleNames(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    std::vector<std::string> names;
+    change(info, [&](Model& model) { names = model.linearModuleNames(); });
+    Napi::Array result = Napi::Array::New(info.Env(), names.size());
+    for (uint32_t i = 0; i < names.size(); ++i) result.Set(i, names[i]);
+    return result;
+  });
+}
+
+Napi::Value ModelWrap::memory(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    std::map<std::string, size_t> memory;
+    change(info, [&](Model& model) { memory = model.memory(); });
+    Napi::Object result = Napi::Object::New(info.Env());
+    for (const auto& [category, bytes] : memory) result.Set(category, static_cast<double>(bytes));
+    return result;
+  });
+}
+
+Napi::Value ModelWrap::setMaxLivePasses(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    const int64_t count = toInteger(info[0], "count");
+    return change(info, [&](Model& model) { model.setMaxLivePasses(count); });
+  });
+}
+
+Napi::Value ModelWrap::addAdapter(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    const std::string name = toText(info[0], "name");
+    const AdapterConfig config = toAdapterConfig(toObject(info[1], "config"));
+    return change(info, [&](Model& model) { model.addAdapter(name, config); });
+  });
+}
+
+Napi::Value ModelWrap::removeAdapter(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    const std::string name = toText(info[0], "name");
+    return change(info, [&](Model& model) { model.removeAdapter(name); });
+  });
+}
+
+Napi::Value ModelWrap::addHead(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    const std::string name = toText(info[0], "name");
+    const HeadConfig config = toHeadConfig(toObject(info[1], "config"));
+    return change(info, [&](Model& model) { model.addHead(name, config); });
+  });
+}
+
+Napi::Value ModelWrap::removeHead(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    const std::string name = toText(info[0], "name");
+    return change(info, [&](Model& model) { model.removeHead(name); });
+  });
+}
+
+Napi::Value ModelWrap::initialise(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    const double std = toNumber(info[0], "std");
+    const uint64_t seed = static_cast<uint64_t>(toInteger(info[1], "seed"));
+    return command(info, [std, seed](Model& model) { model.initialise(std, seed); }, nullptr);
+  });
+}
+
+Napi::Value ModelWrap::mergeAdapter(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    const std::string name = toText(info[0], "name");
+    return command(info, [name](Model& model) { model.mergeAdapter(name); }, nullptr);
+  });
+}
+
+Napi::Value ModelWrap::loadParameter(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    const std::string name = toText(info[0], "name");
+    const Napi::Object source = toObject(info[1], "source");
+    const std::string path = toText(field(source, "path"), "path");
+    const int64_t offset = toInteger(field(source, "offset"), "offset");
+    const int64_t count = toInteger(field(source, "count"), "count");
+    const DType type = toStoredType(toText(field(source, "dtype"), "dtype"));
+    return command(
+        info, [=](Model& model) { loadParameterFromFile(model, name, path, offset, count, type); }, nullptr);
+  });
+}
+
+Napi::Value ModelWrap::writeParameter(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    const std::string name = toText(info[0], "name");
+    const Pins pins = makePins();
+    const FloatSpan values = toFloats(info[1], "values", pins);
+    return command(info, [=](Model& model) { model.writeParameter(name, values.data, values.length); }, pins);
+  });
+}
+
+Napi::Value ModelWrap::read(const Napi::CallbackInfo& info, void (Model::*reader)(const std::string&, float*, int64_t)) {
+  const std::string name = toText(info[0], "name");
+  const Pins pins = makePins();
+  const FloatSpan values = toFloats(info[1], "values", pins);
+  return command(info, [=](Model& model) { (model.*reader)(name, values.data, values.length); }, pins);
+}
+
+Napi::Value ModelWrap::readParameter(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] { return read(info, &Model::readParameter); });
+}
+
+Napi::Value ModelWrap::readGradient(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] { return read(info, &Model::readGradient); });
+}
+
+Napi::Value ModelWrap::zeroGradients(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    const std::string group = toText(info[0], "group");
+    return command(info, [group](Model& model) { model.zeroGradients(group); }, nullptr);
+  });
+}
+
+Napi::Value ModelWrap::forward(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const std::shared_ptr<ModelHandle> model = handle();
+    Batch batch = toBatch(toObject(info[0], "batch"));
+    const ForwardOptions options = toForwardOptions(toObject(info[1], "options"));
+    return model->engine->queue->submit(
+        info.Env(),
+        [model, batch = std::move(batch), options] {
+          auto pass = std::make_shared<PassHandle>();
+          pass->model = model;
+          pass->pass = model->model->forward(batch, options);
+          model->engine->engine->synchronize();
+          return pass;
+        },
+        [](Napi::Env env, const std::shared_ptr<PassHandle>& pass) -> Napi::Value {
+          return wrap(env, env.GetInstanceData<AddonData>()->pass, pass);
+        });
+  });
+}
+
+Napi::Value ModelWrap::generate(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const std::shared_ptr<ModelHandle> model = handle();
+    const std::shared_ptr<CommandQueue> queue = model->engine->queue;
+    const auto prompts = toPrompts(info[0]);
+    const GenerateOptions options = toGenerateOptions(toObject(info[1], "options"));
+    const auto cancel = queue->makeCancelFlag();
+    std::function<void(int64_t, int32_t)> listener;
+    if (info[2].IsFunction()) listener = TokenListener(info[2].As<Napi::Function>(), queue, cancel);
+    // The listener holds a JavaScript function, so its last owner is the settling closure, on the event loop.
+    const auto held = std::make_shared<std::function<void(int64_t, int32_t)>>(std::move(listener));
+    const Napi::Promise promise = queue->submit(
+        info.Env(),
+        [model, prompts, options, cancel, held] { return model->model->generate(prompts, options, *held, *cancel); },
+        [held](Napi::Env env, const std::vector<Generation>& generations) { return toGenerations(env, generations); });
+    Napi::Object result = Napi::Object::New(info.Env());
+    result.Set("promise", promise);
+    result.Set("cancel", Napi::Function::New(info.Env(), [cancel](const Napi::CallbackInfo&) { cancel->store(true); }));
+    return result;
+  });
+}
+
+void defineModel(Napi::Env env, Napi::Object exports, AddonData& data) {
+  using W = ModelWrap;
+  const Napi::Function constructor = W::DefineClass(
+      env, W::kName,
+      {W::InstanceMethod<&W::parameters>("parameters"), W::InstanceMethod<&W::linearModuleNames>("linearModuleNames"),
+       W::InstanceMethod<&W::memory>("memory"), W::InstanceMethod<&W::setMaxLivePasses>("setMaxLivePasses"),
+       W::InstanceMethod<&W::addAdapter>("addAdapter"), W::InstanceMethod<&W::removeAdapter>("removeAdapter"),
+       W::InstanceMethod<&W::addHead>("addHead"), W::InstanceMethod<&W::removeHead>("removeHead"),
+       W::InstanceMethod<&W::initialise>("initialise"), W::InstanceMethod<&W::mergeAdapter>("mergeAdapter"),
+       W::InstanceMethod<&W::loadParameter>("loadParameter"), W::InstanceMethod<&W::writeParameter>("writeParameter"),
+       W::InstanceMethod<&W::readParameter>("readParameter"), W::InstanceMethod<&W::readGradient>("readGradient"),
+       W::InstanceMethod<&W::zeroGradients>("zeroGradients"), W::InstanceMethod<&W::forward>("forward"),
+       W::InstanceMethod<&W::generate>("generate"), W::InstanceMethod("dispose", &W::dispose)});
+  data.model = Napi::Persistent(constructor);
+  exports.Set(W::kName, constructor);
+}
+
+}  // namespace rlhf::node

@@ -1,0 +1,90 @@
+#include "node/pass.h"
+
+namespace rlhf::node {
+namespace {
+
+void requireNotConsumed(const PassHandle& pass) {
+  if (pass.consumed)
+    throw Error(code::kPassConsumed, "backward() has consumed this pass; run forward() again for another gradient");
+}
+
+const void* output(const Pass& pass, const std::string& which) {
+  if (which == "logProb") return pass.logProb();
+  if (which == "lse") return pass.lse();
+  if (which == "entropy") return pass.entropy();
+  if (which == "value") return pass.value();
+  throwArgument("a pass has logProb, lse, entropy and value, not \"" + which + "\"");
+}
+
+}  // namespace
+
+PassWrap::PassWrap(const Napi::CallbackInfo& info) : HandleWrap(info) {
+  std::shared_ptr<PassHandle> pass = handleFrom<PassHandle>(info, kName);
+  std::shared_ptr<CommandQueue> queue = pass->model->engine->queue;
+  set(std::move(pass), std::move(queue));
+}
+
+Napi::Value PassWrap::rows(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    return Napi::Number::New(info.Env(), static_cast<double>(handle()->pass->rows()));
+  });
+}
+
+Napi::Value PassWrap::array(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const std::shared_ptr<PassHandle> pass = handle();
+    requireNotConsumed(*pass);
+    const std::string which = toText(info[0], "which");
+    auto array = std::make_shared<ArrayHandle>();
+    array->data = output(*pass->pass, which);
+    if (!array->data)
+      throw Error(code::kArgument, which == "value" ? "this pass has no values: name a head in forward's options"
+                                                    : "this pass has no token statistics: it ran with statistics: false");
+    array->engine = pass->model->engine;
+    array->pass = pass;
+    array->length = pass->pass->rows();
+    return wrap(info.Env(), info.Env().GetInstanceData<AddonData>()->array, array);
+  });
+}
+
+Napi::Value PassWrap::backward(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const std::shared_ptr<PassHandle> pass = handle();
+    requireNotConsumed(*pass);
+    const Napi::Object gradients = toObject(info[0], "gradients");
+    const Pins pins = makePins();
+    const int64_t rows = pass->pass->rows();
+    struct Inputs {
+      ArrayInput logProb, lse, entropy, value;
+    };
+    const auto input = [&](const char* name) { return ArrayInput(gradients.Get(name), name, rows, false, pins); };
+    const auto inputs = std::make_shared<Inputs>(Inputs{input("dLogProb"), input("dLse"), input("dEntropy"), input("dValue")});
+    pass->consumed = true;
+    const std::shared_ptr<EngineHandle> engine = pass->model->engine;
+    return engine->queue->submit(
+        info.Env(),
+        [pass, inputs, engine] {
+          PassGradients upstream;
+          upstream.dLogProb = inputs->logProb.on(*engine);
+          upstream.dLse = inputs->lse.on(*engine);
+          upstream.dEntropy = inputs->entropy.on(*engine);
+          upstream.dValue = inputs->value.on(*engine);
+          pass->model->model->backward(*pass->pass, upstream);
+          engine->engine->synchronize();
+          return true;
+        },
+        [pins](Napi::Env env, bool) -> Napi::Value { return env.Undefined(); });
+  });
+}
+
+void definePass(Napi::Env env, Napi::Object exports, AddonData& data) {
+  using W = PassWrap;
+  const Napi::Function constructor =
+      W::DefineClass(env, W::kName,
+                     {W::InstanceAccessor<&W::rows>("rows"), W::InstanceMethod<&W::array>("array"),
+                      W::InstanceMethod<&W::backward>("backward"), W::InstanceMethod("dispose", &W::dispose)});
+  data.pass = Napi::Persistent(constructor);
+  exports.Set(W::kName, constructor);
+}
+
+}  // namespace rlhf::node
