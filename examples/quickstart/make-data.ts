@@ -12,7 +12,14 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 import { Random } from "../../lib/data/random.ts";
 
 const things = ["hat", "ball", "book", "kite", "key", "cup", "shoe", "lamp", "bag", "map", "coat", "drum"];
-const places = ["on the chair", "under the bed", "by the door", "in the garden", "in the box", "on the shelf"];
+const places = [
+  "on the chair",
+  "under the bed",
+  "by the door",
+  "in the garden",
+  "in the box",
+  "on the shelf",
+];
 const animals = ["cat", "dog", "horse", "rabbit", "duck", "goat", "hen", "mouse"];
 const needs = [
   { feeling: "hungry", cure: (animal: string) => `Give the ${animal} some food.` },

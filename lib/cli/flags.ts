@@ -22,7 +22,7 @@ export function flagValue(schema: z.ZodType, words: string | readonly string[] |
   const texts = typeof words === "string" ? [words] : words;
   const values = texts.map((text) => readScalar(text));
   const single = values.length === 1;
-  const candidates: unknown[] = single ? [texts[0], values[0], texts, values] : [texts, values];
+  const candidates: unknown[] = single ? [texts[0], values[0], values, texts] : [values, texts];
   const fitting = candidates.find((candidate) => accepts(schema, candidate));
   return fitting !== undefined ? fitting : single ? values[0] : values;
 }

@@ -184,6 +184,11 @@ export class Tokenizer {
     return this.#template.render(clean, options.addGenerationPrompt ?? false, this.#templateVariables());
   }
 
+  /** The bytes of one of the tokenizer's files, e.g. "tokenizer.json"; undefined where it has none of that name. */
+  file(name: string): Uint8Array | undefined {
+    return this.#files.get(name);
+  }
+
   /** Writes the tokenizer's files into a directory, byte for byte as they were read. */
   async save(directory: string): Promise<void> {
     await mkdir(directory, { recursive: true });

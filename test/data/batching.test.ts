@@ -6,13 +6,19 @@ import { splitDataset } from "../../lib/data/split.ts";
 const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
 
 describe("planMicroBatches", () => {
-  const plans = fc.tuple(fc.array(fc.integer({ min: 1, max: 60 }), { maxLength: 40 }), fc.integer({ min: 1, max: 120 }));
+  const plans = fc.tuple(
+    fc.array(fc.integer({ min: 1, max: 60 }), { maxLength: 40 }),
+    fc.integer({ min: 1, max: 120 }),
+  );
 
   it("places every sequence once and keeps to the budget", () => {
     fc.assert(
       fc.property(plans, ([lengths, budget]) => {
         const plan = planMicroBatches(lengths, budget);
-        assert.deepEqual(plan.flat().sort((a, b) => a - b), lengths.map((_, index) => index));
+        assert.deepEqual(
+          plan.flat().sort((a, b) => a - b),
+          lengths.map((_, index) => index),
+        );
         for (const batch of plan) {
           assert.ok(batch.length === 1 || sum(batch.map((index) => lengths[index]!)) <= budget);
         }
@@ -41,18 +47,28 @@ describe("planMicroBatches", () => {
   });
 
   it("refuses a budget that is no positive integer", () => {
-    for (const budget of [0, -5, 1.5]) assert.throws(() => planMicroBatches([1], budget), { code: "ERR_RLHF_ARGUMENT" });
+    for (const budget of [0, -5, 1.5])
+      assert.throws(() => planMicroBatches([1], budget), { code: "ERR_RLHF_ARGUMENT" });
   });
 });
 
 describe("epochBatches", () => {
   it("covers an epoch once, in another order each epoch, and again the same for the same epoch", () => {
     const flat = (epoch: number): number[] => epochBatches(10, 4, 3, epoch).flatMap((batch) => [...batch]);
-    assert.deepEqual(flat(0).toSorted((a, b) => a - b), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    assert.deepEqual(
+      flat(0).toSorted((a, b) => a - b),
+      [0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
+    );
     assert.deepEqual(flat(0), flat(0));
     assert.notDeepEqual(flat(0), flat(1));
-    assert.deepEqual(epochBatches(10, 4, 3, 0).map((batch) => batch.length), [4, 4, 2]);
-    assert.deepEqual(epochBatches(10, 4, 3, 0, true).map((batch) => batch.length), [4, 4]);
+    assert.deepEqual(
+      epochBatches(10, 4, 3, 0).map((batch) => batch.length),
+      [4, 4, 2],
+    );
+    assert.deepEqual(
+      epochBatches(10, 4, 3, 0, true).map((batch) => batch.length),
+      [4, 4],
+    );
   });
 
   it("orders evaluation longest first", () => {
@@ -68,7 +84,10 @@ describe("splitDataset", () => {
     assert.deepEqual(first, splitDataset(rows, { evalFraction: 0.25, seed: 1 }));
     assert.notDeepEqual(first.eval, splitDataset(rows, { evalFraction: 0.25, seed: 2 }).eval);
     assert.equal(first.eval.length, 10);
-    assert.deepEqual([...first.train, ...first.eval].map((row) => row.index).sort((a, b) => a - b), rows.map((row) => row.index));
+    assert.deepEqual(
+      [...first.train, ...first.eval].map((row) => row.index).sort((a, b) => a - b),
+      rows.map((row) => row.index),
+    );
   });
 
   it("keeps answers to one prompt on one side", () => {
@@ -81,6 +100,8 @@ describe("splitDataset", () => {
   it("holds nothing out at 0 and says when it cannot", () => {
     assert.deepEqual(splitDataset(rows, { evalFraction: 0, seed: 0 }).eval, []);
     assert.throws(() => splitDataset(rows, { evalFraction: 1, seed: 0 }), { code: "ERR_RLHF_ARGUMENT" });
-    assert.throws(() => splitDataset(rows.slice(0, 1), { evalFraction: 0.5, seed: 0 }), { code: "ERR_RLHF_DATA" });
+    assert.throws(() => splitDataset(rows.slice(0, 1), { evalFraction: 0.5, seed: 0 }), {
+      code: "ERR_RLHF_DATA",
+    });
   });
 });

@@ -28,17 +28,28 @@ describe("data readers", () => {
       // U+2028 may stand raw in JSON; it must not end a line.
       const text = `{"prompt":"x\u2028y","response":"1"}\r\n\r\n{"prompt":"z","response":"2"}`;
       const loaded = await loadSft(writeText(directory, "separators.jsonl", text));
-      assert.deepEqual([...loaded], [
-        { prompt: "x\u2028y", response: "1" },
-        { prompt: "z", response: "2" },
-      ]);
+      assert.deepEqual(
+        [...loaded],
+        [
+          { prompt: "x\u2028y", response: "1" },
+          { prompt: "z", response: "2" },
+        ],
+      );
       assert.equal(loaded.report.rowsRead, 2);
     });
 
     it("reads lines longer than a chunk of the file stream", async () => {
       const long = "ü".repeat(300_000);
-      const loaded = await loadSft(writeText(directory, "long.jsonl", jsonLines([{ text: long }, { text: "short" }])));
-      assert.deepEqual([...loaded], [{ prompt: "", response: long }, { prompt: "", response: "short" }]);
+      const loaded = await loadSft(
+        writeText(directory, "long.jsonl", jsonLines([{ text: long }, { text: "short" }])),
+      );
+      assert.deepEqual(
+        [...loaded],
+        [
+          { prompt: "", response: long },
+          { prompt: "", response: "short" },
+        ],
+      );
     });
 
     it("names what is wrong with a file", async () => {
@@ -59,15 +70,27 @@ describe("data readers", () => {
     it("reports a .gz file that is damaged", async () => {
       const { gzipSync } = await import("node:zlib");
       const { writeFileSync } = await import("node:fs");
-      const packed = gzipSync(jsonLines(Array.from({ length: 500 }, (_, index) => ({ text: `row ${index} ${Math.sin(index)}` }))));
+      const packed = gzipSync(
+        jsonLines(Array.from({ length: 500 }, (_, index) => ({ text: `row ${index} ${Math.sin(index)}` }))),
+      );
       const file = join(directory, "cut.jsonl.gz");
       writeFileSync(file, packed.subarray(0, packed.length / 2));
-      await assert.rejects(loadSft(file), { code: "ERR_RLHF_DATA", message: /cut\.jsonl\.gz: cannot be read: unexpected end of file/ });
+      await assert.rejects(loadSft(file), {
+        code: "ERR_RLHF_DATA",
+        message: /cut\.jsonl\.gz: cannot be read: unexpected end of file/,
+      });
     });
   });
 
   describe("bad rows", () => {
-    const text = ['{"prompt":"a","response":"b"}', "{not json", '{"prompt":1,"response":"b"}', "", '{"other":1}', '{"prompt":"c","response":" "}'].join("\n");
+    const text = [
+      '{"prompt":"a","response":"b"}',
+      "{not json",
+      '{"prompt":1,"response":"b"}',
+      "",
+      '{"other":1}',
+      '{"prompt":"c","response":" "}',
+    ].join("\n");
 
     it("stop at file and line by default", async () => {
       const file = writeText(directory, "bad.jsonl", text);
@@ -85,28 +108,51 @@ describe("data readers", () => {
       assert.deepEqual([...loaded], [{ prompt: "a", response: "b" }]);
       const { report } = loaded;
       assert.deepEqual([report.rowsRead, report.rowsKept, report.badRows], [5, 1, 4]);
-      assert.deepEqual(report.firstBadRows.map((row) => row.line), [2, 3, 5, 6]);
+      assert.deepEqual(
+        report.firstBadRows.map((row) => row.line),
+        [2, 3, 5, 6],
+      );
       assert.match(report.firstBadRows[1]!.reason, /"prompt" must be a string, got number/);
       assert.match(report.firstBadRows[2]!.reason, /"prompt" is missing/);
       assert.match(report.firstBadRows[3]!.reason, /"response" is empty/);
     });
 
     it("in a .json array are found by the line they start on", async () => {
-      const file = writeText(directory, "array.json", '[\n  {"text": "a, [b] \\"c\\""},\n\n  {"text": 5},\n  {"text": "d"}\n]\n');
+      const file = writeText(
+        directory,
+        "array.json",
+        '[\n  {"text": "a, [b] \\"c\\""},\n\n  {"text": 5},\n  {"text": "d"}\n]\n',
+      );
       const loaded = await loadSft(file, { onBadRow: "skip" });
-      assert.deepEqual([...loaded], [{ prompt: "", response: 'a, [b] "c"' }, { prompt: "", response: "d" }]);
-      assert.deepEqual(loaded.report.firstBadRows, [{ file, line: 4, reason: '"text" must be a string, got number' }]);
+      assert.deepEqual(
+        [...loaded],
+        [
+          { prompt: "", response: 'a, [b] "c"' },
+          { prompt: "", response: "d" },
+        ],
+      );
+      assert.deepEqual(loaded.report.firstBadRows, [
+        { file, line: 4, reason: '"text" must be a string, got number' },
+      ]);
     });
 
     it("include bytes that are not UTF-8", async () => {
-      const bytes = Buffer.concat([Buffer.from('{"text":"ok"}\n{"text":"'), Buffer.from([0xff, 0xfe]), Buffer.from('"}\n')]);
+      const bytes = Buffer.concat([
+        Buffer.from('{"text":"ok"}\n{"text":"'),
+        Buffer.from([0xff, 0xfe]),
+        Buffer.from('"}\n'),
+      ]);
       const loaded = await loadSft(writeText(directory, "bytes.jsonl", bytes), { onBadRow: "skip" });
-      assert.deepEqual(loaded.report.firstBadRows.map((row) => [row.line, row.reason]), [[2, "is not UTF-8 text"]]);
+      assert.deepEqual(
+        loaded.report.firstBadRows.map((row) => [row.line, row.reason]),
+        [[2, "is not UTF-8 text"]],
+      );
     });
 
     it("are an error when no other rows are left, which names the first", async () => {
       const file = writeText(directory, "all-bad.jsonl", '\n{"a":1}\n');
-      const message = /all-bad\.jsonl: no usable row among 1 read; the first bad row is .*all-bad\.jsonl:2: has keys "a"; expected one of: \{prompt, response\}/;
+      const message =
+        /all-bad\.jsonl: no usable row among 1 read; the first bad row is .*all-bad\.jsonl:2: has keys "a"; expected one of: \{prompt, response\}/;
       await assert.rejects(loadSft(file, { onBadRow: "skip" }), { code: "ERR_RLHF_DATA", message });
     });
   });
@@ -118,24 +164,40 @@ describe("data readers", () => {
         { role: "assistant", content: "a" },
       ];
       const cases: [object, object][] = [
-        [{ document: "d", target: "t" }, { prompt: "d", response: "t" }],
+        [
+          { document: "d", target: "t" },
+          { prompt: "d", response: "t" },
+        ],
         [{ text: "t" }, { prompt: "", response: "t" }],
         [{ messages }, { messages }],
       ];
       for (const [row, expected] of cases) {
-        assert.deepEqual([...(await loadSft(writeText(directory, "format.jsonl", jsonLines([row]))))], [expected]);
+        assert.deepEqual(
+          [...(await loadSft(writeText(directory, "format.jsonl", jsonLines([row]))))],
+          [expected],
+        );
       }
     });
 
     it("can be named, and then bind every row", async () => {
-      const file = writeText(directory, "named.jsonl", jsonLines([{ prompt: "p", response: "r", text: "t" }]));
+      const file = writeText(
+        directory,
+        "named.jsonl",
+        jsonLines([{ prompt: "p", response: "r", text: "t" }]),
+      );
       assert.deepEqual([...(await loadSft(file, { format: "text" }))], [{ prompt: "", response: "t" }]);
-      await assert.rejects(loadSft(file, { format: "messages" }), { code: "ERR_RLHF_DATA", message: /"messages" must be an array/ });
+      await assert.rejects(loadSft(file, { format: "messages" }), {
+        code: "ERR_RLHF_DATA",
+        message: /"messages" must be an array/,
+      });
     });
 
     it("of prompts may be strings and objects, whose other keys are kept", async () => {
       const file = writeText(directory, "prompts.jsonl", jsonLines(["a", { prompt: "b", topic: 3 }]));
-      assert.deepEqual([...(await loadPrompts(file))], [{ prompt: "a" }, { prompt: "b", metadata: { topic: 3 } }]);
+      assert.deepEqual(
+        [...(await loadPrompts(file))],
+        [{ prompt: "a" }, { prompt: "b", metadata: { topic: 3 } }],
+      );
     });
 
     it("of preferences with a prompt keep the margin and drop empty and equal answers", async () => {
@@ -146,7 +208,12 @@ describe("data readers", () => {
       ];
       const loaded = await loadPreferences(writeText(directory, "pairs.jsonl", jsonLines(rows)));
       assert.deepEqual([...loaded], [rows[0]]);
-      assert.deepEqual(loaded.report.preferences, { multiTurn: 0, differingPrompts: 0, emptyReply: 1, identical: 1 });
+      assert.deepEqual(loaded.report.preferences, {
+        multiTurn: 0,
+        differingPrompts: 0,
+        emptyReply: 1,
+        identical: 1,
+      });
     });
   });
 
@@ -164,7 +231,12 @@ describe("data readers", () => {
       const { report, length } = await loadPreferences(file);
       assert.deepEqual(report.formats, ["hh-rlhf"]);
       assert.deepEqual([report.rowsRead, report.rowsKept, report.badRows, length], [2312, 2303, 0, 2303]);
-      assert.deepEqual(report.preferences, { multiTurn: 1650, differingPrompts: 5, emptyReply: 4, identical: 0 });
+      assert.deepEqual(report.preferences, {
+        multiTurn: 1650,
+        differingPrompts: 5,
+        emptyReply: 4,
+        identical: 0,
+      });
     });
   });
 });
