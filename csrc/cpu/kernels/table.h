@@ -1,0 +1,18 @@
+#pragma once
+#include "ops/ops.h"
+
+namespace rlhf::RLHF_ISA {
+
+/// Every kernel of this instruction set: `void name(OpContext&, const Arguments&)`. Each is called through opEntry, so its
+/// arguments are valid already; it throws Error.
+#define RLHF_DECLARE_KERNEL(name, Arguments) void name(OpContext& context, const Arguments& arguments);
+RLHF_FOR_EACH_OP(RLHF_DECLARE_KERNEL)
+#undef RLHF_DECLARE_KERNEL
+
+/// Bytes of a weight packed for y = x·Wᵀ (backward = 0) or dx = dy·W (backward = 1); 0 for types without a packed form.
+size_t packedWeightBytes(DType type, int64_t inputs, int64_t outputs, int32_t backward);
+
+/// This instruction set's table, with every entry filled but scratchBytes, which cpu/backend.cc owns.
+Ops kernelTable();
+
+}  // namespace rlhf::RLHF_ISA
