@@ -21,7 +21,7 @@ import {
   stageKinds,
   stageSchemas,
 } from "./schema.ts";
-import { didYouMean } from "./suggest.ts";
+import { closest, didYouMean } from "./suggest.ts";
 
 type Path = readonly PropertyKey[];
 
@@ -102,6 +102,12 @@ export class SettingsFile {
 
   /** What a schema found wrong, one line for each problem, with the place it stands at and what was probably meant. */
   schemaError(error: z.ZodError, allowedKeys: (path: Path) => readonly string[]): RlhfError {
+    const misspelt = new Set<string>();
+    for (const issue of error.issues) {
+      if (issue.code !== "unrecognized_keys") continue;
+      for (const key of issue.keys)
+        misspelt.add(JSON.stringify([...issue.path, closest(key, allowedKeys(issue.path))]));
+    }
     const problems = error.issues.flatMap((issue): RlhfError[] => {
       if (issue.code === "unrecognized_keys") {
         const candidates = allowedKeys(issue.path);
@@ -109,6 +115,8 @@ export class SettingsFile {
           this.error(issue.path, `unknown key "${key}"${didYouMean(key, candidates)}`, key),
         );
       }
+      // A required key that is there in another spelling has been reported as unknown.
+      if (isMissing(issue) && misspelt.has(JSON.stringify(issue.path))) return [];
       const name = issue.path.length > 0 ? `${String(issue.path.at(-1))}: ` : "";
       return [this.error(issue.path, `${name}${describeIssue(issue)}`)];
     });
@@ -157,9 +165,13 @@ function keyOf(pair: Pair): string | null {
   return isScalar(pair.key) ? String(pair.key.value) : null;
 }
 
+function isMissing(issue: z.core.$ZodIssue): boolean {
+  return issue.code === "invalid_type" && issue.message.endsWith("received undefined");
+}
+
 /** An issue's message in words that fit a configuration file. */
 export function describeIssue(issue: z.core.$ZodIssue): string {
-  if (issue.code === "invalid_type" && issue.message.endsWith("received undefined")) return "is required";
+  if (isMissing(issue)) return "is required";
   return issue.message.replace(/^Invalid (input|option): /, "");
 }
 

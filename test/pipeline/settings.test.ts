@@ -1,0 +1,226 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { readPipeline, readStage } from "../../lib/pipeline/settings-file.ts";
+import { closest, editDistance } from "../../lib/pipeline/suggest.ts";
+import { temporaryDirectory, writeText } from "../data/support.ts";
+
+describe("pipeline files", () => {
+  const directory = temporaryDirectory();
+  const write = (text: string): string => writeText(directory, "pipeline.yaml", text);
+
+  const good = `seed: 7
+stages:
+  - sft:
+      init: { family: llama, hidden_size: 32, num_layers: 2, num_heads: 4, vocab_size: 300 }
+      data_path: data/sft.jsonl
+      output_dir: /runs/sft
+      learning_rate: 1e-3
+  - reward:
+      base_model: /runs/sft
+      data_path: [a.jsonl, b.jsonl]
+      output_dir: /runs/reward
+      seed: 1
+  - ppo:
+      sft_model_path: /runs/sft
+      reward_model_path: /runs/reward
+      prompts_path: prompts.jsonl
+      output_dir: /runs/ppo
+      num_episodes: 5
+      target_kl: null
+`;
+
+  it("give stages in order, with the file's defaults, aliases resolved and paths from the file's directory", async () => {
+    const stages = await readPipeline(write(good));
+    assert.deepEqual(
+      stages.map((stage) => stage.kind),
+      ["sft", "reward", "ppo"],
+    );
+    const [sft, reward, ppo] = stages.map((stage) => stage.settings as Record<string, unknown>);
+    assert.equal(sft!.data_path, join(directory, "data/sft.jsonl"));
+    assert.equal(sft!.learning_rate, 1e-3);
+    assert.deepEqual([sft!.seed, reward!.seed, ppo!.seed], [7, 1, 7]);
+    assert.equal(reward!.model_path, "/runs/sft");
+    assert.deepEqual(reward!.data_path, [join(directory, "a.jsonl"), join(directory, "b.jsonl")]);
+    assert.equal(ppo!.model_path, "/runs/sft");
+    assert.deepEqual([ppo!.num_iterations, ppo!.target_kl], [5, null]);
+  });
+
+  /** Every mistake, with the line and column it is reported at. */
+  const mistakes: [name: string, text: string, at: string, message: RegExp][] = [
+    [
+      "an unknown key",
+      good.replace("learning_rate", "learing_rate"),
+      "7:7",
+      /unknown key "learing_rate" \(did you mean "learning_rate"\?\)/,
+    ],
+    [
+      "a key in camelCase",
+      good.replace("num_episodes", "numIterations"),
+      "18:7",
+      /unknown key "numIterations" \(did you mean "num_iterations"\?\)/,
+    ],
+    [
+      "an unknown key at the top",
+      good.replace("seed: 7", "sede: 7"),
+      "1:1",
+      /unknown key "sede" \(did you mean "seed"\?\)/,
+    ],
+    [
+      "an unknown stage",
+      good.replace("- ppo:", "- pop:"),
+      "13:5",
+      /unknown key "pop" \(did you mean "ppo"\?\)/,
+    ],
+    [
+      "an unknown key of init",
+      good.replace("num_heads", "heads"),
+      "4:64",
+      /unknown key "heads" \(did you mean "num_heads"\?\)/,
+    ],
+    ["a key far from all others", good.replace("learning_rate", "zzz"), "7:7", /unknown key "zzz"$/],
+    ["a wrong type", good.replace("1e-3", "fast"), "7:22", /learning_rate: expected number, received string/],
+    [
+      "a value out of range",
+      good.replace("1e-3", "-1"),
+      "7:22",
+      /learning_rate: Too small: expected number to be >0/,
+    ],
+    ["a missing key", good.replace("      output_dir: /runs/sft\n", ""), "4:7", /output_dir: is required/],
+    [
+      "keys that exclude each other",
+      good.replace("init: {", "model_path: x\n      init: {"),
+      "5:13",
+      /model_path and init exclude each other/,
+    ],
+    [
+      "neither of two keys",
+      good.replace("      reward_model_path: /runs/reward\n", ""),
+      "14:7",
+      /one of reward_model_path and reward_module is required/,
+    ],
+    [
+      "an alias beside its key",
+      good.replace("      base_model", "      model_path: x\n      base_model"),
+      "10:7",
+      /"base_model" is another name of "model_path"/,
+    ],
+    [
+      "a setting without effect",
+      good.replace("num_episodes: 5", "lora_alpha: 5"),
+      "18:19",
+      /lora_alpha: has no effect without lora_r/,
+    ],
+    [
+      "two stages in one entry",
+      good.replace("  - reward:", "    reward:"),
+      "3:5",
+      /each entry of stages is one stage/,
+    ],
+    ["a doubled key", good.replace("learning_rate: 1e-3", "data_path: x"), "7:7", /Map keys must be unique/],
+    ["broken YAML", "stages: [", "1:10", /./],
+    ["no stages", "stages: []\n", "1:9", /stages: Too small/],
+    ["an empty file", "", "1:1", /expected object/],
+  ];
+  for (const [name, text, at, message] of mistakes) {
+    it(`${name} is reported at ${at}`, async () => {
+      const file = write(text);
+      await assert.rejects(readPipeline(file), (error: Error & { code: string }) => {
+        assert.equal(error.code, "ERR_RLHF_CONFIG");
+        const first = error.message.split("\n")[0]!;
+        assert.ok(first.startsWith(`${file}:${at}: `), first);
+        assert.match(first, message);
+        return true;
+      });
+    });
+  }
+
+  it("with several mistakes report them all, in order", async () => {
+    const file = write(
+      good.replace("learning_rate", "learing_rate").replace("num_episodes: 5", "clip_range: wide"),
+    );
+    await assert.rejects(readPipeline(file), (error: Error) => {
+      assert.deepEqual(
+        error.message.split("\n").map((line) => line.slice(file.length + 1).split(": ")[0]),
+        ["7:7", "18:19"],
+      );
+      return true;
+    });
+  });
+
+  it("that cannot be read are a configuration error", async () => {
+    await assert.rejects(readPipeline(join(directory, "none.yaml")), {
+      code: "ERR_RLHF_CONFIG",
+      message: /cannot be read: ENOENT/,
+    });
+  });
+
+  it("every setting of the file in examples/quickstart is known", async () => {
+    const stages = await readPipeline(
+      new URL("../../examples/quickstart/pipeline.yaml", import.meta.url).pathname,
+    );
+    assert.deepEqual(
+      stages.map((stage) => stage.kind),
+      ["sft", "reward", "ppo"],
+    );
+  });
+});
+
+describe("one stage's settings", () => {
+  const directory = temporaryDirectory();
+
+  it("come from a file and from flags, which win", async () => {
+    const file = writeText(
+      directory,
+      "sft.yaml",
+      "base_model: model\ndata_path: d.jsonl\noutput_dir: out\nlearning_rate: 1e-3\n",
+    );
+    const { settings } = await readStage("sft", file, { learning_rate: 5e-4, output_dir: "elsewhere" });
+    assert.deepEqual(settings, {
+      model_path: join(directory, "model"),
+      data_path: join(directory, "d.jsonl"),
+      output_dir: "elsewhere",
+      learning_rate: 5e-4,
+    });
+  });
+
+  it("in a file are reported with their place, as flags by the flag", async () => {
+    const file = writeText(
+      directory,
+      "sft.yaml",
+      "model_path: model\ndata_path: d.jsonl\noutput_dir: out\nbatchsize: 4\n",
+    );
+    const inFile = {
+      code: "ERR_RLHF_CONFIG",
+      message: `${file}:4:1: unknown key "batchsize" (did you mean "batch_size"?)`,
+    };
+    await assert.rejects(readStage("sft", file, {}), inFile);
+    const flags = { model_path: "m", data_path: "d", output_dir: "o", learning_rate: "fast" };
+    const asFlag = { code: "ERR_RLHF_USAGE", message: "--learning-rate: expected number, received string" };
+    await assert.rejects(readStage("sft", undefined, flags), asFlag);
+    await assert.rejects(readStage("sft", undefined, { ...flags, learning_rate: 1, data_path: undefined }), {
+      code: "ERR_RLHF_USAGE",
+      message: /^--data-path: /,
+    });
+  });
+});
+
+describe("did you mean", () => {
+  it("counts insertions, deletions, substitutions and swaps", () => {
+    assert.deepEqual(
+      [
+        editDistance("", "abc"),
+        editDistance("kitten", "sitting"),
+        editDistance("abcd", "acbd"),
+        editDistance("same", "same"),
+      ],
+      [3, 3, 1, 0],
+    );
+  });
+
+  it("takes the nearest candidate, whatever its spelling, and none that is far", () => {
+    const keys = ["learning_rate", "batch_size", "seed"];
+    assert.equal(closest("learningRate", keys), "learning_rate");
+    assert.equal(closest("batch-sise", keys), "batch_size");
+    assert.equal(closest("temperature", keys), null);
+  });
+});
