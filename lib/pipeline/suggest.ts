@@ -22,18 +22,26 @@ function normalize(word: string): string {
   return word.replace(/[-_.\s]/g, "").toLowerCase();
 }
 
-/** The candidate that was most likely meant, or null when none is near. */
+/** Edits that a misspelling of this length may have. */
+function tolerance(word: string): number {
+  return Math.max(1, Math.floor(word.length / 3));
+}
+
+/** The candidate that was most likely meant, or null when none is near: few edits away, or holding the whole word. */
 export function closest(word: string, candidates: readonly string[]): string | null {
+  const wanted = normalize(word);
   let best: string | null = null;
   let bestDistance = Number.POSITIVE_INFINITY;
   for (const candidate of candidates) {
-    const distance = editDistance(normalize(word), normalize(candidate));
-    if (distance < bestDistance) {
+    const known = normalize(candidate);
+    const distance = editDistance(wanted, known);
+    const near = distance <= tolerance(wanted) || (wanted.length >= 4 && known.includes(wanted));
+    if (near && distance < bestDistance) {
       best = candidate;
       bestDistance = distance;
     }
   }
-  return bestDistance <= Math.max(1, Math.floor(word.length / 3)) ? best : null;
+  return best;
 }
 
 /** ' (did you mean "learning_rate"?)', or nothing. */
