@@ -1,0 +1,98 @@
+#include <limits>
+#include <vector>
+
+#include "ref/kernels.h"
+#include "ref/scalar.h"
+
+namespace rlhf::ref {
+namespace {
+
+/// One query row of one head: where its own data and the keys and values that it may see begin.
+struct QueryRow {
+  int64_t row, head, kvHead;
+  int64_t first;  // the first row of the sequence: keys are rows first … row
+};
+
+/// Calls body for every query row of the batch, sequence by sequence.
+template <class Arguments, class Body>
+void forEachQuery(const char* op, const Arguments& a, Body&& body) {
+  checkOffsets(op, a.offsets, a.sequences, a.rows);
+  for (int64_t s = 0; s < a.sequences; ++s)
+    for (int64_t n = a.offsets[s]; n < a.offsets[s + 1]; ++n)
+      for (int64_t h = 0; h < a.heads; ++h) body(QueryRow{n, h, h * a.kvHeads / a.heads, a.offsets[s]});
+}
+
+template <class T>
+T dot(const T* left, const T* right, int64_t count) {
+  T sum = 0;
+  for (int64_t d = 0; d < count; ++d) sum += left[d] * right[d];
+  return sum;
+}
+
+template <class T>
+void run(const AttentionForward& a) {
+  const int64_t width = a.headDim;
+  std::vector<T> scores(static_cast<size_t>(a.rows));
+  forEachQuery("attentionForward", a, [&](const QueryRow& query) {
+    const T* q = in<T>(a.q) + query.row * a.qStride + query.head * width;
+    T* o = out<T>(a.o) + query.row * a.oStride + query.head * width;
+    T largest = T(-std::numeric_limits<double>::infinity());
+    for (int64_t j = query.first; j <= query.row; ++j) {
+      const T score = T(a.scale) * dot(q, in<T>(a.k) + j * a.kStride + query.kvHead * width, width);
+      scores[j] = score;
+      if (realPart(score) > realPart(largest)) largest = score;
+    }
+    T total = 0;
+    for (int64_t j = query.first; j <= query.row; ++j) total += std::exp(scores[j] - largest);
+    for (int64_t d = 0; d < width; ++d) {
+      T sum = 0;
+      for (int64_t j = query.first; j <= query.row; ++j)
+        sum += std::exp(scores[j] - largest) * in<T>(a.v)[j * a.vStride + query.kvHead * width + d];
+      o[d] = sum / total;
+    }
+    out<T>(a.lse)[query.row * a.heads + query.head] = largest + std::log(total);
+  });
+}
+
+template <class T>
+void clearRows(void* gradient, int64_t rows, int64_t stride, int64_t width) {
+  for (int64_t n = 0; n < rows; ++n)
+    for (int64_t i = 0; i < width; ++i) out<T>(gradient)[n * stride + i] = T(0);
+}
+
+// With p_j = exp(scale·q·k_j − lse) and delta = dO·o:
+//   ds_j = p_j·(dO·v_j − delta),  dq = scale·Σ ds_j·k_j,  dk_j += scale·ds_j·q,  dv_j += p_j·dO.
+template <class T>
+void run(const AttentionBackward& a) {
+  const int64_t width = a.headDim;
+  clearRows<T>(a.dq, a.rows, a.qStride, a.heads * width);
+  clearRows<T>(a.dk, a.rows, a.kStride, a.kvHeads * width);
+  clearRows<T>(a.dv, a.rows, a.vStride, a.kvHeads * width);
+  forEachQuery("attentionBackward", a, [&](const QueryRow& query) {
+    const int64_t at = query.row * a.heads + query.head;
+    const int64_t qAt = query.row * a.qStride + query.head * width;
+    const int64_t oAt = query.row * a.oStride + query.head * width;
+    const T* q = in<T>(a.q) + qAt;
+    const T* dO = in<T>(a.dO) + oAt;
+    const T delta = dot(dO, in<T>(a.o) + oAt, width);
+    out<T>(a.delta)[at] = delta;
+    for (int64_t j = query.first; j <= query.row; ++j) {
+      const int64_t kAt = j * a.kStride + query.kvHead * width, vAt = j * a.vStride + query.kvHead * width;
+      const T* k = in<T>(a.k) + kAt;
+      const T p = std::exp(T(a.scale) * dot(q, k, width) - in<T>(a.lse)[at]);
+      const T dScore = T(a.scale) * p * (dot(dO, in<T>(a.v) + vAt, width) - delta);
+      for (int64_t d = 0; d < width; ++d) {
+        out<T>(a.dq)[qAt + d] += dScore * k[d];
+        out<T>(a.dk)[kAt + d] += dScore * q[d];
+        out<T>(a.dv)[vAt + d] += p * dO[d];
+      }
+    }
+  });
+}
+
+}  // namespace
+
+RLHF_REF_OP(attentionForward, AttentionForward)
+RLHF_REF_OP(attentionBackward, AttentionBackward)
+
+}  // namespace rlhf::ref

@@ -1,0 +1,117 @@
+#include "ref/activation.h"
+#include "ref/kernels.h"
+
+namespace rlhf::ref {
+namespace {
+
+/// Where W[m, k] lies in memory.
+int64_t weightIndex(const LinearWeight& weight, int64_t m, int64_t k, int64_t inputs, int64_t outputs) {
+  return weight.transposed ? k * outputs + m : m * inputs + k;
+}
+
+void requirePlainWeight(const char* op, const LinearWeight& weight) {
+  if (!weight.data) throw Error(code::kArgument, format("%s: weight is null, and ref reads no packed forms", op));
+}
+
+template <class T>
+void run(const LinearForward& a) {
+  requirePlainWeight("linearForward", a.weight);
+  const Parameter<T> weight(a.weight.data, a.weight.type);
+  const int64_t rank = a.lora.rank;
+  for (int64_t n = 0; n < a.rows; ++n) {
+    const T* x = in<T>(a.x) + n * a.xStride;
+    T* hidden = out<T>(a.loraHidden) + n * rank;
+    for (int64_t r = 0; r < rank; ++r) {
+      hidden[r] = 0;
+      for (int64_t k = 0; k < a.inputs; ++k) hidden[r] += x[k] * in<T>(a.lora.a)[r * a.inputs + k];
+    }
+    for (int64_t m = 0; m < a.outputs; ++m) {
+      T sum = 0;
+      for (int64_t k = 0; k < a.inputs; ++k) sum += x[k] * weight[weightIndex(a.weight, m, k, a.inputs, a.outputs)];
+      if (a.bias) sum += in<T>(a.bias)[m];
+      T update = 0;
+      for (int64_t r = 0; r < rank; ++r) update += hidden[r] * in<T>(a.lora.b)[m * rank + r];
+      sum += T(a.lora.scale) * update;
+      const int64_t at = n * a.yStride + m;
+      const T residual = a.residual ? in<T>(a.residual)[at] : T(0);
+      if (a.preActivation) out<T>(a.preActivation)[at] = sum;
+      out<T>(a.y)[at] = activate(a.activation, sum) + residual;
+    }
+  }
+}
+
+/// g = scale · dy · B
+template <class T>
+void loraGradient(const LinearBackward& a) {
+  const int64_t rank = a.lora.rank;
+  for (int64_t n = 0; n < a.rows; ++n)
+    for (int64_t r = 0; r < rank; ++r) {
+      T sum = 0;
+      for (int64_t m = 0; m < a.outputs; ++m)
+        sum += in<T>(a.dy)[n * a.dyStride + m] * in<T>(a.lora.b)[m * rank + r];
+      out<T>(a.loraGradient)[n * rank + r] = T(a.lora.scale) * sum;
+    }
+}
+
+/// dx = dy · W + g · A
+template <class T>
+void inputGradient(const LinearBackward& a) {
+  requirePlainWeight("linearBackward", a.weight);
+  const Parameter<T> weight(a.weight.data, a.weight.type);
+  for (int64_t n = 0; n < a.rows; ++n)
+    for (int64_t k = 0; k < a.inputs; ++k) {
+      T sum = 0;
+      for (int64_t m = 0; m < a.outputs; ++m)
+        sum += in<T>(a.dy)[n * a.dyStride + m] * weight[weightIndex(a.weight, m, k, a.inputs, a.outputs)];
+      for (int64_t r = 0; r < a.lora.rank; ++r)
+        sum += in<T>(a.loraGradient)[n * a.lora.rank + r] * in<T>(a.lora.a)[r * a.inputs + k];
+      T& dx = out<T>(a.dx)[n * a.dxStride + k];
+      dx = a.accumulateDx ? dx + sum : sum;
+    }
+}
+
+/// gradient[i, j] += factor · Σ_n left[n, i] · right[n, j], the element (i, j) lying at i·rowStep + j·columnStep.
+template <class T>
+void accumulateOuter(T* gradient, int64_t rowStep, int64_t columnStep, T factor, int64_t rows, const T* left,
+                     int64_t leftStride, int64_t leftCols, const T* right, int64_t rightStride, int64_t rightCols) {
+  for (int64_t i = 0; i < leftCols; ++i)
+    for (int64_t j = 0; j < rightCols; ++j) {
+      T sum = 0;
+      for (int64_t n = 0; n < rows; ++n) sum += left[n * leftStride + i] * right[n * rightStride + j];
+      gradient[i * rowStep + j * columnStep] += factor * sum;
+    }
+}
+
+template <class T>
+void run(const LinearBackward& a) {
+  const int64_t rank = a.lora.rank;
+  const T* dy = in<T>(a.dy);
+  const T* x = in<T>(a.x);
+  if (rank > 0 && (a.dx || a.dA)) loraGradient<T>(a);
+  if (a.dx) inputGradient<T>(a);
+  if (a.dWeight)
+    accumulateOuter<T>(out<T>(a.dWeight), a.weight.transposed ? 1 : a.inputs, a.weight.transposed ? a.outputs : 1, T(1),
+                       a.rows, dy, a.dyStride, a.outputs, x, a.xStride, a.inputs);
+  if (a.dBias)
+    for (int64_t m = 0; m < a.outputs; ++m) {
+      T sum = 0;
+      for (int64_t n = 0; n < a.rows; ++n) sum += dy[n * a.dyStride + m];
+      out<T>(a.dBias)[m] += sum;
+    }
+  if (a.dA)
+    accumulateOuter<T>(out<T>(a.dA), a.inputs, 1, T(1), a.rows, in<T>(a.loraGradient), rank, rank, x, a.xStride, a.inputs);
+  if (a.dB)
+    accumulateOuter<T>(out<T>(a.dB), rank, 1, T(a.lora.scale), a.rows, dy, a.dyStride, a.outputs, in<T>(a.loraHidden), rank,
+                       rank);
+}
+
+}  // namespace
+
+RLHF_REF_OP(linearForward, LinearForward)
+RLHF_REF_OP(linearBackward, LinearBackward)
+
+void packWeight(OpContext&, const PackWeight&) {
+  throw Error(code::kUnsupported, "packWeight: ref has no packed form, as its packedWeightBytes of 0 says");
+}
+
+}  // namespace rlhf::ref
