@@ -89,6 +89,20 @@ function encodePair(tokenizer: PromptEncoder, prompt: string, response: string):
   return { tokens, promptLength: promptTokens.length, merged: true };
 }
 
+/**
+ * A prompt and its response as one sequence, Int32Array[T], the way training tokenises them; with `appendEos` (default true) it
+ * ends in the end-of-sequence token, where reward models read their score.
+ */
+export function encodeSequence(
+  tokenizer: PromptEncoder,
+  prompt: string,
+  response: string,
+  options: Pick<TokenizeOptions, "appendEos"> = {},
+): { tokens: Int32Array; promptLength: number } {
+  const { tokens, promptLength } = encodePair(tokenizer, prompt, response);
+  return { tokens: concat([tokens, endOfSequence(tokenizer, options)]), promptLength };
+}
+
 function endOfSequence(tokenizer: PromptEncoder, options: TokenizeOptions): number[] {
   if (options.appendEos === false) return [];
   if (tokenizer.eosTokenId === null) {

@@ -31,7 +31,8 @@ export interface PromptRow {
 export type SftFormat = "prompt-response" | "document-target" | "text" | "messages";
 export type PreferenceFormat = "prompt-chosen-rejected" | "hh-rlhf";
 export type PromptFormat = "string" | "prompt";
-export type DataFormat = SftFormat | PreferenceFormat | PromptFormat;
+export type SequenceFormat = "tokens" | "prompt-response";
+export type DataFormat = SftFormat | PreferenceFormat | PromptFormat | SequenceFormat;
 
 /** A row that does not have the form it should. */
 export interface BadRow {

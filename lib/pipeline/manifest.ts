@@ -84,12 +84,11 @@ export async function stageState(
 }
 
 /**
- * Marks a stage as begun. When the directory was begun by a run with other settings or inputs, the checkpoints of that run are
- * removed, since resuming from them would mix the two.
+ * Marks a stage as begun. When it is to start afresh in a directory that an earlier run marked as its own, the checkpoints of
+ * that run are removed: resuming from them later would mix the two.
  */
-export async function markBegun(directory: string, key: StageKey): Promise<void> {
-  const earlier = await readManifest(directory);
-  if (earlier !== null && hashOfValue(earlier.key) !== hashOfValue(key)) {
+export async function markBegun(directory: string, key: StageKey, afresh: boolean): Promise<void> {
+  if (afresh && (await readManifest(directory)) !== null) {
     await rm(join(directory, "checkpoints"), { recursive: true, force: true });
   }
   await write(directory, { version: 1, key, complete: false, outputs: {}, summary: {} });

@@ -74,7 +74,7 @@ stages:
     [
       "an unknown key of init",
       good.replace("num_heads", "heads"),
-      "4:64",
+      "4:62",
       /unknown key "heads" \(did you mean "num_heads"\?\)/,
     ],
     ["a key far from all others", good.replace("learning_rate", "zzz"), "7:7", /unknown key "zzz"$/],

@@ -1,0 +1,86 @@
+import { type Command, Option } from "commander";
+import { loadPrompts } from "../data/prompts.ts";
+import { encodePrompt } from "../data/tokenize.ts";
+import { RlhfError } from "../errors.ts";
+import { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { withInterrupt } from "./interrupt.ts";
+import { writeJsonLines } from "./json-lines.ts";
+import { integer, type ModelOptions, modelOptions, number } from "./options.ts";
+
+interface GenerateOptions extends ModelOptions {
+  readonly prompt?: readonly string[];
+  readonly promptsPath?: string;
+  readonly output?: string;
+  readonly numSamples: number;
+  readonly maxNewTokens: number;
+  readonly minNewTokens: number;
+  readonly temperature: number;
+  readonly topK: number;
+  readonly topP: number;
+  readonly minP: number;
+  readonly repetitionPenalty: number;
+  readonly seed: number;
+}
+
+/** One answer, as `generate` writes it. */
+interface GeneratedRow {
+  readonly prompt: string;
+  readonly response: string;
+  readonly tokens: readonly number[];
+  readonly finishReason: string;
+}
+
+/** `generate`: answers to prompts, as text on stdout or as JSON lines. */
+export function addGenerateCommand(program: Command): void {
+  const command = program
+    .command("generate")
+    .description("answer prompts; without --output the texts are printed")
+    .option("--prompt <texts...>", "prompts")
+    .option("--prompts-path <file>", "prompts as strings or {prompt, …} rows: .json, .jsonl or .jsonl.gz")
+    .option("--output <file>", "JSON lines {prompt, response, tokens, finishReason}");
+  for (const option of [...modelOptions(), ...samplingOptions()]) command.addOption(option);
+  command.action((options: GenerateOptions) => withInterrupt((signal) => generate(options, signal)));
+}
+
+function samplingOptions(): Option[] {
+  const sampling: [flag: string, description: string, parse: (text: string) => number, value: number][] = [
+    ["--num-samples <n>", "answers per prompt", integer(1), 1],
+    ["--max-new-tokens <n>", "longest answer", integer(1), 64],
+    ["--min-new-tokens <n>", "shortest answer", integer(0), 0],
+    ["--temperature <t>", "0: always the likeliest token", number(0), 1],
+    ["--top-k <k>", "only the k likeliest tokens; 0: all", integer(0), 0],
+    ["--top-p <p>", "only the likeliest tokens that hold this probability", number(0, 1), 1],
+    ["--min-p <p>", "only tokens with this share of the likeliest one's probability", number(0, 1), 0],
+    ["--repetition-penalty <r>", "over 1: tokens that occurred get less likely", number(1e-6), 1],
+    ["--seed <n>", "the same seed gives the same answers", integer(0), 0],
+  ];
+  return sampling.map(([flag, description, parse, value]) => new Option(flag, description).argParser(parse).default(value));
+}
+
+async function readPrompts(options: GenerateOptions): Promise<string[]> {
+  if ((options.prompt === undefined) === (options.promptsPath === undefined)) {
+    throw new RlhfError("ERR_RLHF_USAGE", "generate: give the prompts by either --prompt or --prompts-path");
+  }
+  if (options.promptsPath === undefined) return [...(options.prompt ?? [])];
+  return (await loadPrompts(options.promptsPath)).map((row) => row.prompt);
+}
+
+async function generate(options: GenerateOptions, signal: AbortSignal): Promise<void> {
+  const prompts = (await readPrompts(options)).flatMap((prompt) => new Array<string>(options.numSamples).fill(prompt));
+  const { CausalLM } = await import("../index.ts");
+  const tokenizer = await Tokenizer.load(options.model);
+  using model = await CausalLM.load(options.model, { device: options.device, threads: options.threads, trainable: "none" });
+  const { maxNewTokens, minNewTokens, temperature, topK, topP, minP, repetitionPenalty, seed } = options;
+  const answers = await model.generate(
+    prompts.map((prompt) => encodePrompt(tokenizer, prompt)),
+    { maxNewTokens, minNewTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop: [...tokenizer.endTokenIds], signal },
+  );
+  const rows = answers.map((answer, index): GeneratedRow => ({
+    prompt: prompts[index] as string,
+    response: tokenizer.decode(answer.tokens),
+    tokens: [...answer.tokens],
+    finishReason: answer.finishReason,
+  }));
+  if (options.output !== undefined) await writeJsonLines(options.output, rows);
+  else for (const row of rows) process.stdout.write(`${row.prompt}${row.response}\n`);
+}

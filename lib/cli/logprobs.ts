@@ -1,0 +1,30 @@
+import type { Command } from "commander";
+import { writeJsonLines } from "./json-lines.ts";
+import { measureFile } from "./measure.ts";
+import { type MeasureOptions, measureOptions, number } from "./options.ts";
+
+/** `logprobs`: the log-probability of every token of sequences under a model. */
+export function addLogprobsCommand(program: Command): void {
+  const command = program
+    .command("logprobs")
+    .description("write {tokens, logProbs} for each sequence: one value per token, 0 for the first")
+    .option("--temperature <t>", "divides the logits", number(1e-6), 1);
+  for (const option of measureOptions()) command.addOption(option);
+  command.action(async (options: MeasureOptions & { temperature: number }) => {
+    const { CausalLM, packSequences } = await import("../index.ts");
+    const { device, threads, temperature } = options;
+    using model = await CausalLM.load(options.model, { device, threads, trainable: "none" });
+    const measure = async (sequences: readonly Int32Array[]): Promise<Float32Array[]> => {
+      const batch = packSequences(sequences.map((tokens) => ({ tokens, promptLength: 1 })));
+      using pass = await model.forward(batch, { temperature, grad: false });
+      const logProb = await pass.logProb();
+      return sequences.map((_, index) => logProb.subarray(batch.offsets[index], batch.offsets[index + 1]));
+    };
+    const rows = measureFile(options, false, measure);
+    await writeJsonLines(options.output, toRows(rows));
+  });
+}
+
+async function* toRows(measured: AsyncIterable<{ tokens: Int32Array; result: Float32Array }>): AsyncGenerator<object> {
+  for await (const { tokens, result } of measured) yield { tokens: [...tokens], logProbs: [...result] };
+}

@@ -1,0 +1,57 @@
+import { InvalidArgumentError, Option } from "commander";
+import type { DeviceName } from "../engine/engine.ts";
+
+/** Parses a whole number of at least `least`. */
+export function integer(least: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!Number.isSafeInteger(value) || value < least) throw new InvalidArgumentError(`expected a whole number of at least ${least}`);
+    return value;
+  };
+}
+
+/** Parses a number in a range, both ends included. */
+export function number(least: number, most = Number.POSITIVE_INFINITY): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === "" || !(value >= least && value <= most)) {
+      throw new InvalidArgumentError(most === Number.POSITIVE_INFINITY ? `expected a number of at least ${least}` : `expected a number from ${least} to ${most}`);
+    }
+    return value;
+  };
+}
+
+/** Options of every command that loads a model. */
+export interface ModelOptions {
+  readonly model: string;
+  readonly device: DeviceName;
+  readonly threads?: number;
+}
+
+/** --model, --device, --threads. */
+export function modelOptions(): Option[] {
+  return [
+    new Option("--model <directory>", "Hugging Face model directory").makeOptionMandatory(),
+    new Option("--device <name>", "where to compute").choices(["auto", "cpu", "cuda"]).default("auto"),
+    new Option("--threads <n>", "CPU threads; default: all").argParser(integer(1)),
+  ];
+}
+
+/** Options of the commands that measure sequences. */
+export interface MeasureOptions extends ModelOptions {
+  readonly dataPath: string;
+  readonly output: string;
+  readonly microBatchTokens: number;
+  readonly onBadRow: "error" | "skip";
+}
+
+/** --model and the rest, --data-path, --output, --micro-batch-tokens, --on-bad-row. */
+export function measureOptions(): Option[] {
+  return [
+    ...modelOptions(),
+    new Option("--data-path <file>", "rows {tokens} or {prompt, response}: .json, .jsonl or .jsonl.gz").makeOptionMandatory(),
+    new Option("--output <file>", "JSON lines in the order of the input").makeOptionMandatory(),
+    new Option("--micro-batch-tokens <n>", "most tokens of one forward pass").argParser(integer(1)).default(4096),
+    new Option("--on-bad-row <action>", "what to do with malformed rows").choices(["error", "skip"]).default("error"),
+  ];
+}

@@ -1,0 +1,45 @@
+import { Command, CommanderError, type OutputConfiguration } from "commander";
+import { stageKinds } from "../pipeline/schema.ts";
+import { addDoctorCommand } from "./doctor.ts";
+import { describeError, EXIT, exitCodeOf } from "./exit.ts";
+import { addGenerateCommand } from "./generate.ts";
+import { addLogprobsCommand } from "./logprobs.ts";
+import { packageVersion } from "./package-info.ts";
+import { addRunCommand } from "./run.ts";
+import { addScoreCommand } from "./score.ts";
+import { addStageCommand } from "./stage.ts";
+
+/** All commands of the command line. */
+export function createProgram(output: OutputConfiguration = {}): Command {
+  const program = new Command("node-rlhf")
+    .description("Reinforcement learning from human feedback for language models")
+    .version(packageVersion())
+    .configureOutput(output)
+    .showSuggestionAfterError()
+    .exitOverride();
+  addRunCommand(program);
+  for (const kind of stageKinds) addStageCommand(program, kind);
+  addGenerateCommand(program);
+  addLogprobsCommand(program);
+  addScoreCommand(program);
+  addDoctorCommand(program);
+  return program;
+}
+
+/**
+ * Runs the command line and returns its exit code: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted. Errors
+ * are told on stderr.
+ *
+ * @param words the arguments after the program's name
+ */
+export async function main(words: readonly string[]): Promise<number> {
+  try {
+    await createProgram().parseAsync([...words], { from: "user" });
+    return EXIT.done;
+  } catch (error) {
+    // commander has already written its message, or the help that was asked for.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.usage;
+    process.stderr.write(`node-rlhf: ${describeError(error)}\n`);
+    return exitCodeOf(error);
+  }
+}

@@ -1,0 +1,27 @@
+import type { Command } from "commander";
+import type { StageKind } from "../pipeline/schema.ts";
+import { readStage } from "../pipeline/settings-file.ts";
+import { addStageFlags, stageFlags } from "./flags.ts";
+import { withInterrupt } from "./interrupt.ts";
+
+const DESCRIPTIONS: Readonly<Record<StageKind, string>> = {
+  sft: "fine-tune a model on prompts and responses",
+  reward: "train a reward model on preference pairs",
+  ppo: "align a model with PPO against a reward model or function",
+};
+
+/** `sft`, `reward`, `ppo`: one stage, from flags, a YAML file of the stage's keys, or both. */
+export function addStageCommand(program: Command, kind: StageKind): void {
+  const command = program
+    .command(kind)
+    .description(DESCRIPTIONS[kind])
+    .option("--config <file>", "YAML file with settings of this stage; flags win over it")
+    .option("--force", "run also when the results are complete", false);
+  addStageFlags(command, kind);
+  command.action(async (options: { config?: string; force: boolean }) => {
+    const stage = await readStage(kind, options.config, stageFlags(command, kind));
+    const { runPipeline } = await import("../pipeline/run.ts");
+    const again = `node-rlhf ${process.argv.slice(2).join(" ")}`;
+    await withInterrupt((signal) => runPipeline([stage], { signal, force: options.force, again }));
+  });
+}

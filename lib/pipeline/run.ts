@@ -1,0 +1,91 @@
+import { isRlhfError, RlhfError } from "../errors.ts";
+import { formatDuration, formatNumber } from "../monitor/format.ts";
+import { markBegun, markComplete, type StageSummary, stageKey, stageState } from "./manifest.ts";
+import { runPpoStage } from "./ppo-stage.ts";
+import { runRewardStage } from "./reward-stage.ts";
+import type { Stage, StageKind } from "./schema.ts";
+import { runSftStage } from "./sft-stage.ts";
+
+/** What a stage is run with beside its settings. */
+export interface StageContext {
+  readonly signal: AbortSignal | undefined;
+  /** Whether the checkpoints in the output directory are of this very stage. */
+  readonly resume: boolean;
+  /** Tells the user one line. */
+  readonly log: (text: string) => void;
+}
+
+export interface RunOptions {
+  readonly signal?: AbortSignal;
+  /** Runs stages also when their results are complete. */
+  readonly force?: boolean;
+  /** The command that goes on after an interruption, for the message. */
+  readonly again?: string;
+  readonly log?: (text: string) => void;
+}
+
+export interface StageResult {
+  readonly kind: StageKind;
+  readonly outputDir: string;
+  /** True when the results were complete already. */
+  readonly skipped: boolean;
+  readonly summary: StageSummary;
+}
+
+function runStage(stage: Stage, context: StageContext): Promise<StageSummary> {
+  switch (stage.kind) {
+    case "sft":
+      return runSftStage(stage.settings, context);
+    case "reward":
+      return runRewardStage(stage.settings, context);
+    case "ppo":
+      return runPpoStage(stage.settings, context);
+  }
+}
+
+function describeSummary(summary: StageSummary): string {
+  return Object.entries(summary)
+    .map(([name, value]) => `${name} ${formatNumber(value)}`)
+    .join(", ");
+}
+
+/** An interruption, with how to go on. */
+function interrupted(error: unknown, stage: Stage, again: string | undefined): unknown {
+  if (!isRlhfError(error) || error.code !== "ERR_RLHF_ABORTED") return error;
+  const how = again === undefined ? "run it again" : `run "${again}" again`;
+  const message = `${stage.kind} was interrupted; what was reached is in ${stage.settings.output_dir}. To go on, ${how}`;
+  return new RlhfError("ERR_RLHF_ABORTED", message, { outputDir: stage.settings.output_dir }, { cause: error });
+}
+
+/**
+ * Runs stages in order. A stage whose results are complete for the same settings and inputs is skipped; one that was cut off
+ * goes on from its last checkpoint. Throws ERR_RLHF_ABORTED, after a checkpoint, when the signal is raised.
+ */
+export async function runPipeline(stages: readonly Stage[], options: RunOptions = {}): Promise<StageResult[]> {
+  const log = options.log ?? ((text: string) => process.stderr.write(`${text}\n`));
+  const results: StageResult[] = [];
+  for (const [index, stage] of stages.entries()) {
+    const name = `[${index + 1}/${stages.length}] ${stage.kind}`;
+    const outputDir = stage.settings.output_dir;
+    const key = await stageKey(stage);
+    const { state, summary } = await stageState(outputDir, key);
+    if (state === "complete" && !options.force) {
+      log(`${name}: complete in ${outputDir}, skipped`);
+      results.push({ kind: stage.kind, outputDir, skipped: true, summary });
+      continue;
+    }
+    const resume = state === "begun" && !options.force;
+    log(`${name}: ${resume ? "going on in" : "writing to"} ${outputDir}`);
+    const began = performance.now();
+    await markBegun(outputDir, key, !resume);
+    try {
+      const achieved = await runStage(stage, { signal: options.signal, resume, log });
+      await markComplete(outputDir, key, achieved);
+      log(`${name}: done in ${formatDuration((performance.now() - began) / 1000)}: ${describeSummary(achieved)}`);
+      results.push({ kind: stage.kind, outputDir, skipped: false, summary: achieved });
+    } catch (error) {
+      throw interrupted(error, stage, options.again);
+    }
+  }
+  return results;
+}
