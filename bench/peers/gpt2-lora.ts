@@ -40,7 +40,7 @@ function randomTokens(round: number): number[][] {
 
 /** One forward and backward of ours with the same loss as the peer's: mean negative log-likelihood of predicted tokens. */
 async function ourStep(model: CausalLM, adapter: string | undefined, sequences: number[][]) {
-  const batch = packSequences(sequences.map((row) => ({ tokens: Int32Array.from(row), promptLength: 0 })));
+  const batch = packSequences(sequences.map((row) => ({ tokens: row })));
   const predicted = SEQUENCES * (LENGTH - 1);
   const dLogProb = new Float32Array(batch.tokens.length).fill(-1 / predicted);
   const began = performance.now();

@@ -10,7 +10,7 @@ async function logProbs(
 ): Promise<Float32Array[]> {
   const out: Float32Array[] = [];
   for (const group of groups) {
-    const batch = packSequences(group.map((index) => ({ tokens: sequences[index]!, promptLength: 0 })));
+    const batch = packSequences(group.map((index) => ({ tokens: sequences[index]! })));
     using pass = await model.forward(batch, { grad: true });
     const all = await pass.logProb();
     for (const [position, index] of group.entries()) {

@@ -28,6 +28,21 @@ export function assertElementsClose(
   }
 }
 
+/** Every element within `tolerance` of its expected value, relative to the largest expected magnitude (or to `scale`). */
+export function assertAllClose(
+  actual: Numbers,
+  expected: Numbers,
+  tolerance: number,
+  what: string,
+  scale = Math.max(...Array.from(expected, Math.abs)),
+): void {
+  assert.equal(actual.length, expected.length, `${what}: length`);
+  for (let i = 0; i < expected.length; i++) {
+    const error = Math.abs((actual[i] as number) - (expected[i] as number));
+    assert.ok(error <= tolerance * scale, `${what}[${i}]: got ${actual[i]}, expected ${expected[i]}`);
+  }
+}
+
 /** |actual − expected| ≤ tolerance·|expected|; NaN is never close. */
 export function assertClose(actual: number, expected: number, tolerance: number, what: string): void {
   const error = Math.abs(actual - expected);

@@ -12,7 +12,7 @@ describe("gradients of every parameter against PyTorch", () => {
       await model.writeParameter("value:weight", expected.floats("head.weight"));
       await model.writeParameter("value:bias", expected.floats("head.bias"));
 
-      const batch = packSequences(expected.sequences().map((tokens) => ({ tokens, promptLength: 0 })));
+      const batch = packSequences(expected.sequences().map((tokens) => ({ tokens })));
       const pass = await model.forward(batch, { head: "value", temperature: 0.7, grad: true });
       assertElementsClose(await pass.value(), expected.floats("value"), 1e-3, "value");
       await pass.backward({

@@ -8,7 +8,7 @@ describe("LoRA against peft", () => {
       const expected = new ReferenceTensors(`${name}-lora.safetensors`);
       using model = await CausalLM.load(modelDirectory(name), { device: "cpu" });
       await model.loadAdapter("policy", `${REFERENCE}adapters/${name}`);
-      const batch = packSequences(expected.sequences().map((tokens) => ({ tokens, promptLength: 0 })));
+      const batch = packSequences(expected.sequences().map((tokens) => ({ tokens })));
       const pass = await model.forward(batch, { adapter: "policy", grad: true });
       for (const key of ["logProb", "entropy", "lse"] as const) {
         assertElementsClose(await pass[key](), expected.floats(key), 2e-5, key);

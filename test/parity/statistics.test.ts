@@ -17,7 +17,7 @@ describe("per-token statistics against transformers", () => {
       it(`${name}, temperature ${temperature}: log-probs, entropies and lse within 2e-5`, async () => {
         const expected = new ReferenceTensors(file);
         using model = await CausalLM.load(modelDirectory(name), { device: "cpu", dtype: "float32" });
-        const batch = packSequences(expected.sequences().map((tokens) => ({ tokens, promptLength: 0 })));
+        const batch = packSequences(expected.sequences().map((tokens) => ({ tokens })));
         using pass = await model.forward(batch, { temperature });
         for (const key of ["logProb", "entropy", "lse"] as const) {
           const actual = await pass[key]();
@@ -30,7 +30,7 @@ describe("per-token statistics against transformers", () => {
   it("the first token of every sequence has log-prob, entropy and lse 0", async () => {
     const expected = new ReferenceTensors("llama-gradients.safetensors");
     using model = await CausalLM.load(modelDirectory("llama"), { device: "cpu" });
-    const batch = packSequences(expected.sequences().map((tokens) => ({ tokens, promptLength: 0 })));
+    const batch = packSequences(expected.sequences().map((tokens) => ({ tokens })));
     using pass = await model.forward(batch, {});
     for (const key of ["logProb", "entropy", "lse"] as const) {
       const actual = await pass[key]();

@@ -35,7 +35,7 @@ describe("twenty AdamW steps against PyTorch", () => {
       const { betas, eps, weightDecay, maxGradNorm } = expected;
       using optimizer = model.createOptimizer({ adapter, betas, eps, weightDecay });
       const batches = expected.batches.map((sequences) =>
-        packSequences(sequences.map((tokens) => ({ tokens: Int32Array.from(tokens), promptLength: 0 }))),
+        packSequences(sequences.map((tokens) => ({ tokens }))),
       );
       for (const [step, learningRate] of expected.learningRates.entries()) {
         const batch = batches[step % batches.length]!;
