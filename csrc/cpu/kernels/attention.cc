@@ -1,0 +1,129 @@
+#include <cmath>
+
+#include "cpu/kernels/attention_tiles.h"
+#include "cpu/kernels/table.h"
+#include "cpu/kernels/vector_loops.h"
+
+namespace rlhf::RLHF_ISA {
+namespace {
+
+/// Running softmax of a query tile: maximum and sum of every row so far, and the factor by which the last key tile changed
+/// what had been summed before it.
+struct RunningSoftmax {
+  alignas(64) float maximum[kTile];
+  alignas(64) float sum[kTile];
+  alignas(64) float correction[kTile];
+};
+
+/// scores[key][query] = K·Qᵀ; on the diagonal only the vectors that hold a visible pair.
+void scoreTile(const AttentionForward& a, const float* keyRows, int64_t keys, const float* queriesT, int64_t lanes,
+               bool diagonal, float* scores) {
+  for (int64_t key = 0; key < (diagonal ? keys : 1); key += kTileRows) {
+    const int64_t firstLane = diagonal ? key / kWidth * kWidth : 0;
+    multiply<Contiguous::Depth>(diagonal ? std::min<int64_t>(kTileRows, keys - key) : keys, lanes - firstLane,
+                                {.depth = a.headDim, .a = keyRows + key * a.kStride, .aStride = a.kStride,
+                                 .b = queriesT + firstLane, .bStride = kTile,
+                                 .c = scores + key * kTile + firstLane, .cStride = kTile, .accumulate = false});
+  }
+}
+
+/// scores becomes exp(scores − maximum so far), 0 where the key lies after the query.
+void softmaxTile(int64_t keys, int64_t lanes, bool diagonal, float* scores, RunningSoftmax& running) {
+  for (int64_t lane = 0; lane < lanes; lane += kWidth) {
+    float* const column = scores + lane;
+    // Beyond these keys no query of this vector sees anything, and nothing is read later.
+    const int64_t visible = diagonal ? std::min(keys, roundUp(lane + kWidth, kTileRows)) : keys;
+    if (diagonal) {
+      const IntVec query = laneIndex() + static_cast<int>(lane);
+      for (int64_t key = lane; key < visible; ++key)
+        store(column + key * kTile, query < static_cast<int>(key) ? set1(-INFINITY) : load(column + key * kTile));
+    }
+    const Vec before = load(running.maximum + lane);
+    Vec best[4] = {before, before, before, before};
+    int64_t key = 0;
+    for (; key + 4 <= visible; key += 4)
+      for (int i = 0; i < 4; ++i) best[i] = max(best[i], load(column + (key + i) * kTile));
+    for (; key < visible; ++key) best[0] = max(best[0], load(column + key * kTile));
+    const Vec now = max(max(best[0], best[1]), max(best[2], best[3]));
+
+    const Vec correction = exp(before - now);
+    Vec total = load(running.sum + lane) * correction;
+    for (key = 0; key < visible; ++key) {
+      const Vec p = exp(load(column + key * kTile) - now);
+      store(column + key * kTile, p);
+      total += p;
+    }
+    store(running.maximum + lane, now);
+    store(running.sum + lane, total);
+    store(running.correction + lane, correction);
+  }
+}
+
+/// output[query] = correction · output[query] + P·V.
+void accumulateValues(int64_t queries, int64_t keys, int64_t headDim, bool diagonal, bool first, const float* values,
+                      const float* p, const RunningSoftmax& running, float* output) {
+  if (!first)
+    for (int64_t query = 0; query < queries; ++query) {
+      const float correction = running.correction[query];
+      if (correction == 1.0f) continue;
+      float* row = output + query * headDim;
+      forEachVector(headDim, [&](int64_t d, auto lanes) { lanes.store(row + d, lanes.load(row + d) * correction); });
+    }
+  for (int64_t query = 0; query < (diagonal ? queries : 1); query += kTileRows) {
+    multiply<Contiguous::Rows>(diagonal ? std::min<int64_t>(kTileRows, queries - query) : queries, headDim,
+                               {.depth = diagonal ? std::min<int64_t>(keys, query + kTileRows) : keys, .a = p + query,
+                                .aStride = kTile, .b = values, .bStride = headDim, .c = output + query * headDim,
+                                .cStride = headDim, .accumulate = !first});
+  }
+}
+
+void forwardTile(const AttentionForward& a, int64_t head, const SequenceTile& tile, char* memory) {
+  const int64_t kvHead = head * a.kvHeads / a.heads, dim = a.headDim, queries = tile.rows();
+  const int64_t lanes = roundUp(queries, kWidth);
+  ScratchFloats scratch(memory);
+  float* const queriesT = scratch.take(dim * kTile);
+  float* const scores = scratch.take(kTile * kTile);
+  float* const valueCopy = scratch.take(kTile * dim);
+  float* const output = scratch.take(kTile * dim);
+
+  const float* q = static_cast<const float*>(a.q) + tile.row() * a.qStride + head * dim;
+  transposeScaled(q, a.qStride, queries, dim, static_cast<float>(a.scale), queriesT, kTile);
+  RunningSoftmax running;
+  std::fill_n(running.maximum, kTile, -INFINITY);
+  std::fill_n(running.sum, kTile, 0.0f);
+
+  for (int64_t keyTile = 0; keyTile <= tile.tile; ++keyTile) {
+    const SequenceTile key{tile.begin, tile.length, keyTile};
+    const bool diagonal = keyTile == tile.tile;
+    const float* k = static_cast<const float*>(a.k) + key.row() * a.kStride + kvHead * dim;
+    const float* v = static_cast<const float*>(a.v) + key.row() * a.vStride + kvHead * dim;
+    scoreTile(a, k, key.rows(), queriesT, lanes, diagonal, scores);
+    softmaxTile(key.rows(), lanes, diagonal, scores, running);
+    copyRows(v, a.vStride, key.rows(), dim, valueCopy);
+    accumulateValues(queries, key.rows(), dim, diagonal, keyTile == 0, valueCopy, scores, running, output);
+  }
+
+  float* const lse = static_cast<float*>(a.lse) + tile.row() * a.heads + head;
+  for (int64_t i = 0; i < queries; ++i) {
+    const float inverse = 1.0f / running.sum[i];
+    float* const o = static_cast<float*>(a.o) + (tile.row() + i) * a.oStride + head * dim;
+    const float* const row = output + i * dim;
+    forEachVector(dim, [&](int64_t d, auto part) { part.store(o + d, part.load(row + d) * inverse); });
+    lse[i * a.heads] = running.maximum[i] + std::log(running.sum[i]);
+  }
+}
+
+}  // namespace
+
+void attentionForward(OpContext& context, const AttentionForward& a) {
+  requireFloat32(a.type, "attentionForward");
+  requireHeadDim(a.headDim, "attentionForward");
+  const TileList tiles(a.offsets, a.sequences);
+  const bool worthSharing = tiles.pairs() * a.heads * a.headDim > kSharedAttentionWork;
+  // Heads outermost, so that the tiles in flight read the same keys and values.
+  forEachTask(context, a.heads * tiles.size(), worthSharing, [&](int64_t index, int slot) {
+    forwardTile(a, index / tiles.size(), tiles[index % tiles.size()], cpu::threadScratch(context, slot));
+  });
+}
+
+}  // namespace rlhf::RLHF_ISA

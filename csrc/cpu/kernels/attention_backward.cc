@@ -1,0 +1,273 @@
+#include "cpu/kernels/attention_tiles.h"
+#include "cpu/kernels/table.h"
+#include "cpu/kernels/vector_loops.h"
+
+// With P = exp(S − lse), dP = dO·Vᵀ, δ = Σ_d dO·O and dS = scale·P∘(dP − δ):
+//   dV = Pᵀ·dO,  dK = dSᵀ·Q,  dQ = dS·K.
+//
+// Two schedules give the same bits, every sum running over the same tiles in the same order:
+//   joint     one task per (sequence, key/value head) makes dQ, dK and dV: five products per pair of tiles;
+//   separate  one task per query tile makes dQ, then one per key tile makes dK and dV: seven products, but as many tasks as tiles,
+//             for long sequences with few heads.
+
+namespace rlhf::RLHF_ISA {
+namespace {
+
+/// The queries' side of a tile of one head, ready for products.
+struct QueryTile {
+  float* queriesT;   // [D][kTile], scaled
+  float* dOutputT;   // [D][kTile]
+  float* queries;    // [kTile][D]
+  float* dOutput;    // [kTile][D]
+  float* dQuery;     // [kTile][D]
+  alignas(64) float lse[kTile];
+  alignas(64) float delta[kTile];
+};
+
+/// Memory of a task of the joint schedule, and of the first part of the separate one.
+struct QueryScratch {
+  QueryTile query;
+  float* p;        // [keys][queries]
+  float* dScore;   // [keys][queries]
+  float* keyCopy;  // [kTile][D]
+
+  QueryScratch(char* memory, int64_t dim) {
+    ScratchFloats scratch(memory);
+    query.queriesT = scratch.take(kTile * dim);
+    query.dOutputT = scratch.take(kTile * dim);
+    query.queries = scratch.take(kTile * dim);
+    query.dOutput = scratch.take(kTile * dim);
+    query.dQuery = scratch.take(kTile * dim);
+    p = scratch.take(kTile * kTile);
+    dScore = scratch.take(kTile * kTile);
+    keyCopy = scratch.take(kTile * dim);
+  }
+};
+
+template <class T>
+T* rowOf(T* base, int64_t row, int64_t stride, int64_t head, int64_t dim) {
+  return base + row * stride + head * dim;
+}
+
+void loadQueryTile(const AttentionBackward& a, int64_t head, const SequenceTile& tile, QueryTile& out) {
+  const int64_t dim = a.headDim, rows = tile.rows();
+  const float* q = rowOf(static_cast<const float*>(a.q), tile.row(), a.qStride, head, dim);
+  const float* o = rowOf(static_cast<const float*>(a.o), tile.row(), a.oStride, head, dim);
+  const float* dO = rowOf(static_cast<const float*>(a.dO), tile.row(), a.oStride, head, dim);
+  transposeScaled(q, a.qStride, rows, dim, static_cast<float>(a.scale), out.queriesT, kTile);
+  transposeScaled(dO, a.oStride, rows, dim, 1.0f, out.dOutputT, kTile);
+  copyRows(q, a.qStride, rows, dim, out.queries);
+  copyRows(dO, a.oStride, rows, dim, out.dOutput);
+
+  float* const delta = static_cast<float*>(a.delta) + tile.row() * a.heads + head;
+  const float* const lse = static_cast<const float*>(a.lse) + tile.row() * a.heads + head;
+  for (int64_t i = 0; i < kTile; ++i) {
+    out.lse[i] = i < rows ? lse[i * a.heads] : 0.0f;
+    out.delta[i] = i >= rows ? 0.0f : sumVectors(dim, [&](int64_t d, auto lanes) {
+      return lanes.load(dO + i * a.oStride + d) * lanes.load(o + i * a.oStride + d);
+    });
+    if (i < rows) delta[i * a.heads] = out.delta[i];
+  }
+}
+
+/// p[key][query] and dScore[key][query] of one pair of tiles.
+void scoreGradients(const AttentionBackward& a, const QueryTile& query, int64_t queries, const float* k, const float* v,
+                    int64_t keys, bool diagonal, float* p, float* dScore) {
+  const int64_t lanes = roundUp(queries, kWidth);
+  const float scale = static_cast<float>(a.scale);
+  for (int64_t first = 0; first < keys; first += kTileRows) {
+    const int64_t rows = std::min<int64_t>(kTileRows, keys - first);
+    const int64_t firstLane = diagonal ? first / kWidth * kWidth : 0, corner = first * kTile + firstLane;
+    multiply<Contiguous::Depth>(rows, lanes - firstLane,
+                                {.depth = a.headDim, .a = k + first * a.kStride, .aStride = a.kStride,
+                                 .b = query.queriesT + firstLane, .bStride = kTile, .c = p + corner, .cStride = kTile,
+                                 .accumulate = false});
+    multiply<Contiguous::Depth>(rows, lanes - firstLane,
+                                {.depth = a.headDim, .a = v + first * a.vStride, .aStride = a.vStride,
+                                 .b = query.dOutputT + firstLane, .bStride = kTile, .c = dScore + corner,
+                                 .cStride = kTile, .accumulate = false});
+    for (int64_t lane = firstLane; lane < lanes; lane += kWidth) {
+      const IntVec index = laneIndex() + static_cast<int>(lane);
+      const Vec lse = load(query.lse + lane), delta = load(query.delta + lane);
+      for (int64_t key = first; key < first + rows; ++key) {
+        float* const score = p + key * kTile + lane;
+        float* const gradient = dScore + key * kTile + lane;
+        Vec probability = exp(load(score) - lse);
+        if (diagonal) probability = index < static_cast<int>(key) ? Vec{} : probability;
+        store(score, probability);
+        store(gradient, probability * (load(gradient) - delta) * scale);
+      }
+    }
+  }
+}
+
+/// dQuery[query] += dS·K over one key tile; on the diagonal over the keys that the rows see.
+void accumulateDQuery(int64_t dim, int64_t queries, int64_t keys, bool diagonal, bool first, const float* dScore,
+                      const float* keyRows, float* dQuery) {
+  for (int64_t row = 0; row < queries; row += kTileRows)
+    multiply<Contiguous::Rows>(std::min<int64_t>(kTileRows, queries - row), dim,
+                               {.depth = diagonal ? std::min<int64_t>(keys, row + kTileRows) : keys, .a = dScore + row,
+                                .aStride = kTile, .b = keyRows, .bStride = dim, .c = dQuery + row * dim,
+                                .cStride = dim, .accumulate = !first});
+}
+
+/// gradient[key] += weightᵀ·rows over one query tile; on the diagonal over the queries that see the key. `kind` tells whether
+/// weight lies [key][query] (Depth) or [query][key] (Rows).
+template <Contiguous kind>
+void accumulateKeySide(int64_t dim, int64_t queries, int64_t keys, bool diagonal, const float* weight, const float* rows,
+                       float* gradient, int64_t gradientStride) {
+  for (int64_t key = 0; key < keys; key += kTileRows) {
+    const int64_t firstQuery = diagonal ? key : 0;
+    const float* a = kind == Contiguous::Depth ? weight + key * kTile + firstQuery : weight + firstQuery * kTile + key;
+    multiply<kind>(std::min<int64_t>(kTileRows, keys - key), dim,
+                   {.depth = queries - firstQuery, .a = a, .aStride = kTile, .b = rows + firstQuery * dim,
+                    .bStride = dim, .c = gradient + key * gradientStride, .cStride = gradientStride, .accumulate = true});
+  }
+}
+
+void clearRows(float* base, int64_t stride, int64_t rows, int64_t dim) {
+  for (int64_t r = 0; r < rows; ++r) std::fill_n(base + r * stride, dim, 0.0f);
+}
+
+/// One query tile of one head against all keys that it sees: dQ, and with `keySide` its share of dK and dV.
+void queryTileBackward(const AttentionBackward& a, int64_t head, const SequenceTile& tile, bool keySide,
+                       QueryScratch& scratch) {
+  const int64_t kvHead = head * a.kvHeads / a.heads, dim = a.headDim, queries = tile.rows();
+  loadQueryTile(a, head, tile, scratch.query);
+  for (int64_t keyTile = 0; keyTile <= tile.tile; ++keyTile) {
+    const SequenceTile key{tile.begin, tile.length, keyTile};
+    const int64_t keys = key.rows();
+    const bool diagonal = keyTile == tile.tile;
+    const float* k = rowOf(static_cast<const float*>(a.k), key.row(), a.kStride, kvHead, dim);
+    const float* v = rowOf(static_cast<const float*>(a.v), key.row(), a.vStride, kvHead, dim);
+    scoreGradients(a, scratch.query, queries, k, v, keys, diagonal, scratch.p, scratch.dScore);
+    copyRows(k, a.kStride, keys, dim, scratch.keyCopy);
+    accumulateDQuery(dim, queries, keys, diagonal, keyTile == 0, scratch.dScore, scratch.keyCopy, scratch.query.dQuery);
+    if (!keySide) continue;
+    accumulateKeySide<Contiguous::Depth>(dim, queries, keys, diagonal, scratch.p, scratch.query.dOutput,
+                                         rowOf(static_cast<float*>(a.dv), key.row(), a.vStride, kvHead, dim), a.vStride);
+    accumulateKeySide<Contiguous::Depth>(dim, queries, keys, diagonal, scratch.dScore, scratch.query.queries,
+                                         rowOf(static_cast<float*>(a.dk), key.row(), a.kStride, kvHead, dim), a.kStride);
+  }
+  float* dq = rowOf(static_cast<float*>(a.dq), tile.row(), a.qStride, head, dim);
+  for (int64_t i = 0; i < queries; ++i) std::copy_n(scratch.query.dQuery + i * dim, dim, dq + i * a.qStride);
+}
+
+/// All of one sequence and key/value head.
+void jointBackward(const AttentionBackward& a, int64_t sequence, int64_t kvHead, char* memory) {
+  const int64_t begin = a.offsets[sequence], length = a.offsets[sequence + 1] - begin;
+  const int64_t group = a.heads / a.kvHeads, dim = a.headDim;
+  clearRows(rowOf(static_cast<float*>(a.dk), begin, a.kStride, kvHead, dim), a.kStride, length, dim);
+  clearRows(rowOf(static_cast<float*>(a.dv), begin, a.vStride, kvHead, dim), a.vStride, length, dim);
+  QueryScratch scratch(memory, dim);
+  for (int64_t head = kvHead * group; head < (kvHead + 1) * group; ++head)
+    for (int64_t tile = 0; tile < ceilDivide(length, kTile); ++tile)
+      queryTileBackward(a, head, {begin, length, tile}, true, scratch);
+}
+
+/// Memory of a task of the separate schedule's second part. Here score tiles lie [queries][keys].
+struct KeyScratch {
+  float *keysT, *valuesT;      // [D][kTile]
+  float *queries, *scaled, *dOutput;  // [kTile][D]
+  float *p, *dScore;           // [queries][keys]
+
+  KeyScratch(char* memory, int64_t dim) {
+    ScratchFloats scratch(memory);
+    for (float** tile : {&keysT, &valuesT, &queries, &scaled, &dOutput}) *tile = scratch.take(kTile * dim);
+    for (float** tile : {&p, &dScore}) *tile = scratch.take(kTile * kTile);
+  }
+};
+
+/// p[query][key] and dScore[query][key]: scoreGradients with the sides exchanged, the same numbers bit for bit.
+void scoreGradientsByKey(const AttentionBackward& a, const float* lse, const float* delta, int64_t queries, int64_t keys,
+                         bool diagonal, const KeyScratch& s) {
+  const int64_t allLanes = roundUp(keys, kWidth);
+  const float scale = static_cast<float>(a.scale);
+  for (int64_t first = 0; first < queries; first += kTileRows) {
+    const int64_t rows = std::min<int64_t>(kTileRows, queries - first);
+    const int64_t lanes = diagonal ? std::min(allLanes, roundUp(first + rows, kWidth)) : allLanes;
+    multiply<Contiguous::Depth>(rows, lanes,
+                                {.depth = a.headDim, .a = s.scaled + first * a.headDim, .aStride = a.headDim,
+                                 .b = s.keysT, .bStride = kTile, .c = s.p + first * kTile, .cStride = kTile,
+                                 .accumulate = false});
+    multiply<Contiguous::Depth>(rows, lanes,
+                                {.depth = a.headDim, .a = s.dOutput + first * a.headDim, .aStride = a.headDim,
+                                 .b = s.valuesT, .bStride = kTile, .c = s.dScore + first * kTile, .cStride = kTile,
+                                 .accumulate = false});
+    for (int64_t query = first; query < first + rows; ++query)
+      for (int64_t lane = 0; lane < lanes; lane += kWidth) {
+        float* const score = s.p + query * kTile + lane;
+        float* const gradient = s.dScore + query * kTile + lane;
+        Vec probability = exp(load(score) - lse[query * a.heads]);
+        if (diagonal)
+          probability = laneIndex() + static_cast<int>(lane) > static_cast<int>(query) ? Vec{} : probability;
+        store(score, probability);
+        store(gradient, probability * (load(gradient) - delta[query * a.heads]) * scale);
+      }
+  }
+}
+
+/// dK and dV of one key tile from all queries that see it. Needs delta.
+void keyTileBackward(const AttentionBackward& a, int64_t kvHead, const SequenceTile& key, char* memory) {
+  const int64_t group = a.heads / a.kvHeads, dim = a.headDim, keys = key.rows();
+  const KeyScratch s(memory, dim);
+  const float* k = rowOf(static_cast<const float*>(a.k), key.row(), a.kStride, kvHead, dim);
+  const float* v = rowOf(static_cast<const float*>(a.v), key.row(), a.vStride, kvHead, dim);
+  float* dk = rowOf(static_cast<float*>(a.dk), key.row(), a.kStride, kvHead, dim);
+  float* dv = rowOf(static_cast<float*>(a.dv), key.row(), a.vStride, kvHead, dim);
+  transposeScaled(k, a.kStride, keys, dim, 1.0f, s.keysT, kTile);
+  transposeScaled(v, a.vStride, keys, dim, 1.0f, s.valuesT, kTile);
+  clearRows(dk, a.kStride, keys, dim);
+  clearRows(dv, a.vStride, keys, dim);
+
+  for (int64_t head = kvHead * group; head < (kvHead + 1) * group; ++head)
+    for (int64_t tile = key.tile; tile < ceilDivide(key.length, kTile); ++tile) {
+      const SequenceTile query{key.begin, key.length, tile};
+      const int64_t queries = query.rows();
+      const bool diagonal = tile == key.tile;
+      copyRows(rowOf(static_cast<const float*>(a.q), query.row(), a.qStride, head, dim), a.qStride, queries, dim, s.queries);
+      copyRows(rowOf(static_cast<const float*>(a.dO), query.row(), a.oStride, head, dim), a.oStride, queries, dim, s.dOutput);
+      const float scale = static_cast<float>(a.scale);
+      for (int64_t i = 0; i < queries * dim; ++i) s.scaled[i] = s.queries[i] * scale;
+      const int64_t statistic = query.row() * a.heads + head;
+      scoreGradientsByKey(a, static_cast<const float*>(a.lse) + statistic, static_cast<const float*>(a.delta) + statistic,
+                          queries, keys, diagonal, s);
+      accumulateKeySide<Contiguous::Rows>(dim, queries, keys, diagonal, s.p, s.dOutput, dv, a.vStride);
+      accumulateKeySide<Contiguous::Rows>(dim, queries, keys, diagonal, s.dScore, s.queries, dk, a.kStride);
+    }
+}
+
+/// Whether seven products shared evenly take less time than five whose largest task may keep the others waiting.
+bool separateIsFaster(const AttentionBackward& a, int threads) {
+  double total = 0, largest = 0;
+  for (int64_t s = 0; s < a.sequences; ++s) {
+    const double length = a.offsets[s + 1] - a.offsets[s];
+    total += length * length * static_cast<double>(a.kvHeads);
+    largest = std::max(largest, length * length);
+  }
+  return 7 * total / threads < 5 * std::max(largest, total / threads);
+}
+
+}  // namespace
+
+void attentionBackward(OpContext& context, const AttentionBackward& a) {
+  requireFloat32(a.type, "attentionBackward");
+  requireHeadDim(a.headDim, "attentionBackward");
+  const TileList tiles(a.offsets, a.sequences);
+  const bool worthSharing = tiles.pairs() * a.heads * a.headDim * 5 / 2 > kSharedAttentionWork;
+  if (!worthSharing || !separateIsFaster(a, cpu::pool(context).size())) {
+    forEachTask(context, a.sequences * a.kvHeads, worthSharing, [&](int64_t index, int slot) {
+      jointBackward(a, index / a.kvHeads, index % a.kvHeads, cpu::threadScratch(context, slot));
+    });
+    return;
+  }
+  cpu::pool(context).run(a.heads * tiles.size(), [&](int64_t index, int slot) {
+    QueryScratch scratch(cpu::threadScratch(context, slot), a.headDim);
+    queryTileBackward(a, index / tiles.size(), tiles[index % tiles.size()], false, scratch);
+  });
+  cpu::pool(context).run(a.kvHeads * tiles.size(), [&](int64_t index, int slot) {
+    keyTileBackward(a, index / tiles.size(), tiles[index % tiles.size()], cpu::threadScratch(context, slot));
+  });
+}
+
+}  // namespace rlhf::RLHF_ISA

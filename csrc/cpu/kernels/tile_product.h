@@ -1,0 +1,122 @@
+#pragma once
+#include <algorithm>
+#include <array>
+
+#include "cpu/simd.h"
+
+// Small matrix products inside the caches, the five of attention's forward and backward passes. All accumulators of a register
+// tile live in vector registers; A is read by broadcast and B along vector lanes, so neither is repacked. Element (r, c) of a
+// product is a chain of fused multiply-adds in rising k, whatever the tile that it falls in.
+
+namespace rlhf::RLHF_ISA {
+
+// 6 × 4 accumulators, 4 vectors of B and a broadcast take 29 of AVX-512's 32 registers, and 6·4 independent chains cover the
+// latency of two multiply-add units (4 cycles each); 6 × 2 does the same with 16 registers.
+inline constexpr int kTileRows = 6;
+inline constexpr int kTileVectors = kWidth == 16 ? 4 : 2;
+
+/// Which index of A(row, k) is contiguous in memory; the other one is `aStride` elements apart.
+enum class Contiguous { Depth, Rows };
+
+struct TileProduct {
+  int64_t depth;
+  const float* a;
+  int64_t aStride;
+  const float* b;  // [depth, columns], rows bStride apart
+  int64_t bStride;
+  float* c;        // [rows, columns], rows cStride apart
+  int64_t cStride;
+  bool accumulate;  // C += A·B instead of C = A·B
+};
+
+template <Contiguous kind, int Rows, int Vectors, bool Partial>
+void registerTile(const TileProduct& t, int lastCount) {
+  const auto loadLast = [&](const float* source, bool last) {
+    return Partial && last ? loadPartial(source, lastCount) : load(source);
+  };
+  const int64_t aStride = t.aStride, bStride = t.bStride, cStride = t.cStride;
+  const float* a = t.a;
+  const float* b = t.b;
+  float* const c = t.c;
+  Vec sums[Rows][Vectors] = {};
+  if (t.accumulate) {
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) sums[r][v] = loadLast(c + r * cStride + v * kWidth, v == Vectors - 1);
+  }
+  for (int64_t k = 0; k < t.depth; ++k) {
+    Vec row[Vectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) row[v] = loadLast(b + v * kWidth, v == Vectors - 1);
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+      const Vec factor = set1(kind == Contiguous::Depth ? a[r * aStride] : a[r]);
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) sums[r][v] += factor * row[v];
+    }
+    a += kind == Contiguous::Depth ? 1 : aStride;
+    b += bStride;
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) {
+      float* const destination = c + r * cStride + v * kWidth;
+      if (Partial && v == Vectors - 1) storePartial(destination, sums[r][v], lastCount);
+      else store(destination, sums[r][v]);
+    }
+}
+
+using RegisterTile = void (*)(const TileProduct&, int lastCount);
+
+/// Every size of register tile: entry ((rows − 1)·kTileVectors + vectors − 1)·2 + partial.
+template <Contiguous kind>
+inline constexpr auto kRegisterTiles = []<int... I>(std::integer_sequence<int, I...>) {
+  return std::array<RegisterTile, sizeof...(I)>{
+      &registerTile<kind, I / 2 / kTileVectors + 1, I / 2 % kTileVectors + 1, I % 2 == 1>...};
+}(std::make_integer_sequence<int, kTileRows * kTileVectors * 2>{});
+
+/// C[rows, columns] = A·B, or += A·B. The first row of A and C is t.a and t.c.
+template <Contiguous kind>
+inline void multiply(int64_t rows, int64_t columns, TileProduct t) {
+  const float* const a = t.a;
+  float* const c = t.c;
+  for (int64_t column = 0; column < columns; column += kTileVectors * kWidth) {
+    const int64_t width = std::min<int64_t>(columns - column, kTileVectors * kWidth);
+    const int vectors = static_cast<int>((width + kWidth - 1) / kWidth);
+    const int lastCount = static_cast<int>(width - (vectors - 1) * kWidth);
+    for (int64_t row = 0; row < rows; row += kTileRows) {
+      const int height = static_cast<int>(std::min<int64_t>(rows - row, kTileRows));
+      t.a = a + (kind == Contiguous::Depth ? row * t.aStride : row);
+      t.c = c + row * t.cStride + column;
+      kRegisterTiles<kind>[((height - 1) * kTileVectors + vectors - 1) * 2 + (lastCount < kWidth)](t, lastCount);
+    }
+    t.b += kTileVectors * kWidth;
+  }
+}
+
+/// destination[c·destinationStride + r] = factor · source[r·sourceStride + c]; the columns beyond `rows`, up to a whole vector,
+/// become 0.
+inline void transposeScaled(const float* source, int64_t sourceStride, int64_t rows, int64_t columns, float factor,
+                            float* destination, int64_t destinationStride) {
+  for (int64_t r = 0; r < rows; r += kWidth) {
+    const int64_t height = std::min<int64_t>(kWidth, rows - r);
+    for (int64_t c = 0; c < columns; c += kWidth) {
+      const int width = static_cast<int>(std::min<int64_t>(kWidth, columns - c));
+      Vec block[kWidth];
+      for (int i = 0; i < kWidth; ++i)
+        block[i] = i < height ? loadPartial(source + (r + i) * sourceStride + c, width) * factor : Vec{};
+      transpose(block);
+      for (int i = 0; i < width; ++i) store(destination + (c + i) * destinationStride + r, block[i]);
+    }
+  }
+}
+
+/// Copies a tile into contiguous rows: rows far apart in memory fall into the same few cache sets and into a page each.
+inline void copyRows(const float* source, int64_t sourceStride, int64_t rows, int64_t columns, float* destination) {
+  for (int64_t r = 0; r < rows; ++r)
+    std::memcpy(destination + r * columns, source + r * sourceStride, static_cast<size_t>(columns) * sizeof(float));
+}
+
+}  // namespace rlhf::RLHF_ISA
