@@ -1,0 +1,252 @@
+#include <napi.h>
+
+#include <chrono>
+#include <cstdlib>
+
+#include "core/arena.h"
+#include "core/philox.h"
+#include "node/kernels_arguments.h"
+#include "node/kernels_backends.h"
+#include "simt/backend.h"
+
+// rlhf_kernels.node: every op on every backend, for the repository's tests and microbenchmarks. test/support/kernels.ts types it.
+
+namespace rlhf::kernels {
+namespace {
+
+/// Runs a function of the addon: an rlhf::Error becomes a JavaScript Error with its `code`.
+template <class Body>
+Napi::Value guarded(const Napi::CallbackInfo& info, Body&& body) {
+  try {
+    return body();
+  } catch (const Error& error) {
+    Napi::Error thrown = Napi::Error::New(info.Env(), error.what());
+    thrown.Value().Set("code", error.code());
+    throw thrown;
+  }
+}
+
+std::string toText(Napi::Value value, const char* what) {
+  if (!value.IsString()) throw Napi::TypeError::New(value.Env(), std::string(what) + " must be a string");
+  return value.As<Napi::String>().Utf8Value();
+}
+
+Napi::Object toObject(Napi::Value value, const char* what) {
+  if (!value.IsObject()) throw Napi::TypeError::New(value.Env(), std::string(what) + " must be an object");
+  return value.As<Napi::Object>();
+}
+
+int64_t toInteger(Napi::Value value, const char* what) {
+  if (!value.IsNumber()) throw Napi::TypeError::New(value.Env(), std::string(what) + " must be a number");
+  return value.As<Napi::Number>().Int64Value();
+}
+
+/// options.threads, 1 where nothing is said.
+int threadsOf(Napi::Value options) {
+  if (options.IsUndefined()) return 1;
+  const Napi::Value threads = toObject(options, "options").Get("threads");
+  return threads.IsUndefined() ? 1 : static_cast<int>(toInteger(threads, "options.threads"));
+}
+
+/// Calls body.operator()<Arguments>(name, entry) for the op of that name; `entry` is its place in the table.
+template <class Body>
+Napi::Value withOp(const Ops& ops, const std::string& op, Body&& body) {
+#define RLHF_MATCH_OP(name, Arguments) \
+  if (op == #name) return body.template operator()<Arguments>(#name, ops.name);
+  RLHF_FOR_EACH_OP(RLHF_MATCH_OP)
+#undef RLHF_MATCH_OP
+  throw Error(code::kUnknownName, format("there is no op \"%s\"", op.c_str()));
+}
+
+/// run(backend, op, arguments, { threads? })
+Napi::Value run(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    Backend& backend = openBackend(toText(info[0], "backend"), threadsOf(info[3]));
+    return withOp(backend.ops(), toText(info[1], "op"), [&]<class Arguments>(const char* name, auto entry) {
+      const auto arguments = readArguments<Arguments>(name, toObject(info[2], "arguments"));
+      backend.reserveScratch(scratchLimits(arguments), true);
+      runOp(backend.context(), entry, arguments);
+      return info.Env().Undefined();
+    });
+  });
+}
+
+/// bench(backend, op, arguments, repetitions, { threads? }) → seconds of each repetition
+Napi::Value bench(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    Backend& backend = openBackend(toText(info[0], "backend"), threadsOf(info[4]));
+    const int64_t repetitions = toInteger(info[3], "repetitions");
+    return withOp(backend.ops(), toText(info[1], "op"), [&]<class Arguments>(const char* name, auto entry) -> Napi::Value {
+      const auto arguments = readArguments<Arguments>(name, toObject(info[2], "arguments"));
+      backend.reserveScratch(scratchLimits(arguments), false);
+      Napi::Float64Array seconds = Napi::Float64Array::New(info.Env(), static_cast<size_t>(repetitions));
+      for (int64_t i = 0; i < repetitions; ++i) {
+        const auto start = std::chrono::steady_clock::now();
+        runOp(backend.context(), entry, arguments);
+        seconds[static_cast<size_t>(i)] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      }
+      return seconds;
+    });
+  });
+}
+
+/// backends() → names
+Napi::Value backends(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const std::vector<std::string> names = backendNames();
+    Napi::Array result = Napi::Array::New(info.Env(), names.size());
+    for (size_t i = 0; i < names.size(); ++i) result.Set(static_cast<uint32_t>(i), names[i]);
+    return result;
+  });
+}
+
+/// operators(backend) → names of the ops that it has
+Napi::Value operators(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const Ops& ops = openBackend(toText(info[0], "backend"), 1).ops();
+    Napi::Array result = Napi::Array::New(info.Env());
+#define RLHF_LIST_OP(name, Arguments) \
+  if (ops.name) result.Set(result.Length(), #name);
+    RLHF_FOR_EACH_OP(RLHF_LIST_OP)
+#undef RLHF_LIST_OP
+    return result;
+  });
+}
+
+/// operatorFields(op) → [{ name, kind, element }] in the order of the contract
+Napi::Value operatorFields(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    return withOp(openBackend("ref", 1).ops(), toText(info[0], "op"), [&]<class Arguments>(const char*, auto) {
+      Napi::Array result = Napi::Array::New(info.Env());
+      Arguments arguments;
+      arguments.fields([&]<class Field>(const char* name, Field&) {
+        Napi::Object field = Napi::Object::New(info.Env());
+        field.Set("name", name);
+        field.Set("kind", kindName<Field>());
+        if constexpr (std::is_pointer_v<Field>) field.Set("element", elementName<Field>());
+        result.Set(result.Length(), field);
+      });
+      return result;
+    });
+  });
+}
+
+/// packedWeightBytes(backend, type, inputs, outputs, backward) → bytes, 0 where the backend has no packed form
+Napi::Value packedWeightBytes(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const Ops& ops = openBackend(toText(info[0], "backend"), 1).ops();
+    const size_t bytes = ops.packedWeightBytes(toDType(info[1], "type"), toInteger(info[2], "inputs"),
+                                               toInteger(info[3], "outputs"), info[4].ToBoolean() ? 1 : 0);
+    return Napi::Number::New(info.Env(), static_cast<double>(bytes));
+  });
+}
+
+/// scratchBytes(backend, limits, { threads? }) → bytes
+Napi::Value scratchBytes(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    Backend& backend = openBackend(toText(info[0], "backend"), threadsOf(info[2]));
+    const Napi::Object object = toObject(info[1], "limits");
+    ScratchLimits limits;
+    const std::pair<const char*, int64_t*> fields[] = {
+        {"rows", &limits.rows},   {"maxWidth", &limits.maxWidth}, {"vocab", &limits.vocab},    {"maxRank", &limits.maxRank},
+        {"heads", &limits.heads}, {"kvHeads", &limits.kvHeads},   {"headDim", &limits.headDim}};
+    for (const auto& [name, field] : fields)
+      if (const Napi::Value value = object.Get(name); !value.IsUndefined()) *field = toInteger(value, name);
+    return Napi::Number::New(info.Env(), static_cast<double>(backend.ops().scratchBytes(backend.device(), &limits)));
+  });
+}
+
+/// alignedBuffer(bytes) → an ArrayBuffer at a multiple of 64, as device memory is
+Napi::Value alignedBuffer(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const size_t bytes = static_cast<size_t>(std::max<int64_t>(toInteger(info[0], "bytes"), 1));
+    void* memory = std::aligned_alloc(kAlignment, alignUp(bytes));
+    if (!memory) throw Error(code::kOutOfMemory, format("cannot allocate %zu bytes", bytes));
+    return Napi::ArrayBuffer::New(info.Env(), memory, bytes, [](Napi::Env, void* data) { std::free(data); });
+  });
+}
+
+/// philox(seed, stream, index) → the four words of a block
+Napi::Value philoxWords(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const auto word = [&](size_t i) {
+      bool lossless = false;
+      if (!info[i].IsBigInt()) throw Napi::TypeError::New(info.Env(), "philox takes BigInts");
+      return info[i].As<Napi::BigInt>().Uint64Value(&lossless);
+    };
+    const PhiloxBlock block = philox(word(0), word(1), word(2));
+    Napi::Uint32Array words = Napi::Uint32Array::New(info.Env(), 4);
+    for (size_t i = 0; i < 4; ++i) words[i] = block.word[i];
+    return words;
+  });
+}
+
+/// toBits(values: Float32Array, "float16" | "bfloat16") → Uint16Array, rounded to nearest even
+Napi::Value toBits(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    if (!info[0].IsTypedArray()) throw Napi::TypeError::New(info.Env(), "values must be a Float32Array");
+    const auto values = info[0].As<Napi::Float32Array>();
+    Napi::Uint16Array bits = Napi::Uint16Array::New(info.Env(), values.ElementLength());
+    convertFromFloat(values.Data(), bits.Data(), toDType(info[1], "type"), values.ElementLength());
+    return bits;
+  });
+}
+
+/// fromBits(bits: Uint16Array, "float16" | "bfloat16") → Float32Array
+Napi::Value fromBits(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    if (!info[0].IsTypedArray()) throw Napi::TypeError::New(info.Env(), "bits must be a Uint16Array");
+    const auto bits = info[0].As<Napi::Uint16Array>();
+    Napi::Float32Array values = Napi::Float32Array::New(info.Env(), bits.ElementLength());
+    convertToFloat(bits.Data(), toDType(info[1], "type"), values.Data(), bits.ElementLength());
+    return values;
+  });
+}
+
+Napi::Value abiHashValue(const Napi::CallbackInfo& info) { return Napi::BigInt::New(info.Env(), abiHash()); }
+
+/// simtSelfTests() → names of the emulator's own test kernels
+Napi::Value simtSelfTests(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    Napi::Array result = Napi::Array::New(info.Env());
+    for (const std::string& name : simt::selfTestNames()) result.Set(result.Length(), name);
+    return result;
+  });
+}
+
+/// runSimtSelfTest(name, seed) → what the emulator reported, "" for a sound run
+Napi::Value runSimtSelfTest(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const uint64_t seed = static_cast<uint64_t>(toInteger(info[1], "seed"));
+    return Napi::String::New(info.Env(), simt::runSelfTest(toText(info[0], "name"), seed));
+  });
+}
+
+Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+  const std::pair<const char*, Napi::Value (*)(const Napi::CallbackInfo&)> functions[] = {
+      {"run", run},
+      {"bench", bench},
+      {"backends", backends},
+      {"operators", operators},
+      {"operatorFields", operatorFields},
+      {"packedWeightBytes", packedWeightBytes},
+      {"scratchBytes", scratchBytes},
+      {"alignedBuffer", alignedBuffer},
+      {"philox", philoxWords},
+      {"toBits", toBits},
+      {"fromBits", fromBits},
+      {"abiHash", abiHashValue},
+      {"simtSelfTests", simtSelfTests},
+      {"runSimtSelfTest", runSimtSelfTest},
+  };
+  for (const auto& [name, function] : functions) exports.Set(name, Napi::Function::New(env, function, name));
+  return exports;
+}
+
+}  // namespace
+}  // namespace rlhf::kernels
+
+static Napi::Object initializeKernels(Napi::Env env, Napi::Object exports) {
+  return rlhf::kernels::initialize(env, exports);
+}
+NODE_API_MODULE(rlhf_kernels, initializeKernels)

@@ -1,0 +1,96 @@
+#include "node/kernels_backends.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <memory>
+
+#include "cpu/backend.h"
+#include "ref/backend.h"
+#include "simt/backend.h"
+
+namespace rlhf::kernels {
+namespace {
+
+constexpr const char* kInstructionSets[] = {"avx512", "avx2", "neon", "scalar"};
+
+const std::string kCpuPrefix = "cpu:";
+
+const Ops* findOps(const std::string& name) {
+  if (name == "ref") return &refOps();
+  if (name == "simt") return &simt::ops();
+  if (name == "cpu") return &cpu::ops();
+  if (name.starts_with(kCpuPrefix)) return cpu::opsFor(name.substr(kCpuPrefix.size()).c_str());
+  return nullptr;
+}
+
+/// Devices live as long as the process, as do the contexts that use them.
+Device* openDevice(const std::string& name, int threads) {
+  if (name == "simt") return simt::device();
+  if (name == "ref") {
+    static const std::unique_ptr<Device> device = createRefDevice();
+    return device.get();
+  }
+  static std::map<int, std::unique_ptr<cpu::CpuDevice>> devices;
+  std::unique_ptr<cpu::CpuDevice>& device = devices[threads];
+  if (!device) device = std::make_unique<cpu::CpuDevice>(threads);
+  return device.get();
+}
+
+}  // namespace
+
+Backend::Backend(const Ops& ops, Device* device) : ops_(ops) {
+  if (ops.abiHash != abiHash() || device->abiHash != abiHash())
+    throw Error(code::kInternal, format("backend %s was built from other headers than this addon", ops.backend));
+  if (!device->unifiedMemory)
+    throw Error(code::kUnsupported, format("backend %s has memory of its own; rlhf_kernels runs ops on JavaScript's arrays",
+                                           ops.backend));
+  context_.device = device;
+  if (device->createStream(device, &context_.stream) != kOk)
+    throw Error(code::kInternal, format("%s cannot create a stream", device->name));
+}
+
+Backend::~Backend() {
+  Device* device = context_.device;
+  if (context_.scratch) device->release(device, context_.scratch);
+  device->destroyStream(device, context_.stream);
+}
+
+void Backend::reserveScratch(const ScratchLimits& limits, bool poison) {
+  Device* device = context_.device;
+  const size_t bytes = ops_.scratchBytes(device, &limits);
+  if (bytes > capacity_) {
+    if (context_.scratch) device->release(device, context_.scratch);
+    context_.scratch = nullptr;
+    capacity_ = 0;
+    if (device->allocate(device, bytes, &context_.scratch) != kOk)
+      throw Error(code::kOutOfMemory, format("%s cannot allocate %zu bytes of scratch memory", device->name, bytes));
+    capacity_ = bytes;
+  }
+  context_.scratchBytes = bytes;
+  if (poison && bytes > 0) std::memset(context_.scratch, 0xFF, bytes);
+}
+
+std::vector<std::string> backendNames() {
+  std::vector<std::string> names = {"ref"};
+  for (const char* instructionSet : kInstructionSets)
+    if (cpu::opsFor(instructionSet)) names.push_back(kCpuPrefix + instructionSet);
+  names.push_back("simt");
+  return names;
+}
+
+Backend& openBackend(const std::string& name, int threads) {
+  static std::map<std::pair<std::string, int>, std::unique_ptr<Backend>> backends;
+  std::unique_ptr<Backend>& backend = backends[{name, threads}];
+  if (backend) return *backend;
+  const Ops* ops = findOps(name);
+  if (!ops) {
+    std::string known = "cpu";
+    for (const std::string& each : backendNames()) known += ", " + each;
+    throw Error(code::kUnknownName, format("there is no backend \"%s\" here; these are: %s", name.c_str(), known.c_str()));
+  }
+  backend = std::make_unique<Backend>(*ops, openDevice(name, std::max(1, threads)));
+  return *backend;
+}
+
+}  // namespace rlhf::kernels
