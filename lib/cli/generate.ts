@@ -54,7 +54,9 @@ function samplingOptions(): Option[] {
     ["--repetition-penalty <r>", "over 1: tokens that occurred get less likely", number(1e-6), 1],
     ["--seed <n>", "the same seed gives the same answers", integer(0), 0],
   ];
-  return sampling.map(([flag, description, parse, value]) => new Option(flag, description).argParser(parse).default(value));
+  return sampling.map(([flag, description, parse, value]) =>
+    new Option(flag, description).argParser(parse).default(value),
+  );
 }
 
 async function readPrompts(options: GenerateOptions): Promise<string[]> {
@@ -66,21 +68,40 @@ async function readPrompts(options: GenerateOptions): Promise<string[]> {
 }
 
 async function generate(options: GenerateOptions, signal: AbortSignal): Promise<void> {
-  const prompts = (await readPrompts(options)).flatMap((prompt) => new Array<string>(options.numSamples).fill(prompt));
+  const prompts = (await readPrompts(options)).flatMap((prompt) =>
+    new Array<string>(options.numSamples).fill(prompt),
+  );
   const { CausalLM } = await import("../index.ts");
   const tokenizer = await Tokenizer.load(options.model);
-  using model = await CausalLM.load(options.model, { device: options.device, threads: options.threads, trainable: "none" });
+  using model = await CausalLM.load(options.model, {
+    device: options.device,
+    threads: options.threads,
+    trainable: "none",
+  });
   const { maxNewTokens, minNewTokens, temperature, topK, topP, minP, repetitionPenalty, seed } = options;
   const answers = await model.generate(
     prompts.map((prompt) => encodePrompt(tokenizer, prompt)),
-    { maxNewTokens, minNewTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stop: [...tokenizer.endTokenIds], signal },
+    {
+      maxNewTokens,
+      minNewTokens,
+      temperature,
+      topK,
+      topP,
+      minP,
+      repetitionPenalty,
+      seed,
+      stop: [...tokenizer.endTokenIds],
+      signal,
+    },
   );
-  const rows = answers.map((answer, index): GeneratedRow => ({
-    prompt: prompts[index] as string,
-    response: tokenizer.decode(answer.tokens),
-    tokens: [...answer.tokens],
-    finishReason: answer.finishReason,
-  }));
+  const rows = answers.map(
+    (answer, index): GeneratedRow => ({
+      prompt: prompts[index] as string,
+      response: tokenizer.decode(answer.tokens),
+      tokens: [...answer.tokens],
+      finishReason: answer.finishReason,
+    }),
+  );
   if (options.output !== undefined) await writeJsonLines(options.output, rows);
   else for (const row of rows) process.stdout.write(`${row.prompt}${row.response}\n`);
 }

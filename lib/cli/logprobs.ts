@@ -25,6 +25,8 @@ export function addLogprobsCommand(program: Command): void {
   });
 }
 
-async function* toRows(measured: AsyncIterable<{ tokens: Int32Array; result: Float32Array }>): AsyncGenerator<object> {
+async function* toRows(
+  measured: AsyncIterable<{ tokens: Int32Array; result: Float32Array }>,
+): AsyncGenerator<object> {
   for await (const { tokens, result } of measured) yield { tokens: [...tokens], logProbs: [...result] };
 }

@@ -15,7 +15,8 @@ async function readSequences(options: MeasureOptions, appendEos: boolean): Promi
   const tokenizer = needsTokenizer ? await Tokenizer.load(options.model) : null;
   return rows.map((row) => {
     if ("tokens" in row) return row.tokens;
-    if (tokenizer === null) throw new RlhfError("ERR_RLHF_INTERNAL", "a row with text was met without a tokenizer");
+    if (tokenizer === null)
+      throw new RlhfError("ERR_RLHF_INTERNAL", "a row with text was met without a tokenizer");
     return encodeSequence(tokenizer, row.prompt, row.response, { appendEos }).tokens;
   });
 }
@@ -35,7 +36,10 @@ export async function* measureFile<Result>(
   for (let start = 0; start < sequences.length; start += CHUNK_ROWS) {
     const chunk = sequences.slice(start, start + CHUNK_ROWS);
     const results = new Map<number, Result>();
-    const plan = planMicroBatches(chunk.map((tokens) => tokens.length), options.microBatchTokens);
+    const plan = planMicroBatches(
+      chunk.map((tokens) => tokens.length),
+      options.microBatchTokens,
+    );
     for (const batch of plan) {
       const measured = await measure(batch.map((index) => chunk[index] as Int32Array));
       batch.forEach((index, position) => {

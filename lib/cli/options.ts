@@ -5,7 +5,8 @@ import type { DeviceName } from "../engine/engine.ts";
 export function integer(least: number): (text: string) => number {
   return (text) => {
     const value = Number(text);
-    if (!Number.isSafeInteger(value) || value < least) throw new InvalidArgumentError(`expected a whole number of at least ${least}`);
+    if (!Number.isSafeInteger(value) || value < least)
+      throw new InvalidArgumentError(`expected a whole number of at least ${least}`);
     return value;
   };
 }
@@ -15,7 +16,11 @@ export function number(least: number, most = Number.POSITIVE_INFINITY): (text: s
   return (text) => {
     const value = Number(text);
     if (text.trim() === "" || !(value >= least && value <= most)) {
-      throw new InvalidArgumentError(most === Number.POSITIVE_INFINITY ? `expected a number of at least ${least}` : `expected a number from ${least} to ${most}`);
+      throw new InvalidArgumentError(
+        most === Number.POSITIVE_INFINITY
+          ? `expected a number of at least ${least}`
+          : `expected a number from ${least} to ${most}`,
+      );
     }
     return value;
   };
@@ -49,9 +54,16 @@ export interface MeasureOptions extends ModelOptions {
 export function measureOptions(): Option[] {
   return [
     ...modelOptions(),
-    new Option("--data-path <file>", "rows {tokens} or {prompt, response}: .json, .jsonl or .jsonl.gz").makeOptionMandatory(),
+    new Option(
+      "--data-path <file>",
+      "rows {tokens} or {prompt, response}: .json, .jsonl or .jsonl.gz",
+    ).makeOptionMandatory(),
     new Option("--output <file>", "JSON lines in the order of the input").makeOptionMandatory(),
-    new Option("--micro-batch-tokens <n>", "most tokens of one forward pass").argParser(integer(1)).default(4096),
-    new Option("--on-bad-row <action>", "what to do with malformed rows").choices(["error", "skip"]).default("error"),
+    new Option("--micro-batch-tokens <n>", "most tokens of one forward pass")
+      .argParser(integer(1))
+      .default(4096),
+    new Option("--on-bad-row <action>", "what to do with malformed rows")
+      .choices(["error", "skip"])
+      .default("error"),
   ];
 }

@@ -61,7 +61,11 @@ export function randomWeights(config: ReferenceConfig, random: Random): Referenc
 }
 
 /** The log-probability of each token, 0 for the first: number[T]. */
-export function referenceLogProbs(config: ReferenceConfig, weights: ReferenceWeights, tokens: ArrayLike<number>): number[] {
+export function referenceLogProbs(
+  config: ReferenceConfig,
+  weights: ReferenceWeights,
+  tokens: ArrayLike<number>,
+): number[] {
   const embedding = tensor(weights, "model.embed_tokens.weight");
   let states = Array.from(tokens, (token) => row(embedding, token));
   for (let layer = 0; layer < config.num_hidden_layers; layer++) {
@@ -77,13 +81,20 @@ export function referenceLogProbs(config: ReferenceConfig, weights: ReferenceWei
   });
 }
 
-function attend(config: ReferenceConfig, weights: ReferenceWeights, prefix: string, states: readonly Vector[]): Vector[] {
+function attend(
+  config: ReferenceConfig,
+  weights: ReferenceWeights,
+  prefix: string,
+  states: readonly Vector[],
+): Vector[] {
   const { num_attention_heads: heads, num_key_value_heads: keyHeads, hidden_size: hidden } = config;
   const headDim = hidden / heads;
-  const project = (name: string, state: Vector): Vector => linear(tensor(weights, `${prefix}.self_attn.${name}_proj.weight`), state);
+  const project = (name: string, state: Vector): Vector =>
+    linear(tensor(weights, `${prefix}.self_attn.${name}_proj.weight`), state);
   const norm = tensor(weights, `${prefix}.input_layernorm.weight`);
   const inputs = states.map((state) => rmsNorm(state, norm, config.rms_norm_eps));
-  const rotate = (vector: Vector, position: number): Vector => rotary(vector, position, headDim, config.rope_theta);
+  const rotate = (vector: Vector, position: number): Vector =>
+    rotary(vector, position, headDim, config.rope_theta);
   const queries = inputs.map((input, position) => rotate(project("q", input), position));
   const keys = inputs.map((input, position) => rotate(project("k", input), position));
   const values = inputs.map((input) => project("v", input));
@@ -92,18 +103,34 @@ function attend(config: ReferenceConfig, weights: ReferenceWeights, prefix: stri
     for (let head = 0; head < heads; head++) {
       const shared = Math.floor(head / (heads / keyHeads)) * headDim;
       const query = (queries[position] as Vector).slice(head * headDim, (head + 1) * headDim);
-      const scores = keys.slice(0, position + 1).map((key) => dot(query, key.slice(shared, shared + headDim)) / Math.sqrt(headDim));
+      const scores = keys
+        .slice(0, position + 1)
+        .map((key) => dot(query, key.slice(shared, shared + headDim)) / Math.sqrt(headDim));
       const lse = logSumExp(scores);
       for (let d = 0; d < headDim; d++) {
-        mixed.push(scores.reduce((sum, score, s) => sum + Math.exp(score - lse) * ((values[s] as Vector)[shared + d] as number), 0));
+        mixed.push(
+          scores.reduce(
+            (sum, score, s) => sum + Math.exp(score - lse) * ((values[s] as Vector)[shared + d] as number),
+            0,
+          ),
+        );
       }
     }
     return add(state, project("o", mixed));
   });
 }
 
-function feedForward(config: ReferenceConfig, weights: ReferenceWeights, prefix: string, state: Vector): Vector {
-  const input = rmsNorm(state, tensor(weights, `${prefix}.post_attention_layernorm.weight`), config.rms_norm_eps);
+function feedForward(
+  config: ReferenceConfig,
+  weights: ReferenceWeights,
+  prefix: string,
+  state: Vector,
+): Vector {
+  const input = rmsNorm(
+    state,
+    tensor(weights, `${prefix}.post_attention_layernorm.weight`),
+    config.rms_norm_eps,
+  );
   const gate = linear(tensor(weights, `${prefix}.mlp.gate_proj.weight`), input);
   const up = linear(tensor(weights, `${prefix}.mlp.up_proj.weight`), input);
   const gated = gate.map((value, index) => (value / (1 + Math.exp(-value))) * (up[index] as number));

@@ -7,7 +7,9 @@ import { type MeasureOptions, measureOptions } from "./options.ts";
 export function addScoreCommand(program: Command): void {
   const command = program
     .command("score")
-    .description("write {tokens, reward} for each sequence; {prompt, response} rows end in the end-of-sequence token");
+    .description(
+      "write {tokens, reward} for each sequence; {prompt, response} rows end in the end-of-sequence token",
+    );
   for (const option of measureOptions()) command.addOption(option);
   command.action(async (options: MeasureOptions) => {
     const { RewardModel } = await import("../index.ts");
@@ -18,6 +20,8 @@ export function addScoreCommand(program: Command): void {
   });
 }
 
-async function* toRows(measured: AsyncIterable<{ tokens: Int32Array; result: number }>): AsyncGenerator<object> {
+async function* toRows(
+  measured: AsyncIterable<{ tokens: Int32Array; result: number }>,
+): AsyncGenerator<object> {
   for await (const { tokens, result } of measured) yield { tokens: [...tokens], reward: result };
 }

@@ -1,5 +1,6 @@
-import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { readdir, readFile, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { writeJson } from "../model/files.ts";
 import { fingerprint, hashOfValue } from "./fingerprint.ts";
 import { pathKeys, type Stage, type StageKind } from "./schema.ts";
 
@@ -62,11 +63,8 @@ async function outputSizes(directory: string): Promise<Record<string, number>> {
   return sizes;
 }
 
-async function write(directory: string, manifest: StageManifest): Promise<void> {
-  await mkdir(directory, { recursive: true });
-  const file = join(directory, MANIFEST);
-  await writeFile(`${file}.tmp`, `${JSON.stringify(manifest, null, 2)}\n`, { flush: true });
-  await rename(`${file}.tmp`, file);
+function write(directory: string, manifest: StageManifest): Promise<void> {
+  return writeJson(join(directory, MANIFEST), manifest);
 }
 
 /** Whether an output directory holds the complete result of this stage, a part of it, or nothing of it. */

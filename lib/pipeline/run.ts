@@ -54,14 +54,22 @@ function interrupted(error: unknown, stage: Stage, again: string | undefined): u
   if (!isRlhfError(error) || error.code !== "ERR_RLHF_ABORTED") return error;
   const how = again === undefined ? "run it again" : `run "${again}" again`;
   const message = `${stage.kind} was interrupted; what was reached is in ${stage.settings.output_dir}. To go on, ${how}`;
-  return new RlhfError("ERR_RLHF_ABORTED", message, { outputDir: stage.settings.output_dir }, { cause: error });
+  return new RlhfError(
+    "ERR_RLHF_ABORTED",
+    message,
+    { outputDir: stage.settings.output_dir },
+    { cause: error },
+  );
 }
 
 /**
  * Runs stages in order. A stage whose results are complete for the same settings and inputs is skipped; one that was cut off
  * goes on from its last checkpoint. Throws ERR_RLHF_ABORTED, after a checkpoint, when the signal is raised.
  */
-export async function runPipeline(stages: readonly Stage[], options: RunOptions = {}): Promise<StageResult[]> {
+export async function runPipeline(
+  stages: readonly Stage[],
+  options: RunOptions = {},
+): Promise<StageResult[]> {
   const log = options.log ?? ((text: string) => process.stderr.write(`${text}\n`));
   const results: StageResult[] = [];
   for (const [index, stage] of stages.entries()) {
@@ -81,7 +89,9 @@ export async function runPipeline(stages: readonly Stage[], options: RunOptions 
     try {
       const achieved = await runStage(stage, { signal: options.signal, resume, log });
       await markComplete(outputDir, key, achieved);
-      log(`${name}: done in ${formatDuration((performance.now() - began) / 1000)}: ${describeSummary(achieved)}`);
+      log(
+        `${name}: done in ${formatDuration((performance.now() - began) / 1000)}: ${describeSummary(achieved)}`,
+      );
       results.push({ kind: stage.kind, outputDir, skipped: false, summary: achieved });
     } catch (error) {
       throw interrupted(error, stage, options.again);

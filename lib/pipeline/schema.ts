@@ -50,7 +50,6 @@ const common = {
     .optional()
     .describe("rank of a LoRA adapter to train; left out: all weights are trained"),
   lora_alpha: positive.optional().describe("scale of the adapter is alpha / r"),
-  lora_dropout: fraction.optional(),
   lora_target_modules: z
     .array(z.string().min(1))
     .min(1)
@@ -201,9 +200,7 @@ function exactlyOne(
 
 function adapterNeedsRank(stage: Readonly<Record<string, unknown>>, context: IssueContext): void {
   if (stage.lora_r !== undefined) return;
-  const orphan = ["lora_alpha", "lora_dropout", "lora_target_modules"].find(
-    (key) => stage[key] !== undefined,
-  );
+  const orphan = ["lora_alpha", "lora_target_modules"].find((key) => stage[key] !== undefined);
   if (orphan) context.addIssue({ code: "custom", path: [orphan], message: "has no effect without lora_r" });
 }
 

@@ -21,13 +21,14 @@ const PIPELINE_KEYS: ReadonlySet<string> = new Set([
   "steps_per_epoch",
   "lora_r",
   "lora_alpha",
-  "lora_dropout",
   "lora_target_modules",
 ]);
 
 /** The settings of a stage that are its trainer's, in camelCase. What was left out stays out: trainers know their defaults. */
 export function trainerConfig(settings: Readonly<Record<string, unknown>>): Record<string, unknown> {
-  const entries = Object.entries(settings).filter(([key, value]) => !PIPELINE_KEYS.has(key) && value !== undefined);
+  const entries = Object.entries(settings).filter(
+    ([key, value]) => !PIPELINE_KEYS.has(key) && value !== undefined,
+  );
   return Object.fromEntries(entries.map(([key, value]) => [camelCase(key), value]));
 }
 

@@ -1,7 +1,8 @@
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { ChatMessage } from "../data/types.ts";
 import { messageOf, RlhfError } from "../errors.ts";
+import { writeFileAtomically } from "../model/files.ts";
 import { type BackendTokenizer, createBackend, type TokenizerJson } from "./backend.ts";
 import { ChatTemplate } from "./chat.ts";
 
@@ -191,12 +192,7 @@ export class Tokenizer {
 
   /** Writes the tokenizer's files into a directory, byte for byte as they were read. */
   async save(directory: string): Promise<void> {
-    await mkdir(directory, { recursive: true });
-    for (const [name, bytes] of this.#files) {
-      const temporary = join(directory, `.${name}.${process.pid}.tmp`);
-      await writeFile(temporary, bytes, { flush: true });
-      await rename(temporary, join(directory, name));
-    }
+    for (const [name, bytes] of this.#files) await writeFileAtomically(join(directory, name), bytes);
   }
 
   #namedToken(key: string): number | null {

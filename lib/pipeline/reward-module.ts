@@ -1,0 +1,30 @@
+import { pathToFileURL } from "node:url";
+import { messageOf, RlhfError } from "../errors.ts";
+
+/** A reward given as a function of prompt and response. */
+export type RewardFunction = (prompt: string, response: string) => number | Promise<number>;
+
+/**
+ * Imports a module whose default export is a reward function. Throws ERR_RLHF_REWARD when it cannot be imported (TypeScript
+ * needs Node 22.18 or later, or tsx) or exports something else.
+ */
+export async function loadRewardModule(file: string): Promise<RewardFunction> {
+  let module: { default?: unknown };
+  try {
+    module = (await import(pathToFileURL(file).href)) as { default?: unknown };
+  } catch (error) {
+    const isTypeScript = /\.[cm]?ts$/.test(file);
+    const hint = isTypeScript ? "; TypeScript needs Node 22.18 or later, or NODE_OPTIONS=--import=tsx" : "";
+    throw new RlhfError(
+      "ERR_RLHF_REWARD",
+      `${file}: the reward module cannot be imported: ${messageOf(error)}${hint}`,
+      { file },
+      { cause: error },
+    );
+  }
+  if (typeof module.default !== "function") {
+    const message = `${file}: the reward module must have a default export (prompt, response) => number`;
+    throw new RlhfError("ERR_RLHF_REWARD", message, { file });
+  }
+  return module.default as RewardFunction;
+}

@@ -1,0 +1,47 @@
+import { loadPreferences } from "../data/preferences.ts";
+import { loadSft } from "../data/sft.ts";
+import { type Split, splitDataset } from "../data/split.ts";
+import type { Dataset, PreferenceRow, SftRow } from "../data/types.ts";
+import type { RewardStage, SftStage } from "./schema.ts";
+import { describeReport } from "./settings.ts";
+
+const DEFAULT_EVAL_FRACTION = 0.05;
+
+/** Rows to train on and rows held out: from a file of their own, or a share of the training file. */
+async function trainAndEval<Row>(
+  settings: SftStage | RewardStage,
+  load: (path: string | readonly string[], limit?: number) => Promise<Dataset<Row>>,
+  groupOf: (row: Row) => string,
+  log: (text: string) => void,
+): Promise<Split<Row>> {
+  const rows = await load(settings.data_path, settings.max_rows);
+  log(`  ${describeReport(rows.report)}`);
+  if (settings.eval_data_path !== undefined) {
+    const held = await load(settings.eval_data_path);
+    log(`  held-out ${describeReport(held.report)}`);
+    return { train: [...rows], eval: [...held] };
+  }
+  const evalFraction = settings.eval_fraction ?? DEFAULT_EVAL_FRACTION;
+  const split = splitDataset(rows, { evalFraction, seed: settings.seed ?? 0, groupOf });
+  if (split.eval.length > 0) log(`  ${split.train.length} rows to train on, ${split.eval.length} held out`);
+  return split;
+}
+
+/** The data of an SFT stage. Examples with the same prompt are kept on one side, so that the held-out ones are unseen. */
+export function sftData(settings: SftStage, log: (text: string) => void): Promise<Split<SftRow>> {
+  const { format, on_bad_row: onBadRow } = settings;
+  const groupOf = (row: SftRow): string =>
+    "messages" in row ? JSON.stringify(row.messages[0]) : row.prompt === "" ? row.response : row.prompt;
+  return trainAndEval(settings, (path, limit) => loadSft(path, { format, onBadRow, limit }), groupOf, log);
+}
+
+/** The data of a reward stage; pairs of one prompt are kept on one side. */
+export function preferenceData(
+  settings: RewardStage,
+  log: (text: string) => void,
+): Promise<Split<PreferenceRow>> {
+  const { format, on_bad_row: onBadRow } = settings;
+  const load = (path: string | readonly string[], limit?: number): Promise<Dataset<PreferenceRow>> =>
+    loadPreferences(path, { format, onBadRow, limit });
+  return trainAndEval(settings, load, (row) => row.prompt, log);
+}

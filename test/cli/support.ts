@@ -1,0 +1,54 @@
+import { spawn } from "node:child_process";
+import { fileURLToPath } from "node:url";
+
+const repository = fileURLToPath(new URL("../..", import.meta.url));
+const main = fileURLToPath(new URL("../../lib/cli/main.ts", import.meta.url));
+
+export interface Outcome {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+export interface RunningCommand {
+  /** Sends SIGINT, as Ctrl-C does. */
+  interrupt(): void;
+  /** Resolves when stderr holds a text; rejects when the command ends first. */
+  said(text: string): Promise<void>;
+  readonly ended: Promise<Outcome>;
+}
+
+/** Starts the command line from its sources. */
+export function startCommand(words: readonly string[]): RunningCommand {
+  const child = spawn(process.execPath, ["--import", "tsx", main, ...words], {
+    cwd: repository,
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let stdout = "";
+  let stderr = "";
+  child.stdout.on("data", (chunk: Buffer) => {
+    stdout += chunk.toString();
+  });
+  child.stderr.on("data", (chunk: Buffer) => {
+    stderr += chunk.toString();
+  });
+  const ended = new Promise<Outcome>((resolve, reject) => {
+    child.on("error", reject);
+    child.on("close", (code) => resolve({ code, stdout, stderr }));
+  });
+  const said = (text: string): Promise<void> =>
+    new Promise((resolve, reject) => {
+      const look = (): void => {
+        if (stderr.includes(text)) resolve();
+      };
+      child.stderr.on("data", look);
+      child.on("close", () => reject(new Error(`the command ended without saying "${text}": ${stderr}`)));
+      look();
+    });
+  return { interrupt: () => child.kill("SIGINT"), said, ended };
+}
+
+/** Runs the command line to its end. */
+export function runCommand(...words: string[]): Promise<Outcome> {
+  return startCommand(words).ended;
+}
