@@ -1,0 +1,216 @@
+import { RlhfError, type RlhfErrorCode } from "../errors.ts";
+import { loadBinary } from "./load-binary.ts";
+
+/**
+ * The native addon's whole surface, typed in one place. Nothing outside lib/engine and lib/model calls it. Every method that
+ * returns a promise queues a command on the engine's thread; commands run in the order of the calls. The others are short.
+ */
+export interface NativeBinding {
+  readonly Engine: new (options: { threads?: number; instructionSet?: string }) => NativeEngine;
+  readonly Optimizer: new (
+    model: NativeModel,
+    groups: readonly string[],
+    config: NativeAdamWConfig,
+  ) => NativeOptimizer;
+  readonly defaultThreadCount: number;
+  readonly whiten: NativeLoss;
+  readonly klReward: NativeLoss;
+  readonly gae: NativeLoss;
+  readonly ppoPolicyLoss: NativeLoss;
+  readonly ppoValueLoss: NativeLoss;
+  readonly tokenNllLoss: NativeLoss;
+  readonly bradleyTerryLoss: NativeLoss;
+}
+
+export type NativeLoss = (
+  engine: NativeEngine,
+  args: Readonly<Record<string, unknown>>,
+) => Promise<Record<string, NativeArray> & { stats: Record<string, number> }>;
+
+export interface NativeEngineInfo {
+  readonly device: string;
+  readonly backend: string;
+  readonly instructionSet: string;
+  readonly threads: number;
+}
+
+export interface NativeEngine {
+  readonly info: NativeEngineInfo;
+  createModel(config: ModelConfig, trainable: boolean): Promise<NativeModel>;
+  dispose(): void;
+}
+
+/** The shape of a transformer as the engine wants it; lib/model/config.ts makes it from a config.json. */
+export interface ModelConfig {
+  readonly family: "gpt2" | "llama";
+  readonly layers: number;
+  readonly hidden: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly intermediate: number;
+  readonly vocab: number;
+  readonly maxPositions: number;
+  readonly normEps: number;
+  readonly ropeTheta: number;
+  readonly activation: Activation;
+  readonly tiedEmbeddings: boolean;
+  readonly attentionBias: boolean;
+  readonly mlpBias: boolean;
+}
+
+export type Activation = "none" | "gelu_tanh" | "gelu" | "tanh" | "relu" | "silu";
+
+export interface NativeParameter {
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** "base", "adapter:<name>" or "head:<name>". */
+  readonly group: string;
+  readonly trainable: boolean;
+}
+
+export interface NativeAdapterConfig {
+  readonly rank: number;
+  readonly alpha: number;
+  readonly targetModules: readonly string[];
+  readonly seed: number;
+}
+
+export interface NativeHeadConfig {
+  readonly inner: number;
+  readonly activation: Activation;
+  readonly bias: boolean;
+  readonly initStd: number;
+  readonly seed: number;
+}
+
+export interface NativeAdamWConfig {
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly eps: number;
+  readonly weightDecay: number;
+}
+
+export interface NativeBatch {
+  readonly tokens: Int32Array;
+  readonly offsets: Int32Array;
+  /** Indices of the tokens whose statistics are wanted, ascending. */
+  readonly predictions: Int32Array;
+}
+
+export interface NativeForwardOptions {
+  readonly adapter: string;
+  readonly head: string;
+  readonly temperature: number;
+  readonly grad: boolean;
+  readonly statistics: boolean;
+}
+
+export interface NativeGenerateOptions {
+  readonly maxNewTokens: number;
+  readonly minNewTokens: number;
+  readonly temperature: number;
+  readonly topK: number;
+  readonly topP: number;
+  readonly minP: number;
+  readonly repetitionPenalty: number;
+  readonly seed: number;
+  readonly firstStream: number;
+  readonly stopTokens: Int32Array;
+  readonly maxBatch: number;
+  readonly adapter: string;
+}
+
+export interface NativeTensorSource {
+  readonly path: string;
+  /** First byte of the tensor in the file. */
+  readonly offset: number;
+  /** Number of elements. */
+  readonly count: number;
+  readonly dtype: string;
+}
+
+export interface NativeModel {
+  parameters(): NativeParameter[];
+  linearModuleNames(): string[];
+  memory(): Record<string, number>;
+  setMaxLivePasses(count: number): void;
+  addAdapter(name: string, config: NativeAdapterConfig): void;
+  removeAdapter(name: string): void;
+  addHead(name: string, config: NativeHeadConfig): void;
+  removeHead(name: string): void;
+  initialise(std: number, seed: number): Promise<void>;
+  mergeAdapter(name: string): Promise<void>;
+  loadParameter(name: string, source: NativeTensorSource): Promise<void>;
+  writeParameter(name: string, values: Float32Array): Promise<void>;
+  /** Fills `values`, whose length must be the parameter's size. */
+  readParameter(name: string, values: Float32Array): Promise<void>;
+  readGradient(name: string, values: Float32Array): Promise<void>;
+  zeroGradients(group: string): Promise<void>;
+  forward(batch: NativeBatch, options: NativeForwardOptions): Promise<NativePass>;
+  generate(
+    prompts: readonly Int32Array[],
+    options: NativeGenerateOptions,
+    onToken?: (sequence: number, token: number) => void,
+  ): { promise: Promise<{ tokens: Int32Array; stopped: boolean }[]>; cancel: () => void };
+  dispose(): void;
+}
+
+export interface NativePass {
+  readonly rows: number;
+  array(which: "logProb" | "lse" | "entropy" | "value"): NativeArray;
+  backward(gradients: Readonly<Record<string, Float32Array | NativeArray | undefined>>): Promise<void>;
+  dispose(): void;
+}
+
+export interface NativeArray {
+  readonly length: number;
+  read(): Promise<Float32Array>;
+  dispose(): void;
+}
+
+export interface NativeOptimizer {
+  step(options: {
+    learningRate: number;
+    maxGradNorm: number;
+    gradientScale: number;
+  }): Promise<{ gradNorm: number; skipped: boolean }>;
+  stepCount(): number;
+  setStepCount(steps: number): Promise<void>;
+  /** Fills `m` and `v`, whose length must be the parameter's size. */
+  exportMoments(parameter: string, m: Float32Array, v: Float32Array): Promise<void>;
+  importMoments(parameter: string, m: Float32Array, v: Float32Array): Promise<void>;
+  dispose(): void;
+}
+
+let binding: NativeBinding | null = null;
+
+/** The addon, loaded at the first use. Throws ERR_RLHF_NO_BINARY. */
+export function native(): NativeBinding {
+  binding ??= loadBinary() as NativeBinding;
+  return binding;
+}
+
+/** An error of the addon as the package's own class, with the JavaScript stack of the call. */
+function graft(error: unknown): unknown {
+  if (error instanceof RlhfError || !(error instanceof Error) || !("code" in error)) return error;
+  return new RlhfError(error.code as RlhfErrorCode, error.message, {}, { cause: error });
+}
+
+/** Runs a call into the addon; what it throws arrives as an RlhfError. */
+export function call<Result>(body: () => Result): Result {
+  try {
+    return body();
+  } catch (error) {
+    throw graft(error);
+  }
+}
+
+/** Awaits a call into the addon; what it throws or rejects with arrives as an RlhfError. */
+export async function callAsync<Result>(body: () => Promise<Result>): Promise<Result> {
+  try {
+    return await body();
+  } catch (error) {
+    throw graft(error);
+  }
+}

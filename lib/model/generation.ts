@@ -1,0 +1,126 @@
+import { callAsync, type NativeGenerateOptions, type NativeModel } from "../engine/native.ts";
+import { RlhfError, throwIfAborted } from "../errors.ts";
+
+export interface GenerateOptions {
+  readonly maxNewTokens: number;
+  /** End tokens are not drawn before this many. Default 0. */
+  readonly minNewTokens?: number;
+  /** 0 is greedy. Default 1. */
+  readonly temperature?: number;
+  /** Draw from the k most likely tokens. Default 0: all. */
+  readonly topK?: number;
+  /** Draw from the smallest set of tokens with this probability. Default 1: all. */
+  readonly topP?: number;
+  /** Draw from tokens at least this likely relative to the most likely one. Default 0: all. */
+  readonly minP?: number;
+  /** Above 1: tokens that have occurred become less likely (Keskar et al. 2019). Default 1. */
+  readonly repetitionPenalty?: number;
+  /** Default 0. The same seed gives the same tokens, whatever the batch size. */
+  readonly seed?: number;
+  /** Prompt i draws from random stream firstStream + i. Default 0. */
+  readonly firstStream?: number;
+  /** Token ids that end a sequence; left out: the model's end tokens; []: none. */
+  readonly stop?: readonly number[];
+  /** Sequences decoded at a time; one that ends makes room for one that waits. Default 64. */
+  readonly maxBatch?: number;
+  readonly adapter?: string;
+  /** Called for every token as it is drawn. What it throws stops the generation and is thrown. */
+  readonly onToken?: (sequence: number, token: number) => void;
+  /** Stops at the next token with ERR_RLHF_ABORTED. */
+  readonly signal?: AbortSignal;
+}
+
+export interface Generation {
+  /** Int32Array: the new tokens, the end token included. */
+  readonly tokens: Int32Array;
+  /** "stop": an end token was drawn; "length": maxNewTokens or the context was reached. */
+  readonly finishReason: "stop" | "length";
+}
+
+function checkRange(name: string, value: number, low: number, high: number): void {
+  if (!(value >= low && value <= high))
+    throw new RlhfError("ERR_RLHF_ARGUMENT", `generate: ${name} is ${value}, expected ${low} to ${high}`, {
+      [name]: value,
+    });
+}
+
+function checkCount(name: string, value: number, low: number): void {
+  if (!Number.isSafeInteger(value) || value < low)
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      `generate: ${name} is ${value}, expected an integer of at least ${low}`,
+      { [name]: value },
+    );
+}
+
+/** Fills in the defaults and checks every range. */
+function toNativeOptions(options: GenerateOptions, eosTokenIds: readonly number[]): NativeGenerateOptions {
+  const result = {
+    maxNewTokens: options.maxNewTokens,
+    minNewTokens: options.minNewTokens ?? 0,
+    temperature: options.temperature ?? 1,
+    topK: options.topK ?? 0,
+    topP: options.topP ?? 1,
+    minP: options.minP ?? 0,
+    repetitionPenalty: options.repetitionPenalty ?? 1,
+    seed: options.seed ?? 0,
+    firstStream: options.firstStream ?? 0,
+    stopTokens: Int32Array.from(options.stop ?? eosTokenIds),
+    maxBatch: options.maxBatch ?? 64,
+    adapter: options.adapter ?? "",
+  };
+  checkCount("maxNewTokens", result.maxNewTokens, 1);
+  checkCount("minNewTokens", result.minNewTokens, 0);
+  checkCount("topK", result.topK, 0);
+  checkCount("seed", result.seed, 0);
+  checkCount("firstStream", result.firstStream, 0);
+  checkCount("maxBatch", result.maxBatch, 1);
+  checkRange("temperature", result.temperature, 0, 1e6);
+  checkRange("topP", result.topP, Number.MIN_VALUE, 1);
+  checkRange("minP", result.minP, 0, 1);
+  checkRange("repetitionPenalty", result.repetitionPenalty, Number.MIN_VALUE, 1e6);
+  return result;
+}
+
+/** Runs one generation on the native model; see CausalLM.generate. */
+export async function generate(
+  model: NativeModel,
+  prompts: readonly Int32Array[],
+  options: GenerateOptions,
+  eosTokenIds: readonly number[],
+): Promise<Generation[]> {
+  const nativeOptions = toNativeOptions(options, eosTokenIds);
+  throwIfAborted(options.signal, "generate");
+  if (prompts.length === 0) return [];
+  let failure: { readonly error: unknown } | null = null;
+  let cancel: () => void = () => undefined;
+  const { onToken, signal } = options;
+  const listener = onToken
+    ? (sequence: number, token: number): void => {
+        if (failure) return;
+        try {
+          onToken(sequence, token);
+        } catch (error) {
+          failure = { error };
+          cancel();
+        }
+      }
+    : undefined;
+  const onAbort = (): void => cancel();
+  try {
+    const generations = await callAsync(() => {
+      const running = model.generate(prompts, nativeOptions, listener);
+      cancel = running.cancel;
+      signal?.addEventListener("abort", onAbort, { once: true });
+      return running.promise;
+    });
+    if (failure) throw (failure as { error: unknown }).error;
+    return generations.map(({ tokens, stopped }) => ({ tokens, finishReason: stopped ? "stop" : "length" }));
+  } catch (error) {
+    if (failure) throw (failure as { error: unknown }).error;
+    throwIfAborted(signal, "generate");
+    throw error;
+  } finally {
+    signal?.removeEventListener("abort", onAbort);
+  }
+}

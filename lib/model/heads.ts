@@ -1,0 +1,87 @@
+import { stat } from "node:fs/promises";
+import { join } from "node:path";
+import type { Activation, NativeHeadConfig } from "../engine/native.ts";
+import { RlhfError } from "../errors.ts";
+import { readSafetensors, readTensor, type TensorSource, writeSafetensors } from "./safetensors.ts";
+
+/** A scalar head on the final hidden states. */
+export interface HeadOptions {
+  /** "linear" (default): hidden → 1. "mlp": hidden → innerSize → 1. */
+  readonly kind?: "linear" | "mlp";
+  /** Width of the MLP's inner layer. Default: the hidden width. */
+  readonly innerSize?: number;
+  /** The MLP's activation. Default "tanh". */
+  readonly activation?: "tanh" | "relu" | "gelu";
+  /** Whether its layers have biases. Default true. */
+  readonly bias?: boolean;
+  /** Standard deviation of the last layer's initial weights. Default 0: they begin at zero, and so does the output. */
+  readonly initStd?: number;
+  /** Seed of the initial weights. Default 0. */
+  readonly seed?: number;
+}
+
+/** A head's shape with every default filled in; what heads.safetensors keeps in its metadata. */
+export interface HeadInfo {
+  readonly kind: "linear" | "mlp";
+  readonly innerSize: number;
+  readonly activation: Activation;
+  readonly bias: boolean;
+}
+
+export function toHeadInfo(options: HeadOptions, hidden: number): HeadInfo {
+  const kind = options.kind ?? "linear";
+  return {
+    kind,
+    innerSize: kind === "mlp" ? (options.innerSize ?? hidden) : 0,
+    activation: options.activation ?? "tanh",
+    bias: options.bias ?? true,
+  };
+}
+
+export function toNativeHead(info: HeadInfo, options: HeadOptions): NativeHeadConfig {
+  return {
+    inner: info.innerSize,
+    activation: info.activation,
+    bias: info.bias,
+    initStd: options.initStd ?? 0,
+    seed: options.seed ?? 0,
+  };
+}
+
+const FILE = "heads.safetensors";
+const METADATA_KEY = "heads";
+
+/** Writes heads beside a model: their tensors, and their shapes in the file's metadata. */
+export async function saveHeads(
+  directory: string,
+  heads: ReadonlyMap<string, HeadInfo>,
+  tensors: readonly TensorSource[],
+): Promise<void> {
+  await writeSafetensors(join(directory, FILE), tensors, {
+    format: "pt",
+    [METADATA_KEY]: JSON.stringify(Object.fromEntries(heads)),
+  });
+}
+
+/** The heads of a directory with their tensors by parameter name ("value:weight", …); none where there is no file. */
+export async function readHeads(
+  directory: string,
+): Promise<{ heads: Map<string, HeadInfo>; tensors: Map<string, Float32Array> }> {
+  const path = join(directory, FILE);
+  const tensors = new Map<string, Float32Array>();
+  if (!(await stat(path).catch(() => null))) return { heads: new Map(), tensors };
+  const { entries, metadata } = await readSafetensors(path);
+  let heads: Record<string, HeadInfo>;
+  try {
+    heads = JSON.parse(metadata[METADATA_KEY] ?? "") as Record<string, HeadInfo>;
+  } catch (error) {
+    throw new RlhfError(
+      "ERR_RLHF_WEIGHTS",
+      `${path}: its metadata does not describe its heads; it was not written by this package`,
+      { path },
+      { cause: error },
+    );
+  }
+  for (const entry of entries.values()) tensors.set(entry.name, await readTensor(entry));
+  return { heads: new Map(Object.entries(heads)), tensors };
+}

@@ -1,0 +1,104 @@
+import { DeviceArray, type FloatArray, toNative } from "../engine/array.ts";
+import { call, callAsync, type NativePass } from "../engine/native.ts";
+
+/** Upstream gradients of a pass: arrays of N; left out means zero. */
+export interface PassGradients {
+  readonly dLogProb?: FloatArray;
+  readonly dLse?: FloatArray;
+  readonly dEntropy?: FloatArray;
+  readonly dValue?: FloatArray;
+}
+
+/** The arrays of a pass where they were computed, each of N elements. */
+export interface PassArrays {
+  /** At index t the log-probability of token t given those before it; 0 at a sequence's first token. */
+  readonly logProb: DeviceArray;
+  /** At index t log Σ exp of the logits (divided by the temperature) that token t was predicted with. */
+  readonly lse: DeviceArray;
+  /** At index t the entropy in nats of the distribution that token t was predicted with. */
+  readonly entropy: DeviceArray;
+  /** At index t the head's output on the hidden state of token t. */
+  readonly value: DeviceArray;
+}
+
+/**
+ * The result of `CausalLM.forward`. One with `grad: true` holds its activations until `backward` consumes it or it is disposed of.
+ */
+export class Pass implements Disposable {
+  readonly #native: NativePass;
+  readonly #arrays: DeviceArray[] = [];
+  /** N: the number of tokens of the batch. */
+  readonly rows: number;
+  readonly device: PassArrays;
+
+  constructor(handle: NativePass) {
+    this.#native = handle;
+    this.rows = handle.rows;
+    const array = (which: keyof PassArrays): DeviceArray => {
+      const result = new DeviceArray(call(() => this.#native.array(which)));
+      this.#arrays.push(result);
+      return result;
+    };
+    this.device = {
+      get logProb() {
+        return array("logProb");
+      },
+      get lse() {
+        return array("lse");
+      },
+      get entropy() {
+        return array("entropy");
+      },
+      get value() {
+        return array("value");
+      },
+    };
+  }
+
+  /** Float32Array[N], a copy. */
+  logProb(): Promise<Float32Array> {
+    return this.#read("logProb");
+  }
+  /** Float32Array[N], a copy. */
+  lse(): Promise<Float32Array> {
+    return this.#read("lse");
+  }
+  /** Float32Array[N], a copy. */
+  entropy(): Promise<Float32Array> {
+    return this.#read("entropy");
+  }
+  /** Float32Array[N], a copy. Throws ERR_RLHF_ARGUMENT when the pass had no head. */
+  value(): Promise<Float32Array> {
+    return this.#read("value");
+  }
+
+  async #read(which: keyof PassArrays): Promise<Float32Array> {
+    using array = new DeviceArray(call(() => this.#native.array(which)));
+    return await array.read();
+  }
+
+  /**
+   * Adds the gradients of Σ (dLogProb·logProb + dLse·lse + dEntropy·entropy + dValue·value) to those of every trainable parameter that
+   * took part, and consumes the pass. Throws ERR_RLHF_PASS_CONSUMED the second time and ERR_RLHF_ARGUMENT for a pass without `grad`.
+   */
+  async backward(gradients: PassGradients): Promise<void> {
+    await callAsync(() =>
+      this.#native.backward({
+        dLogProb: toNative(gradients.dLogProb),
+        dLse: toNative(gradients.dLse),
+        dEntropy: toNative(gradients.dEntropy),
+        dValue: toNative(gradients.dValue),
+      }),
+    );
+    this.dispose();
+  }
+
+  dispose(): void {
+    for (const array of this.#arrays) array.dispose();
+    this.#native.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

@@ -1,0 +1,70 @@
+import { callAsync, type NativeModel, type NativeParameter } from "../engine/native.ts";
+import { RlhfError } from "../errors.ts";
+import type { TensorEntry, TensorIndex } from "./safetensors.ts";
+
+const LOADABLE = new Set(["F32", "F64", "F16", "BF16"]);
+
+function sizeOf(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
+/** Checkpoints of base models may lack the prefix that the language-model class adds. */
+function findEntry(index: TensorIndex, name: string): TensorEntry | undefined {
+  return index.entries.get(name) ?? index.entries.get(name.replace(/^(transformer|model)\./, ""));
+}
+
+function checkEntry(entry: TensorEntry, parameter: NativeParameter): void {
+  if (!LOADABLE.has(entry.dtype))
+    throw new RlhfError(
+      "ERR_RLHF_WEIGHTS",
+      `${entry.path}: tensor "${entry.name}" is ${entry.dtype}; supported are ${[...LOADABLE].join(", ")}`,
+      { tensor: entry.name },
+    );
+  const same =
+    entry.shape.length === parameter.shape.length &&
+    entry.shape.every((size, i) => size === parameter.shape[i]);
+  if (!same)
+    throw new RlhfError(
+      "ERR_RLHF_WEIGHTS",
+      `${entry.path}: tensor "${entry.name}" has shape [${entry.shape.join(", ")}], but config.json asks for [${parameter.shape.join(", ")}]`,
+      { tensor: entry.name, shape: entry.shape, expected: parameter.shape },
+    );
+}
+
+/** Loads every parameter of `parameters` from the files of a directory. Throws ERR_RLHF_WEIGHTS that names what does not fit. */
+export async function loadParameters(
+  model: NativeModel,
+  parameters: readonly NativeParameter[],
+  index: TensorIndex,
+  directory: string,
+): Promise<void> {
+  const missing = parameters.filter((parameter) => !findEntry(index, parameter.name));
+  if (missing.length > 0)
+    throw new RlhfError(
+      "ERR_RLHF_WEIGHTS",
+      `${directory}: ${missing.length} of ${parameters.length} tensors are missing, first ${missing
+        .slice(0, 3)
+        .map((parameter) => `"${parameter.name}"`)
+        .join(", ")}; the weights do not belong to this config.json`,
+      { missing: missing.map((parameter) => parameter.name) },
+    );
+  for (const parameter of parameters) checkEntry(findEntry(index, parameter.name) as TensorEntry, parameter);
+  for (const parameter of parameters) {
+    const { path, offset, count, dtype } = findEntry(index, parameter.name) as TensorEntry;
+    await callAsync(() => model.loadParameter(parameter.name, { path, offset, count, dtype }));
+  }
+}
+
+/** A copy of a parameter's values. */
+export async function readParameter(model: NativeModel, parameter: NativeParameter): Promise<Float32Array> {
+  const values = new Float32Array(sizeOf(parameter.shape));
+  await callAsync(() => model.readParameter(parameter.name, values));
+  return values;
+}
+
+/** A copy of a parameter's accumulated gradient. */
+export async function readGradient(model: NativeModel, parameter: NativeParameter): Promise<Float32Array> {
+  const values = new Float32Array(sizeOf(parameter.shape));
+  await callAsync(() => model.readGradient(parameter.name, values));
+  return values;
+}
