@@ -1,0 +1,35 @@
+#pragma once
+#include "core/error.h"
+#include "cuda/prim/platform.cuh"
+#include "ops/context.h"
+
+namespace rlhf::cuda {
+
+/// Throws Error unless the context's scratch memory holds `bytes`.
+inline void requireScratch(const OpContext& context, size_t bytes, const char* op) {
+  if (bytes > 0 && (!context.scratch || context.scratchBytes < bytes))
+    throw Error(code::kOutOfMemory, format("%s needs %zu bytes of scratch memory and was given %zu: ask Ops::scratchBytes "
+                                           "with limits that cover this call",
+                                           op, bytes, context.scratchBytes));
+}
+
+/// Calls function(T{}) with T the element type that `type` names: float32 and bfloat16 exist here.
+template <class Function>
+void dispatchType(DType type, const char* op, Function&& function) {
+  switch (type) {
+    case DType::F32: return function(float{});
+    case DType::BF16: return function(bf16{});
+    default:
+      throw Error(code::kUnsupported,
+                  format("%s: the CUDA backend computes in float32 or bfloat16, not %s", op, dtypeName(type)));
+  }
+}
+
+/// Throws Error unless the weight has the activations' type.
+inline void requireWeightType(DType weight, DType activations, const char* op) {
+  if (weight != activations)
+    throw Error(code::kUnsupported, format("%s: a %s weight with %s activations; the CUDA backend needs them to be equal",
+                                           op, dtypeName(weight), dtypeName(activations)));
+}
+
+}  // namespace rlhf::cuda

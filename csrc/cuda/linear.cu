@@ -1,0 +1,200 @@
+// The linear layer: bias, activation, residual and a LoRA adapter inside one product, and the gradients of all its inputs.
+
+#include "cuda/kernels.h"
+#include "cuda/launch_checks.h"
+#include "cuda/matmul.cuh"
+#include "cuda/reduce.cuh"
+
+namespace rlhf::cuda {
+namespace {
+
+RLHF_DEVICE float activate(Activation activation, float x) {
+  switch (activation) {
+    case Activation::None: return x;
+    case Activation::GeluTanh: return 0.5f * x * (1.0f + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
+    case Activation::GeluErf: return 0.5f * x * (1.0f + erff(x * 0.7071067812f));
+    case Activation::Tanh: return tanhf(x);
+    case Activation::Relu: return x > 0 ? x : (x == x ? 0.0f : x);  // NaN stays NaN
+    case Activation::Silu: return x / (1.0f + expf(-x));
+  }
+  return x;
+}
+
+/// y = activation(D + bias) + residual.
+template <class T>
+struct LinearEpilogue {
+  using Shared = NoShared;
+  const T* bias;
+  const T* residual;
+  T* preActivation;
+  T* y;
+  int64_t stride;
+  Activation activation;
+
+  template <class Tile>
+  RLHF_DEVICE void operator()(Tile& tile, int64_t firstRow, int64_t firstCol, int64_t rows, int64_t cols,
+                              Shared&) const {
+    forEachSlot(tile, [&](int rowSlot, int colSlot, float sum) {
+      const int64_t row = firstRow + Tile::rowOf(rowSlot), col = firstCol + Tile::colOf(colSlot);
+      if (row >= rows || col >= cols) return;
+      const int64_t at = row * stride + col;
+      if (bias) sum += toFloat(bias[col]);
+      if (preActivation) preActivation[at] = fromFloat<T>(sum);
+      sum = activate(activation, sum);
+      if (residual) sum += toFloat(residual[at]);
+      y[at] = fromFloat<T>(sum);
+    });
+  }
+};
+
+constexpr int64_t kRowsPerPartial = 64;  // rows that one thread adds up for dBias
+
+int64_t biasPartials(int64_t rows) { return (rows + kRowsPerPartial - 1) / kRowsPerPartial; }
+
+/// partials[slice, c] = Σ of kRowsPerPartial rows of dy.
+template <class T>
+__global__ void __launch_bounds__(kReduceThreads)
+    columnSumKernel(float* partials, const T* dy, int64_t stride, int64_t rows, int64_t cols) {
+  const int64_t col = static_cast<int64_t>(blockIdx.y) * kReduceThreads + threadIdx.x;
+  if (col >= cols) return;
+  const int64_t firstRow = blockIdx.x * kRowsPerPartial;
+  const int64_t lastRow = firstRow + kRowsPerPartial < rows ? firstRow + kRowsPerPartial : rows;
+  float sum = 0;
+  for (int64_t row = firstRow; row < lastRow; ++row) sum += toFloat(dy[row * stride + col]);
+  partials[blockIdx.x * cols + col] = sum;
+}
+
+/// W as a factor of y = x·Wᵀ: element (m, k), summed over k.
+template <class T>
+Operand weightForForward(const LinearWeight& weight, int64_t inputs, int64_t outputs) {
+  return makeOperand<T>(weight.data, weight.transposed ? outputs : inputs, weight.transposed != 0);
+}
+
+/// W as a factor of dx = dy·W: element (k, m), summed over m.
+template <class T>
+Operand weightForBackward(const LinearWeight& weight, int64_t inputs, int64_t outputs) {
+  return makeOperand<T>(weight.data, weight.transposed ? outputs : inputs, weight.transposed == 0);
+}
+
+template <class T>
+void forward(OpContext& context, const LinearForward& a) {
+  using Tile = TileFor<T>;
+  const Operand x = makeOperand<T>(a.x, a.xStride, false);
+  MatmulArguments product;
+  product.rows = a.rows;
+  product.cols = a.outputs;
+  product.a[1] = x;
+  product.b[1] = weightForForward<T>(a.weight, a.inputs, a.outputs);
+  product.depth[1] = a.inputs;
+  if (const int64_t rank = a.lora.rank; rank > 0) {
+    MatmulArguments hidden;
+    hidden.rows = a.rows;
+    hidden.cols = rank;
+    hidden.a[1] = x;
+    hidden.b[1] = makeOperand<T>(a.lora.a, a.inputs, false);
+    hidden.depth[1] = a.inputs;
+    launchMatmul<Tile>(context, hidden, StoreEpilogue<T>{static_cast<T*>(a.loraHidden), rank});
+
+    product.a[0] = makeOperand<T>(a.loraHidden, rank, false);
+    product.b[0] = makeOperand<T>(a.lora.b, rank, false);
+    product.depth[0] = rank;
+    product.firstScale = static_cast<float>(a.lora.scale);
+  }
+  launchMatmul<Tile>(context, product,
+                     LinearEpilogue<T>{static_cast<const T*>(a.bias), static_cast<const T*>(a.residual),
+                                       static_cast<T*>(a.preActivation), static_cast<T*>(a.y), a.yStride, a.activation});
+}
+
+/// loraGradient = scale·dy·B
+template <class T>
+void adapterGradient(OpContext& context, const LinearBackward& a) {
+  MatmulArguments product;
+  product.rows = a.rows;
+  product.cols = a.lora.rank;
+  product.a[1] = makeOperand<T>(a.dy, a.dyStride, false);
+  product.b[1] = makeOperand<T>(a.lora.b, a.lora.rank, true);
+  product.depth[1] = a.outputs;
+  launchMatmul<TileFor<T>>(
+      context, product,
+      StoreEpilogue<T>{static_cast<T*>(a.loraGradient), a.lora.rank, static_cast<float>(a.lora.scale)});
+}
+
+/// dx = dy·W + loraGradient·A
+template <class T>
+void inputGradient(OpContext& context, const LinearBackward& a) {
+  MatmulArguments product;
+  product.rows = a.rows;
+  product.cols = a.inputs;
+  product.a[1] = makeOperand<T>(a.dy, a.dyStride, false);
+  product.b[1] = weightForBackward<T>(a.weight, a.inputs, a.outputs);
+  product.depth[1] = a.outputs;
+  if (a.lora.rank > 0) {
+    product.a[0] = makeOperand<T>(a.loraGradient, a.lora.rank, false);
+    product.b[0] = makeOperand<T>(a.lora.a, a.inputs, true);
+    product.depth[0] = a.lora.rank;
+  }
+  launchMatmul<TileFor<T>>(context, product,
+                           StoreEpilogue<T>{static_cast<T*>(a.dx), a.dxStride, 1.0f, a.accumulateDx != 0});
+}
+
+struct Columns {
+  const void* data;
+  int64_t stride, count;
+};
+
+/// gradient[i, j] += factor·Σ_row left[row, i]·right[row, j]
+template <class T>
+void parameterGradient(OpContext& context, void* gradient, float factor, int64_t rows, const Columns& left,
+                       const Columns& right) {
+  MatmulArguments product;
+  product.rows = left.count;
+  product.cols = right.count;
+  product.a[1] = makeOperand<T>(left.data, left.stride, true);
+  product.b[1] = makeOperand<T>(right.data, right.stride, true);
+  product.depth[1] = rows;
+  launchMatmul<TileFor<T>>(context, product, StoreEpilogue<float>{static_cast<float*>(gradient), right.count, factor, true});
+}
+
+template <class T>
+void biasGradient(OpContext& context, const LinearBackward& a) {
+  requireScratch(context, linearScratchBytes(a.rows, a.outputs), "linearBackward");
+  auto* partials = static_cast<float*>(context.scratch);
+  const int64_t slices = biasPartials(a.rows);
+  const dim3 grid(static_cast<uint32_t>(slices),
+                  static_cast<uint32_t>((a.outputs + kReduceThreads - 1) / kReduceThreads));
+  RLHF_LAUNCH(columnSumKernel<T>, grid, dim3(kReduceThreads), 0, context.stream, partials, static_cast<const T*>(a.dy),
+              a.dyStride, a.rows, a.outputs);
+  launchAddPartials(context, static_cast<float*>(a.dBias), partials, static_cast<int>(slices), a.outputs);
+}
+
+template <class T>
+void backward(OpContext& context, const LinearBackward& a) {
+  const int64_t rank = a.lora.rank;
+  const Columns x{a.x, a.xStride, a.inputs}, dy{a.dy, a.dyStride, a.outputs};
+  if (rank > 0 && (a.dx || a.dA)) adapterGradient<T>(context, a);
+  if (a.dx) inputGradient<T>(context, a);
+  if (a.dWeight && a.weight.transposed) parameterGradient<T>(context, a.dWeight, 1.0f, a.rows, x, dy);
+  if (a.dWeight && !a.weight.transposed) parameterGradient<T>(context, a.dWeight, 1.0f, a.rows, dy, x);
+  if (a.dBias) biasGradient<T>(context, a);
+  if (a.dA) parameterGradient<T>(context, a.dA, 1.0f, a.rows, {a.loraGradient, rank, rank}, x);
+  if (a.dB)
+    parameterGradient<T>(context, a.dB, static_cast<float>(a.lora.scale), a.rows, dy, {a.loraHidden, rank, rank});
+}
+
+}  // namespace
+
+size_t linearScratchBytes(int64_t rows, int64_t outputs) {
+  return static_cast<size_t>(biasPartials(rows)) * static_cast<size_t>(outputs) * sizeof(float);
+}
+
+void linearForward(OpContext& context, const LinearForward& a) {
+  requireWeightType(a.weight.type, a.type, "linearForward");
+  dispatchType(a.type, "linearForward", [&](auto zero) { forward<decltype(zero)>(context, a); });
+}
+
+void linearBackward(OpContext& context, const LinearBackward& a) {
+  requireWeightType(a.weight.type, a.type, "linearBackward");
+  dispatchType(a.type, "linearBackward", [&](auto zero) { backward<decltype(zero)>(context, a); });
+}
+
+}  // namespace rlhf::cuda

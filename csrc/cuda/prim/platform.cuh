@@ -1,0 +1,71 @@
+#pragma once
+// One text for two compilers: nvcc, and the host compiler against csrc/simt's emulator (tests only).
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+#else
+#include "simt/cuda.h"
+#endif
+
+namespace rlhf::cuda {
+
+#if defined(__CUDACC__)
+
+#define RLHF_DEVICE __device__ __forceinline__
+
+using bf16 = __nv_bfloat16;
+RLHF_DEVICE float bf16ToFloat(bf16 value) { return __bfloat162float(value); }
+RLHF_DEVICE bf16 floatToBf16(float value) { return __float2bfloat16_rn(value); }
+
+/// The line of a call, for the emulator's reports; nothing on a GPU.
+struct Site {
+  RLHF_DEVICE static constexpr Site here() { return {}; }
+};
+
+// Declares `name`, a reference to the block's dynamic shared memory seen as a Type; its size is given at the launch.
+#define RLHF_SHARED_MEMORY(Type, name)                         \
+  extern __shared__ __align__(128) unsigned char name##Bytes[]; \
+  Type& name = *reinterpret_cast<Type*>(name##Bytes)
+
+RLHF_DEVICE void syncThreads(Site = Site::here()) { __syncthreads(); }
+
+#else
+
+#define RLHF_DEVICE inline
+
+using Site = simt::Site;
+
+#define RLHF_SHARED_MEMORY(Type, name) Type& name = *reinterpret_cast<Type*>(rlhf::simt::sharedMemory())
+
+/// A barrier of all threads of the block.
+inline void syncThreads(Site site = Site::here()) { simt::blockBarrier(site); }
+
+#endif
+
+RLHF_DEVICE float toFloat(float value) { return value; }
+RLHF_DEVICE float toFloat(bf16 value) { return bf16ToFloat(value); }
+
+template <class T>
+RLHF_DEVICE T fromFloat(float value);
+template <>
+RLHF_DEVICE float fromFloat<float>(float value) {
+  return value;
+}
+template <>
+RLHF_DEVICE bf16 fromFloat<bf16>(float value) {
+  return floatToBf16(value);
+}
+
+/// Elements that move as one aligned access; a Pack of 16 bytes is the widest that there is.
+template <class T, int kCount>
+struct alignas(sizeof(T) * kCount) Pack {
+  T item[kCount];
+};
+
+template <class T>
+inline constexpr int kWidestPack = 16 / static_cast<int>(sizeof(T));
+
+}  // namespace rlhf::cuda

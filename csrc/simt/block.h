@@ -1,0 +1,85 @@
+#pragma once
+#include <exception>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "simt/async_copy.h"
+#include "simt/execution.h"
+#include "simt/fiber.h"
+#include "simt/schedule.h"
+
+namespace rlhf::simt {
+
+/// One CUDA thread of the block that runs.
+struct Thread {
+  enum class State { Runnable, AtBarrier, AtRendezvous, Ended };
+
+  Fiber fiber;
+  State state = State::Ended;
+  int number = 0;  // linear index in the block
+  Dim3 index;
+  Site site;                  // where it waits
+  const char* waitsFor = "";  // the operation that it waits in
+  AsyncCopies copies;
+
+  int warp() const { return number / 32; }
+  int lane() const { return number % 32; }
+};
+
+/// Executes the blocks of one launch on the calling operating-system thread, one after the other. One lives at a time.
+class BlockExecutor {
+ public:
+  BlockExecutor(const char* kernel, Dim3 grid, Dim3 block, size_t sharedBytes, uint64_t seed);
+  ~BlockExecutor();
+
+  /// Runs body(argument) on every thread of one block.
+  void run(Dim3 blockIndex, void (*body)(void*), void* argument);
+
+  /// The calls of the thread that runs now (execution.h).
+  void barrier(Site site);
+  void rendezvous(const WarpOperation& operation, uint32_t mask, void* operands, Site site);
+  Thread& current() { return *current_; }
+  unsigned char* shared();
+  size_t sharedBytes() const { return sharedBytes_; }
+  [[noreturn]] void fail(const std::string& what) const;
+
+  Schedule& schedule() { return schedule_; }
+
+ private:
+  struct Rendezvous {
+    const WarpOperation* operation;
+    uint32_t mask, arrived;
+    Site site;
+    void* operands[32];
+  };
+
+  static void threadMain(void* thread);
+  void startThreads(Dim3 blockIndex);
+  void setRunnable(Thread& thread);
+  void park(Thread::State state, const char* waitsFor, Site site);
+  void releaseBarrierIfComplete();
+  void checkGuards() const;
+  [[noreturn]] void reportDeadlock() const;
+  std::string describe(const Thread& thread) const;
+
+  const char* kernel_;
+  Dim3 grid_, block_;
+  size_t sharedBytes_;
+  uint64_t seed_;
+  Schedule schedule_;
+  Dim3 blockIndex_;
+  void (*body_)(void*) = nullptr;
+  void* argument_ = nullptr;
+  Thread* current_ = nullptr;
+  std::vector<uint32_t> runnable_;                   // a bit per lane, a word per warp
+  std::vector<std::vector<Rendezvous>> rendezvous_;  // per warp: those that still wait for lanes
+  int live_ = 0, atBarrier_ = 0;
+  Site barrierSite_;
+  std::exception_ptr failure_;
+};
+
+/// "file.cu:12", without the directories.
+std::string siteName(Site site);
+
+}  // namespace rlhf::simt
