@@ -71,7 +71,7 @@ async function generate(options: GenerateOptions, signal: AbortSignal): Promise<
   const prompts = (await readPrompts(options)).flatMap((prompt) =>
     new Array<string>(options.numSamples).fill(prompt),
   );
-  const { CausalLM } = await import("../index.ts");
+  const { CausalLM } = await import("../model/causal-lm.ts");
   const tokenizer = await Tokenizer.load(options.model);
   using model = await CausalLM.load(options.model, {
     device: options.device,

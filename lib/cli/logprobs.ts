@@ -11,7 +11,8 @@ export function addLogprobsCommand(program: Command): void {
     .option("--temperature <t>", "divides the logits", number(1e-6), 1);
   for (const option of measureOptions()) command.addOption(option);
   command.action(async (options: MeasureOptions & { temperature: number }) => {
-    const { CausalLM, packSequences } = await import("../index.ts");
+    const { CausalLM } = await import("../model/causal-lm.ts");
+    const { packSequences } = await import("../model/batch.ts");
     const { device, threads, temperature } = options;
     using model = await CausalLM.load(options.model, { device, threads, trainable: "none" });
     const measure = async (sequences: readonly Int32Array[]): Promise<Float32Array[]> => {

@@ -12,7 +12,7 @@ export function addScoreCommand(program: Command): void {
     );
   for (const option of measureOptions()) command.addOption(option);
   command.action(async (options: MeasureOptions) => {
-    const { RewardModel } = await import("../index.ts");
+    const { RewardModel } = await import("../model/reward-model.ts");
     const { device, threads } = options;
     using reward = await RewardModel.load(options.model, { device, threads });
     const rows = measureFile(options, true, async (sequences) => [...(await reward.score([...sequences]))]);

@@ -1,8 +1,6 @@
 import { pathToFileURL } from "node:url";
 import { messageOf, RlhfError } from "../errors.ts";
-
-/** A reward given as a function of prompt and response. */
-export type RewardFunction = (prompt: string, response: string) => number | Promise<number>;
+import type { RewardFunction } from "../rewards/reward.ts";
 
 /**
  * Imports a module whose default export is a reward function. Throws ERR_RLHF_REWARD when it cannot be imported (TypeScript

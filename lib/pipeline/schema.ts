@@ -16,7 +16,7 @@ const paths = z.union([path, z.array(path).min(1)], { error: "expected a path or
 const device = z
   .enum(["auto", "cpu", "cuda"])
   .describe("where the model runs; auto takes CUDA where it works");
-const dtype = z.enum(["float32", "bfloat16", "float16"]).describe("data type of the weights in memory");
+const dtype = z.enum(["float32"]).describe("data type of the weights in memory");
 const seed = z.int().nonnegative().describe("everything random follows from it");
 
 /** Keys of every stage. */
@@ -33,8 +33,13 @@ const common = {
     .enum(["constant", "linear", "cosine"])
     .optional()
     .describe("course of the learning rate after the warm-up"),
+  betas: z.tuple([fraction, fraction]).optional().describe("AdamW's decay rates"),
+  eps: positive.optional().describe("AdamW's epsilon"),
   weight_decay: nonNegative.optional(),
-  max_grad_norm: positive.optional().describe("gradients are scaled down to this global norm"),
+  max_grad_norm: positive
+    .nullable()
+    .optional()
+    .describe("gradients are scaled down to this global norm; null: never"),
   batch_size: positiveInteger
     .optional()
     .describe("sequences per optimizer step; for PPO rollouts per iteration"),

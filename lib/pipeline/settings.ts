@@ -1,5 +1,9 @@
 import type { DataReport } from "../data/types.ts";
-import { camelCase } from "./schema.ts";
+import type { LoadOptions } from "../model/causal-lm.ts";
+import { camelCase, type SftStage } from "./schema.ts";
+
+/** The settings of any stage, by YAML key. */
+export type StageSettings = Readonly<Record<string, unknown>>;
 
 /** Keys that the pipeline itself acts on; all others are settings of the trainer. */
 const PIPELINE_KEYS: ReadonlySet<string> = new Set([
@@ -24,12 +28,41 @@ const PIPELINE_KEYS: ReadonlySet<string> = new Set([
   "lora_target_modules",
 ]);
 
-/** The settings of a stage that are its trainer's, in camelCase. What was left out stays out: trainers know their defaults. */
-export function trainerConfig(settings: Readonly<Record<string, unknown>>): Record<string, unknown> {
-  const entries = Object.entries(settings).filter(
+/** The LoRA settings of a trainer, or nothing when all weights are trained. */
+function loraConfig(settings: StageSettings): Record<string, unknown> {
+  const { lora_r: r, lora_alpha: alpha, lora_target_modules: targetModules } = settings;
+  return r === undefined ? {} : { lora: { r, alpha, targetModules } };
+}
+
+/** The steps that num_epochs and steps_per_epoch make together, under the name that the trainer has for them. */
+function stepCount(settings: StageSettings, name: "maxSteps" | "numIterations"): Record<string, number> {
+  const { steps_per_epoch: perEpoch, num_epochs: epochs } = settings;
+  return typeof perEpoch === "number"
+    ? { [name]: Math.max(1, Math.round(perEpoch * (typeof epochs === "number" ? epochs : 1))) }
+    : {};
+}
+
+/**
+ * The settings of a stage that are its trainer's, in camelCase. What was left out stays out: trainers know their defaults. An
+ * explicit number of steps wins over steps_per_epoch.
+ */
+export function trainerConfig(
+  settings: StageSettings,
+  steps: "maxSteps" | "numIterations",
+): Record<string, unknown> {
+  const own = Object.entries(settings).filter(
     ([key, value]) => !PIPELINE_KEYS.has(key) && value !== undefined,
   );
-  return Object.fromEntries(entries.map(([key, value]) => [camelCase(key), value]));
+  const config = Object.fromEntries(own.map(([key, value]) => [camelCase(key), value]));
+  // Iterations of PPO have no epochs over data; there num_epochs counts only with steps_per_epoch.
+  if (steps === "numIterations") delete config.numEpochs;
+  return { ...stepCount(settings, steps), ...config, ...loraConfig(settings) };
+}
+
+/** How a stage loads the model that it trains: the base gets gradients unless an adapter is trained in its place. */
+export function loadOptions(settings: Pick<SftStage, "device" | "dtype" | "lora_r">): LoadOptions {
+  const { device, dtype, lora_r: rank } = settings;
+  return { device, dtype, trainable: rank === undefined ? "all" : "none" };
 }
 
 /** What was read, in one line. */

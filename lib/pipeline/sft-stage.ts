@@ -1,0 +1,39 @@
+import { CausalLM } from "../model/causal-lm.ts";
+import { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { SFTTrainer } from "../trainers/sft.ts";
+import { initModel } from "./init-model.ts";
+import type { StageSummary } from "./manifest.ts";
+import type { StageContext } from "./run.ts";
+import type { SftStage } from "./schema.ts";
+import { loadOptions, trainerConfig } from "./settings.ts";
+import { sftData } from "./stage-data.ts";
+
+/** Fine-tunes a model on prompts and responses and saves it in the stage's output directory. */
+export async function runSftStage(settings: SftStage, context: StageContext): Promise<StageSummary> {
+  const data = await sftData(settings, context.log);
+  const { model, tokenizer } = await openModel(settings, data.train);
+  using _model = model;
+  const trainer = new SFTTrainer({
+    model,
+    tokenizer,
+    trainData: data.train,
+    evalData: data.eval,
+    config: trainerConfig(settings, "maxSteps"),
+    outputDir: settings.output_dir,
+    resume: context.resume,
+    signal: context.signal,
+  });
+  const result = await trainer.train();
+  await trainer.save(settings.output_dir);
+  return {};
+}
+
+async function openModel(
+  settings: SftStage,
+  rows: Parameters<typeof initModel>[1],
+): Promise<{ model: CausalLM; tokenizer: Tokenizer }> {
+  const options = loadOptions(settings);
+  if (settings.init) return initModel(settings.init, rows, { ...options, seed: settings.seed ?? 0 });
+  const directory = settings.model_path as string;
+  return { tokenizer: await Tokenizer.load(directory), model: await CausalLM.load(directory, options) };
+}
