@@ -1,0 +1,52 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Random } from "../../lib/data/random.ts";
+import type { HfConfig } from "../../lib/model/config.ts";
+
+/** A Llama small enough for tests: grouped queries, untied head. */
+export const TINY_LLAMA: HfConfig = {
+  model_type: "llama",
+  vocab_size: 61,
+  hidden_size: 24,
+  intermediate_size: 40,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  head_dim: 6,
+  max_position_embeddings: 64,
+  rms_norm_eps: 1e-5,
+  hidden_act: "silu",
+  tie_word_embeddings: false,
+  initializer_range: 0.3,
+  eos_token_id: 2,
+};
+
+export const TINY_GPT2: HfConfig = {
+  model_type: "gpt2",
+  vocab_size: 53,
+  n_embd: 24,
+  n_layer: 2,
+  n_head: 3,
+  n_positions: 48,
+  activation_function: "gelu_new",
+  layer_norm_epsilon: 1e-5,
+  initializer_range: 0.3,
+  eos_token_id: 0,
+};
+
+/** Sequences of the given lengths, tokens drawn uniformly from [0, vocab). */
+export function randomSequences(lengths: readonly number[], vocab: number, seed = 1): Int32Array[] {
+  const random = new Random(seed, "test sequences");
+  return lengths.map((length) => Int32Array.from({ length }, () => random.integer(vocab)));
+}
+
+/** Runs body with a fresh directory that is removed afterwards. */
+export async function withTemporaryDirectory(body: (directory: string) => Promise<void>): Promise<void> {
+  const directory = await mkdtemp(join(tmpdir(), "node-rlhf-"));
+  try {
+    await body(directory);
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}
