@@ -43,12 +43,12 @@ struct ForwardOptions {
 };
 
 /// The result of a forward pass: arrays of N elements of the engine's accumulator type in device memory. With `grad` it also
-/// holds the activations; it counts as live until it is destroyed or consumed by backward.
+/// holds the activations; it counts as live until it is destroyed or consumed by backward, which leaves the arrays readable.
 class Pass {
  public:
   ~Pass();
   int64_t rows() const { return rows_; }
-  const void* logProb() const { return logProb_; }
+  const void* logProb() const { return logProb_; }  // null without `statistics`, like lse and entropy
   const void* lse() const { return lse_; }
   const void* entropy() const { return entropy_; }
   const void* value() const { return value_; }   // null without a head
@@ -136,6 +136,8 @@ class Model : public std::enable_shared_from_this<Model> {
   /// Bytes now held, by category: "parameters", "packed weights", "gradients", "activations", "scratch", "cache".
   std::map<std::string, size_t> memory() const;
   void setMaxLivePasses(int64_t count);  // default 4; one more live pass is ERR_RLHF_PASS_LIVE
+  /// Logits of a pass with gradients are kept while they fit so many bytes (default 512 MiB) and recomputed otherwise.
+  void setLogitsBudget(size_t bytes);
 
  private:
   Model();

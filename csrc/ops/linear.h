@@ -30,9 +30,9 @@ struct LinearForward {
   int64_t xStride = 0, yStride = 0;   // elements from one row to the next
   Activation activation = Activation::None;
   const void* x = nullptr;            // [N, K]
-  LinearWeight weight;
+  LinearWeight weight{};
   const void* bias = nullptr;         // [M] (optional)
-  LoraFactors lora;
+  LoraFactors lora{};
   void* loraHidden = nullptr;         // [N, R] out: x·Aᵀ, needed with an adapter and by the backward pass
   const void* residual = nullptr;     // [N, M] (optional), rows yStride apart; may be y itself
   void* preActivation = nullptr;      // [N, M] (optional), rows yStride apart: what the activation was applied to
@@ -56,8 +56,8 @@ struct LinearBackward {
   int32_t accumulateDx = 0;
   const void* x = nullptr;           // [N, K]
   const void* dy = nullptr;          // [N, M]
-  LinearWeight weight;
-  LoraFactors lora;
+  LinearWeight weight{};
+  LoraFactors lora{};
   const void* loraHidden = nullptr;  // [N, R] from the forward pass
   void* loraGradient = nullptr;      // [N, R] work: g
   void* dx = nullptr;                // [N, K] (optional)

@@ -15,7 +15,7 @@ struct TokenLogProbForward {
   const void* x = nullptr;               // [N, C]
   const int32_t* tokens = nullptr;       // [N]
   const int32_t* predictions = nullptr;  // [count], rising, each in [1, N)
-  LinearWeight head;                     // [V, C], not transposed
+  LinearWeight head{};                   // [V, C], not transposed
   void* logProb = nullptr;               // [N], accumulator type
   void* lse = nullptr;                   // [N]
   void* entropy = nullptr;               // [N]
@@ -37,7 +37,7 @@ struct TokenLogProbBackward {
   const void* x = nullptr;
   const int32_t* tokens = nullptr;
   const int32_t* predictions = nullptr;
-  LinearWeight head;
+  LinearWeight head{};
   const void* lse = nullptr;       // [N] from the forward pass
   const void* entropy = nullptr;   // [N] from the forward pass
   const void* dLogProb = nullptr;  // [N] (optional), read at predicted tokens only

@@ -1,0 +1,104 @@
+#include "model/buffers.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "model/adapter.h"
+#include "model/head.h"
+
+namespace rlhf {
+namespace {
+
+/// Reserves the arrays of one block; `input` is given, `middle` is the input itself where nothing is saved.
+BlockBuffers layOutBlock(const Engine& engine, const Architecture& architecture, int64_t rows, void* input, bool saved, BufferLayout& layout) {
+  const size_t element = dtypeSize(engine.type()), statistic = dtypeSize(engine.accumulator());
+  const int64_t hidden = architecture.config.hidden;
+  const bool centred = architecture.norm == NormKind::LayerNorm;
+  BlockBuffers block;
+  block.input = input;
+  block.attentionNormed = layout.reserve(rows * hidden, element);
+  if (centred) block.attentionMean = layout.reserve(rows, statistic);
+  block.attentionRstd = layout.reserve(rows, statistic);
+  block.qkv = layout.reserve(rows * architecture.qkvWidth(), element);
+  block.attention = layout.reserve(rows * architecture.queryWidth(), element);
+  block.attentionLse = layout.reserve(rows * architecture.config.heads, statistic);
+  block.middle = saved ? layout.reserve(rows * hidden, element) : input;
+  block.mlpNormed = saved ? layout.reserve(rows * hidden, element) : block.attentionNormed;
+  if (centred) block.mlpMean = layout.reserve(rows, statistic);
+  block.mlpRstd = layout.reserve(rows, statistic);
+  // Without a backward pass the value before a plain activation is never read.
+  if (saved || architecture.gatedMlp) block.mlpIn = layout.reserve(rows * architecture.mlpInWidth(), element);
+  block.mlpActivated = layout.reserve(rows * architecture.config.intermediate, element);
+  return block;
+}
+
+}  // namespace
+
+int64_t roundedCapacity(int64_t count) {
+  const int64_t step = std::max<int64_t>(8, static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(count, 1)))) / 8);
+  return (std::max<int64_t>(count, 1) + step - 1) / step * step;
+}
+
+ForwardBuffers layOutForward(const Engine& engine, const Architecture& architecture, const PassShape& shape, BufferLayout& kept,
+                             BufferLayout& work) {
+  const size_t element = dtypeSize(engine.type()), statistic = dtypeSize(engine.accumulator());
+  const int64_t rows = shape.rows, hidden = architecture.config.hidden;
+  const int blockCount = static_cast<int>(architecture.blocks.size());
+  ForwardBuffers buffers;
+  buffers.tokens = kept.array<int32_t>(rows);
+  buffers.positions = kept.array<int32_t>(rows);
+  buffers.offsets = kept.array<int32_t>(shape.sequences + 1);
+  buffers.predictions = kept.array<int32_t>(shape.predictions);
+
+  BlockBuffers shared;
+  if (shape.firstSavedBlock > 0) {
+    void* stream = work.reserve(rows * hidden, element);
+    shared = layOutBlock(engine, architecture, rows, stream, false, work);
+  }
+  for (int block = 0; block < blockCount; ++block) {
+    const bool saved = block >= shape.firstSavedBlock;
+    buffers.blocks.push_back(saved ? layOutBlock(engine, architecture, rows, kept.reserve(rows * hidden, element), true, kept) : shared);
+  }
+  const bool savesAny = shape.firstSavedBlock < blockCount;
+  buffers.output = savesAny ? kept.reserve(rows * hidden, element) : shared.input;
+  if (architecture.norm == NormKind::LayerNorm) buffers.finalMean = kept.reserve(rows, statistic);
+  buffers.finalRstd = kept.reserve(rows, statistic);
+  buffers.hidden = kept.reserve(rows * hidden, element);
+
+  if (shape.adapter) {
+    const int64_t rank = shape.adapter->config.rank;
+    buffers.loraHidden.resize(static_cast<size_t>(architecture.linears), nullptr);
+    void* sharedHidden = shape.firstSavedBlock > 0 ? work.reserve(rows * rank, element) : nullptr;
+    for (int block = 0; block < blockCount; ++block)
+      for (const std::vector<LinearLayer>& stage : architecture.blocks[static_cast<size_t>(block)].stages)
+        for (const LinearLayer& layer : stage)
+          if (shape.adapter->adapts(layer))
+            buffers.loraHidden[static_cast<size_t>(layer.index)] =
+                block >= shape.firstSavedBlock ? kept.reserve(rows * rank, element) : sharedHidden;
+  }
+  if (shape.head && shape.head->config.inner > 0) {
+    buffers.head.preActivation = kept.reserve(rows * shape.head->config.inner, element);
+    buffers.head.activated = kept.reserve(rows * shape.head->config.inner, element);
+  }
+  if (shape.keepLogits) buffers.logits = kept.reserve(shape.predictions * architecture.config.vocab, statistic);
+  return buffers;
+}
+
+BackwardBuffers layOutBackward(const Engine& engine, const Architecture& architecture, const PassShape& shape, BufferLayout& work) {
+  const size_t element = dtypeSize(engine.type()), statistic = dtypeSize(engine.accumulator());
+  const int64_t rows = shape.rows, hidden = architecture.config.hidden;
+  BackwardBuffers buffers;
+  buffers.dStream = work.reserve(rows * hidden, element);
+  buffers.dNormed = work.reserve(rows * hidden, element);
+  if (shape.adapter) buffers.loraGradient = work.reserve(rows * shape.adapter->config.rank, element);
+  if (shape.head && shape.head->config.inner > 0) buffers.dInner = work.reserve(rows * shape.head->config.inner, element);
+  const size_t mark = work.mark();
+  buffers.dActivated = work.reserve(rows * architecture.config.intermediate, element);
+  work.release(mark);  // the MLP's gradient is used up before attention's begins
+  buffers.dAttention = work.reserve(rows * architecture.queryWidth(), element);
+  buffers.dQkv = work.reserve(rows * architecture.qkvWidth(), element);
+  buffers.delta = work.reserve(rows * architecture.config.heads, statistic);
+  return buffers;
+}
+
+}  // namespace rlhf

@@ -1,0 +1,55 @@
+#pragma once
+#include <map>
+#include <memory>
+#include <string>
+
+#include "model/pass_state.h"
+
+namespace rlhf {
+
+struct Model::Impl {
+  Impl(std::shared_ptr<Engine> sharedEngine, const ModelConfig& config, bool trainable)
+      : engine(std::move(sharedEngine)), transformer(*engine, config, trainable), passMemory(std::make_shared<PassMemory>(engine)) {}
+
+  struct ParameterPlace {
+    ParameterGroup& group;
+    int index;
+  };
+
+  std::shared_ptr<Engine> engine;
+  Transformer transformer;
+  std::map<std::string, std::shared_ptr<Adapter>> adapters;
+  std::map<std::string, std::shared_ptr<Head>> heads;
+  std::shared_ptr<PassMemory> passMemory;
+  DeviceMemory workspace;         // arrays that live no longer than one call
+  DeviceMemory generationMemory;  // key/value cache, logits and inputs of the sequences being decoded
+  size_t logitsBudget = size_t{512} << 20;
+
+  const ModelConfig& config() const { return transformer.architecture().config; }
+  std::vector<ParameterGroup*> groups();
+  /// ERR_RLHF_UNKNOWN_NAME with the nearest known name.
+  ParameterPlace find(const std::string& name);
+  std::shared_ptr<Adapter> adapter(const std::string& name) const;  // null for the empty name
+  std::shared_ptr<Head> head(const std::string& name) const;
+  /// Throws when `name` cannot name a new adapter or head.
+  void requireNewName(const std::string& name) const;
+
+  /// Scratch memory for passes of so many rows.
+  void reserveScratch(int64_t rows, const Adapter* adapter, const Head* head);
+  /// The workspace, at least so large.
+  char* reserveWorkspace(size_t bytes);
+  void reserve(DeviceMemory& memory, size_t bytes, const char* what);
+
+  std::unique_ptr<Pass> forward(const Batch& batch, const ForwardOptions& options);
+  void backward(Pass& pass, const PassGradients& gradients);
+
+ private:
+  void layOut(Pass::State& state);
+  void upload(const Batch& batch, const Pass::State& state);
+};
+
+/// ERR_RLHF_ARGUMENT, ERR_RLHF_TOKEN_RANGE or ERR_RLHF_CONTEXT_LENGTH unless the batch fits the model.
+void validateBatch(const Batch& batch, const ModelConfig& config);
+void validateTokens(const std::vector<int32_t>& tokens, int64_t vocab, const char* what);
+
+}  // namespace rlhf

@@ -1,0 +1,74 @@
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/engine.h"
+#include "model/model.h"
+
+namespace rlhf {
+
+/// One tensor of a ParameterGroup; `offset` and `count` are in elements of the group's flat arrays.
+struct Parameter {
+  std::string name;
+  std::vector<int64_t> shape;
+  int64_t offset = 0;
+  int64_t count = 0;
+};
+
+/// A flat block of parameters that train (or not) together. First `add` every parameter, then `allocate` once. Parameters start
+/// at 64-byte boundaries; the gaps between them hold zeros and stay zero under AdamW.
+class ParameterGroup {
+ public:
+  ParameterGroup(std::string name, bool trainable) : name_(std::move(name)), trainable_(trainable) {}
+
+  /// Returns the index by which the parameter is known from now on.
+  int add(std::string name, std::vector<int64_t> shape);
+  void allocate(Engine& engine);  // zeroes all parameters
+
+  const std::string& name() const { return name_; }
+  bool trainable() const { return trainable_; }
+  const std::vector<Parameter>& parameters() const { return parameters_; }
+  const Parameter& parameter(int index) const { return parameters_[static_cast<size_t>(index)]; }
+  int find(const std::string& name) const;  // −1 if there is none
+  Engine& engine() const { return *engine_; }
+
+  int64_t count() const { return count_; }  // elements of the flat arrays, gaps included
+  void* data() const { return data_.data(); }
+  /// Parameter `index` in the flat array; null for −1, so that absent biases need no case of their own.
+  void* data(int index) const;
+  /// Gradients have the accumulator type. They are allocated, zeroed, when first asked for; null when the group is frozen.
+  void* gradients();
+  void* gradient(int index);
+  bool hasGradients() const { return gradients_.data() != nullptr; }
+  void zeroGradients();
+  size_t parameterBytes() const { return data_.bytes(); }
+  size_t gradientBytes() const { return gradients_.bytes(); }
+
+  void write(int index, const float* values);
+  void read(int index, float* values) const;
+  void readGradient(int index, float* values);
+
+  /// Counts changes made from outside the optimizer; packed copies of a frozen weight are valid for one version.
+  uint64_t version() const { return version_; }
+  void markChanged() { ++version_; }
+
+ private:
+  std::string name_;
+  bool trainable_;
+  std::vector<Parameter> parameters_;
+  int64_t count_ = 0;
+  uint64_t version_ = 0;
+  Engine* engine_ = nullptr;
+  DeviceMemory data_;
+  DeviceMemory gradients_;
+};
+
+/// Device array of `type` to float32 on the host and back; waits for the stream.
+void readAsFloat(Engine& engine, const void* source, DType type, float* values, int64_t count);
+void writeFromFloat(Engine& engine, void* destination, DType type, const float* values, int64_t count);
+
+/// The member of `known` that is nearest to `name` by edit distance; empty if `known` is empty.
+std::string nearestName(const std::string& name, const std::vector<std::string>& known);
+
+}  // namespace rlhf

@@ -1,0 +1,38 @@
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "model/engine.h"
+
+namespace rlhf {
+
+/// Memory blocks that passes borrow and give back, so that a training loop allocates only until its largest pass has been seen.
+class MemoryPool {
+ public:
+  MemoryPool(Engine& engine, const char* what) : engine_(engine), what_(what) {}
+
+  /// A block of at least `bytes`: the smallest free one that fits; else the largest free one is replaced by one that fits.
+  DeviceMemory borrow(size_t bytes);
+  void giveBack(DeviceMemory block);
+  size_t bytes() const { return bytes_; }  // of all blocks, lent ones included
+
+ private:
+  Engine& engine_;
+  const char* what_;
+  std::vector<DeviceMemory> free_;
+  size_t bytes_ = 0;
+};
+
+/// What the passes of one model share. A pass may outlive its model, so each holds a reference.
+struct PassMemory {
+  explicit PassMemory(std::shared_ptr<Engine> sharedEngine)
+      : engine(std::move(sharedEngine)), outputs(*engine, "the outputs of a pass"), activations(*engine, "the activations of a pass") {}
+
+  std::shared_ptr<Engine> engine;
+  MemoryPool outputs;
+  MemoryPool activations;
+  int64_t live = 0;
+  int64_t maxLive = 4;
+};
+
+}  // namespace rlhf
