@@ -1,10 +1,23 @@
-import { describeType, isRecord, type LoadOptions, loadRows, RowProblem, type RowReader, stringField } from "./readers.ts";
+import {
+  describeType,
+  isRecord,
+  type LoadOptions,
+  loadRows,
+  RowProblem,
+  type RowReader,
+  stringField,
+} from "./readers.ts";
 import type { Dataset, SequenceFormat } from "./types.ts";
 
 /** A sequence to measure: token ids, or a prompt and a response to tokenise. */
-export type SequenceRow = { readonly tokens: Int32Array } | { readonly prompt: string; readonly response: string };
+export type SequenceRow =
+  | { readonly tokens: Int32Array }
+  | { readonly prompt: string; readonly response: string };
 
-const FORMATS: Readonly<Record<SequenceFormat, string>> = { tokens: "{tokens}", "prompt-response": "{prompt, response}" };
+const FORMATS: Readonly<Record<SequenceFormat, string>> = {
+  tokens: "{tokens}",
+  "prompt-response": "{prompt, response}",
+};
 
 function detect(value: unknown): SequenceFormat | null {
   if (!isRecord(value)) return null;

@@ -4,8 +4,8 @@ import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { messageOf, RlhfError } from "../errors.ts";
 
-/** Files of a model directory that are what a run wrote about itself, not what the model is. */
-const RUN_FILES = new Set(["stage.json", "metrics.jsonl", "run.json"]);
+/** Files that a run writes about itself; they are no part of the result. */
+export const RUN_FILES: ReadonlySet<string> = new Set(["stage.json", "metrics.jsonl"]);
 
 /** SHA-256 of a value's JSON with its keys sorted, so that order in the source does not matter. */
 export function hashOfValue(value: unknown): string {

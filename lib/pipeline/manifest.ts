@@ -1,10 +1,13 @@
 import { readdir, readFile, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { writeJson } from "../model/files.ts";
-import { fingerprint, hashOfValue } from "./fingerprint.ts";
+import { fingerprint, hashOfValue, RUN_FILES } from "./fingerprint.ts";
 import { pathKeys, type Stage, type StageKind } from "./schema.ts";
 
 const MANIFEST = "stage.json";
+
+/** Directories that trainers write checkpoints to, in the output directory of their stage. */
+const CHECKPOINT = /^checkpoint-\d+$/;
 
 /** Numbers that tell what a stage achieved, e.g. {"eval/loss before": 5.1, "eval/loss after": 2.3}. */
 export type StageSummary = Readonly<Record<string, number>>;
@@ -57,7 +60,7 @@ async function readManifest(directory: string): Promise<StageManifest | null> {
 async function outputSizes(directory: string): Promise<Record<string, number>> {
   const sizes: Record<string, number> = {};
   for (const entry of await readdir(directory, { withFileTypes: true })) {
-    if (entry.isFile() && entry.name !== MANIFEST)
+    if (entry.isFile() && !RUN_FILES.has(entry.name))
       sizes[entry.name] = (await stat(join(directory, entry.name))).size;
   }
   return sizes;
@@ -87,7 +90,8 @@ export async function stageState(
  */
 export async function markBegun(directory: string, key: StageKey, afresh: boolean): Promise<void> {
   if (afresh && (await readManifest(directory)) !== null) {
-    await rm(join(directory, "checkpoints"), { recursive: true, force: true });
+    const checkpoints = (await readdir(directory)).filter((name) => CHECKPOINT.test(name));
+    for (const name of checkpoints) await rm(join(directory, name), { recursive: true, force: true });
   }
   await write(directory, { version: 1, key, complete: false, outputs: {}, summary: {} });
 }

@@ -1,7 +1,9 @@
+import { join } from "node:path";
 import { loadPrompts } from "../data/prompts.ts";
 import { RlhfError } from "../errors.ts";
 import { CausalLM } from "../model/causal-lm.ts";
 import { RewardModel } from "../model/reward-model.ts";
+import { type MetricsRecord, readMetrics } from "../monitor/metrics.ts";
 import type { RewardSource } from "../rewards/reward.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { PPOTrainer } from "../trainers/ppo.ts";
@@ -10,6 +12,10 @@ import { loadRewardModule } from "./reward-module.ts";
 import type { StageContext } from "./run.ts";
 import type { PpoStage } from "./schema.ts";
 import { describeReport, loadOptions, trainerConfig } from "./settings.ts";
+import { trainOptions } from "./train.ts";
+
+/** Single iterations are noisy: the summary takes the mean over this many at each end. */
+const SUMMARY_ITERATIONS = 5;
 
 /** Aligns a policy with PPO and saves it in the stage's output directory. */
 export async function runPpoStage(settings: PpoStage, context: StageContext): Promise<StageSummary> {
@@ -19,22 +25,34 @@ export async function runPpoStage(settings: PpoStage, context: StageContext): Pr
   using model = await CausalLM.load(settings.model_path, loadOptions(settings));
   const reward = await openReward(settings, model);
   try {
-    const trainer = new PPOTrainer({
+    using trainer = new PPOTrainer({
       model,
       tokenizer,
       reward,
       prompts,
       config: { ...trainerConfig(settings, "numIterations"), ...stopConfig(settings, tokenizer) },
       outputDir: settings.output_dir,
-      resume: context.resume,
-      signal: context.signal,
     });
-    await trainer.train();
+    await trainer.train(trainOptions(context));
     await trainer.save(settings.output_dir);
+    return summarize(settings.output_dir);
   } finally {
     if (reward instanceof RewardModel) reward.dispose();
   }
-  return {};
+}
+
+/** Means over the first and the last iterations, of this run and of those it went on from. */
+function summarize(outputDir: string): StageSummary {
+  const records = readMetrics(join(outputDir, "metrics.jsonl"));
+  const window = Math.max(1, Math.min(SUMMARY_ITERATIONS, Math.floor(records.length / 2)));
+  const mean = (chosen: readonly MetricsRecord[], name: string): number =>
+    chosen.reduce((sum, { metrics }) => sum + (metrics[name] ?? Number.NaN), 0) / chosen.length;
+  const [first, last] = [records.slice(0, window), records.slice(-window)];
+  return {
+    "objective/scores, first iterations": mean(first, "objective/scores"),
+    "objective/scores, last iterations": mean(last, "objective/scores"),
+    "objective/kl, last iterations": mean(last, "objective/kl"),
+  };
 }
 
 /**

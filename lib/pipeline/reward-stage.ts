@@ -6,23 +6,22 @@ import type { StageContext } from "./run.ts";
 import type { RewardStage } from "./schema.ts";
 import { loadOptions, trainerConfig } from "./settings.ts";
 import { preferenceData } from "./stage-data.ts";
+import { trainAndCompare } from "./train.ts";
 
 /** Trains a reward model on preference pairs and saves it in the stage's output directory. */
 export async function runRewardStage(settings: RewardStage, context: StageContext): Promise<StageSummary> {
   const data = await preferenceData(settings, context.log);
   const tokenizer = await Tokenizer.load(settings.model_path);
   using model = await CausalLM.load(settings.model_path, loadOptions(settings));
-  const trainer = new RewardModelTrainer({
+  using trainer = new RewardModelTrainer({
     model,
     tokenizer,
     trainData: data.train,
     evalData: data.eval,
     config: trainerConfig(settings, "maxSteps"),
     outputDir: settings.output_dir,
-    resume: context.resume,
-    signal: context.signal,
   });
-  await trainer.train();
+  const summary = await trainAndCompare(trainer, ["eval/loss", "eval/accuracy"], context);
   await trainer.save(settings.output_dir);
-  return {};
+  return summary;
 }

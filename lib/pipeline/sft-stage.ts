@@ -1,3 +1,4 @@
+import type { SftRow } from "../data/types.ts";
 import { CausalLM } from "../model/causal-lm.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { SFTTrainer } from "../trainers/sft.ts";
@@ -7,30 +8,29 @@ import type { StageContext } from "./run.ts";
 import type { SftStage } from "./schema.ts";
 import { loadOptions, trainerConfig } from "./settings.ts";
 import { sftData } from "./stage-data.ts";
+import { trainAndCompare } from "./train.ts";
 
 /** Fine-tunes a model on prompts and responses and saves it in the stage's output directory. */
 export async function runSftStage(settings: SftStage, context: StageContext): Promise<StageSummary> {
   const data = await sftData(settings, context.log);
   const { model, tokenizer } = await openModel(settings, data.train);
   using _model = model;
-  const trainer = new SFTTrainer({
+  using trainer = new SFTTrainer({
     model,
     tokenizer,
     trainData: data.train,
     evalData: data.eval,
     config: trainerConfig(settings, "maxSteps"),
     outputDir: settings.output_dir,
-    resume: context.resume,
-    signal: context.signal,
   });
-  const result = await trainer.train();
+  const summary = await trainAndCompare(trainer, ["eval/loss"], context);
   await trainer.save(settings.output_dir);
-  return {};
+  return summary;
 }
 
 async function openModel(
   settings: SftStage,
-  rows: Parameters<typeof initModel>[1],
+  rows: readonly SftRow[],
 ): Promise<{ model: CausalLM; tokenizer: Tokenizer }> {
   const options = loadOptions(settings);
   if (settings.init) return initModel(settings.init, rows, { ...options, seed: settings.seed ?? 0 });
