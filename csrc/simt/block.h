@@ -68,7 +68,7 @@ class BlockExecutor {
   size_t sharedBytes_;
   uint64_t seed_;
   Schedule schedule_;
-  Dim3 blockIndex_;
+  Dim3 blockIndex_{0, 0, 0};
   void (*body_)(void*) = nullptr;
   void* argument_ = nullptr;
   Thread* current_ = nullptr;
