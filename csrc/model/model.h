@@ -97,6 +97,7 @@ struct AdamWConfig {
 /// A transformer with named adapters and heads on one base. Not thread-safe: lib's command queue calls it in order.
 class Model : public std::enable_shared_from_this<Model> {
  public:
+  struct Impl;
   /// Parameters are zero until written or initialised. `trainable` decides whether the base gets gradients.
   static std::shared_ptr<Model> create(std::shared_ptr<Engine> engine, const ModelConfig& config, bool trainable);
   ~Model();
@@ -141,7 +142,6 @@ class Model : public std::enable_shared_from_this<Model> {
 
  private:
   Model();
-  struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 

@@ -86,9 +86,9 @@ std::unique_ptr<Pass> Model::Impl::forward(const Batch& batch, const ForwardOpti
   state.temperature = options.temperature;
   state.adapter = adapter(options.adapter);
   state.head = head(options.head);
-  layOut(state);
+  layOut(state, static_cast<int64_t>(batch.predictions.size()));
   reserveScratch(state.shape.rows, state.adapter.get(), state.head.get());
-  upload(batch, state);
+  upload(batch, state.buffers);
   transformer.forward(state.buffers, state.rows, state.adapter.get(), nullptr);
 
   pass->rows_ = state.rows.rows;
@@ -107,13 +107,13 @@ std::unique_ptr<Pass> Model::Impl::forward(const Batch& batch, const ForwardOpti
   return pass;
 }
 
-void Model::Impl::layOut(Pass::State& state) {
+void Model::Impl::layOut(Pass::State& state, int64_t predictions) {
   const Architecture& architecture = transformer.architecture();
   const int blocks = static_cast<int>(architecture.blocks.size());
   PassShape& shape = state.shape;
   shape.rows = roundedCapacity(state.rows.rows);
   shape.sequences = roundedCapacity(state.rows.sequences);
-  shape.predictions = roundedCapacity(state.predictions);
+  shape.predictions = roundedCapacity(predictions);
   shape.adapter = state.adapter.get();
   shape.head = state.head.get();
   state.lowest = transformer.lowestTrainable(shape.adapter);
@@ -136,17 +136,17 @@ void Model::Impl::layOut(Pass::State& state) {
   state.outputs = passMemory->outputs.borrow(4 * alignUp(static_cast<size_t>(shape.rows) * dtypeSize(engine->accumulator())));
 }
 
-void Model::Impl::upload(const Batch& batch, const Pass::State& state) {
+void Model::Impl::upload(const Batch& batch, const ForwardBuffers& buffers) {
   std::vector<int32_t> positions(batch.tokens.size());
   for (size_t s = 0; s + 1 < batch.offsets.size(); ++s)
     for (int32_t t = batch.offsets[s]; t < batch.offsets[s + 1]; ++t) positions[static_cast<size_t>(t)] = t - batch.offsets[s];
-  const auto copy = [&](int32_t* destination, const std::vector<int32_t>& source, size_t count) {
-    engine->copy(destination, source.data(), count * sizeof(int32_t));
+  const auto copy = [&](int32_t* destination, const std::vector<int32_t>& source) {
+    engine->copy(destination, source.data(), source.size() * sizeof(int32_t));
   };
-  copy(state.buffers.tokens, batch.tokens, batch.tokens.size());
-  copy(state.buffers.positions, positions, positions.size());
-  copy(state.buffers.offsets, batch.offsets, batch.offsets.size());
-  copy(state.buffers.predictions, batch.predictions, static_cast<size_t>(state.predictions));
+  copy(buffers.tokens, batch.tokens);
+  copy(buffers.positions, positions);
+  copy(buffers.offsets, batch.offsets);
+  copy(buffers.predictions, batch.predictions);
 }
 
 void Model::Impl::backward(Pass& pass, const PassGradients& gradients) {
