@@ -12,6 +12,10 @@ const Ops& ops();
 /// The operator table for one named instruction set, or null where the processor or the build lacks it.
 const Ops* opsFor(const char* instructionSet);
 
+/// The float32 multiply-add peak of `threads` threads with the instruction set of ops(), measured now (a fraction of a second),
+/// in floating-point operations a second: what matrix products are compared with.
+double measureMultiplyAddPeak(int threads);
+
 /// A device whose memory is the process's own and whose one stream runs everything at once.
 struct CpuDevice : Device {
   explicit CpuDevice(int threads);
@@ -21,10 +25,16 @@ struct CpuDevice : Device {
 /// The thread pool of the device that an op runs on.
 inline ThreadPool& pool(OpContext& context) { return static_cast<CpuDevice*>(context.device)->pool; }
 
-/// Each thread's share of the context's scratch memory: kScratchPerThread bytes, 64-byte aligned.
+/// Each thread's share of the context's scratch memory: kScratchPerThread bytes, 64-byte aligned. What lies behind all threads'
+/// shares is for buffers that they have in common (kernels/gemm.h, SharedScratch).
 inline constexpr size_t kScratchPerThread = size_t{4} << 20;
 inline char* threadScratch(OpContext& context, int slot) {
   return static_cast<char*>(context.scratch) + static_cast<size_t>(slot) * kScratchPerThread;
 }
+
+/// tokenLogProb's ops go through predictions and vocabulary in blocks of these sizes, and sum in that order.
+inline constexpr int64_t kPredictionsPerBlock = 1024;
+inline constexpr int64_t kVocabPerBlock = 2048;
+inline constexpr int64_t kVocabPerStatistic = 256;  // what one set of running maxima and sums covers
 
 }  // namespace rlhf::cpu

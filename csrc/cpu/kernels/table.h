@@ -1,4 +1,5 @@
 #pragma once
+#include "core/thread_pool.h"
 #include "ops/ops.h"
 
 namespace rlhf::RLHF_ISA {
@@ -14,5 +15,8 @@ size_t packedWeightBytes(DType type, int64_t inputs, int64_t outputs, int32_t ba
 
 /// This instruction set's table, with every entry filled but scratchBytes, which cpu/backend.cc owns.
 Ops kernelTable();
+
+/// The most float32 multiply-adds that all threads of the pool together were seen to do, in operations (two each) a second.
+double measureMultiplyAddPeak(ThreadPool& pool);
 
 }  // namespace rlhf::RLHF_ISA

@@ -1,0 +1,187 @@
+#include <algorithm>
+
+#include "cpu/kernels/gemm.h"
+#include "cpu/kernels/parallel.h"
+#include "cpu/kernels/requirements.h"
+#include "cpu/kernels/table.h"
+#include "cpu/kernels/vector_loops.h"
+#include "cpu/kernels/vector_math.h"
+
+namespace rlhf::RLHF_ISA {
+namespace {
+
+const float* floats(const void* data) { return static_cast<const float*>(data); }
+float* floats(void* data) { return static_cast<float*>(data); }
+
+void requireFloat32Weight(DType type, const char* op) {
+  if (type != DType::F32)
+    throw Error(code::kUnsupported,
+                format("%s: weights of type %s are not supported on the CPU, load the model as float32", op, dtypeName(type)));
+}
+
+/// Wᵀ [K, M] and W [M, K] as right operands.
+MatrixView transposeOf(const void* weight, int64_t outputs, int64_t inputs, bool transposed) {
+  return transposed ? MatrixView{floats(weight), outputs, 1} : MatrixView{floats(weight), 1, inputs};
+}
+MatrixView asItIs(const void* weight, int64_t outputs, int64_t inputs, bool transposed) {
+  return transposed ? MatrixView{floats(weight), 1, outputs} : MatrixView{floats(weight), inputs, 1};
+}
+MatrixView rowMajor(const void* data, int64_t stride) { return {floats(data), stride, 1}; }
+MatrixView columnMajor(const void* data, int64_t stride) { return {floats(data), 1, stride}; }
+
+/// What happens to a finished strip of x·Wᵀ + scale·(x·Aᵀ)·Bᵀ on its way to y.
+template <Activation activation>
+void finishForward(const LinearForward& f, const Strip& strip) {
+  const float* const bias = f.bias ? floats(f.bias) + strip.col : nullptr;
+  for (int64_t i = 0; i < strip.rows; ++i) {
+    const float* const sums = strip.values + i * strip.stride;
+    const int64_t offset = (strip.row + i) * f.yStride + strip.col;
+    const float* const residual = f.residual ? floats(f.residual) + offset : nullptr;
+    float* const preActivation = f.preActivation ? floats(f.preActivation) + offset : nullptr;
+    float* const y = floats(f.y) + offset;
+    forEachVector(strip.cols, [&](int64_t c, auto lanes) {
+      Vec value = lanes.load(sums + c);
+      if (bias) value += lanes.load(bias + c);
+      if (preActivation) lanes.store(preActivation + c, value);
+      value = activate<activation>(value);
+      if (residual) value += lanes.load(residual + c);
+      lanes.store(y + c, value);
+    });
+  }
+}
+
+/// out (+)= factor · values, rows `stride` floats apart.
+struct AddTo {
+  float* out;
+  int64_t stride;
+  float factor = 1;
+  bool accumulate = true;
+
+  void operator()(const Strip& strip) const {
+    for (int64_t i = 0; i < strip.rows; ++i) {
+      const float* const sums = strip.values + i * strip.stride;
+      float* const destination = out + (strip.row + i) * stride + strip.col;
+      forEachVector(strip.cols, [&](int64_t c, auto lanes) {
+        const Vec value = lanes.load(sums + c) * factor;
+        lanes.store(destination + c, accumulate ? lanes.load(destination + c) + value : value);
+      });
+    }
+  }
+};
+
+/// out (+)= factor · A·B of one term.
+void multiplyInto(OpContext& context, int64_t rows, int64_t cols, const Term& term, AddTo out) {
+  gemm(context, SharedScratch(context), {rows, cols, {term, {}}}, out);
+}
+
+void addColumnSums(OpContext& context, const LinearBackward& g) {
+  const int64_t colsPerTask = 16 * kWidth;
+  forEachTask(context, ceilDivide(g.outputs, colsPerTask), g.rows * g.outputs >= kElementsPerTask, [&](int64_t task, int) {
+    const int64_t begin = task * colsPerTask, cols = std::min(colsPerTask, g.outputs - begin);
+    float* const bias = floats(g.dBias) + begin;
+    alignas(64) float sums[colsPerTask] = {};
+    for (int64_t n = 0; n < g.rows; ++n) {
+      const float* const dy = floats(g.dy) + n * g.dyStride + begin;
+      forEachVector(cols, [&](int64_t c, auto lanes) { store(sums + c, load(sums + c) + lanes.load(dy + c)); });
+    }
+    forEachVector(cols, [&](int64_t c, auto lanes) { lanes.store(bias + c, lanes.load(bias + c) + load(sums + c)); });
+  });
+}
+
+void addWeightGradient(OpContext& context, const LinearBackward& g) {
+  if (g.weight.transposed)
+    multiplyInto(context, g.inputs, g.outputs,
+                 {.depth = g.rows, .a = columnMajor(g.x, g.xStride), .b = rowMajor(g.dy, g.dyStride)},
+                 {floats(g.dWeight), g.outputs});
+  else
+    multiplyInto(context, g.outputs, g.inputs,
+                 {.depth = g.rows, .a = columnMajor(g.dy, g.dyStride), .b = rowMajor(g.x, g.xStride)},
+                 {floats(g.dWeight), g.inputs});
+}
+
+void addLoraGradients(OpContext& context, const LinearBackward& g) {
+  const int64_t rank = g.lora.rank;
+  if (g.dA)
+    multiplyInto(context, rank, g.inputs,
+                 {.depth = g.rows, .a = columnMajor(g.loraGradient, rank), .b = rowMajor(g.x, g.xStride)},
+                 {floats(g.dA), g.inputs});
+  if (g.dB)
+    multiplyInto(context, g.outputs, rank,
+                 {.depth = g.rows, .a = columnMajor(g.dy, g.dyStride), .b = rowMajor(g.loraHidden, rank)},
+                 {floats(g.dB), rank, static_cast<float>(g.lora.scale)});
+}
+
+}  // namespace
+
+size_t packedWeightBytes(DType type, int64_t inputs, int64_t outputs, int32_t backward) {
+  if (type != DType::F32) return 0;
+  const int64_t depth = backward ? outputs : inputs, cols = backward ? inputs : outputs;
+  return static_cast<size_t>(ceilDivide(cols, kPanelCols) * kPanelCols * depth) * sizeof(float);
+}
+
+void packWeight(OpContext& context, const PackWeight& p) {
+  requireFloat32Weight(p.type, "packWeight");
+  const int64_t depth = p.backward ? p.outputs : p.inputs, cols = p.backward ? p.inputs : p.outputs;
+  const MatrixView b = p.backward ? asItIs(p.weight, p.outputs, p.inputs, p.transposed)
+                                  : transposeOf(p.weight, p.outputs, p.inputs, p.transposed);
+  const int64_t panelStride = depth * kPanelCols;
+  constexpr int64_t kPanelsPerTask = 4;
+  const int64_t colsPerTask = kPanelsPerTask * kPanelCols;
+  forEachTask(context, ceilDivide(cols, colsPerTask), depth * cols >= kElementsPerTask, [&](int64_t task, int) {
+    const int64_t col = task * colsPerTask;
+    packB(b.from(0, col), depth, std::min(colsPerTask, cols - col),
+          floats(p.packed) + task * kPanelsPerTask * panelStride, panelStride);
+  });
+}
+
+void linearForward(OpContext& context, const LinearForward& f) {
+  requireFloat32(f.type, "linearForward");
+  requireFloat32Weight(f.weight.type, "linearForward");
+  const int64_t rank = f.lora.rank;
+  Product product{f.rows, f.outputs, {}};
+  product.terms[0] = {.depth = f.inputs,
+                      .a = rowMajor(f.x, f.xStride),
+                      .b = transposeOf(f.weight.data, f.outputs, f.inputs, f.weight.transposed),
+                      .packedB = floats(f.weight.packedForward),
+                      .packedBStride = f.inputs * kPanelCols};
+  if (rank > 0) {
+    multiplyInto(context, f.rows, rank,
+                 {.depth = f.inputs, .a = product.terms[0].a, .b = transposeOf(f.lora.a, rank, f.inputs, false)},
+                 {floats(f.loraHidden), rank, 1, false});
+    product.terms[1] = {.depth = rank,
+                        .a = rowMajor(f.loraHidden, rank),
+                        .factor = static_cast<float>(f.lora.scale),
+                        .b = transposeOf(f.lora.b, f.outputs, rank, false)};
+  }
+  withActivation(f.activation, [&]<Activation activation>() {
+    auto finish = [&](const Strip& strip) { finishForward<activation>(f, strip); };
+    gemm(context, SharedScratch(context), product, finish);
+  });
+}
+
+void linearBackward(OpContext& context, const LinearBackward& g) {
+  requireFloat32(g.type, "linearBackward");
+  requireFloat32Weight(g.weight.type, "linearBackward");
+  const int64_t rank = g.lora.rank;
+  const MatrixView dy = rowMajor(g.dy, g.dyStride);
+  if (rank > 0 && (g.dx || g.dA))
+    multiplyInto(context, g.rows, rank, {.depth = g.outputs, .a = dy, .b = rowMajor(g.lora.b, rank)},
+                 {floats(g.loraGradient), rank, static_cast<float>(g.lora.scale), false});
+  if (g.dx) {
+    Product product{g.rows, g.inputs, {}};
+    product.terms[0] = {.depth = g.outputs,
+                        .a = dy,
+                        .b = asItIs(g.weight.data, g.outputs, g.inputs, g.weight.transposed),
+                        .packedB = floats(g.weight.packedBackward),
+                        .packedBStride = g.outputs * kPanelCols};
+    if (rank > 0)
+      product.terms[1] = {.depth = rank, .a = rowMajor(g.loraGradient, rank), .b = rowMajor(g.lora.a, g.inputs)};
+    AddTo dx{floats(g.dx), g.dxStride, 1, g.accumulateDx != 0};
+    gemm(context, SharedScratch(context), product, dx);
+  }
+  if (g.dWeight) addWeightGradient(context, g);
+  if (g.dBias) addColumnSums(context, g);
+  addLoraGradients(context, g);
+}
+
+}  // namespace rlhf::RLHF_ISA
