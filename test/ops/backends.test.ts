@@ -1,0 +1,116 @@
+import assert from "node:assert/strict";
+import { Expectation } from "../support/compare.ts";
+import {
+  bytesOf,
+  isKernelArray,
+  type KernelArguments,
+  type KernelType,
+  kernels,
+  runKernel,
+} from "../support/kernels.ts";
+import { type CaseArguments, decodeOutputs, encode, toKernelArguments } from "../support/op-arguments.ts";
+import type { OpCase } from "./cases/case.ts";
+import { opCases } from "./cases/index.ts";
+
+/** The element types in which a backend computes. */
+function typesOf(backend: string): KernelType[] {
+  return backend === "simt" ? ["float32", "bfloat16"] : ["float32"];
+}
+
+const CPU_THREADS = [1, 2] as const;
+
+interface Variant {
+  readonly name: string;
+  readonly args: Record<string, KernelArguments[string]>;
+}
+
+/** The weight of a case in the backend's packed form, or nothing where there is none. */
+function packed(
+  backend: string,
+  args: CaseArguments,
+  type: KernelType,
+  backward: boolean,
+): Uint8Array | undefined {
+  const inputs = Number(args["inputs"] ?? args["cols"]);
+  const outputs = Number(args["outputs"] ?? args["vocab"]);
+  const bytes = kernels.packedWeightBytes(backend, type, inputs, outputs, backward);
+  if (bytes === 0) return undefined;
+  const form = new Uint8Array(kernels.alignedBuffer(bytes));
+  runKernel(backend, "packWeight", {
+    type,
+    inputs,
+    outputs,
+    transposed: args["transposed"] === true,
+    backward,
+    weight: encode(args["weight"] as Float64Array, type),
+    packed: form,
+  });
+  return form;
+}
+
+/** A case as it is, and with the packed forms of its weight where the backend has them. */
+function variantsOf(backend: string, { op }: OpCase, args: CaseArguments, type: KernelType): Variant[] {
+  const plain = { name: "", args: toKernelArguments(op, args, type) };
+  const fields = kernels.operatorFields(op).map((field) => field.name);
+  const forms: Record<string, Uint8Array> = {};
+  for (const [field, backward] of [
+    ["packedForward", false],
+    ["packedBackward", true],
+  ] as const) {
+    const form = fields.includes(field) ? packed(backend, args, type, backward) : undefined;
+    if (form) forms[field] = form;
+  }
+  if (Object.keys(forms).length === 0) return [plain];
+  return [plain, { name: ", packed weight", args: { ...toKernelArguments(op, args, type), ...forms } }];
+}
+
+/** Throws unless two runs of an op left the same bits in every array. */
+function assertSameBits(left: KernelArguments, right: KernelArguments, label: string): void {
+  for (const [field, value] of Object.entries(left)) {
+    if (!isKernelArray(value)) continue;
+    assert.ok(
+      Buffer.from(bytesOf(value)).equals(bytesOf(right[field] as typeof value)),
+      `${label}: ${field} has other bits`,
+    );
+  }
+}
+
+function checkVariant(
+  backend: string,
+  { op }: OpCase,
+  type: KernelType,
+  variant: Variant,
+  expectation: Expectation,
+): void {
+  const threadCounts = backend.startsWith("cpu") ? CPU_THREADS : [1];
+  const runs = threadCounts.map((threads) => {
+    const args = { ...variant.args };
+    const copies = new Map<unknown, KernelArguments[string]>();
+    for (const [name, value] of Object.entries(args)) {
+      if (!isKernelArray(value)) continue;
+      if (!copies.has(value)) copies.set(value, value.slice());
+      args[name] = copies.get(value)!;
+    }
+    runKernel(backend, op, args, { threads });
+    return args;
+  });
+  expectation.verify(decodeOutputs(op, runs[0]!, type), `${op} on ${backend} in ${type}${variant.name}`);
+  for (const [index, run] of runs.entries())
+    assertSameBits(runs[0]!, run, `${op} on ${backend}${variant.name}, ${threadCounts[index]} threads`);
+}
+
+for (const backend of ["ref", ...kernels.backends().filter((name) => name !== "ref")]) {
+  describe(`ops on ${backend}`, () => {
+    const operators = new Set(kernels.operators(backend));
+    for (const type of typesOf(backend)) {
+      for (const opCase of opCases.filter((each) => operators.has(each.op))) {
+        // Sampling reads logits, which are float32 under every type.
+        it(`${opCase.op}: ${opCase.name}${type === "float32" ? "" : `, ${type}`}`, () => {
+          const expectation = new Expectation(opCase, type);
+          for (const variant of variantsOf(backend, opCase, expectation.args, type))
+            checkVariant(backend, opCase, type, variant, expectation);
+        });
+      }
+    }
+  });
+}

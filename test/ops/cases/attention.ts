@@ -1,0 +1,78 @@
+import type { CaseArguments } from "../../support/op-arguments.ts";
+import { evaluate } from "../../support/op-arguments.ts";
+import { CaseData, GENERAL, type OpCase, offsetsOf, unset } from "./case.ts";
+
+export interface AttentionShape {
+  lengths: readonly number[];
+  heads: number;
+  kvHeads: number;
+  headDim: number;
+  gap?: number;
+  /** Multiplies queries: large scores make the softmax sharp. */
+  sharpness?: number;
+}
+
+/** Arguments of attentionForward. */
+export function attentionForwardArguments(data: CaseData, shape: AttentionShape): CaseArguments {
+  const { lengths, heads, kvHeads, headDim, gap = 0, sharpness = 1 } = shape;
+  const rows = lengths.reduce((sum, length) => sum + length, 0);
+  const width = heads * headDim;
+  const kvWidth = kvHeads * headDim;
+  return {
+    rows,
+    sequences: lengths.length,
+    maxLength: Math.max(...lengths),
+    heads,
+    kvHeads,
+    headDim,
+    qStride: width + gap,
+    kStride: kvWidth + 2 * gap,
+    vStride: kvWidth + gap,
+    oStride: width + gap,
+    scale: headDim ** -0.5,
+    offsets: offsetsOf(lengths),
+    q: data.matrix(rows, width, width + gap, sharpness),
+    k: data.matrix(rows, kvWidth, kvWidth + 2 * gap),
+    v: data.matrix(rows, kvWidth, kvWidth + gap),
+    o: unset(rows * (width + gap)),
+    lse: unset(rows * heads),
+  };
+}
+
+/** Arguments of attentionBackward that belong to those of attentionForward. */
+export function attentionBackwardArguments(data: CaseData, forward: CaseArguments): CaseArguments {
+  const { rows, heads, headDim, oStride } = forward as Record<string, number>;
+  const { o, lse } = evaluate("attentionForward", forward) as { o: Float64Array; lse: Float64Array };
+  const like = (name: string): Float64Array => unset((forward[name] as Float64Array).length);
+  return {
+    ...forward,
+    o,
+    lse,
+    dO: data.matrix(rows!, heads! * headDim!, oStride!),
+    dq: like("q"),
+    dk: like("k"),
+    dv: like("v"),
+    delta: like("lse"),
+  };
+}
+
+const SHAPES: Readonly<Record<string, AttentionShape>> = {
+  "one token": { lengths: [1], heads: 1, kvHeads: 1, headDim: 4 },
+  "7 tokens, odd width": { lengths: [7], heads: 2, kvHeads: 1, headDim: 5, gap: 1 },
+  "33, 1 and 2 tokens, grouped": { lengths: [33, 1, 2], heads: 4, kvHeads: 2, headDim: 8, gap: 3 },
+  "65 and 129 tokens": { lengths: [65, 129], heads: 2, kvHeads: 2, headDim: 16 },
+  "128, 64 and 3 tokens, one key head": { lengths: [128, 64, 3], heads: 3, kvHeads: 1, headDim: 32 },
+  "40 tokens, width 64": { lengths: [40], heads: 2, kvHeads: 2, headDim: 64 },
+  "17 tokens, width 128": { lengths: [17], heads: 1, kvHeads: 1, headDim: 128 },
+  "70 tokens, sharp": { lengths: [70], heads: 2, kvHeads: 1, headDim: 16, sharpness: 12 },
+};
+
+export const attentionCases: readonly OpCase[] = Object.entries(SHAPES).flatMap(([name, shape]) => {
+  const data = new CaseData(`attention ${name}`);
+  const forward = attentionForwardArguments(data, shape);
+  const backward = attentionBackwardArguments(data, forward);
+  return [
+    { op: "attentionForward", name, args: forward, criterion: GENERAL },
+    { op: "attentionBackward", name, args: backward, criterion: { kind: "general", floor: 1 } },
+  ];
+});

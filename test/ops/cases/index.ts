@@ -1,0 +1,21 @@
+import { attentionCases } from "./attention.ts";
+import type { OpCase } from "./case.ts";
+import { decodeCases } from "./decode.ts";
+import { elementwiseCases } from "./elementwise.ts";
+import { linearCases } from "./linear.ts";
+import { lossCases } from "./losses.ts";
+import { normCases } from "./norm.ts";
+import { optimizerCases } from "./optimizer.ts";
+import { tokenLogProbCases } from "./token-log-prob.ts";
+
+/** The one table: what every backend is held to. */
+export const opCases: readonly OpCase[] = [
+  ...elementwiseCases,
+  ...normCases,
+  ...linearCases,
+  ...attentionCases,
+  ...tokenLogProbCases,
+  ...lossCases,
+  ...optimizerCases,
+  ...decodeCases,
+];

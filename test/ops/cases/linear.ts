@@ -1,0 +1,215 @@
+import type { CaseArguments } from "../../support/op-arguments.ts";
+import { CaseData, type OpCase, product, unset } from "./case.ts";
+
+/** Numbers of `enum class Activation`. */
+export const ACTIVATION = { none: 0, geluTanh: 1, geluErf: 2, tanh: 3, relu: 4, silu: 5 } as const;
+
+interface LinearShape {
+  rows: number;
+  inputs: number;
+  outputs: number;
+  /** Elements between the rows of x, y, dy and dx beyond what a row holds. */
+  gap?: number;
+  transposed?: boolean;
+  rank?: number;
+}
+
+interface LinearForwardOptions extends LinearShape {
+  bias?: boolean;
+  activation?: number;
+  residual?: "separate" | "inPlace";
+  preActivation?: boolean;
+}
+
+interface LinearBackwardOptions extends LinearShape {
+  dx?: "write" | "accumulate";
+  dWeight?: boolean;
+  dBias?: boolean;
+  dLora?: boolean;
+}
+
+function loraArguments(data: CaseData, shape: LinearShape): Record<string, CaseArguments[string]> {
+  const { inputs, outputs, rank = 0 } = shape;
+  if (rank === 0) return {};
+  return {
+    rank,
+    scale: 1.7,
+    loraA: data.normal(rank * inputs, 1 / Math.sqrt(inputs)),
+    loraB: data.normal(outputs * rank, 0.5),
+  };
+}
+
+/** Arguments of linearForward, drawn from `data`. */
+export function linearForwardArguments(data: CaseData, options: LinearForwardOptions): CaseArguments {
+  const { rows, inputs, outputs, gap = 0, rank = 0, activation = ACTIVATION.none } = options;
+  const xStride = inputs + gap;
+  const yStride = outputs + gap;
+  const y = options.residual === "inPlace" ? data.matrix(rows, outputs, yStride) : unset(rows * yStride);
+  return {
+    rows,
+    inputs,
+    outputs,
+    xStride,
+    yStride,
+    activation,
+    transposed: options.transposed ?? false,
+    x: data.matrix(rows, inputs, xStride),
+    weight: data.normal(inputs * outputs, 1 / Math.sqrt(inputs)),
+    ...(options.bias && { bias: data.normal(outputs) }),
+    ...loraArguments(data, options),
+    ...(rank > 0 && { loraHidden: unset(rows * rank) }),
+    ...(options.residual && {
+      residual: options.residual === "inPlace" ? y : data.matrix(rows, outputs, yStride),
+    }),
+    ...(options.preActivation && { preActivation: unset(rows * yStride) }),
+    y,
+  };
+}
+
+/** Arguments of linearBackward, drawn from `data`; accumulated gradients start from random numbers. */
+export function linearBackwardArguments(data: CaseData, options: LinearBackwardOptions): CaseArguments {
+  const { rows, inputs, outputs, gap = 0, rank = 0 } = options;
+  const stride = inputs + gap;
+  const dx = options.dx === "accumulate" ? data.matrix(rows, inputs, stride) : unset(rows * stride);
+  return {
+    rows,
+    inputs,
+    outputs,
+    xStride: stride,
+    dyStride: outputs + gap,
+    dxStride: stride,
+    accumulateDx: options.dx === "accumulate",
+    transposed: options.transposed ?? false,
+    x: data.matrix(rows, inputs, stride),
+    dy: data.matrix(rows, outputs, outputs + gap),
+    weight: data.normal(inputs * outputs, 1 / Math.sqrt(inputs)),
+    ...loraArguments(data, options),
+    ...(rank > 0 && { loraHidden: data.normal(rows * rank), loraGradient: unset(rows * rank) }),
+    ...(options.dx && { dx }),
+    ...(options.dWeight && { dWeight: data.normal(inputs * outputs) }),
+    ...(options.dBias && { dBias: data.normal(outputs) }),
+    ...(options.dLora && { dA: data.normal(rank * inputs), dB: data.normal(outputs * rank) }),
+  };
+}
+
+function forwardCase(name: string, options: LinearForwardOptions): OpCase {
+  const args = linearForwardArguments(new CaseData(`linearForward ${name}`), options);
+  return { op: "linearForward", name, args, criterion: product(options.inputs + (options.rank ?? 0) + 2) };
+}
+
+function backwardCase(name: string, options: LinearBackwardOptions): OpCase {
+  const args = linearBackwardArguments(new CaseData(`linearBackward ${name}`), options);
+  const terms = options.rows + options.outputs + (options.rank ?? 0);
+  return { op: "linearBackward", name, args, criterion: product(terms) };
+}
+
+export const linearCases: readonly OpCase[] = [
+  forwardCase("1×1×1", { rows: 1, inputs: 1, outputs: 1 }),
+  forwardCase("2×7×3 with bias", { rows: 2, inputs: 7, outputs: 3, bias: true }),
+  forwardCase("1×65×129, one row", { rows: 1, inputs: 65, outputs: 129, bias: true }),
+  forwardCase("7×33×65 transposed, strided", {
+    rows: 7,
+    inputs: 33,
+    outputs: 65,
+    gap: 3,
+    transposed: true,
+    bias: true,
+  }),
+  forwardCase("33×65×129 with LoRA of rank 1", { rows: 33, inputs: 65, outputs: 129, rank: 1 }),
+  forwardCase("65×129×33 with LoRA, bias, residual", {
+    rows: 65,
+    inputs: 129,
+    outputs: 33,
+    rank: 8,
+    bias: true,
+    residual: "separate",
+    gap: 1,
+  }),
+  forwardCase("33×64×48 transposed with LoRA, residual in place", {
+    rows: 33,
+    inputs: 64,
+    outputs: 48,
+    rank: 5,
+    bias: true,
+    residual: "inPlace",
+    transposed: true,
+  }),
+  forwardCase("130×300×260, beyond one block each way", { rows: 130, inputs: 300, outputs: 260, bias: true }),
+  forwardCase("5×1030×17, a long sum", { rows: 5, inputs: 1030, outputs: 17 }),
+  ...Object.entries(ACTIVATION).map(([name, activation]) =>
+    forwardCase(`9×31×50 with ${name} and preActivation`, {
+      rows: 9,
+      inputs: 31,
+      outputs: 50,
+      activation,
+      bias: true,
+      preActivation: true,
+      gap: 2,
+    }),
+  ),
+  forwardCase("9×31×50 with geluTanh, LoRA and residual", {
+    rows: 9,
+    inputs: 31,
+    outputs: 50,
+    activation: ACTIVATION.geluTanh,
+    rank: 3,
+    residual: "separate",
+    preActivation: true,
+  }),
+  backwardCase("1×1×1", { rows: 1, inputs: 1, outputs: 1, dx: "write", dWeight: true, dBias: true }),
+  backwardCase("2×7×3", { rows: 2, inputs: 7, outputs: 3, dx: "write", dWeight: true, dBias: true }),
+  backwardCase("7×33×65 strided, dx accumulated", {
+    rows: 7,
+    inputs: 33,
+    outputs: 65,
+    gap: 3,
+    dx: "accumulate",
+    dWeight: true,
+    dBias: true,
+  }),
+  backwardCase("33×65×129 transposed", {
+    rows: 33,
+    inputs: 65,
+    outputs: 129,
+    transposed: true,
+    dx: "write",
+    dWeight: true,
+  }),
+  backwardCase("65×129×33 with LoRA, base frozen", {
+    rows: 65,
+    inputs: 129,
+    outputs: 33,
+    rank: 8,
+    dx: "write",
+    dLora: true,
+  }),
+  backwardCase("33×64×48 transposed with LoRA, everything", {
+    rows: 33,
+    inputs: 64,
+    outputs: 48,
+    rank: 3,
+    gap: 2,
+    transposed: true,
+    dx: "accumulate",
+    dWeight: true,
+    dBias: true,
+    dLora: true,
+  }),
+  backwardCase("9×20×30, LoRA gradients alone", { rows: 9, inputs: 20, outputs: 30, rank: 4, dLora: true }),
+  backwardCase("9×20×30, dx through a frozen adapter", {
+    rows: 9,
+    inputs: 20,
+    outputs: 30,
+    rank: 4,
+    dx: "write",
+  }),
+  backwardCase("9×20×30, dWeight alone", { rows: 9, inputs: 20, outputs: 30, dWeight: true }),
+  backwardCase("130×260×300, beyond one block each way", {
+    rows: 130,
+    inputs: 260,
+    outputs: 300,
+    dx: "write",
+    dWeight: true,
+    dBias: true,
+  }),
+];

@@ -1,0 +1,94 @@
+import type { CaseArguments } from "../../support/op-arguments.ts";
+import { evaluate } from "../../support/op-arguments.ts";
+import { CaseData, GENERAL, type OpCase, unset } from "./case.ts";
+
+export interface TokenLogProbShape {
+  rows: number;
+  cols: number;
+  vocab: number;
+  count: number;
+  temperature?: number;
+  keepLogits?: boolean;
+  /** Multiplies the hidden states: large logits make the distribution sharp. */
+  sharpness?: number;
+}
+
+/** Arguments of tokenLogProbForward. */
+export function tokenLogProbForwardArguments(data: CaseData, shape: TokenLogProbShape): CaseArguments {
+  const { rows, cols, vocab, count, temperature = 1, sharpness = 1 } = shape;
+  return {
+    rows,
+    cols,
+    vocab,
+    count,
+    temperature,
+    x: data.normal(rows * cols, sharpness),
+    tokens: data.integers(rows, vocab),
+    predictions: data.subset(rows - 1, count).map((position) => position + 1),
+    weight: data.normal(vocab * cols, 1.5 / Math.sqrt(cols)),
+    logProb: unset(rows),
+    lse: unset(rows),
+    entropy: unset(rows),
+    ...(shape.keepLogits && { logits: unset(count * vocab) }),
+  };
+}
+
+/** Arguments of tokenLogProbBackward that belong to those of tokenLogProbForward. */
+export function tokenLogProbBackwardArguments(
+  data: CaseData,
+  forward: CaseArguments,
+  gradients: { dLogProb?: boolean; dLse?: boolean; dEntropy?: boolean; dWeight?: boolean },
+): CaseArguments {
+  const { logProb: _, ...shared } = forward;
+  const { rows, cols, vocab } = forward as Record<string, number>;
+  const { lse, entropy, logits } = evaluate("tokenLogProbForward", forward);
+  return {
+    ...shared,
+    lse: lse!,
+    entropy: entropy!,
+    ...(logits && { logits }),
+    ...(gradients.dLogProb && { dLogProb: data.normal(rows!) }),
+    ...(gradients.dLse && { dLse: data.normal(rows!) }),
+    ...(gradients.dEntropy && { dEntropy: data.normal(rows!) }),
+    dx: data.normal(rows! * cols!),
+    ...(gradients.dWeight && { dWeight: data.normal(vocab! * cols!) }),
+  };
+}
+
+const ALL = { dLogProb: true, dLse: true, dEntropy: true, dWeight: true };
+
+const SHAPES: readonly [string, TokenLogProbShape, Parameters<typeof tokenLogProbBackwardArguments>[2]][] = [
+  ["2 rows, vocabulary 5", { rows: 2, cols: 3, vocab: 5, count: 1 }, ALL],
+  ["9 rows, vocabulary 65", { rows: 9, cols: 33, vocab: 65, count: 5, temperature: 0.7 }, ALL],
+  [
+    "40 rows, vocabulary 1000, logits kept",
+    { rows: 40, cols: 64, vocab: 1000, count: 33, keepLogits: true },
+    { dLogProb: true, dWeight: true },
+  ],
+  [
+    "17 rows, vocabulary 257, head frozen",
+    { rows: 17, cols: 16, vocab: 257, count: 16, temperature: 1.3 },
+    { dLogProb: true, dEntropy: true },
+  ],
+  [
+    "130 rows, vocabulary 513",
+    { rows: 130, cols: 31, vocab: 513, count: 129 },
+    { dLse: true, dWeight: true },
+  ],
+  [
+    "33 rows, vocabulary 2100, logits kept, tempered",
+    { rows: 33, cols: 24, vocab: 2100, count: 20, temperature: 0.8, keepLogits: true },
+    ALL,
+  ],
+  ["12 rows, sharp", { rows: 12, cols: 20, vocab: 130, count: 11, sharpness: 15 }, ALL],
+];
+
+export const tokenLogProbCases: readonly OpCase[] = SHAPES.flatMap(([name, shape, gradients]) => {
+  const data = new CaseData(`tokenLogProb ${name}`);
+  const forward = tokenLogProbForwardArguments(data, shape);
+  const backward = tokenLogProbBackwardArguments(data, forward, gradients);
+  return [
+    { op: "tokenLogProbForward", name, args: forward, criterion: GENERAL },
+    { op: "tokenLogProbBackward", name, args: backward, criterion: { kind: "general", floor: 1 } },
+  ];
+});

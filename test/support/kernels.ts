@@ -1,0 +1,162 @@
+import assert from "node:assert/strict";
+import { loadKernelsBinary } from "../../lib/engine/load-binary.ts";
+
+/** Element types of csrc/core/dtype.h that ops compute in. */
+export type KernelType = "float32" | "float64" | "float16" | "bfloat16" | "complex128";
+
+/** What an op can take as an array; which one depends on the field and on the op's `type`. */
+export type KernelArray = Float32Array | Float64Array | Int32Array | Uint16Array | Uint8Array | BigInt64Array;
+
+/** An op's arguments by the names in csrc/ops; arrays that are left out are null pointers. */
+export type KernelArguments = Readonly<
+  Record<string, number | bigint | boolean | string | KernelArray | null>
+>;
+
+export interface KernelOptions {
+  /** Threads of a CPU backend; 1 by default. */
+  readonly threads?: number;
+}
+
+/** One field of an op's argument structure. "output" arrays may be written, "input" arrays never are. */
+export interface OperatorField {
+  readonly name: string;
+  readonly kind: "type" | "integer" | "real" | "input" | "output";
+  /** Of arrays: a typed array's name, or "any" where it follows from the op's type. */
+  readonly element?: string;
+}
+
+/** rlhf_kernels.node as it is (csrc/node/kernels.cc). Nothing checks that arrays are as long as the shapes say. */
+export interface KernelsAddon {
+  run(backend: string, op: string, args: KernelArguments, options?: KernelOptions): void;
+  /** Seconds of each repetition, timed natively. */
+  bench(
+    backend: string,
+    op: string,
+    args: KernelArguments,
+    repetitions: number,
+    options?: KernelOptions,
+  ): Float64Array;
+  backends(): string[];
+  operators(backend: string): string[];
+  operatorFields(op: string): OperatorField[];
+  packedWeightBytes(
+    backend: string,
+    type: KernelType,
+    inputs: number,
+    outputs: number,
+    backward: boolean,
+  ): number;
+  scratchBytes(backend: string, limits: Readonly<Record<string, number>>, options?: KernelOptions): number;
+  /** Memory at a multiple of 64, as that of devices. */
+  alignedBuffer(bytes: number): ArrayBuffer;
+  philox(seed: bigint, stream: bigint, index: bigint): Uint32Array;
+  toBits(values: Float32Array, type: KernelType): Uint16Array;
+  fromBits(bits: Uint16Array, type: KernelType): Float32Array;
+  abiHash(): bigint;
+  simtSelfTests(): string[];
+  runSimtSelfTest(name: string, seed: number): string;
+}
+
+/** The addon; throws ERR_RLHF_NO_BINARY where it has not been built. */
+export const kernels = loadKernelsBinary() as KernelsAddon;
+
+const GUARD_BYTES = 64;
+const GUARD_BYTE = 0xa5;
+
+/** A copy of an array between two guards, at a multiple of 64 bytes. */
+class GuardedCopy {
+  readonly array: KernelArray;
+  readonly #before: Uint8Array;
+  readonly #after: Uint8Array;
+  readonly #source: KernelArray;
+
+  constructor(source: KernelArray) {
+    const buffer = kernels.alignedBuffer(2 * GUARD_BYTES + source.byteLength);
+    this.#source = source;
+    this.#before = new Uint8Array(buffer, 0, GUARD_BYTES).fill(GUARD_BYTE);
+    this.#after = new Uint8Array(buffer, GUARD_BYTES + source.byteLength).fill(GUARD_BYTE);
+    new Uint8Array(buffer, GUARD_BYTES, source.byteLength).set(bytesOf(source));
+    this.array = viewLike(source, buffer, GUARD_BYTES);
+  }
+
+  /** Throws if anything outside the array was written. */
+  verifyGuards(what: string): void {
+    assert.ok(
+      this.#before.every((byte) => byte === GUARD_BYTE),
+      `${what} was written before its start`,
+    );
+    assert.ok(
+      this.#after.every((byte) => byte === GUARD_BYTE),
+      `${what} was written past its end`,
+    );
+  }
+
+  /** Throws if the copy no longer holds what the caller's array holds. */
+  verifyUnchanged(what: string): void {
+    assert.deepEqual(bytesOf(this.array), bytesOf(this.#source), `${what} is an input and was written`);
+  }
+
+  copyBack(): void {
+    bytesOf(this.#source).set(bytesOf(this.array));
+  }
+}
+
+/** The bytes of a typed array, not copied. */
+export function bytesOf(array: KernelArray): Uint8Array {
+  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+}
+
+function viewLike(source: KernelArray, buffer: ArrayBuffer, byteOffset: number): KernelArray {
+  const { length } = source;
+  if (source instanceof Float32Array) return new Float32Array(buffer, byteOffset, length);
+  if (source instanceof Float64Array) return new Float64Array(buffer, byteOffset, length);
+  if (source instanceof Int32Array) return new Int32Array(buffer, byteOffset, length);
+  if (source instanceof Uint16Array) return new Uint16Array(buffer, byteOffset, length);
+  if (source instanceof Uint8Array) return new Uint8Array(buffer, byteOffset, length);
+  return new BigInt64Array(buffer, byteOffset, length);
+}
+
+export function isKernelArray(value: KernelArguments[string] | undefined): value is KernelArray {
+  return ArrayBuffer.isView(value);
+}
+
+/** The fields of an op that point at arrays which may be written. */
+export function outputFields(op: string): string[] {
+  return kernels
+    .operatorFields(op)
+    .filter((field) => field.kind === "output")
+    .map((field) => field.name);
+}
+
+/**
+ * Runs an op on copies of the arrays that lie between guards, then writes the outputs back into the caller's arrays. Throws if
+ * the op wrote outside an array or into an input. An array that is given twice is one array to the op as well.
+ */
+export function runKernel(
+  backend: string,
+  op: string,
+  args: KernelArguments,
+  options: KernelOptions = {},
+): void {
+  const copies = new Map<KernelArray, GuardedCopy>();
+  const staged: Record<string, KernelArguments[string]> = {};
+  for (const [name, value] of Object.entries(args)) {
+    if (isKernelArray(value)) {
+      const copy = copies.get(value) ?? new GuardedCopy(value);
+      copies.set(value, copy);
+      staged[name] = copy.array;
+    } else {
+      staged[name] = value;
+    }
+  }
+  kernels.run(backend, op, staged, options);
+  const written = new Set(outputFields(op).map((name) => args[name]));
+  for (const [name, value] of Object.entries(args)) {
+    if (!isKernelArray(value)) continue;
+    const copy = copies.get(value)!;
+    const what = `${op} on ${backend}: ${name}`;
+    copy.verifyGuards(what);
+    if (written.has(value)) copy.copyBack();
+    else copy.verifyUnchanged(what);
+  }
+}
