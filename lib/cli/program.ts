@@ -27,19 +27,22 @@ export function createProgram(output: OutputConfiguration = {}): Command {
 }
 
 /**
- * Runs the command line and returns its exit code: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted. Errors
- * are told on stderr.
+ * Runs the command line and returns its exit code: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.
  *
  * @param words the arguments after the program's name
+ * @param tell takes what goes wrong; default: stderr
  */
-export async function main(words: readonly string[]): Promise<number> {
+export async function main(
+  words: readonly string[],
+  tell: (text: string) => void = (text) => void process.stderr.write(text),
+): Promise<number> {
   try {
-    await createProgram().parseAsync([...words], { from: "user" });
+    await createProgram({ writeErr: tell }).parseAsync([...words], { from: "user" });
     return EXIT.done;
   } catch (error) {
     // commander has already written its message, or the help that was asked for.
     if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.usage;
-    process.stderr.write(`node-rlhf: ${describeError(error)}\n`);
+    tell(`node-rlhf: ${describeError(error)}\n`);
     return exitCodeOf(error);
   }
 }

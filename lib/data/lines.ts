@@ -90,6 +90,33 @@ function endOfElement(text: string, start: number): number {
   return text.length;
 }
 
+function lineBreaks(text: string): number {
+  return text.split("\n").length - 1;
+}
+
+/** The elements of a JSON array's text, each with the line it starts on; what stands between them is left to JSON.parse. */
+function* splitArray(text: string, file: string): Generator<RawRow> {
+  const problem = (line: number, what: string): RlhfError =>
+    new RlhfError("ERR_RLHF_DATA", `${file}:${line}: ${what}`, { file, line });
+  const open = text.search(/\S/);
+  if (text[open] !== "[") {
+    throw problem(1, "a .json data file must hold an array of rows; for one row per line, name it .jsonl");
+  }
+  let line = 1 + lineBreaks(text.slice(0, open));
+  let at = open + 1;
+  while (text[at - 1] !== "]") {
+    const end = endOfElement(text, at);
+    if (end >= text.length) throw problem(line, "the array is not closed: the file ends too early");
+    const raw = text.slice(at, end);
+    const row = raw.trim();
+    const isLast = text[end] === "]";
+    if (row !== "" || !isLast) yield { line: line + lineBreaks(raw.slice(0, raw.indexOf(row))), text: row };
+    line += lineBreaks(raw);
+    at = end + 1;
+  }
+  if (text.slice(at).trim() !== "") throw problem(line, "there is more after the end of the array");
+}
+
 /**
  * The elements of a .json file that holds an array, each as text with the line it starts on, so that one bad element is
  * reported by its line and does not spoil the others.
@@ -103,38 +130,7 @@ export async function* readArrayElements(file: string): AsyncGenerator<RawRow> {
   }
   const text = decodeUtf8(bytes);
   if (text === null) throw new RlhfError("ERR_RLHF_DATA", `${file}: is not UTF-8 text`, { file });
-  let at = text.search(/\S/);
-  if (at < 0 || text[at] !== "[") {
-    throw new RlhfError(
-      "ERR_RLHF_DATA",
-      `${file}:1: a .json data file must hold an array of rows; for one row per line, name it .jsonl`,
-      {
-        file,
-        line: 1,
-      },
-    );
-  }
-  let line = 1 + text.slice(0, at).split("\n").length - 1;
-  at++;
-  for (;;) {
-    const end = endOfElement(text, at);
-    const raw = text.slice(at, end);
-    const leading = raw.slice(0, raw.length - raw.trimStart().length);
-    const closed = text[end] === "]";
-    if (raw.trim() !== "" || !closed) {
-      if (end >= text.length) {
-        throw new RlhfError(
-          "ERR_RLHF_DATA",
-          `${file}:${line}: the array is not closed: the file ends too early`,
-          { file, line },
-        );
-      }
-      yield { line: line + leading.split("\n").length - 1, text: raw.trim() };
-    }
-    if (closed) return;
-    line += raw.split("\n").length - 1;
-    at = end + 1;
-  }
+  yield* splitArray(text, file);
 }
 
 /** The rows of a data file by its name: .json, .jsonl, .jsonl.gz (also .ndjson). */

@@ -4,7 +4,7 @@ import { RewardModelTrainer } from "../trainers/reward.ts";
 import type { StageSummary } from "./manifest.ts";
 import type { StageContext } from "./run.ts";
 import type { RewardStage } from "./schema.ts";
-import { loadOptions, trainerConfig } from "./settings.ts";
+import { describeTokenized, loadOptions, trainerConfig } from "./settings.ts";
 import { preferenceData } from "./stage-data.ts";
 import { trainAndCompare } from "./train.ts";
 
@@ -21,6 +21,7 @@ export async function runRewardStage(settings: RewardStage, context: StageContex
     config: trainerConfig(settings, "maxSteps"),
     outputDir: settings.output_dir,
   });
+  context.log(`  ${describeTokenized(trainer.tokenized)}`);
   const summary = await trainAndCompare(trainer, ["eval/loss", "eval/accuracy"], context);
   await trainer.save(settings.output_dir);
   return summary;

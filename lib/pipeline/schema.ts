@@ -119,12 +119,22 @@ const reward = z
     ...common,
     ...supervised,
     format: z.enum(["auto", "prompt-chosen-rejected", "hh-rlhf"]).optional(),
+    freeze_base: z.boolean().optional().describe("trains the head alone on the frozen model"),
     head: z.enum(["linear", "mlp"]).optional().describe("linear, or hidden → hidden/2 → 1 with ReLU"),
     center_coefficient: nonNegative
       .optional()
       .describe("weight of (chosen + rejected)², which keeps rewards near zero"),
   })
-  .superRefine(adapterNeedsRank);
+  .superRefine((stage, context) => {
+    adapterNeedsRank(stage, context);
+    if (stage.freeze_base && stage.lora_r !== undefined) {
+      context.addIssue({
+        code: "custom",
+        path: ["freeze_base"],
+        message: "freeze_base and lora_r exclude each other",
+      });
+    }
+  });
 
 const ppo = z
   .strictObject({

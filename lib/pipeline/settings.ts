@@ -1,6 +1,7 @@
+import type { TokenizeReport } from "../data/tokenize.ts";
 import type { DataReport } from "../data/types.ts";
 import type { LoadOptions } from "../model/causal-lm.ts";
-import { camelCase, type SftStage } from "./schema.ts";
+import { camelCase, type RewardStage } from "./schema.ts";
 
 /** The settings of any stage, by YAML key. */
 export type StageSettings = Readonly<Record<string, unknown>>;
@@ -21,7 +22,7 @@ const PIPELINE_KEYS: ReadonlySet<string> = new Set([
   "on_bad_row",
   "device",
   "dtype",
-  "head",
+  "freeze_base",
   "steps_per_epoch",
   "lora_r",
   "lora_alpha",
@@ -60,9 +61,21 @@ export function trainerConfig(
 }
 
 /** How a stage loads the model that it trains: the base gets gradients unless an adapter is trained in its place. */
-export function loadOptions(settings: Pick<SftStage, "device" | "dtype" | "lora_r">): LoadOptions {
-  const { device, dtype, lora_r: rank } = settings;
-  return { device, dtype, trainable: rank === undefined ? "all" : "none" };
+export function loadOptions(
+  settings: Pick<RewardStage, "device" | "dtype" | "lora_r" | "freeze_base">,
+): LoadOptions {
+  const { device, dtype, lora_r: rank, freeze_base: freezeBase } = settings;
+  return { device, dtype, trainable: rank === undefined && !freezeBase ? "all" : "none" };
+}
+
+/** What tokenising did, in one line. */
+export function describeTokenized(report: TokenizeReport): string {
+  const parts = [`${report.examples} examples of ${report.tokens} tokens`];
+  if (report.truncated > 0) parts.push(`${report.truncated} cut at max_length`);
+  if (report.dropped > 0) parts.push(`${report.dropped} left out as too long`);
+  if (report.boundaryMerges > 0)
+    parts.push(`${report.boundaryMerges} with prompt and response tokenised apart`);
+  return `training on ${parts.join(", ")}`;
 }
 
 /** What was read, in one line. */

@@ -6,7 +6,7 @@ import { initModel } from "./init-model.ts";
 import type { StageSummary } from "./manifest.ts";
 import type { StageContext } from "./run.ts";
 import type { SftStage } from "./schema.ts";
-import { loadOptions, trainerConfig } from "./settings.ts";
+import { describeTokenized, loadOptions, trainerConfig } from "./settings.ts";
 import { sftData } from "./stage-data.ts";
 import { trainAndCompare } from "./train.ts";
 
@@ -23,6 +23,7 @@ export async function runSftStage(settings: SftStage, context: StageContext): Pr
     config: trainerConfig(settings, "maxSteps"),
     outputDir: settings.output_dir,
   });
+  context.log(`  ${describeTokenized(trainer.tokenized)}`);
   const summary = await trainAndCompare(trainer, ["eval/loss"], context);
   await trainer.save(settings.output_dir);
   return summary;

@@ -1,5 +1,6 @@
 import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
+import { main as runMain } from "../../lib/cli/program.ts";
 
 const repository = fileURLToPath(new URL("../..", import.meta.url));
 const main = fileURLToPath(new URL("../../lib/cli/main.ts", import.meta.url));
@@ -51,4 +52,13 @@ export function startCommand(words: readonly string[]): RunningCommand {
 /** Runs the command line to its end. */
 export function runCommand(...words: string[]): Promise<Outcome> {
   return startCommand(words).ended;
+}
+
+/** Runs the command line in this process: for what ends before any work begins. */
+export async function runHere(...words: string[]): Promise<Pick<Outcome, "code" | "stderr">> {
+  let stderr = "";
+  const code = await runMain(words, (text) => {
+    stderr += text;
+  });
+  return { code, stderr };
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { jsonLines, temporaryDirectory, writeText } from "../data/support.ts";
-import { runCommand } from "./support.ts";
+import { runCommand, runHere } from "./support.ts";
 
 describe("command line: usage and exit codes", () => {
   const directory = temporaryDirectory();
@@ -31,7 +31,7 @@ describe("command line: usage and exit codes", () => {
       [["generate", "--model", "m"], /either --prompt or --prompts-path/],
     ];
     for (const [words, message] of cases) {
-      const { code, stderr } = await runCommand(...words);
+      const { code, stderr } = await runHere(...words);
       assert.equal(code, 2, `${words.join(" ")}: ${stderr}`);
       assert.match(stderr, message);
     }
@@ -43,14 +43,14 @@ describe("command line: usage and exit codes", () => {
       "pipeline.yaml",
       "stages:\n  - sft:\n      model_pth: x\n      data_path: d\n      output_dir: o\n",
     );
-    const { code, stderr } = await runCommand("run", file);
+    const { code, stderr } = await runHere("run", file);
     assert.equal(code, 2);
     assert.match(stderr, /pipeline\.yaml:3:7: unknown key "model_pth" \(did you mean "model_path"\?\)/);
     assert.match(stderr, /\[ERR_RLHF_CONFIG\]/);
   });
 
   it("a wrong flag value ends with 2 and names the flag", async () => {
-    const { code, stderr } = await runCommand(
+    const { code, stderr } = await runHere(
       "sft",
       "--model-path",
       "m",
@@ -68,7 +68,7 @@ describe("command line: usage and exit codes", () => {
   it("what fails at work ends with 1 and its code", async () => {
     const data = writeText(directory, "rows.jsonl", jsonLines([{ prompt: "a", response: "b" }]));
     const missing = join(directory, "no-model");
-    const noModel = await runCommand(
+    const noModel = await runHere(
       "logprobs",
       "--model",
       missing,
@@ -79,7 +79,7 @@ describe("command line: usage and exit codes", () => {
     );
     assert.equal(noModel.code, 1);
     assert.match(noModel.stderr, /\[ERR_RLHF_(TOKENIZER|MODEL)\]/);
-    const noData = await runCommand(
+    const noData = await runHere(
       "sft",
       "--model-path",
       missing,

@@ -59,6 +59,12 @@ describe("data readers", () => {
         ["data.csv", "a,b", /unknown kind of data file/],
         ["object.json", '{"prompt": 1}', /object\.json:1: .*must hold an array/],
         ["open.json", '[{"text":"a"},\n{"text":"b"}', /open\.json:1: the array is not closed/],
+        [
+          "more.json",
+          '[{"text":"a"}]\n[{"text":"b"}]',
+          /more\.json:1: there is more after the end of the array/,
+        ],
+        ["empty.json", "[]", /no usable row among 0 read/],
         ["empty.jsonl", "\n\n", /no usable row among 0 read/],
       ];
       for (const [name, text, message] of cases) {
