@@ -1,0 +1,206 @@
+import { createHash } from "node:crypto";
+import { mkdir, readdir, rename, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { messageOf, RlhfError } from "../errors.ts";
+import type { CausalLM } from "../model/causal-lm.ts";
+import { readJsonIfPresent, writeJson } from "../model/files.ts";
+import type { Optimizer } from "../model/optimizer.ts";
+import { readSafetensors, readTensor, type TensorSource, writeSafetensors } from "../model/safetensors.ts";
+
+/** Parameters that are trained together, with their optimizer. */
+export interface TrainedPart {
+  /** Distinguishes the parts of one trainer: "policy", "value". */
+  readonly name: string;
+  readonly model: CausalLM;
+  readonly optimizer: Optimizer;
+}
+
+/** What a checkpoint holds beside weights and moments. Everything random follows from the seed and these counters. */
+export interface CheckpointState {
+  readonly trainer: string;
+  /** Steps done. */
+  readonly step: number;
+  readonly skippedUpdates: number;
+  /** Settings that decide what is computed; a run can only go on with the same. */
+  readonly settings: Readonly<Record<string, unknown>>;
+  /** Hash of the training data. */
+  readonly data: string;
+  /** What the algorithm keeps from step to step. */
+  readonly algorithm: Readonly<Record<string, number>>;
+}
+
+interface Manifest extends CheckpointState {
+  readonly version: 1;
+  readonly optimizerSteps: Readonly<Record<string, number>>;
+  readonly tensorBytes: number;
+}
+
+/** A whole checkpoint on disk. */
+export interface Checkpoint {
+  readonly directory: string;
+  readonly state: CheckpointState;
+}
+
+const TENSORS = "state.safetensors";
+const MANIFEST = "trainer.json";
+const NAME = /^checkpoint-(\d+)$/;
+const TEMPORARY_NAME = /^\.checkpoint-\d+\.tmp$/;
+
+function tensorsOf(part: TrainedPart): TensorSource[] {
+  const groups = new Set(part.optimizer.groups);
+  return part.model
+    .parameters()
+    .filter((parameter) => groups.has(parameter.group))
+    .flatMap(({ name, shape }) => [
+      { name: `${part.name}/weight/${name}`, shape, read: () => part.model.readParameter(name) },
+      {
+        name: `${part.name}/m/${name}`,
+        shape,
+        read: async () => (await part.optimizer.exportMoments(name)).m,
+      },
+      {
+        name: `${part.name}/v/${name}`,
+        shape,
+        read: async () => (await part.optimizer.exportMoments(name)).v,
+      },
+    ]);
+}
+
+/** Steps of the checkpoints in a directory, whole or not, ascending. */
+async function checkpointSteps(outputDir: string): Promise<number[]> {
+  const names = await readdir(outputDir).catch(() => []);
+  return names
+    .map((name) => NAME.exec(name)?.[1])
+    .filter((step) => step !== undefined)
+    .map(Number)
+    .sort((a, b) => a - b);
+}
+
+async function removeLeftovers(outputDir: string, limit: number): Promise<void> {
+  const steps = await checkpointSteps(outputDir);
+  const leftovers = (await readdir(outputDir)).filter((name) => TEMPORARY_NAME.test(name));
+  const surplus = steps.slice(0, Math.max(0, steps.length - limit)).map((step) => `checkpoint-${step}`);
+  for (const name of [...leftovers, ...surplus])
+    await rm(join(outputDir, name), { recursive: true, force: true });
+}
+
+/**
+ * Writes a checkpoint as `checkpoint-<step>` and removes all but the newest `limit`. The manifest is written last and the
+ * directory renamed into place, so a run that is killed at any moment leaves whole checkpoints only. Throws ERR_RLHF_IO.
+ */
+export async function saveCheckpoint(
+  outputDir: string,
+  state: CheckpointState,
+  parts: readonly TrainedPart[],
+  limit: number,
+): Promise<string> {
+  const directory = join(outputDir, `checkpoint-${state.step}`);
+  const temporary = join(outputDir, `.checkpoint-${state.step}.tmp`);
+  try {
+    await rm(temporary, { recursive: true, force: true });
+    await mkdir(temporary, { recursive: true });
+    await writeSafetensors(join(temporary, TENSORS), parts.flatMap(tensorsOf));
+    const manifest: Manifest = {
+      version: 1,
+      ...state,
+      optimizerSteps: Object.fromEntries(parts.map((part) => [part.name, part.optimizer.stepCount])),
+      tensorBytes: (await stat(join(temporary, TENSORS))).size,
+    };
+    await writeJson(join(temporary, MANIFEST), manifest);
+    await rm(directory, { recursive: true, force: true });
+    await rename(temporary, directory);
+    await removeLeftovers(outputDir, limit);
+    return directory;
+  } catch (error) {
+    if (error instanceof RlhfError) throw error;
+    throw new RlhfError(
+      "ERR_RLHF_IO",
+      `${directory}: the checkpoint cannot be written: ${messageOf(error)}`,
+      { directory },
+      { cause: error },
+    );
+  }
+}
+
+async function readManifest(directory: string): Promise<Manifest | null> {
+  try {
+    const manifest = (await readJsonIfPresent(
+      join(directory, MANIFEST),
+      "ERR_RLHF_CHECKPOINT",
+    )) as Manifest | null;
+    if (manifest?.version !== 1) return null;
+    const { size } = await stat(join(directory, TENSORS));
+    return size === manifest.tensorBytes ? manifest : null;
+  } catch {
+    // Cut off or damaged: an earlier checkpoint has to do.
+    return null;
+  }
+}
+
+/** The newest whole checkpoint of a directory; null when there is none. */
+export async function findCheckpoint(outputDir: string): Promise<Checkpoint | null> {
+  for (const step of (await checkpointSteps(outputDir)).reverse()) {
+    const directory = join(outputDir, `checkpoint-${step}`);
+    const state = await readManifest(directory);
+    if (state) return { directory, state };
+  }
+  return null;
+}
+
+/** Puts weights, moments and step counts of a checkpoint back. Throws ERR_RLHF_CHECKPOINT where they do not fit the parts. */
+export async function restoreParts(checkpoint: Checkpoint, parts: readonly TrainedPart[]): Promise<void> {
+  const { entries } = await readSafetensors(join(checkpoint.directory, TENSORS));
+  const tensor = async (name: string): Promise<Float32Array> => {
+    const entry = entries.get(name);
+    if (!entry) {
+      throw new RlhfError(
+        "ERR_RLHF_CHECKPOINT",
+        `${checkpoint.directory}: has no tensor "${name}"; it is of another model`,
+        { name },
+      );
+    }
+    return readTensor(entry);
+  };
+  const { optimizerSteps } = checkpoint.state as Manifest;
+  for (const { name: part, model, optimizer } of parts) {
+    for (const name of optimizer.parameters) {
+      await model.writeParameter(name, await tensor(`${part}/weight/${name}`));
+      await optimizer.importMoments(name, {
+        m: await tensor(`${part}/m/${name}`),
+        v: await tensor(`${part}/v/${name}`),
+      });
+    }
+    await optimizer.setStepCount(optimizerSteps[part] ?? 0);
+  }
+}
+
+/** Throws ERR_RLHF_CHECKPOINT, naming what differs, when a checkpoint is not of the run described by `current`. */
+export function checkSameRun(checkpoint: Checkpoint, current: CheckpointState): void {
+  const saved = checkpoint.state;
+  const differences: string[] = [];
+  if (saved.trainer !== current.trainer)
+    differences.push(`it is of ${saved.trainer}, not of ${current.trainer}`);
+  for (const name of new Set([...Object.keys(saved.settings), ...Object.keys(current.settings)])) {
+    const [before, now] = [saved.settings[name], current.settings[name]].map((value) =>
+      JSON.stringify(value),
+    );
+    if (before !== now) differences.push(`${name} was ${before} and is ${now}`);
+  }
+  if (saved.data !== current.data) differences.push("the training data is another");
+  if (differences.length === 0) return;
+  throw new RlhfError(
+    "ERR_RLHF_CHECKPOINT",
+    `${checkpoint.directory}: this run cannot go on from it: ${differences.join("; ")}. Use the same settings, another outputDir, or resume: false`,
+    { directory: checkpoint.directory },
+  );
+}
+
+/** A hash of token sequences, which tells whether a checkpoint is of the same data. */
+export function hashSequences(sequences: Iterable<Int32Array>): string {
+  const hash = createHash("sha256");
+  for (const tokens of sequences) {
+    hash.update(Int32Array.of(tokens.length));
+    hash.update(tokens);
+  }
+  return hash.digest("hex").slice(0, 32);
+}

@@ -1,0 +1,100 @@
+import { Engine } from "../engine/engine.ts";
+import { bradleyTerryLoss, gae } from "../engine/losses.ts";
+import type { PackedBatch } from "../model/batch.ts";
+import type { CausalLM, ForwardOptions, Parameter } from "../model/causal-lm.ts";
+
+/*
+ * The functions that tutorials on RLHF build their loops from, under the names they have there, each a few lines over this
+ * package's own API.
+ */
+
+/** Log-probs of a batch's tokens, Float32Array[N]; 0 at each sequence's first token. Nothing is kept for a backward pass. */
+export async function computeLogProbs(
+  model: CausalLM,
+  batch: PackedBatch,
+  options: Pick<ForwardOptions, "adapter" | "temperature"> = {},
+): Promise<Float32Array> {
+  using pass = await model.forward(batch, options);
+  return await pass.logProb();
+}
+
+/**
+ * Generalised advantage estimation over one answer (Schulman et al. 2015). The value beyond its last token is 0.
+ *
+ * @param rewards of each token, length T
+ * @param values V before each token, length T
+ */
+export async function computeAdvantages(
+  rewards: ArrayLike<number>,
+  values: ArrayLike<number>,
+  { gamma = 1, lambda = 0.95 }: { gamma?: number; lambda?: number } = {},
+): Promise<{ advantages: Float32Array; returns: Float32Array }> {
+  const length = rewards.length;
+  // A packed sequence begins with a token that nothing predicts, and holds each token's value one place earlier.
+  const reward = Float32Array.from([0, ...Array.from(rewards)]);
+  const value = Float32Array.from([...Array.from(values), 0]);
+  const mask = new Float32Array(length + 1).fill(1, 1);
+  const offsets = Int32Array.of(0, length + 1);
+  const result = await gae(Engine.shared(), { reward, value, mask, offsets, gamma, lambda });
+  using advantage = result.advantage;
+  using returns = result.returns;
+  return { advantages: (await advantage.read()).slice(1), returns: (await returns.read()).slice(1) };
+}
+
+/**
+ * The Bradley-Terry loss of pairs of scores, −log σ(chosen − rejected − margin), as a mean.
+ *
+ * @returns the loss, and the share of pairs whose chosen answer scores higher
+ */
+export async function computePreferenceLoss(
+  chosenScores: ArrayLike<number>,
+  rejectedScores: ArrayLike<number>,
+  margin = 0,
+): Promise<{ loss: number; accuracy: number }> {
+  const pairs = chosenScores.length;
+  const { dValue, stats } = await bradleyTerryLoss(Engine.shared(), {
+    value: Float32Array.from([...Array.from(chosenScores), ...Array.from(rejectedScores)]),
+    chosen: Int32Array.from({ length: pairs }, (_, i) => i),
+    rejected: Int32Array.from({ length: pairs }, (_, i) => pairs + i),
+    margin: new Float32Array(pairs).fill(margin),
+    scale: 1 / pairs,
+  });
+  dValue.dispose();
+  return { loss: stats.loss / pairs, accuracy: stats.correct / pairs };
+}
+
+function sizeOf(parameters: readonly Parameter[]): number {
+  return parameters.reduce(
+    (sum, { shape }) => sum + shape.reduce((product, extent) => product * extent, 1),
+    0,
+  );
+}
+
+/** Counts parameters, and prints them as peft does: "trainable params: … || all params: … || trainable%: …". */
+export function printTrainableParameters(
+  model: CausalLM,
+  print: (line: string) => void = console.log,
+): { trainable: number; all: number } {
+  const parameters = model.parameters();
+  const all = sizeOf(parameters);
+  const trainable = sizeOf(parameters.filter((parameter) => parameter.trainable));
+  const [some, total] = [trainable, all].map((count) => count.toLocaleString("en-US"));
+  print(
+    `trainable params: ${some} || all params: ${total} || trainable%: ${((100 * trainable) / all).toFixed(4)}`,
+  );
+  return { trainable, all };
+}
+
+/** The A and B matrices of a model's adapters, or of one. */
+export function getLoraParameters(model: CausalLM, adapter?: string): Parameter[] {
+  return model
+    .parameters()
+    .filter(({ group }) =>
+      adapter === undefined ? group.startsWith("adapter:") : group === `adapter:${adapter}`,
+    );
+}
+
+/** What `targetModules` of an adapter may name: the model's linear layers, e.g. "q_proj". */
+export function findTargetModules(model: CausalLM): string[] {
+  return model.linearModules;
+}

@@ -1,0 +1,106 @@
+import type { KlEstimator } from "../engine/losses.ts";
+import type { HeadOptions } from "../model/heads.ts";
+import { COMMON_DEFAULTS, type CommonSettings, type TrainerConfig } from "./settings.ts";
+
+/** Settings of PPO. Default learning rate: 1e-6 for all weights, 1e-5 for an adapter. */
+export interface PPOConfig extends TrainerConfig {
+  /** Rollout batches in all. Default 100. */
+  readonly numIterations?: number;
+  /** Rollouts per iteration. Default 64. */
+  readonly batchSize?: number;
+  /** Whether prompts are drawn in a new random order each time through (default), or in the order given. */
+  readonly shufflePrompts?: boolean;
+  /** Default 64. */
+  readonly maxNewTokens?: number;
+  /** End tokens are not drawn before this many. Default 0. */
+  readonly minNewTokens?: number;
+  /** Of sampling and of every log-prob. Default 1. */
+  readonly temperature?: number;
+  /** Samples from the smallest set of tokens with this probability; log-probs stay those of the whole distribution. Default 1. */
+  readonly topP?: number;
+  /** Token ids that end an answer; []: none. Default: the model's end tokens. */
+  readonly stop?: readonly number[];
+  /** Passes over each batch of rollouts. Default 4. */
+  readonly numPpoEpochs?: number;
+  /** Optimizer steps per pass. Default 1. */
+  readonly numMinibatches?: number;
+  /** Weight β of the KL penalty in the reward. Default 0.05. */
+  readonly klCoefficient?: number;
+  /** Default "k1". */
+  readonly klEstimator?: KlEstimator;
+  /** Adapts β so that the KL per answer nears this; null (default): β stays. */
+  readonly klTarget?: number | null;
+  /** Rollouts over which β adapts. Default 10,000. */
+  readonly klHorizon?: number;
+  /** Ends an iteration's updates before one that starts from an approximate KL over this; null: never. Default 0.02. */
+  readonly targetKl?: number | null;
+  /** Default 0.2. */
+  readonly clipRange?: number;
+  /** null: values are not clipped. Default 0.2. */
+  readonly valueClipRange?: number | null;
+  /** Default 0.1. */
+  readonly valueLossCoefficient?: number;
+  /** Weight of the entropy bonus. Default 0. */
+  readonly entropyCoefficient?: number;
+  /** Discount per token. Default 1. */
+  readonly gamma?: number;
+  /** λ of generalised advantage estimation. Default 0.95. */
+  readonly lambda?: number;
+  /** Divides rewards by their standard deviation over the batch, keeping their mean. Default false. */
+  readonly whitenRewards?: boolean;
+  /** Makes advantages mean 0 and variance 1 over the batch. Default true. */
+  readonly whitenAdvantages?: boolean;
+  /** Limits scores to ± this; null (default): no limit. */
+  readonly rewardClip?: number | null;
+  /** Taken off the (clipped) score of an answer that did not end itself; null (default): nothing. */
+  readonly missingEosPenalty?: number | null;
+  /**
+   * Where values come from: a head on the policy's own hidden states ("shared", default), an adapter of its own on the same base
+   * ("adapter", LoRA only), or a copy of the policy's start with all weights trained ("separate").
+   */
+  readonly valueModel?: "shared" | "adapter" | "separate";
+  /** "mlp" (hidden → hidden → 1 with tanh, default), "linear", or a head of one's own; its output begins at 0. */
+  readonly valueHead?: "mlp" | "linear" | HeadOptions;
+  /** Whether `save` merges an adapter into the weights (default), or writes the adapter alone in PEFT's format. */
+  readonly saveMerged?: boolean;
+}
+
+export const PPO_DEFAULTS = {
+  ...COMMON_DEFAULTS,
+  schedule: "constant" as const,
+  numIterations: 100,
+  batchSize: 64,
+  shufflePrompts: true,
+  maxNewTokens: 64,
+  minNewTokens: 0,
+  temperature: 1,
+  topP: 1,
+  numPpoEpochs: 4,
+  numMinibatches: 1,
+  klCoefficient: 0.05,
+  klEstimator: "k1" as KlEstimator,
+  klTarget: null as number | null,
+  klHorizon: 10_000,
+  targetKl: 0.02 as number | null,
+  clipRange: 0.2,
+  valueClipRange: 0.2 as number | null,
+  valueLossCoefficient: 0.1,
+  entropyCoefficient: 0,
+  gamma: 1,
+  lambda: 0.95,
+  whitenRewards: false,
+  whitenAdvantages: true,
+  rewardClip: null as number | null,
+  missingEosPenalty: null as number | null,
+  valueModel: "shared" as NonNullable<PPOConfig["valueModel"]>,
+};
+
+/** PPO's settings with all defaults filled in. */
+export type PPOSettings = CommonSettings & PPOConfig & Required<Pick<PPOConfig, keyof typeof PPO_DEFAULTS>>;
+
+/** The value head that the settings describe. */
+export function valueHeadOptions(settings: PPOSettings): HeadOptions {
+  const { valueHead = "mlp", seed } = settings;
+  if (typeof valueHead === "object") return valueHead;
+  return valueHead === "mlp" ? { kind: "mlp", activation: "tanh", seed } : { kind: "linear", seed };
+}

@@ -1,0 +1,499 @@
+import { epochBatches } from "../data/batching.ts";
+import { Random } from "../data/random.ts";
+import { tokenizePrompts } from "../data/tokenize.ts";
+import type { PromptRow, TokenizedPrompt } from "../data/types.ts";
+import { gae, klReward, ppoPolicyLoss, ppoValueLoss, whiten } from "../engine/losses.ts";
+import { RlhfError } from "../errors.ts";
+import type { CausalLM } from "../model/causal-lm.ts";
+import type { Metrics } from "../monitor/metrics.ts";
+import { type RewardSource, scoreAnswers } from "../rewards/reward.ts";
+import type { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { hashSequences, type TrainedPart } from "./checkpoint.ts";
+import { type MinibatchSums, type PpoMinibatch, summarizeMinibatch, updateMetrics } from "./ppo-metrics.ts";
+import { type Network, PpoNetworks } from "./ppo-networks.ts";
+import { PPO_DEFAULTS, type PPOConfig, type PPOSettings } from "./ppo-settings.ts";
+import { type Rollout, RolloutBatch } from "./rollouts.ts";
+import { withDefaults } from "./settings.ts";
+import {
+  chooseTarget,
+  defaultLearningRate,
+  nothingToTrain,
+  saveTarget,
+  type TrainingTarget,
+} from "./target.ts";
+import { type StepOutcome, Trainer, type TrainingStep } from "./trainer.ts";
+
+export interface PPOTrainerOptions {
+  /** The policy; where it stands now is the reference. */
+  readonly model: CausalLM;
+  readonly tokenizer: Tokenizer;
+  /** A reward model with the policy's tokenizer, or a function of prompt and response. */
+  readonly reward: RewardSource;
+  readonly prompts: readonly (string | PromptRow)[];
+  /** Prompts that `evaluate` answers. */
+  readonly evalPrompts?: readonly (string | PromptRow)[];
+  readonly config?: PPOConfig;
+  /** Where metrics.jsonl and checkpoints go. */
+  readonly outputDir?: string;
+}
+
+/**
+ * Rollouts with all that an update needs. Arrays are Float32Array[N] over `batch.packed` and describe token t at index t, 0
+ * outside the responses; the value that belongs to token t stands at t − 1.
+ */
+export interface Experience {
+  readonly batch: RolloutBatch;
+  /** Float32Array[S]: clipped, and less the penalty for a missing end. */
+  readonly scores: Float32Array;
+  readonly logProb: Float32Array;
+  readonly refLogProb: Float32Array;
+  readonly value: Float32Array;
+  readonly reward: Float32Array;
+  readonly advantage: Float32Array;
+  readonly returns: Float32Array;
+  /** KL to the reference per answer, summed over its tokens. */
+  readonly kl: number;
+  /** "objective/…" and "val/num_eos_tokens". */
+  readonly metrics: Metrics;
+}
+
+/** What the updates of one iteration did. */
+export interface PpoUpdate {
+  readonly minibatches: readonly PpoMinibatch[];
+  /** True when the approximate KL went over targetKl. */
+  readonly stoppedEarly: boolean;
+  readonly metrics: Metrics;
+}
+
+const LEARNING_RATES = { full: 1e-6, lora: 1e-5 };
+
+/** Random streams of evaluation, beyond any that training reaches. */
+const EVALUATION_STREAM = 2 ** 40;
+
+/**
+ * Proximal policy optimisation with a KL penalty in the reward. Each step samples answers, scores them, and updates policy and
+ * value function for some epochs over minibatches of them.
+ */
+export class PPOTrainer extends Trainer<PPOSettings> {
+  readonly model: CausalLM;
+  readonly tokenizer: Tokenizer;
+  readonly reward: RewardSource;
+  protected readonly name = "ppo";
+  protected readonly shownMetrics = [
+    "objective/scores",
+    "objective/kl",
+    "policy/clipfrac_avg",
+    "loss/value_avg",
+  ];
+  protected readonly dataHash: string;
+  readonly #target: TrainingTarget;
+  readonly #prompts: readonly TokenizedPrompt[];
+  readonly #evalPrompts: readonly TokenizedPrompt[];
+  #preparing: Promise<void> | null = null;
+  #networks: PpoNetworks | null = null;
+  #rollouts = 0;
+  #klCoefficient: number;
+
+  constructor(options: PPOTrainerOptions) {
+    const { model, tokenizer, reward } = options;
+    const config = withDefaults(PPO_DEFAULTS, options.config ?? {});
+    const target = chooseTarget(model, config, "policy");
+    if (target.kind === "frozen") throw nothingToTrain();
+    checkReward(reward, model, target);
+    const learningRate = config.learningRate ?? defaultLearningRate(target, LEARNING_RATES);
+    const { maxLength = Math.min(1024, model.maxLength - config.maxNewTokens) } = config;
+    super({ ...config, learningRate, maxLength }, options.outputDir);
+    this.model = model;
+    this.tokenizer = tokenizer;
+    this.reward = reward;
+    this.#target = target;
+    this.#prompts = tokenizePrompts(options.prompts, tokenizer, { maxLength }).examples;
+    this.#evalPrompts = options.evalPrompts?.length
+      ? tokenizePrompts(options.evalPrompts, tokenizer, { maxLength }).examples
+      : [];
+    this.dataHash = hashSequences(this.#prompts.map((prompt) => prompt.tokens));
+    this.#klCoefficient = config.klCoefficient;
+  }
+
+  get totalSteps(): number {
+    return this.config.numIterations;
+  }
+
+  /** Weight of the KL penalty now; it changes only with `klTarget`. */
+  get klCoefficient(): number {
+    return this.#klCoefficient;
+  }
+
+  protected override prepare(): Promise<void> {
+    this.#preparing ??= PpoNetworks.create(this.model, this.#target, this.config).then((networks) => {
+      this.#networks = networks;
+    });
+    return this.#preparing;
+  }
+
+  async #ready(): Promise<PpoNetworks> {
+    await this.prepare();
+    return this.#networks as PpoNetworks;
+  }
+
+  protected get parts(): readonly TrainedPart[] {
+    return this.#networks?.parts ?? [];
+  }
+
+  protected override algorithmState(): Readonly<Record<string, number>> {
+    return { rollouts: this.#rollouts, klCoefficient: this.#klCoefficient };
+  }
+
+  protected override restoreAlgorithmState(state: Readonly<Record<string, number>>): void {
+    this.#rollouts = state.rollouts ?? 0;
+    this.#klCoefficient = state.klCoefficient ?? this.config.klCoefficient;
+  }
+
+  /** One iteration: rollouts of the next prompts in order, or of the ones given, and the updates on them. */
+  async trainStep(prompts?: readonly (string | PromptRow)[]): Promise<TrainingStep> {
+    const { metrics } = await this.countedStep((learningRate) => this.#iterate(learningRate, prompts));
+    return { step: this.step, metrics };
+  }
+
+  protected runStep(learningRate: number): Promise<StepOutcome> {
+    return this.#iterate(learningRate);
+  }
+
+  async #iterate(learningRate: number, prompts?: readonly (string | PromptRow)[]): Promise<StepOutcome> {
+    const rollouts = await this.generateResponses(prompts);
+    const experience = await this.computeRewardsAndValues(rollouts);
+    const update = await this.ppoStep(experience, learningRate);
+    this.#adaptKlCoefficient(experience.kl, rollouts.length);
+    return {
+      metrics: { ...experience.metrics, ...update.metrics, episode: this.#rollouts },
+      tokens: experience.batch.responseTokens(),
+    };
+  }
+
+  /** β ← β·(1 + clip(KL/target − 1, ±0.2)·n/horizon) (Ziegler et al. 2019). */
+  #adaptKlCoefficient(kl: number, rollouts: number): void {
+    const { klTarget, klHorizon } = this.config;
+    if (klTarget === null || !Number.isFinite(kl)) return;
+    const error = Math.min(0.2, Math.max(-0.2, kl / klTarget - 1));
+    this.#klCoefficient *= 1 + (error * rollouts) / klHorizon;
+  }
+
+  /** Samples an answer to each prompt: to the next `batchSize` in order, or to the ones given. */
+  async generateResponses(prompts?: readonly (string | PromptRow)[]): Promise<Rollout[]> {
+    await this.#ready();
+    const { maxLength } = this.config;
+    const chosen = prompts
+      ? tokenizePrompts(prompts, this.tokenizer, { maxLength }).examples
+      : this.#nextPrompts(this.config.batchSize);
+    const rollouts = await this.#sample(chosen, this.#rollouts);
+    this.#rollouts += chosen.length;
+    return rollouts;
+  }
+
+  /** Prompts follow from the number of rollouts so far, so a resumed run finds the same. */
+  #nextPrompts(count: number): TokenizedPrompt[] {
+    const all = this.#prompts.length;
+    const orders = new Map<number, Int32Array>();
+    return Array.from({ length: count }, (_, i) => {
+      const epoch = Math.floor((this.#rollouts + i) / all);
+      const place = (this.#rollouts + i) % all;
+      if (!this.config.shufflePrompts) return this.#prompts[place] as TokenizedPrompt;
+      const order = orders.get(epoch) ?? (epochBatches(all, all, this.config.seed, epoch)[0] as Int32Array);
+      orders.set(epoch, order);
+      return this.#prompts[order[place] as number] as TokenizedPrompt;
+    });
+  }
+
+  async #sample(prompts: readonly TokenizedPrompt[], firstStream: number): Promise<Rollout[]> {
+    const { maxNewTokens, minNewTokens, temperature, topP, seed, stop } = this.config;
+    const { adapter } = this.#target;
+    const ends = this.model.eosTokenIds.length > 0 ? this.model.eosTokenIds : this.tokenizer.endTokenIds;
+    const generations = await this.model.generate(
+      prompts.map((prompt) => prompt.tokens),
+      { maxNewTokens, minNewTokens, temperature, topP, seed, firstStream, stop: stop ?? ends, adapter },
+    );
+    return generations.map(({ tokens: response, finishReason }, i) => {
+      const { tokens: prompt, row } = prompts[i] as TokenizedPrompt;
+      const tokens = new Int32Array(prompt.length + response.length);
+      tokens.set(prompt);
+      tokens.set(response, prompt.length);
+      return {
+        row,
+        tokens,
+        promptLength: prompt.length,
+        response: this.#textAfter(prompt, tokens),
+        finishReason,
+      };
+    });
+  }
+
+  /** The text that the response adds: decoded alone it would lose a leading space with many tokenizers. */
+  #textAfter(prompt: Int32Array, tokens: Int32Array): string {
+    const before = this.tokenizer.decode(prompt);
+    const text = this.tokenizer.decode(tokens);
+    return text.startsWith(before)
+      ? text.slice(before.length)
+      : this.tokenizer.decode(tokens.subarray(prompt.length));
+  }
+
+  /** Scores rollouts, and measures log-probs, values, rewards with the KL penalty, advantages and returns. */
+  async computeRewardsAndValues(rollouts: readonly Rollout[]): Promise<Experience> {
+    const { policy, reference, value, sharesTrunk } = await this.#ready();
+    const batch = new RolloutBatch(rollouts);
+    // Old log-probs come from the training forward, never from decoding, so that the first ratio is exactly 1.
+    const sampled = await this.#measure(batch, sharesTrunk ? { ...policy, head: value.head } : policy);
+    const values = sharesTrunk ? sampled.value : (await this.#measure(batch, value, "value")).value;
+    const { logProb: refLogProb } = await this.#measure(batch, reference);
+    const scores = await this.#score(rollouts);
+    const estimated = await this.#estimateAdvantages(batch, sampled.logProb, refLogProb, values, scores);
+    const meanScore = scores.reduce((sum, score) => sum + score, 0) / scores.length;
+    const nonScoreReward = -this.#klCoefficient * estimated.kl;
+    return {
+      batch,
+      scores,
+      logProb: sampled.logProb,
+      refLogProb,
+      value: values,
+      ...estimated,
+      metrics: {
+        "objective/scores": meanScore,
+        "objective/kl": estimated.kl,
+        "objective/entropy": -batch.meanPerAnswer(sampled.logProb),
+        "objective/non_score_reward": nonScoreReward,
+        "objective/rlhf_reward": meanScore + nonScoreReward,
+        "val/num_eos_tokens": rollouts.filter((rollout) => rollout.finishReason === "stop").length,
+        kl_coef: this.#klCoefficient,
+      },
+    };
+  }
+
+  /** Per-token arrays of all rollouts from one network, a micro-batch at a time. */
+  async #measure(
+    batch: RolloutBatch,
+    { model, adapter, head }: Network,
+    what: "logProb" | "value" = "logProb",
+  ): Promise<{ logProb: Float32Array; value: Float32Array }> {
+    const { microBatchTokens, temperature } = this.config;
+    const logProb = new Float32Array(batch.packed.tokens.length);
+    const value = new Float32Array(batch.packed.tokens.length);
+    for (const indices of batch.microBatches(
+      microBatchTokens,
+      batch.rollouts.map((_, index) => index),
+    )) {
+      const statistics = what === "logProb";
+      using pass = await model.forward(batch.select(indices), {
+        adapter,
+        head,
+        temperature,
+        statistics,
+        predict: "masked",
+      });
+      if (statistics) batch.scatter(logProb, indices, await pass.logProb());
+      if (head !== undefined) batch.scatter(value, indices, await pass.value());
+    }
+    return { logProb, value };
+  }
+
+  async #score(rollouts: readonly Rollout[]): Promise<Float32Array> {
+    const { rewardClip, missingEosPenalty, microBatchTokens } = this.config;
+    const scores = await scoreAnswers(this.reward, rollouts, microBatchTokens);
+    return scores.map((score, i) => {
+      const clipped = rewardClip === null ? score : Math.min(rewardClip, Math.max(-rewardClip, score));
+      return clipped - (rollouts[i]?.finishReason === "stop" ? 0 : (missingEosPenalty ?? 0));
+    });
+  }
+
+  async #estimateAdvantages(
+    batch: RolloutBatch,
+    logProb: Float32Array,
+    refLogProb: Float32Array,
+    value: Float32Array,
+    score: Float32Array,
+  ): Promise<Pick<Experience, "reward" | "advantage" | "returns" | "kl">> {
+    const { engine } = this.model;
+    const { klEstimator: estimator, gamma, lambda, whitenRewards, whitenAdvantages } = this.config;
+    const { mask, offsets } = batch.packed;
+    const klCoefficient = this.#klCoefficient;
+    const penalized = await klReward(engine, {
+      logProb,
+      refLogProb,
+      mask,
+      offsets,
+      score,
+      klCoefficient,
+      estimator,
+    });
+    using kl = penalized.kl;
+    using raw = penalized.reward;
+    using reward = whitenRewards ? (await whiten(engine, { x: raw, mask, shiftMean: false })).y : raw;
+    const estimated = await gae(engine, { reward, value, mask, offsets, gamma, lambda });
+    using unscaled = estimated.advantage;
+    using returns = estimated.returns;
+    using advantage = whitenAdvantages ? (await whiten(engine, { x: unscaled, mask })).y : unscaled;
+    return {
+      reward: await reward.read(),
+      advantage: await advantage.read(),
+      returns: await returns.read(),
+      kl: batch.meanPerAnswer(await kl.read()),
+    };
+  }
+
+  /**
+   * The updates on one batch of rollouts: `numPpoEpochs` passes over `numMinibatches` minibatches in a new random order each,
+   * ended before an update that starts from an approximate KL over `targetKl`.
+   */
+  async ppoStep(experience: Experience, learningRate: number = this.learningRate): Promise<PpoUpdate> {
+    const { numPpoEpochs, targetKl } = this.config;
+    const minibatches: PpoMinibatch[] = [];
+    let stoppedEarly = false;
+    for (let epoch = 0; epoch < numPpoEpochs && !stoppedEarly; epoch++) {
+      for (const indices of this.#minibatches(experience.batch.size, epoch)) {
+        const sums = await this.#accumulate(experience, indices);
+        stoppedEarly = targetKl !== null && sums.policy.approxKl / sums.policy.tokens > targetKl;
+        const norms = stoppedEarly
+          ? await this.#discardGradients()
+          : await this.#applyGradients(sums, learningRate);
+        minibatches.push(summarizeMinibatch(indices, sums, norms));
+        if (stoppedEarly) break;
+      }
+    }
+    return { minibatches, stoppedEarly, metrics: updateMetrics(minibatches) };
+  }
+
+  #minibatches(rollouts: number, epoch: number): Int32Array[] {
+    const order = new Random(this.config.seed, `ppo step ${this.step} epoch ${epoch}`).permutation(rollouts);
+    const count = Math.min(this.config.numMinibatches, rollouts);
+    const bound = (i: number): number => Math.floor((i * rollouts) / count);
+    return Array.from({ length: count }, (_, i) => order.slice(bound(i), bound(i + 1)));
+  }
+
+  /** Adds up the gradients of one minibatch; losses are averaged over all its response tokens, however it is cut. */
+  async #accumulate(experience: Experience, minibatch: Int32Array): Promise<MinibatchSums> {
+    const { batch } = experience;
+    const scale = 1 / batch.responseTokens(minibatch);
+    let total: MinibatchSums | null = null;
+    for (const indices of batch.microBatches(this.config.microBatchTokens, minibatch)) {
+      const sums = await this.#backward(experience, indices, scale);
+      total =
+        total === null
+          ? sums
+          : { policy: add(total.policy, sums.policy), value: add(total.value, sums.value) };
+    }
+    return total as MinibatchSums;
+  }
+
+  /** Forward, losses and backward of one micro-batch. */
+  async #backward(experience: Experience, indices: readonly number[], scale: number): Promise<MinibatchSums> {
+    const { policy, value, sharesTrunk } = await this.#ready();
+    const { clipRange, valueClipRange, valueLossCoefficient, entropyCoefficient, temperature } = this.config;
+    const { engine } = this.model;
+    const batch = experience.batch.select(indices);
+    const rows = (values: Float32Array): Float32Array => experience.batch.gather(values, indices);
+    const { mask } = batch;
+    const { adapter } = policy;
+    const head = sharesTrunk ? value.head : undefined;
+    using pass = await policy.model.forward(batch, {
+      adapter,
+      head,
+      temperature,
+      grad: true,
+      predict: "masked",
+    });
+    using ownPass = sharesTrunk
+      ? null
+      : await value.model.forward(batch, {
+          adapter: value.adapter,
+          head: value.head,
+          statistics: false,
+          grad: true,
+        });
+    const policyLoss = await ppoPolicyLoss(engine, {
+      logProb: pass.device.logProb,
+      oldLogProb: rows(experience.logProb),
+      advantage: rows(experience.advantage),
+      entropy: pass.device.entropy,
+      mask,
+      clipRange,
+      entropyCoefficient,
+      scale,
+    });
+    using dLogProb = policyLoss.dLogProb;
+    using dEntropy = policyLoss.dEntropy ?? null;
+    const valueLoss = await ppoValueLoss(engine, {
+      value: (ownPass ?? pass).device.value,
+      oldValue: rows(experience.value),
+      returns: rows(experience.returns),
+      mask,
+      clipRange: valueClipRange ?? 0,
+      scale: scale * valueLossCoefficient,
+    });
+    using dValue = valueLoss.dValue;
+    const policyGradients = { dLogProb, ...(dEntropy ? { dEntropy } : {}) };
+    await pass.backward(ownPass ? policyGradients : { ...policyGradients, dValue });
+    await ownPass?.backward({ dValue });
+    return { policy: policyLoss.stats, value: valueLoss.stats };
+  }
+
+  async #applyGradients(
+    sums: MinibatchSums,
+    learningRate: number,
+  ): Promise<Pick<PpoMinibatch, "gradNorm" | "valueGradNorm">> {
+    const { policyPart, valuePart } = await this.#ready();
+    if (!valuePart) return this.update(policyPart, sums.policy.loss + sums.value.loss, learningRate);
+    const { gradNorm } = await this.update(policyPart, sums.policy.loss, learningRate);
+    const { gradNorm: valueGradNorm } = await this.update(valuePart, sums.value.loss, learningRate);
+    return { gradNorm, valueGradNorm };
+  }
+
+  async #discardGradients(): Promise<Pick<PpoMinibatch, "gradNorm">> {
+    for (const { model, optimizer } of this.parts) await model.zeroGradients(optimizer.groups);
+    return { gradNorm: null };
+  }
+
+  /** Answers the evaluation prompts without training: "eval/objective/…". None where there are no such prompts. */
+  async evaluate(): Promise<Metrics> {
+    if (this.#evalPrompts.length === 0) return {};
+    await this.#ready();
+    const rollouts = await this.#sample(this.#evalPrompts, EVALUATION_STREAM);
+    const { metrics } = await this.computeRewardsAndValues(rollouts);
+    return Object.fromEntries(Object.entries(metrics).map(([name, value]) => [`eval/${name}`, value]));
+  }
+
+  /**
+   * Writes policy and tokenizer as a directory that transformers loads, an adapter merged into the weights unless `saveMerged` is
+   * false. The value head goes with them; a value model of its own into `value`.
+   */
+  async save(directory?: string): Promise<void> {
+    const { value } = await this.#ready();
+    const target = this.saveDirectory(directory);
+    await saveTarget(this.model, this.tokenizer, this.#target, target, this.config.saveMerged);
+    if (value.model !== this.model) await value.model.save(`${target}/value`);
+  }
+
+  dispose(): void {
+    this.#networks?.dispose();
+    this.#networks = null;
+  }
+}
+
+function add<Sums extends Readonly<Record<string, number>>>(a: Sums, b: Sums): Sums {
+  return Object.fromEntries(
+    Object.entries(a).map(([name, sum]) => [name, sum + (b[name] as number)]),
+  ) as Sums;
+}
+
+function checkReward(reward: RewardSource, model: CausalLM, target: TrainingTarget): void {
+  if (typeof reward === "function") return;
+  if (reward.model.vocabSize !== model.vocabSize) {
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      `the reward model has a vocabulary of ${reward.model.vocabSize}, the policy of ${model.vocabSize}: with another tokenizer, wrap it in a reward function that encodes the text`,
+    );
+  }
+  if (reward.model === model && target.kind === "full") {
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      "the reward model shares the policy's weights, which full training changes: load it without `backbone`, or train an adapter",
+    );
+  }
+}

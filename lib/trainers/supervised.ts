@@ -1,0 +1,141 @@
+import { epochBatches, longestFirst, planMicroBatches } from "../data/batching.ts";
+import { throwIfAborted } from "../errors.ts";
+import type { Metrics } from "../monitor/metrics.ts";
+import type { TrainedPart } from "./checkpoint.ts";
+import { COMMON_DEFAULTS, type CommonSettings, type TrainerConfig } from "./settings.ts";
+import { type StepOutcome, Trainer, type TrainingStep } from "./trainer.ts";
+
+/** Settings of trainers that pass over a data set. */
+export interface SupervisedConfig extends TrainerConfig {
+  /** Batches per optimizer step. The loss is averaged over all of them together. Default 1. */
+  readonly gradientAccumulationSteps?: number;
+  /** Passes over the data; a fraction ends inside one. */
+  readonly numEpochs?: number;
+  /** Optimizer steps in all, in place of numEpochs. */
+  readonly maxSteps?: number;
+}
+
+export type SupervisedSettings = CommonSettings &
+  SupervisedConfig &
+  Required<Pick<SupervisedConfig, "gradientAccumulationSteps" | "numEpochs">>;
+
+/** Defaults of all trainers that pass over a data set. */
+export const SUPERVISED_DEFAULTS = {
+  ...COMMON_DEFAULTS,
+  batchSize: 8,
+  gradientAccumulationSteps: 1,
+  numEpochs: 1,
+  schedule: "linear" as const,
+};
+
+/** Sums that micro-batches add up, by name. */
+export type Sums = Readonly<Record<string, number>>;
+
+export function addSums(total: Sums, more: Sums): Sums {
+  const sums = { ...total };
+  for (const [name, value] of Object.entries(more)) sums[name] = (sums[name] ?? 0) + value;
+  return sums;
+}
+
+/** A trainer that passes over examples in a random order, some at each step, and can measure its loss on held-out ones. */
+export abstract class SupervisedTrainer<
+  Example,
+  Settings extends SupervisedSettings = SupervisedSettings,
+> extends Trainer<Settings> {
+  readonly trainExamples: readonly Example[];
+  readonly evalExamples: readonly Example[];
+  #epoch: { readonly index: number; readonly batches: readonly Int32Array[] } | null = null;
+
+  protected constructor(
+    config: Settings,
+    outputDir: string | undefined,
+    trainExamples: readonly Example[],
+    evalExamples: readonly Example[],
+  ) {
+    super(config, outputDir);
+    this.trainExamples = trainExamples;
+    this.evalExamples = evalExamples;
+  }
+
+  /** Tokens that an example adds to a forward pass. */
+  protected abstract tokensOf(example: Example): number;
+  /** What the loss of some examples is averaged over: tokens, pairs. */
+  protected abstract lossCount(examples: readonly Example[]): number;
+  /**
+   * The sums of one micro-batch, the sum of its losses under "loss". With a `scale` it also adds scale·loss's gradient to the
+   * accumulated one.
+   */
+  protected abstract runMicroBatch(examples: readonly Example[], scale: number | null): Promise<Sums>;
+  /** Means from the sums of a whole window or evaluation. */
+  protected abstract toMetrics(sums: Sums): Metrics;
+  protected abstract readonly part: TrainedPart;
+
+  protected get parts(): readonly TrainedPart[] {
+    return [this.part];
+  }
+
+  /** Examples per optimizer step. */
+  get #windowSize(): number {
+    return this.config.batchSize * this.config.gradientAccumulationSteps;
+  }
+
+  get #stepsPerEpoch(): number {
+    return Math.ceil(this.trainExamples.length / this.#windowSize);
+  }
+
+  get totalSteps(): number {
+    return this.config.maxSteps ?? Math.max(1, Math.ceil(this.config.numEpochs * this.#stepsPerEpoch));
+  }
+
+  /** The examples of a step: a function of seed and step alone, so a resumed run finds the same. */
+  #examplesOfStep(step: number): Example[] {
+    const index = Math.floor(step / this.#stepsPerEpoch);
+    if (this.#epoch?.index !== index) {
+      const batches = epochBatches(this.trainExamples.length, this.#windowSize, this.config.seed, index);
+      this.#epoch = { index, batches };
+    }
+    const batch = this.#epoch.batches[step % this.#stepsPerEpoch] as Int32Array;
+    return Array.from(batch, (example) => this.trainExamples[example] as Example);
+  }
+
+  /** One optimizer step, on the next examples in order or on the ones given. */
+  async trainStep(examples: readonly Example[] = this.#examplesOfStep(this.step)): Promise<TrainingStep> {
+    const { metrics } = await this.countedStep((learningRate) => this.#optimize(examples, learningRate));
+    return { step: this.step, metrics };
+  }
+
+  protected runStep(learningRate: number): Promise<StepOutcome> {
+    return this.#optimize(this.#examplesOfStep(this.step), learningRate);
+  }
+
+  async #optimize(examples: readonly Example[], learningRate: number): Promise<StepOutcome> {
+    const scale = 1 / this.lossCount(examples);
+    const sums = await this.#sumOver(examples, scale);
+    const { gradNorm } = await this.update(this.part, sums.loss ?? Number.NaN, learningRate);
+    const epoch = (this.step + 1) / this.#stepsPerEpoch;
+    return {
+      metrics: { ...this.toMetrics(sums), gradNorm, epoch },
+      tokens: examples.reduce((sum, example) => sum + this.tokensOf(example), 0),
+    };
+  }
+
+  async #sumOver(examples: readonly Example[], scale: number | null, signal?: AbortSignal): Promise<Sums> {
+    const lengths = examples.map((example) => this.tokensOf(example));
+    let sums: Sums = {};
+    for (const indices of planMicroBatches(lengths, this.config.microBatchTokens)) {
+      throwIfAborted(signal, "evaluation");
+      const microBatch = indices.map((index) => examples[index] as Example);
+      sums = addSums(sums, await this.runMicroBatch(microBatch, scale));
+    }
+    return sums;
+  }
+
+  /** Metrics of the held-out examples under "eval/…"; none where there are none. */
+  async evaluate(signal?: AbortSignal): Promise<Metrics> {
+    if (this.evalExamples.length === 0) return {};
+    const lengths = this.evalExamples.map((example) => this.tokensOf(example));
+    const ordered = longestFirst(lengths).map((index) => this.evalExamples[index] as Example);
+    const metrics = this.toMetrics(await this.#sumOver(ordered, null, signal));
+    return Object.fromEntries(Object.entries(metrics).map(([name, value]) => [`eval/${name}`, value]));
+  }
+}

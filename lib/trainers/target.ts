@@ -1,0 +1,83 @@
+import { RlhfError } from "../errors.ts";
+import type { CausalLM } from "../model/causal-lm.ts";
+import type { Tokenizer } from "../tokenizer/tokenizer.ts";
+import type { LoraSettings } from "./settings.ts";
+
+/** What of a model is trained: an adapter, all weights, or (by the trainers that allow it) only what is put on top. */
+export type TrainingTarget =
+  | { readonly kind: "lora"; readonly adapter: string }
+  | { readonly kind: "full"; readonly adapter: undefined }
+  | { readonly kind: "frozen"; readonly adapter: undefined };
+
+/**
+ * Decides what is trained: the adapter that `lora` describes (added here as `newAdapter`), the one named, the model's only one,
+ * or all its weights when it was loaded with trainable "all".
+ */
+export function chooseTarget(
+  model: CausalLM,
+  config: { readonly lora?: LoraSettings; readonly adapter?: string; readonly seed: number },
+  newAdapter: string,
+): TrainingTarget {
+  if (config.lora) {
+    const { r = 16, alpha = 32, targetModules } = config.lora;
+    model.addAdapter(newAdapter, {
+      r,
+      alpha,
+      ...(targetModules ? { targetModules } : {}),
+      seed: config.seed,
+    });
+    return { kind: "lora", adapter: newAdapter };
+  }
+  const names = [...model.adapters.keys()];
+  const adapter = config.adapter ?? (names.length === 1 ? names[0] : undefined);
+  if (adapter !== undefined) {
+    if (!names.includes(adapter)) {
+      throw new RlhfError(
+        "ERR_RLHF_UNKNOWN_NAME",
+        `config.adapter: the model has no adapter "${adapter}"; it has: ${names.join(", ") || "none"}`,
+      );
+    }
+    return { kind: "lora", adapter };
+  }
+  if (names.length > 1) {
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      `the model has several adapters (${names.join(", ")}): name the one to train in config.adapter`,
+    );
+  }
+  return model.trainable === "all"
+    ? { kind: "full", adapter: undefined }
+    : { kind: "frozen", adapter: undefined };
+}
+
+/** The error of a trainer that was given a model of which nothing can be trained. */
+export function nothingToTrain(): RlhfError {
+  return new RlhfError(
+    "ERR_RLHF_ARGUMENT",
+    'the model\'s weights are frozen: set config.lora to train an adapter, or load it with { trainable: "all" }',
+  );
+}
+
+/** The learning rate of what is trained, when none is given. */
+export function defaultLearningRate(
+  target: TrainingTarget,
+  rates: { readonly full: number; readonly lora: number; readonly frozen?: number },
+): number {
+  return target.kind === "frozen" ? (rates.frozen ?? rates.full) : rates[target.kind];
+}
+
+/**
+ * Writes model and tokenizer as a directory that transformers loads. An adapter is merged into the weights, or with `saveMerged`
+ * false written alone, as peft does.
+ */
+export async function saveTarget(
+  model: CausalLM,
+  tokenizer: Tokenizer,
+  target: TrainingTarget,
+  directory: string,
+  saveMerged = true,
+): Promise<void> {
+  if (target.kind === "lora" && !saveMerged) await model.saveAdapter(target.adapter, directory);
+  else await model.save(directory, target.kind === "lora" ? { merge: target.adapter } : {});
+  await tokenizer.save(directory);
+}

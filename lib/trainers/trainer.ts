@@ -1,0 +1,246 @@
+import { join } from "node:path";
+import { RlhfError, throwIfAborted } from "../errors.ts";
+import { type Metrics, MetricsWriter } from "../monitor/metrics.ts";
+import { ConsoleProgress, type ProgressReporter, silentProgress } from "../monitor/progress.ts";
+import {
+  type CheckpointState,
+  checkSameRun,
+  findCheckpoint,
+  restoreParts,
+  saveCheckpoint,
+  type TrainedPart,
+} from "./checkpoint.ts";
+import { learningRateAt } from "./schedule.ts";
+import { type CommonSettings, checkSettings } from "./settings.ts";
+
+/** One finished step: its number, counted from 1, and what was measured in it. */
+export interface TrainingStep {
+  readonly step: number;
+  readonly metrics: Metrics;
+}
+
+export interface TrainOptions {
+  /** Raised: the step that runs is finished, a checkpoint is written, and ERR_RLHF_ABORTED is thrown. */
+  readonly signal?: AbortSignal;
+  /** "auto" (default) goes on from the newest whole checkpoint of `outputDir`; false starts anew. */
+  readonly resume?: "auto" | false;
+  /** Where progress is told. Default: the console for `train`, nowhere for `steps`. */
+  readonly progress?: ProgressReporter;
+}
+
+/** What `train` achieved. */
+export interface TrainResult {
+  /** Steps done in all, earlier runs included. */
+  readonly steps: number;
+  /** Of the last step, with the last evaluation's under "eval/…". */
+  readonly metrics: Metrics;
+}
+
+/** What one step of an algorithm measured. */
+export interface StepOutcome {
+  readonly metrics: Metrics;
+  /** Tokens it trained on, or made: for the speed. */
+  readonly tokens: number;
+}
+
+/** What one optimizer step did. */
+export interface UpdateOutcome {
+  readonly gradNorm: number;
+  readonly skipped: boolean;
+}
+
+/** Settings that steer how a run is watched, not what it computes; a run may be resumed with others. */
+const FREE_SETTINGS: ReadonlySet<string> = new Set([
+  "evalSteps",
+  "saveSteps",
+  "saveTotalLimit",
+  "loggingSteps",
+]);
+
+/**
+ * The one training loop: learning-rate schedule, evaluation, metrics, checkpoints, resumption. An algorithm says what one step
+ * is (`runStep`), which parameters it trains (`parts`) and how its result is saved.
+ */
+export abstract class Trainer<Settings extends CommonSettings = CommonSettings> implements Disposable {
+  /** All settings, defaults filled in. */
+  readonly config: Settings;
+  /** Where metrics.jsonl and checkpoints go; undefined: nowhere. */
+  readonly outputDir: string | undefined;
+  protected abstract readonly name: string;
+  /** Metrics that the console shows. */
+  protected abstract readonly shownMetrics: readonly string[];
+  #step = 0;
+  #skippedUpdates = 0;
+
+  protected constructor(config: Settings, outputDir: string | undefined) {
+    checkSettings(config);
+    this.config = config;
+    this.outputDir = outputDir;
+  }
+
+  /** Steps of the whole run. */
+  abstract readonly totalSteps: number;
+  /** Measures held-out data; metrics named "eval/…", none where there is no such data. */
+  abstract evaluate(): Promise<Metrics>;
+  /** Writes the trained model as a Hugging Face directory, by default `final` in `outputDir`. */
+  abstract save(directory?: string): Promise<void>;
+  /** Frees what the trainer made; models that were given to it stay. */
+  abstract dispose(): void;
+
+  /** One step of the algorithm at this learning rate. */
+  protected abstract runStep(learningRate: number): Promise<StepOutcome>;
+  /** What is trained, and therefore kept in checkpoints. */
+  protected abstract readonly parts: readonly TrainedPart[];
+  /** Hash of the training data. */
+  protected abstract readonly dataHash: string;
+  /** Makes what the first step and a restored checkpoint need. */
+  protected async prepare(): Promise<void> {}
+  /** What the algorithm keeps from step to step, beside the step counter. */
+  protected algorithmState(): Readonly<Record<string, number>> {
+    return {};
+  }
+  protected restoreAlgorithmState(_state: Readonly<Record<string, number>>): void {}
+
+  /** Steps done. */
+  get step(): number {
+    return this.#step;
+  }
+
+  /** Updates left out because a loss or gradient was not finite. */
+  get skippedUpdates(): number {
+    return this.#skippedUpdates;
+  }
+
+  /** The learning rate of the next step. */
+  get learningRate(): number {
+    return learningRateAt(this.#step, { ...this.config, totalSteps: this.totalSteps });
+  }
+
+  /** Trains to the end of the run; see `steps`. Throws ERR_RLHF_ABORTED after a checkpoint when the signal is raised. */
+  async train(options: TrainOptions = {}): Promise<TrainResult> {
+    await this.#start(options);
+    const progress =
+      options.progress ??
+      new ConsoleProgress({
+        label: this.name,
+        totalSteps: this.totalSteps,
+        startStep: this.#step,
+        show: this.shownMetrics,
+      });
+    let metrics: Metrics = {};
+    for await (const step of this.steps({ ...options, progress })) metrics = { ...metrics, ...step.metrics };
+    return { steps: this.#step, metrics };
+  }
+
+  /**
+   * Trains step by step: `for await (const { step, metrics } of trainer.steps())`. Leaving the loop ends training; calling
+   * `steps` or `train` again goes on.
+   */
+  async *steps(options: TrainOptions = {}): AsyncGenerator<TrainingStep, void, undefined> {
+    const { signal, progress = silentProgress } = options;
+    throwIfAborted(signal, `${this.name} training`);
+    await this.#start(options);
+    using metricsFile = this.#openMetrics();
+    try {
+      while (this.#step < this.totalSteps) {
+        const metrics = await this.#finishedStep(progress);
+        const step = this.#step;
+        if (step % this.config.loggingSteps === 0 || step === this.totalSteps)
+          metricsFile?.write(step, metrics);
+        await this.#checkpointIfDue(signal, progress);
+        throwIfAborted(signal, `${this.name} training after step ${step} of ${this.totalSteps}`);
+        yield { step, metrics };
+      }
+    } finally {
+      progress.finish();
+    }
+  }
+
+  /** Runs and counts one step of the algorithm. */
+  protected async countedStep(run: (learningRate: number) => Promise<StepOutcome>): Promise<StepOutcome> {
+    const learningRate = this.learningRate;
+    const began = performance.now();
+    const { metrics, tokens } = await run(learningRate);
+    this.#step++;
+    const seconds = (performance.now() - began) / 1000;
+    return { metrics: { ...metrics, lr: learningRate, "tokens/s": tokens / seconds }, tokens };
+  }
+
+  async #finishedStep(progress: ProgressReporter): Promise<Metrics> {
+    const outcome = await this.countedStep((learningRate) => this.runStep(learningRate));
+    const last = this.#step === this.totalSteps;
+    const { evalSteps } = this.config;
+    const due = last || (evalSteps !== undefined && this.#step % evalSteps === 0);
+    const metrics = due ? { ...outcome.metrics, ...(await this.evaluate()) } : outcome.metrics;
+    progress.update(this.#step, metrics, outcome.tokens);
+    return metrics;
+  }
+
+  /**
+   * Applies accumulated gradients. When the loss was not finite they are thrown away; a norm that is not finite makes the
+   * optimizer leave the update out. Both are counted in `skippedUpdates`.
+   */
+  protected async update(part: TrainedPart, loss: number, learningRate: number): Promise<UpdateOutcome> {
+    if (!Number.isFinite(loss)) {
+      await part.model.zeroGradients(part.optimizer.groups);
+      this.#skippedUpdates++;
+      return { gradNorm: Number.NaN, skipped: true };
+    }
+    const outcome = await part.optimizer.step({ learningRate, maxGradNorm: this.config.maxGradNorm ?? 0 });
+    if (outcome.skipped) this.#skippedUpdates++;
+    return outcome;
+  }
+
+  /** The directory to save to when none is named. */
+  protected saveDirectory(directory: string | undefined): string {
+    if (directory !== undefined) return directory;
+    if (this.outputDir === undefined) {
+      throw new RlhfError("ERR_RLHF_ARGUMENT", "save: name a directory, or give the trainer an outputDir");
+    }
+    return join(this.outputDir, "final");
+  }
+
+  async #start(options: TrainOptions): Promise<void> {
+    await this.prepare();
+    if (this.#step > 0 || this.outputDir === undefined || options.resume === false) return;
+    const checkpoint = await findCheckpoint(this.outputDir);
+    if (!checkpoint) return;
+    checkSameRun(checkpoint, this.#state());
+    await restoreParts(checkpoint, this.parts);
+    this.restoreAlgorithmState(checkpoint.state.algorithm);
+    this.#step = checkpoint.state.step;
+    this.#skippedUpdates = checkpoint.state.skippedUpdates;
+  }
+
+  #state(): CheckpointState {
+    const settings = Object.entries(this.config).filter(([name]) => !FREE_SETTINGS.has(name));
+    return {
+      trainer: this.name,
+      step: this.#step,
+      skippedUpdates: this.#skippedUpdates,
+      settings: { ...Object.fromEntries(settings), totalSteps: this.totalSteps },
+      data: this.dataHash,
+      algorithm: this.algorithmState(),
+    };
+  }
+
+  #openMetrics(): MetricsWriter | undefined {
+    if (this.outputDir === undefined) return undefined;
+    return new MetricsWriter(
+      join(this.outputDir, "metrics.jsonl"),
+      this.#step === 0 ? undefined : this.#step,
+    );
+  }
+
+  async #checkpointIfDue(signal: AbortSignal | undefined, progress: ProgressReporter): Promise<void> {
+    const { saveSteps, saveTotalLimit } = this.config;
+    const due = saveSteps !== undefined && this.#step % saveSteps === 0;
+    if (this.outputDir === undefined || !(due || signal?.aborted)) return;
+    const directory = await saveCheckpoint(this.outputDir, this.#state(), this.parts, saveTotalLimit);
+    progress.note(`${this.name}: checkpoint in ${directory}`);
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
