@@ -45,3 +45,6 @@ if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13.0)
 endif()
 target_link_libraries(rlhf_cuda PRIVATE rlhf_core)
 target_link_options(rlhf_cuda PRIVATE ${RLHF_LINK_OPTIONS})
+# A kernel that spills registers is slow in a way that no test shows, so it does not build.
+target_compile_options(rlhf_cuda PRIVATE
+  $<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=--warn-on-spills,--warning-as-error>)

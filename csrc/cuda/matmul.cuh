@@ -32,7 +32,7 @@ struct NoShared {};
 
 /// A block per kRows × kCols tile of D. epilogue(tile, firstRow, firstCol, rows, cols, shared) is called by all threads.
 template <class Tile, class Epilogue>
-__global__ void __launch_bounds__(Tile::kThreads)
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerMultiprocessor)
     matmulKernel(const __grid_constant__ MatmulArguments arguments, const __grid_constant__ Epilogue epilogue) {
   using Shared = MatmulShared<Tile, Epilogue>;
   RLHF_SHARED_MEMORY(Shared, shared);

@@ -11,6 +11,7 @@ namespace rlhf::cuda {
 struct FmaTile {
   using Element = float;
   static constexpr int kRows = 64, kCols = 64, kDepth = 16, kThreads = 256, kStages = 3;
+  static constexpr int kBlocksPerMultiprocessor = 3;
   static constexpr int kRowSlots = 4, kColSlots = 4;
   static constexpr int kLanesPerRow = 16, kWarpsPerRow = 1;
   using TileA = SharedTile<float, kRows, kDepth>;
@@ -62,6 +63,7 @@ struct FmaTile {
 struct TensorCoreTile {
   using Element = bf16;
   static constexpr int kRows = 128, kCols = 128, kDepth = 32, kThreads = 256, kStages = 3;
+  static constexpr int kBlocksPerMultiprocessor = 2;  // holds the compiler to 128 registers a thread
   static constexpr int kRowSlots = 8, kColSlots = 8;
   static constexpr int kLanesPerRow = 4, kWarpsPerRow = 4;
   using TileA = SharedTile<bf16, kRows, kDepth>;

@@ -1,0 +1,179 @@
+import assert from "node:assert/strict";
+import { CaseData, type OpCase } from "../ops/cases/case.ts";
+import { opCases } from "../ops/cases/index.ts";
+import { linearForwardArguments } from "../ops/cases/linear.ts";
+import { tokenLogProbForwardArguments } from "../ops/cases/token-log-prob.ts";
+import { Expectation } from "../support/compare.ts";
+import {
+  bytesOf,
+  isKernelArray,
+  type KernelArguments,
+  type KernelArray,
+  type KernelType,
+  kernels,
+  runKernel,
+} from "../support/kernels.ts";
+import { type CaseArguments, decodeOutputs, toKernelArguments } from "../support/op-arguments.ts";
+
+const TYPES = ["float32", "bfloat16"] as const;
+const SEEDS = [0, 2, 3, 5, 8, 13];
+
+/** Runs an op on the emulator under the schedule of a seed; seed 0 is the fixed order. */
+function runUnderSeed(seed: number, op: string, args: KernelArguments): void {
+  const before = process.env["RLHF_SIMT_SEED"];
+  process.env["RLHF_SIMT_SEED"] = String(seed);
+  try {
+    runKernel("simt", op, args);
+  } finally {
+    if (before === undefined) delete process.env["RLHF_SIMT_SEED"];
+    else process.env["RLHF_SIMT_SEED"] = before;
+  }
+}
+
+function assertSameBits(op: string, left: KernelArguments, right: KernelArguments, seed: number): void {
+  for (const [field, value] of Object.entries(left)) {
+    if (!isKernelArray(value)) continue;
+    const same = Buffer.from(bytesOf(value)).equals(bytesOf(right[field] as KernelArray));
+    assert.ok(same, `${op}: ${field} has other bits under seed ${seed} than in the fixed order`);
+  }
+}
+
+/** For each op on the emulator, the cases with the most and the fewest rows: several blocks, and less than one. */
+function scheduledCases(): OpCase[] {
+  return kernels.operators("simt").flatMap((op) => {
+    const cases = opCases.filter((each) => each.op === op);
+    assert.ok(cases.length > 0, `no case for ${op}`);
+    const bySize = [...cases].sort((a, b) => Number(a.args["rows"]) - Number(b.args["rows"]));
+    return [bySize[0]!, bySize.at(-1)!];
+  });
+}
+
+describe("CUDA kernels on the emulator, under several schedules", () => {
+  for (const type of TYPES) {
+    for (const opCase of scheduledCases()) {
+      it(`${opCase.op}: ${opCase.name}, ${type}`, () => {
+        const expectation = new Expectation(opCase, type);
+        const runs = SEEDS.map((seed) => {
+          const args = toKernelArguments(opCase.op, expectation.args, type);
+          runUnderSeed(seed, opCase.op, args);
+          expectation.verify(decodeOutputs(opCase.op, args, type), `${opCase.op} in ${type}, seed ${seed}`);
+          return args;
+        });
+        for (const [index, run] of runs.entries()) assertSameBits(opCase.op, runs[0]!, run, SEEDS[index]!);
+      });
+    }
+  }
+});
+
+/** `count` rows of `width` from row `first` of an argument. */
+function rowsOf(
+  args: CaseArguments,
+  field: string,
+  first: number,
+  count: number,
+  width: number,
+): Float64Array {
+  return (args[field] as Float64Array).slice(first * width, (first + count) * width);
+}
+
+function bitsOf(args: KernelArguments, field: string, first: number, count: number): Buffer {
+  return Buffer.from(bytesOf((args[field] as KernelArray).slice(first, first + count)));
+}
+
+describe("CUDA kernels on the emulator, rows alone and together", () => {
+  function linearAlone(
+    together: CaseArguments,
+    row: number,
+    inputs: number,
+    outputs: number,
+    rank: number,
+  ): CaseArguments {
+    return {
+      ...together,
+      rows: 1,
+      x: rowsOf(together, "x", row, 1, inputs),
+      residual: rowsOf(together, "residual", row, 1, outputs),
+      loraHidden: new Float64Array(rank),
+      y: new Float64Array(outputs),
+    };
+  }
+
+  function checkLinear(type: KernelType, inputs: number): void {
+    const [rows, outputs, rank] = [140, 72, 8];
+    const data = new CaseData(`simt rows ${inputs}`);
+    const options = { rows, inputs, outputs, rank, bias: true, residual: "separate" as const };
+    const together = linearForwardArguments(data, options);
+    const all = toKernelArguments("linearForward", together, type);
+    runKernel("simt", "linearForward", all);
+    for (const row of [0, 1, 63, 64, 129, 139]) {
+      const one = toKernelArguments("linearForward", linearAlone(together, row, inputs, outputs, rank), type);
+      runKernel("simt", "linearForward", one);
+      assert.deepEqual(bitsOf(one, "y", 0, outputs), bitsOf(all, "y", row * outputs, outputs), `row ${row}`);
+    }
+  }
+
+  function checkTokenLogProb(type: KernelType): void {
+    const [rows, cols, vocab] = [150, 40, 300];
+    const data = new CaseData("simt token rows");
+    const shape = { rows, cols, vocab, count: rows - 1 };
+    const together = tokenLogProbForwardArguments(data, shape);
+    const all = toKernelArguments("tokenLogProbForward", together, type);
+    runKernel("simt", "tokenLogProbForward", all);
+    for (const token of [1, 2, 64, 65, 128, 149]) {
+      const alone: CaseArguments = {
+        ...together,
+        rows: 2,
+        count: 1,
+        x: rowsOf(together, "x", token - 1, 2, cols),
+        tokens: (together["tokens"] as Int32Array).slice(token - 1, token + 1),
+        predictions: Int32Array.of(1),
+        logProb: new Float64Array(2),
+        lse: new Float64Array(2),
+        entropy: new Float64Array(2),
+      };
+      const one = toKernelArguments("tokenLogProbForward", alone, type);
+      runKernel("simt", "tokenLogProbForward", one);
+      for (const field of ["logProb", "lse", "entropy"])
+        assert.deepEqual(
+          bitsOf(one, field, 1, 1),
+          bitsOf(all, field, token, 1),
+          `${field} of token ${token}`,
+        );
+    }
+  }
+
+  for (const type of TYPES) {
+    it(`linearForward with LoRA: a row's bits do not depend on the others, ${type}`, () => {
+      checkLinear(type, 64);
+      checkLinear(type, 37); // rows that are not aligned go another way into shared memory
+    });
+
+    it(`tokenLogProbForward: a token's bits do not depend on the others, ${type}`, () =>
+      checkTokenLogProb(type));
+  }
+});
+
+describe("CUDA backend's errors", () => {
+  const data = new CaseData("simt errors");
+  const plain = linearForwardArguments(data, { rows: 2, inputs: 4, outputs: 4 });
+
+  it("names the types that it has", () => {
+    const args = toKernelArguments("linearForward", plain, "float64");
+    assert.throws(() => kernels.run("simt", "linearForward", args), {
+      code: "ERR_RLHF_UNSUPPORTED",
+      message: /float32 or bfloat16, not float64/,
+    });
+  });
+
+  it("refuses a weight of another type", () => {
+    const args = { ...toKernelArguments("linearForward", plain, "float32"), weightType: "bfloat16" };
+    assert.throws(() => kernels.run("simt", "linearForward", args), {
+      code: "ERR_RLHF_UNSUPPORTED",
+      message: /bfloat16 weight with float32 activations/,
+    });
+  });
+
+  it("lacks the ops that it does not have yet, and says so", () => {
+    assert.throws(() => kernels.run("simt", "gae", {}), { code: "ERR_RLHF_UNSUPPORTED" });
+  });
+});
