@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "cpu/kernels/parallel.h"
+#include "cpu/kernels/requirements.h"
 #include "cpu/kernels/tile_product.h"
 #include "cpu/simd.h"
 

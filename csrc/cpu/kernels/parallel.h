@@ -1,7 +1,6 @@
 #pragma once
 #include <algorithm>
 
-#include "core/error.h"
 #include "cpu/backend.h"
 
 // How kernels share their work out. What a task computes depends on its index alone, so that neither the number of threads nor
@@ -13,11 +12,6 @@ namespace rlhf::RLHF_ISA {
 inline constexpr int64_t kElementsPerTask = 1 << 15;
 
 constexpr int64_t ceilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-inline void requireFloat32(DType type, const char* op) {
-  if (type != DType::F32)
-    throw Error(code::kUnsupported, format("%s: type %s is not supported on the CPU, use float32", op, dtypeName(type)));
-}
 
 /// Calls task(index, slot) for every index in [0, count), on the calling thread alone where the work is not worth sharing.
 template <class Task>

@@ -1,0 +1,116 @@
+#include <cmath>
+#include <cstring>
+
+#include "cpu/kernels/attention_tiles.h"
+#include "cpu/kernels/table.h"
+#include "cpu/kernels/vector_loops.h"
+
+namespace rlhf::RLHF_ISA {
+namespace {
+
+/// scores[key] = query·keyRows[key] for kTile keys; −∞ beyond `keys`.
+void dotProducts(const float* query, const float* keyRows, int64_t keys, int64_t dim, float* scores) {
+  for (int64_t first = 0; first < kTile; first += kWidth) {
+    Vec products[kWidth];
+    for (int64_t i = 0; i < kWidth; ++i) {
+      Vec product = {};
+      if (first + i < keys) {
+        const float* row = keyRows + (first + i) * dim;
+        forEachVector(dim, [&](int64_t d, auto lanes) { product += lanes.load(query + d) * lanes.load(row + d); });
+      }
+      products[i] = product;
+    }
+    const IntVec key = laneIndex() + static_cast<int>(first);
+    const Vec sums = sumRows(products);
+    store(scores + first, key < static_cast<int>(keys) ? sums : set1(-INFINITY));
+  }
+}
+
+/// scores becomes exp(scores − maximum so far); returns the factor by which earlier sums shrink.
+float softmaxRow(float* scores, float& runningMaximum, float& runningSum) {
+  Vec best = load(scores);
+  for (int64_t i = kWidth; i < kTile; i += kWidth) best = max(best, load(scores + i));
+  const float before = runningMaximum;
+  runningMaximum = std::max(before, maximum(best));
+  const float correction = std::exp(before - runningMaximum);
+  Vec total = {};
+  for (int64_t i = 0; i < kTile; i += kWidth) {
+    const Vec p = exp(load(scores + i) - runningMaximum);
+    store(scores + i, p);
+    total += p;
+  }
+  runningSum = runningSum * correction + sum(total);
+  return correction;
+}
+
+/// All query heads of one sequence that share a key/value head, so that its cache is streamed once.
+void decodeGroup(const DecodeAttention& a, int64_t row, int64_t kvHead, char* memory) {
+  const int64_t group = a.heads / a.kvHeads, dim = a.headDim, length = a.lengths[row];
+  ScratchFloats scratch(memory);
+  float* const queries = scratch.take(group * dim);
+  float* const output = scratch.take(group * dim);
+  float* const scores = scratch.take(group * kTile);
+  float* const maxima = scratch.take(group);
+  float* const sums = scratch.take(group);
+  const float* q = static_cast<const float*>(a.q) + row * a.qStride + kvHead * group * dim;
+  for (int64_t i = 0; i < group * dim; ++i) queries[i] = q[i] * static_cast<float>(a.scale);
+  std::fill_n(output, group * dim, 0.0f);
+  std::fill_n(maxima, group, -INFINITY);
+  std::fill_n(sums, group, 0.0f);
+
+  const int64_t cache = (a.slots[row] * a.kvHeads + kvHead) * a.capacity * dim;
+  for (int64_t first = 0; first < length; first += kTile) {
+    const int64_t keys = std::min(kTile, length - first);
+    const float* k = static_cast<const float*>(a.kCache) + cache + first * dim;
+    const float* v = static_cast<const float*>(a.vCache) + cache + first * dim;
+    for (int64_t h = 0; h < group; ++h) {
+      dotProducts(queries + h * dim, k, keys, dim, scores + h * kTile);
+      const float correction = softmaxRow(scores + h * kTile, maxima[h], sums[h]);
+      float* const o = output + h * dim;
+      forEachVector(dim, [&](int64_t d, auto lanes) { lanes.store(o + d, lanes.load(o + d) * correction); });
+    }
+    multiply<Contiguous::Depth>(group, dim, {.depth = keys, .a = scores, .aStride = kTile, .b = v, .bStride = dim,
+                                             .c = output, .cStride = dim, .accumulate = true});
+  }
+
+  float* o = static_cast<float*>(a.o) + row * a.oStride + kvHead * group * dim;
+  for (int64_t h = 0; h < group; ++h) {
+    const float inverse = 1.0f / sums[h];
+    for (int64_t d = 0; d < dim; ++d) o[h * dim + d] = output[h * dim + d] * inverse;
+  }
+}
+
+}  // namespace
+
+void kvAppend(OpContext& context, const KvAppend& a) {
+  requireFloat32(a.type, "kvAppend");
+  for (int64_t n = 0; n < a.rows; ++n) requireIndex("kvAppend", "positions", n, a.positions[n], a.capacity);
+  const size_t bytes = static_cast<size_t>(a.headDim) * sizeof(float);
+  forEachRange(context, a.rows, 2 * a.kvHeads * a.headDim, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n)
+      for (int64_t g = 0; g < a.kvHeads; ++g) {
+        const int64_t at = ((a.slots[n] * a.kvHeads + g) * a.capacity + a.positions[n]) * a.headDim;
+        std::memcpy(static_cast<float*>(a.kCache) + at, static_cast<const float*>(a.k) + n * a.kStride + g * a.headDim, bytes);
+        std::memcpy(static_cast<float*>(a.vCache) + at, static_cast<const float*>(a.v) + n * a.vStride + g * a.headDim, bytes);
+      }
+  });
+}
+
+void decodeAttention(OpContext& context, const DecodeAttention& a) {
+  requireFloat32(a.type, "decodeAttention");
+  requireHeadDim(a.headDim, "decodeAttention");
+  const int64_t group = a.heads / a.kvHeads;
+  if (group * (2 * a.headDim + kTile + 64) * static_cast<int64_t>(sizeof(float)) > static_cast<int64_t>(cpu::kScratchPerThread))
+    throw Error(code::kUnsupported, "decodeAttention: too many query heads per key/value head for the CPU");
+  int64_t positions = 0;
+  for (int64_t n = 0; n < a.rows; ++n) {
+    requireIndex("decodeAttention", "lengths", n, a.lengths[n] - int64_t{1}, a.capacity);
+    positions += a.lengths[n];
+  }
+  const bool worthSharing = positions * a.heads * a.headDim > kElementsPerTask;
+  forEachTask(context, a.rows * a.kvHeads, worthSharing, [&](int64_t index, int slot) {
+    decodeGroup(a, index / a.kvHeads, index % a.kvHeads, cpu::threadScratch(context, slot));
+  });
+}
+
+}  // namespace rlhf::RLHF_ISA

@@ -1,0 +1,80 @@
+#include <cmath>
+
+#include "cpu/kernels/parallel.h"
+#include "cpu/kernels/requirements.h"
+#include "cpu/kernels/table.h"
+#include "cpu/simd.h"
+
+namespace rlhf::RLHF_ISA {
+namespace {
+
+/// The constants of one update, in the arithmetic of torch.optim.AdamW: made in double, used in float.
+struct AdamWStep {
+  float gradientScale, decay, beta1, beta2, oneMinusBeta1, oneMinusBeta2, stepSize, inverseRootCorrection, eps;
+
+  explicit AdamWStep(const AdamW& a)
+      : gradientScale(static_cast<float>(a.gradientScale)),
+        decay(static_cast<float>(1 - a.learningRate * a.weightDecay)),
+        beta1(static_cast<float>(a.beta1)),
+        beta2(static_cast<float>(a.beta2)),
+        oneMinusBeta1(static_cast<float>(1 - a.beta1)),
+        oneMinusBeta2(static_cast<float>(1 - a.beta2)),
+        stepSize(static_cast<float>(a.learningRate / (1 - std::pow(a.beta1, static_cast<double>(a.step))))),
+        inverseRootCorrection(static_cast<float>(1 / std::sqrt(1 - std::pow(a.beta2, static_cast<double>(a.step))))),
+        eps(static_cast<float>(a.eps)) {}
+};
+
+// A plain loop: the compiler vectorises it, square root included.
+void update(const AdamWStep s, const float* __restrict gradient, float* __restrict parameter, float* __restrict m,
+            float* __restrict v, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float g = s.gradientScale * gradient[i];
+    const float mean = s.beta1 * m[i] + s.oneMinusBeta1 * g;
+    const float square = s.beta2 * v[i] + s.oneMinusBeta2 * (g * g);
+    const float denominator = std::sqrt(square) * s.inverseRootCorrection + s.eps;
+    parameter[i] = s.decay * parameter[i] - s.stepSize * (mean / denominator);
+    m[i] = mean;
+    v[i] = square;
+  }
+}
+
+/// Σ x² of one block. Eight partial sums per vector of doubles hide the latency of the addition.
+double squaredNormOfBlock(const float* x, int64_t count) {
+  constexpr int kSums = 32;
+  double sums[kSums] = {};
+  int64_t i = 0;
+  for (; i + kSums <= count; i += kSums)
+    for (int j = 0; j < kSums; ++j) sums[j] += static_cast<double>(x[i + j]) * x[i + j];
+  for (int j = 0; i + j < count; ++j) sums[j] += static_cast<double>(x[i + j]) * x[i + j];
+  for (int half = kSums / 2; half > 0; half /= 2)
+    for (int j = 0; j < half; ++j) sums[j] += sums[j + half];
+  return sums[0];
+}
+
+}  // namespace
+
+void adamW(OpContext& context, const AdamW& a) {
+  requireFloat32(a.type, "adamW");
+  const AdamWStep step(a);
+  forEachRange(context, a.count, 1, [&](int64_t begin, int64_t end) {
+    update(step, static_cast<const float*>(a.gradient) + begin, static_cast<float*>(a.parameter) + begin,
+           static_cast<float*>(a.m) + begin, static_cast<float*>(a.v) + begin, end - begin);
+  });
+}
+
+void squaredNorm(OpContext& context, const SquaredNorm& a) {
+  requireFloat32(a.type, "squaredNorm");
+  const float* x = static_cast<const float*>(a.x);
+  double* const sums = static_cast<double*>(context.scratch);
+  const int64_t room = static_cast<int64_t>(cpu::kScratchPerThread / sizeof(double));
+  // Blocks of one size whatever the number of threads, and no more of them than have a place in the scratch memory.
+  const int64_t block = std::max(kElementsPerTask, ceilDivide(a.count, room)), blocks = ceilDivide(a.count, block);
+  cpu::pool(context).run(blocks, [&](int64_t index, int) {
+    sums[index] = squaredNormOfBlock(x + index * block, std::min(block, a.count - index * block));
+  });
+  double total = 0;
+  for (int64_t index = 0; index < blocks; ++index) total += sums[index];
+  a.out[0] = total;
+}
+
+}  // namespace rlhf::RLHF_ISA
