@@ -72,7 +72,10 @@ const behindPrompt = (values: number[]): Float32Array => floats([0, ...values]);
 
 describe("losses and advantages against PyTorch", () => {
   const expected = readJson<Losses>("losses.json");
-  const engine = Engine.shared({ device: "cpu" });
+  let engine: Engine;
+  before(() => {
+    engine = Engine.shared({ device: "cpu" });
+  });
 
   it("clipped policy loss: loss, gradient, approximate KL and clip fraction", async () => {
     for (const { logProb, oldLogProb, advantage, clipRange, ...want } of expected.policy) {
