@@ -1,50 +1,8 @@
 #include "node/engine.h"
 
-#include <map>
+#include "node/settings.h"
 
 namespace rlhf::node {
-namespace {
-
-template <class Value>
-Value named(const std::map<std::string, Value>& values, const std::string& name, const char* what) {
-  const auto found = values.find(name);
-  if (found == values.end()) throw Error(code::kConfig, format("%s \"%s\" is not supported", what, name.c_str()));
-  return found->second;
-}
-
-ModelConfig toModelConfig(const Napi::Object& object) {
-  ModelConfig config;
-  config.family = named<Family>({{"gpt2", Family::Gpt2}, {"llama", Family::Llama}},
-                                toText(field(object, "family"), "family"), "model family");
-  config.layers = toInteger(field(object, "layers"), "layers");
-  config.hidden = toInteger(field(object, "hidden"), "hidden");
-  config.heads = toInteger(field(object, "heads"), "heads");
-  config.kvHeads = integer(object, "kvHeads", config.heads);
-  config.headDim = toInteger(field(object, "headDim"), "headDim");
-  config.intermediate = toInteger(field(object, "intermediate"), "intermediate");
-  config.vocab = toInteger(field(object, "vocab"), "vocab");
-  config.maxPositions = toInteger(field(object, "maxPositions"), "maxPositions");
-  config.normEps = number(object, "normEps", config.normEps);
-  config.ropeTheta = number(object, "ropeTheta", config.ropeTheta);
-  config.activation = toActivation(toText(field(object, "activation"), "activation"));
-  config.tiedEmbeddings = boolean(object, "tiedEmbeddings", false);
-  config.attentionBias = boolean(object, "attentionBias", false);
-  config.mlpBias = boolean(object, "mlpBias", false);
-  config.validate();
-  return config;
-}
-
-}  // namespace
-
-Activation toActivation(const std::string& name) {
-  return named<Activation>({{"none", Activation::None},
-                            {"gelu_tanh", Activation::GeluTanh},
-                            {"gelu", Activation::GeluErf},
-                            {"tanh", Activation::Tanh},
-                            {"relu", Activation::Relu},
-                            {"silu", Activation::Silu}},
-                           name, "activation");
-}
 
 EngineWrap::EngineWrap(const Napi::CallbackInfo& info) : HandleWrap(info) {
   guarded(info, [&]() -> Napi::Value {

@@ -122,9 +122,6 @@ class ArrayInput {
 /// A new array of `length` float32 on the engine's device; call inside a command.
 std::shared_ptr<ArrayHandle> makeArray(const std::shared_ptr<EngineHandle>& engine, int64_t length);
 
-/// "none", "gelu_tanh", "gelu", "tanh", "relu" or "silu"; else ERR_RLHF_CONFIG.
-Activation toActivation(const std::string& name);
-
 void defineEngine(Napi::Env env, Napi::Object exports, AddonData& data);
 void defineModel(Napi::Env env, Napi::Object exports, AddonData& data);
 void definePass(Napi::Env env, Napi::Object exports, AddonData& data);

@@ -7,6 +7,7 @@
 #include "core/philox.h"
 #include "node/kernels_arguments.h"
 #include "node/kernels_backends.h"
+#include "node/kernels_model.h"
 #include "simt/backend.h"
 
 // rlhf_kernels.node: every op on every backend, for the repository's tests and microbenchmarks. test/support/kernels.ts types it.
@@ -240,6 +241,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
       {"runSimtSelfTest", runSimtSelfTest},
   };
   for (const auto& [name, function] : functions) exports.Set(name, Napi::Function::New(env, function, name));
+  defineModel(env, exports);
   return exports;
 }
 

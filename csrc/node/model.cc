@@ -1,6 +1,7 @@
 #include "node/model.h"
 
 #include "model/weights_file.h"
+#include "node/settings.h"
 
 namespace rlhf::node {
 namespace {
@@ -11,82 +12,6 @@ DType toStoredType(const std::string& name) {
   if (name == "F16") return DType::F16;
   if (name == "BF16") return DType::BF16;
   throw Error(code::kWeights, format("data type %s is not supported; F32, F16, BF16 and F64 are", name.c_str()));
-}
-
-AdapterConfig toAdapterConfig(const Napi::Object& object) {
-  AdapterConfig config;
-  config.rank = toInteger(field(object, "rank"), "rank");
-  config.alpha = toNumber(field(object, "alpha"), "alpha");
-  config.targetModules = toTexts(field(object, "targetModules"), "targetModules");
-  config.seed = static_cast<uint64_t>(integer(object, "seed", 0));
-  return config;
-}
-
-HeadConfig toHeadConfig(const Napi::Object& object) {
-  HeadConfig config;
-  config.inner = integer(object, "inner", 0);
-  config.activation = toActivation(text(object, "activation", "tanh"));
-  config.bias = boolean(object, "bias", true);
-  config.initStd = number(object, "initStd", 0);
-  config.seed = static_cast<uint64_t>(integer(object, "seed", 0));
-  return config;
-}
-
-Batch toBatch(const Napi::Object& object) {
-  Batch batch;
-  batch.tokens = toInt32s(field(object, "tokens"), "batch.tokens");
-  batch.offsets = toInt32s(field(object, "offsets"), "batch.offsets");
-  batch.predictions = toInt32s(field(object, "predictions"), "batch.predictions");
-  return batch;
-}
-
-ForwardOptions toForwardOptions(const Napi::Object& object) {
-  ForwardOptions options;
-  options.adapter = text(object, "adapter", "");
-  options.head = text(object, "head", "");
-  options.temperature = number(object, "temperature", 1);
-  options.grad = boolean(object, "grad", false);
-  options.statistics = boolean(object, "statistics", true);
-  return options;
-}
-
-GenerateOptions toGenerateOptions(const Napi::Object& object) {
-  GenerateOptions options;
-  options.maxNewTokens = integer(object, "maxNewTokens", options.maxNewTokens);
-  options.minNewTokens = integer(object, "minNewTokens", 0);
-  options.temperature = number(object, "temperature", 1);
-  options.topP = number(object, "topP", 1);
-  options.minP = number(object, "minP", 0);
-  options.repetitionPenalty = number(object, "repetitionPenalty", 1);
-  options.topK = integer(object, "topK", 0);
-  options.seed = static_cast<uint64_t>(integer(object, "seed", 0));
-  options.firstStream = integer(object, "firstStream", 0);
-  options.stopTokens = toInt32s(field(object, "stopTokens"), "stopTokens");
-  options.maxBatch = integer(object, "maxBatch", options.maxBatch);
-  options.adapter = text(object, "adapter", "");
-  return options;
-}
-
-std::vector<std::vector<int32_t>> toPrompts(Napi::Value value) {
-  if (!value.IsArray()) throwArgument("prompts must be an array of Int32Array");
-  const Napi::Array array = value.As<Napi::Array>();
-  std::vector<std::vector<int32_t>> prompts;
-  for (uint32_t i = 0; i < array.Length(); ++i) prompts.push_back(toInt32s(array.Get(i), "prompts"));
-  return prompts;
-}
-
-Napi::Value toGenerations(Napi::Env env, const std::vector<Generation>& generations) {
-  Napi::Array result = Napi::Array::New(env, generations.size());
-  for (uint32_t i = 0; i < generations.size(); ++i) {
-    const std::vector<int32_t>& tokens = generations[i].tokens;
-    Napi::Int32Array copy = Napi::Int32Array::New(env, tokens.size());
-    std::copy(tokens.begin(), tokens.end(), copy.Data());
-    Napi::Object entry = Napi::Object::New(env);
-    entry.Set("tokens", copy);
-    entry.Set("stopped", generations[i].stopped);
-    result.Set(i, entry);
-  }
-  return result;
 }
 
 /// Hands tokens to a JavaScript callback as they are drawn. An exception thrown there cancels the generation.
@@ -141,19 +66,7 @@ Napi::Value ModelWrap::parameters(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     std::vector<ParameterInfo> parameters;
     change(info, [&](Model& model) { parameters = model.parameters(); });
-    Napi::Array result = Napi::Array::New(info.Env(), parameters.size());
-    for (uint32_t i = 0; i < parameters.size(); ++i) {
-      const ParameterInfo& parameter = parameters[i];
-      Napi::Array shape = Napi::Array::New(info.Env(), parameter.shape.size());
-      for (uint32_t d = 0; d < parameter.shape.size(); ++d) shape.Set(d, static_cast<double>(parameter.shape[d]));
-      Napi::Object entry = Napi::Object::New(info.Env());
-      entry.Set("name", parameter.name);
-      entry.Set("shape", shape);
-      entry.Set("group", parameter.group);
-      entry.Set("trainable", parameter.trainable);
-      result.Set(i, entry);
-    }
-    return result;
+    return toParameterList(info.Env(), parameters);
   });
 }
 

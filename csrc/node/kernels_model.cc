@@ -1,0 +1,257 @@
+#include "node/kernels_model.h"
+
+#include <memory>
+
+#include "model/model.h"
+#include "node/arguments.h"
+#include "node/kernels_arguments.h"
+#include "node/kernels_backends.h"
+#include "node/settings.h"
+
+// Whole models for tests, on every backend and in float32, float64 or complex128. Arrays are Float64Arrays; complex ones hold real and
+// imaginary parts in turn, so that gradients can be checked by the complex step.
+
+namespace rlhf::kernels {
+namespace {
+
+using node::boolean;
+using node::field;
+using node::guarded;
+using node::number;
+using node::toObject;
+using node::toText;
+
+class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
+ public:
+  /// new Model(config, { backend, type, threads?, trainable? })
+  explicit ModelWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ModelWrap>(info) {
+    guarded(info, [&] {
+      const Napi::Object options = toObject(info[1], "options");
+      const int threads = static_cast<int>(node::integer(options, "threads", 1));
+      Backend& backend = openBackend(toText(field(options, "backend"), "backend"), threads);
+      engine_ = std::make_shared<Engine>(backend.ops(), backend.device(), toDType(field(options, "type"), "type"));
+      model_ = Model::create(engine_, node::toModelConfig(toObject(info[0], "config")), boolean(options, "trainable", false));
+      return info.Env().Undefined();
+    });
+  }
+
+  Napi::Value parameters(const Napi::CallbackInfo& info);
+  Napi::Value read(const Napi::CallbackInfo& info) {
+    return guarded(info, [&] { return toArray(info.Env(), model_->parameterData(toText(info[0], "name")), size(toText(info[0], "name"))); });
+  }
+  Napi::Value gradient(const Napi::CallbackInfo& info);
+  Napi::Value write(const Napi::CallbackInfo& info);
+  Napi::Value initialise(const Napi::CallbackInfo& info) {
+    return change(info, [&] { model_->initialise(node::toNumber(info[0], "std"), static_cast<uint64_t>(node::toInteger(info[1], "seed"))); });
+  }
+  Napi::Value addAdapter(const Napi::CallbackInfo& info) {
+    return change(info, [&] { model_->addAdapter(toText(info[0], "name"), node::toAdapterConfig(toObject(info[1], "config"))); });
+  }
+  Napi::Value removeAdapter(const Napi::CallbackInfo& info) {
+    return change(info, [&] { model_->removeAdapter(toText(info[0], "name")); });
+  }
+  Napi::Value mergeAdapter(const Napi::CallbackInfo& info) {
+    return change(info, [&] { model_->mergeAdapter(toText(info[0], "name")); });
+  }
+  Napi::Value addHead(const Napi::CallbackInfo& info) {
+    return change(info, [&] { model_->addHead(toText(info[0], "name"), node::toHeadConfig(toObject(info[1], "config"))); });
+  }
+  Napi::Value zeroGradients(const Napi::CallbackInfo& info) {
+    return change(info, [&] { model_->zeroGradients(toText(info[0], "group")); });
+  }
+  Napi::Value setMaxLivePasses(const Napi::CallbackInfo& info) {
+    return change(info, [&] { model_->setMaxLivePasses(node::toInteger(info[0], "count")); });
+  }
+  Napi::Value setLogitsBudget(const Napi::CallbackInfo& info) {
+    return change(info, [&] { model_->setLogitsBudget(static_cast<size_t>(node::toInteger(info[0], "bytes"))); });
+  }
+  Napi::Value memory(const Napi::CallbackInfo& info);
+  Napi::Value forward(const Napi::CallbackInfo& info);
+  Napi::Value backward(const Napi::CallbackInfo& info);
+  Napi::Value disposePass(const Napi::CallbackInfo& info) {
+    return change(info, [&] { pass(info[0]).reset(); });
+  }
+  Napi::Value generate(const Napi::CallbackInfo& info);
+  Napi::Value createOptimizer(const Napi::CallbackInfo& info);
+  Napi::Value optimizerStep(const Napi::CallbackInfo& info);
+
+ private:
+  template <class Body>
+  Napi::Value change(const Napi::CallbackInfo& info, Body body) {
+    return guarded(info, [&]() -> Napi::Value {
+      body();
+      return info.Env().Undefined();
+    });
+  }
+
+  bool narrow() const { return engine_->type() == DType::F32; }
+  /// float64 numbers per element as JavaScript sees them.
+  int64_t components() const { return engine_->type() == DType::C128 ? 2 : 1; }
+  int64_t size(const std::string& name) const;
+  Napi::Value toArray(Napi::Env env, const void* source, int64_t count) const;
+  /// Device memory with the values of a Float64Array of `count` elements; empty for undefined.
+  DeviceMemory toDevice(Napi::Value value, const char* name, int64_t count) const;
+  std::unique_ptr<Pass>& pass(Napi::Value handle);
+
+  std::shared_ptr<Engine> engine_;
+  std::shared_ptr<Model> model_;
+  std::vector<std::unique_ptr<Pass>> passes_;  // by the number that forward returned
+  std::unique_ptr<Optimizer> optimizer_;
+};
+
+int64_t ModelWrap::size(const std::string& name) const {
+  int64_t count = 1;
+  for (const ParameterInfo& parameter : model_->parameters())
+    if (parameter.name == name)
+      for (const int64_t extent : parameter.shape) count *= extent;
+  return count;
+}
+
+Napi::Value ModelWrap::toArray(Napi::Env env, const void* source, int64_t count) const {
+  if (!source) return env.Null();
+  const size_t elements = static_cast<size_t>(count * components());
+  Napi::Float64Array array = Napi::Float64Array::New(env, elements);
+  if (narrow()) {
+    std::vector<float> values(elements);
+    engine_->copy(values.data(), source, elements * sizeof(float));
+    engine_->synchronize();
+    std::copy(values.begin(), values.end(), array.Data());
+  } else {
+    engine_->copy(array.Data(), source, elements * sizeof(double));
+    engine_->synchronize();
+  }
+  return array;
+}
+
+DeviceMemory ModelWrap::toDevice(Napi::Value value, const char* name, int64_t count) const {
+  if (value.IsUndefined() || value.IsNull()) return {};
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array)
+    throw Error(code::kArgument, format("%s must be a Float64Array", name));
+  const Napi::Float64Array array = value.As<Napi::Float64Array>();
+  const size_t elements = static_cast<size_t>(count * components());
+  if (array.ElementLength() != elements) throw Error(code::kShape, format("%s must have %zu numbers, got %zu", name, elements, array.ElementLength()));
+  DeviceMemory memory(*engine_, elements * (narrow() ? sizeof(float) : sizeof(double)), name);
+  const std::vector<float> values(array.Data(), array.Data() + (narrow() ? elements : 0));
+  engine_->copy(memory.data(), narrow() ? static_cast<const void*>(values.data()) : array.Data(), memory.bytes());
+  engine_->synchronize();
+  return memory;
+}
+
+Napi::Value ModelWrap::parameters(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] { return node::toParameterList(info.Env(), model_->parameters()); });
+}
+
+Napi::Value ModelWrap::gradient(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    const std::string name = toText(info[0], "name");
+    return toArray(info.Env(), model_->gradientData(name), size(name));
+  });
+}
+
+Napi::Value ModelWrap::write(const Napi::CallbackInfo& info) {
+  return change(info, [&] {
+    const std::string name = toText(info[0], "name");
+    const DeviceMemory values = toDevice(info[1], "values", size(name));
+    engine_->copy(model_->parameterData(name), values.data(), values.bytes());
+    engine_->synchronize();
+  });
+}
+
+Napi::Value ModelWrap::memory(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    Napi::Object result = Napi::Object::New(info.Env());
+    for (const auto& [category, bytes] : model_->memory()) result.Set(category, static_cast<double>(bytes));
+    return result;
+  });
+}
+
+/// forward(batch, options) → { pass, logProb, lse, entropy, value }
+Napi::Value ModelWrap::forward(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    std::unique_ptr<Pass> pass = model_->forward(node::toBatch(toObject(info[0], "batch")), node::toForwardOptions(toObject(info[1], "options")));
+    Napi::Object result = Napi::Object::New(info.Env());
+    result.Set("logProb", toArray(info.Env(), pass->logProb(), pass->rows()));
+    result.Set("lse", toArray(info.Env(), pass->lse(), pass->rows()));
+    result.Set("entropy", toArray(info.Env(), pass->entropy(), pass->rows()));
+    result.Set("value", toArray(info.Env(), pass->value(), pass->rows()));
+    result.Set("pass", static_cast<double>(passes_.size()));
+    passes_.push_back(std::move(pass));
+    return result;
+  });
+}
+
+std::unique_ptr<Pass>& ModelWrap::pass(Napi::Value handle) {
+  const int64_t index = node::toInteger(handle, "pass");
+  if (index < 0 || index >= static_cast<int64_t>(passes_.size()) || !passes_[static_cast<size_t>(index)])
+    throw Error(code::kDisposed, format("there is no pass %lld", static_cast<long long>(index)));
+  return passes_[static_cast<size_t>(index)];
+}
+
+/// backward(pass, { dLogProb?, dLse?, dEntropy?, dValue? })
+Napi::Value ModelWrap::backward(const Napi::CallbackInfo& info) {
+  return change(info, [&] {
+    Pass& target = *pass(info[0]);
+    const Napi::Object upstream = toObject(info[1], "gradients");
+    const auto array = [&](const char* name) { return toDevice(upstream.Get(name), name, target.rows()); };
+    const DeviceMemory dLogProb = array("dLogProb"), dLse = array("dLse"), dEntropy = array("dEntropy"), dValue = array("dValue");
+    model_->backward(target, {dLogProb.data(), dLse.data(), dEntropy.data(), dValue.data()});
+    engine_->synchronize();
+  });
+}
+
+Napi::Value ModelWrap::generate(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    const std::atomic<bool> cancel{false};
+    const auto prompts = node::toPrompts(info[0]);
+    return node::toGenerations(info.Env(), model_->generate(prompts, node::toGenerateOptions(toObject(info[1], "options")), {}, cancel));
+  });
+}
+
+/// createOptimizer(groups, { beta1?, beta2?, eps?, weightDecay? }): the one that optimizerStep uses
+Napi::Value ModelWrap::createOptimizer(const Napi::CallbackInfo& info) {
+  return change(info, [&] {
+    const Napi::Object options = toObject(info[1], "options");
+    AdamWConfig config;
+    config.beta1 = number(options, "beta1", config.beta1);
+    config.beta2 = number(options, "beta2", config.beta2);
+    config.eps = number(options, "eps", config.eps);
+    config.weightDecay = number(options, "weightDecay", config.weightDecay);
+    optimizer_ = std::make_unique<Optimizer>(model_, node::toTexts(info[0], "groups"), config);
+  });
+}
+
+/// optimizerStep(learningRate, maxGradNorm, gradientScale) → { gradientNorm, skipped, steps }
+Napi::Value ModelWrap::optimizerStep(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    if (!optimizer_) throw Error(code::kArgument, "call createOptimizer first");
+    const Optimizer::Result step = optimizer_->step(node::toNumber(info[0], "learningRate"), node::toNumber(info[1], "maxGradNorm"),
+                                                    node::toNumber(info[2], "gradientScale"));
+    Napi::Object result = Napi::Object::New(info.Env());
+    result.Set("gradientNorm", step.gradientNorm);
+    result.Set("skipped", step.skipped);
+    result.Set("steps", static_cast<double>(optimizer_->stepCount()));
+    return result;
+  });
+}
+
+}  // namespace
+
+void defineModel(Napi::Env env, Napi::Object exports) {
+  using W = ModelWrap;
+  exports.Set("Model", W::DefineClass(env, "Model",
+                                      {W::InstanceMethod<&W::parameters>("parameters"), W::InstanceMethod<&W::read>("read"),
+                                       W::InstanceMethod<&W::gradient>("gradient"), W::InstanceMethod<&W::write>("write"),
+                                       W::InstanceMethod<&W::initialise>("initialise"), W::InstanceMethod<&W::addAdapter>("addAdapter"),
+                                       W::InstanceMethod<&W::removeAdapter>("removeAdapter"),
+                                       W::InstanceMethod<&W::mergeAdapter>("mergeAdapter"), W::InstanceMethod<&W::addHead>("addHead"),
+                                       W::InstanceMethod<&W::zeroGradients>("zeroGradients"),
+                                       W::InstanceMethod<&W::setMaxLivePasses>("setMaxLivePasses"),
+                                       W::InstanceMethod<&W::setLogitsBudget>("setLogitsBudget"),
+                                       W::InstanceMethod<&W::memory>("memory"), W::InstanceMethod<&W::forward>("forward"),
+                                       W::InstanceMethod<&W::backward>("backward"), W::InstanceMethod<&W::disposePass>("disposePass"),
+                                       W::InstanceMethod<&W::generate>("generate"),
+                                       W::InstanceMethod<&W::createOptimizer>("createOptimizer"),
+                                       W::InstanceMethod<&W::optimizerStep>("optimizerStep")}));
+}
+
+}  // namespace rlhf::kernels

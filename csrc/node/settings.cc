@@ -1,0 +1,143 @@
+#include "node/settings.h"
+
+#include <map>
+
+#include "node/arguments.h"
+
+namespace rlhf::node {
+namespace {
+
+template <class Value>
+Value named(const std::map<std::string, Value>& values, const std::string& name, const char* what) {
+  const auto found = values.find(name);
+  if (found == values.end()) throw Error(code::kConfig, format("%s \"%s\" is not supported", what, name.c_str()));
+  return found->second;
+}
+
+}  // namespace
+
+Activation toActivation(const std::string& name) {
+  return named<Activation>({{"none", Activation::None},
+                            {"gelu_tanh", Activation::GeluTanh},
+                            {"gelu", Activation::GeluErf},
+                            {"tanh", Activation::Tanh},
+                            {"relu", Activation::Relu},
+                            {"silu", Activation::Silu}},
+                           name, "activation");
+}
+
+ModelConfig toModelConfig(const Napi::Object& object) {
+  ModelConfig config;
+  config.family = named<Family>({{"gpt2", Family::Gpt2}, {"llama", Family::Llama}},
+                                toText(field(object, "family"), "family"), "model family");
+  config.layers = toInteger(field(object, "layers"), "layers");
+  config.hidden = toInteger(field(object, "hidden"), "hidden");
+  config.heads = toInteger(field(object, "heads"), "heads");
+  config.kvHeads = integer(object, "kvHeads", config.heads);
+  config.headDim = toInteger(field(object, "headDim"), "headDim");
+  config.intermediate = toInteger(field(object, "intermediate"), "intermediate");
+  config.vocab = toInteger(field(object, "vocab"), "vocab");
+  config.maxPositions = toInteger(field(object, "maxPositions"), "maxPositions");
+  config.normEps = number(object, "normEps", config.normEps);
+  config.ropeTheta = number(object, "ropeTheta", config.ropeTheta);
+  config.activation = toActivation(toText(field(object, "activation"), "activation"));
+  config.tiedEmbeddings = boolean(object, "tiedEmbeddings", false);
+  config.attentionBias = boolean(object, "attentionBias", false);
+  config.mlpBias = boolean(object, "mlpBias", false);
+  config.validate();
+  return config;
+}
+
+AdapterConfig toAdapterConfig(const Napi::Object& object) {
+  AdapterConfig config;
+  config.rank = toInteger(field(object, "rank"), "rank");
+  config.alpha = toNumber(field(object, "alpha"), "alpha");
+  config.targetModules = toTexts(field(object, "targetModules"), "targetModules");
+  config.seed = static_cast<uint64_t>(integer(object, "seed", 0));
+  return config;
+}
+
+HeadConfig toHeadConfig(const Napi::Object& object) {
+  HeadConfig config;
+  config.inner = integer(object, "inner", 0);
+  config.activation = toActivation(text(object, "activation", "tanh"));
+  config.bias = boolean(object, "bias", true);
+  config.initStd = number(object, "initStd", 0);
+  config.seed = static_cast<uint64_t>(integer(object, "seed", 0));
+  return config;
+}
+
+Batch toBatch(const Napi::Object& object) {
+  Batch batch;
+  batch.tokens = toInt32s(field(object, "tokens"), "batch.tokens");
+  batch.offsets = toInt32s(field(object, "offsets"), "batch.offsets");
+  batch.predictions = toInt32s(field(object, "predictions"), "batch.predictions");
+  return batch;
+}
+
+ForwardOptions toForwardOptions(const Napi::Object& object) {
+  ForwardOptions options;
+  options.adapter = text(object, "adapter", "");
+  options.head = text(object, "head", "");
+  options.temperature = number(object, "temperature", 1);
+  options.grad = boolean(object, "grad", false);
+  options.statistics = boolean(object, "statistics", true);
+  return options;
+}
+
+GenerateOptions toGenerateOptions(const Napi::Object& object) {
+  GenerateOptions options;
+  options.maxNewTokens = integer(object, "maxNewTokens", options.maxNewTokens);
+  options.minNewTokens = integer(object, "minNewTokens", 0);
+  options.temperature = number(object, "temperature", 1);
+  options.topP = number(object, "topP", 1);
+  options.minP = number(object, "minP", 0);
+  options.repetitionPenalty = number(object, "repetitionPenalty", 1);
+  options.topK = integer(object, "topK", 0);
+  options.seed = static_cast<uint64_t>(integer(object, "seed", 0));
+  options.firstStream = integer(object, "firstStream", 0);
+  options.stopTokens = toInt32s(field(object, "stopTokens"), "stopTokens");
+  options.maxBatch = integer(object, "maxBatch", options.maxBatch);
+  options.adapter = text(object, "adapter", "");
+  return options;
+}
+
+std::vector<std::vector<int32_t>> toPrompts(Napi::Value value) {
+  if (!value.IsArray()) throwArgument("prompts must be an array of Int32Array");
+  const Napi::Array array = value.As<Napi::Array>();
+  std::vector<std::vector<int32_t>> prompts;
+  for (uint32_t i = 0; i < array.Length(); ++i) prompts.push_back(toInt32s(array.Get(i), "prompts"));
+  return prompts;
+}
+
+Napi::Value toParameterList(Napi::Env env, const std::vector<ParameterInfo>& parameters) {
+  Napi::Array result = Napi::Array::New(env, parameters.size());
+  for (uint32_t i = 0; i < parameters.size(); ++i) {
+    const ParameterInfo& parameter = parameters[i];
+    Napi::Array shape = Napi::Array::New(env, parameter.shape.size());
+    for (uint32_t d = 0; d < parameter.shape.size(); ++d) shape.Set(d, static_cast<double>(parameter.shape[d]));
+    Napi::Object entry = Napi::Object::New(env);
+    entry.Set("name", parameter.name);
+    entry.Set("shape", shape);
+    entry.Set("group", parameter.group);
+    entry.Set("trainable", parameter.trainable);
+    result.Set(i, entry);
+  }
+  return result;
+}
+
+Napi::Value toGenerations(Napi::Env env, const std::vector<Generation>& generations) {
+  Napi::Array result = Napi::Array::New(env, generations.size());
+  for (uint32_t i = 0; i < generations.size(); ++i) {
+    const std::vector<int32_t>& tokens = generations[i].tokens;
+    Napi::Int32Array copy = Napi::Int32Array::New(env, tokens.size());
+    std::copy(tokens.begin(), tokens.end(), copy.Data());
+    Napi::Object entry = Napi::Object::New(env);
+    entry.Set("tokens", copy);
+    entry.Set("stopped", generations[i].stopped);
+    result.Set(i, entry);
+  }
+  return result;
+}
+
+}  // namespace rlhf::node

@@ -1,0 +1,26 @@
+#pragma once
+#include <napi.h>
+
+#include <string>
+#include <vector>
+
+#include "model/model.h"
+
+// The settings of engine calls, read from JavaScript objects; lib/engine/native.ts types them. Both addons use these.
+
+namespace rlhf::node {
+
+/// "none", "gelu_tanh", "gelu", "tanh", "relu" or "silu"; else ERR_RLHF_CONFIG.
+Activation toActivation(const std::string& name);
+ModelConfig toModelConfig(const Napi::Object& object);
+AdapterConfig toAdapterConfig(const Napi::Object& object);
+HeadConfig toHeadConfig(const Napi::Object& object);
+Batch toBatch(const Napi::Object& object);
+ForwardOptions toForwardOptions(const Napi::Object& object);
+GenerateOptions toGenerateOptions(const Napi::Object& object);
+std::vector<std::vector<int32_t>> toPrompts(Napi::Value value);
+/// [{ name, shape, group, trainable }]
+Napi::Value toParameterList(Napi::Env env, const std::vector<ParameterInfo>& parameters);
+Napi::Value toGenerations(Napi::Env env, const std::vector<Generation>& generations);
+
+}  // namespace rlhf::node
