@@ -16,10 +16,6 @@ export const ERROR_CODES = {
   ERR_RLHF_PASS_LIVE:
     "more forward passes are alive than were planned for: call backward() or dispose() on one",
   ERR_RLHF_PASS_CONSUMED: "a forward pass was used after backward() had consumed it",
-  ERR_RLHF_TOKEN_RANGE: "a token id is outside the model's vocabulary",
-  ERR_RLHF_CONTEXT_LENGTH: "a sequence is longer than the model's context",
-  ERR_RLHF_UNKNOWN_NAME: "no parameter, adapter, head or module has that name",
-  ERR_RLHF_PASS_CONSUMED: "a forward pass was used after its backward()",
   ERR_RLHF_DISPOSED: "a native handle was used after dispose()",
   ERR_RLHF_NON_FINITE: "a loss, a gradient or a reward is NaN or infinite",
   ERR_RLHF_MODEL: "a model directory is incomplete, or its config.json is malformed or not supported",

@@ -7,12 +7,13 @@ import { type MetricsRecord, readMetrics } from "../monitor/metrics.ts";
 import type { RewardSource } from "../rewards/reward.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { PPOTrainer } from "../trainers/ppo.ts";
+import type { PPOConfig } from "../trainers/ppo-settings.ts";
 import type { StageSummary } from "./manifest.ts";
 import { loadRewardModule } from "./reward-module.ts";
 import type { StageContext } from "./run.ts";
 import type { PpoStage } from "./schema.ts";
-import { describeReport, loadOptions, trainerConfig } from "./settings.ts";
-import { trainOptions } from "./train.ts";
+import { describeReport, loadOptions, stepsOfEpochs, trainerConfig } from "./settings.ts";
+import { trainAndCompare } from "./train.ts";
 
 /** Single iterations are noisy: the summary takes the mean over this many at each end. */
 const SUMMARY_ITERATIONS = 5;
@@ -21,6 +22,8 @@ const SUMMARY_ITERATIONS = 5;
 export async function runPpoStage(settings: PpoStage, context: StageContext): Promise<StageSummary> {
   const prompts = await loadPrompts(settings.prompts_path, { onBadRow: settings.on_bad_row });
   context.log(`  ${describeReport(prompts.report)}`);
+  const evalPrompts =
+    settings.eval_prompts_path === undefined ? [] : await loadPrompts(settings.eval_prompts_path);
   const tokenizer = await Tokenizer.load(settings.model_path);
   using model = await CausalLM.load(settings.model_path, loadOptions(settings));
   const reward = await openReward(settings, model);
@@ -30,12 +33,17 @@ export async function runPpoStage(settings: PpoStage, context: StageContext): Pr
       tokenizer,
       reward,
       prompts,
-      config: { ...trainerConfig(settings, "numIterations"), ...stopConfig(settings, tokenizer) },
+      evalPrompts,
+      config: {
+        numIterations: stepsOfEpochs(settings),
+        ...trainerConfig<Omit<PpoStage, "num_epochs">, PPOConfig>(settings),
+        ...stopConfig(settings, tokenizer),
+      },
       outputDir: settings.output_dir,
     });
-    await trainer.train(trainOptions(context));
+    const heldOut = await trainAndCompare(trainer, ["eval/objective/scores", "eval/objective/kl"], context);
     await trainer.save(settings.output_dir);
-    return summarize(settings.output_dir);
+    return { ...summarize(settings.output_dir), ...heldOut };
   } finally {
     if (reward instanceof RewardModel) reward.dispose();
   }

@@ -1,10 +1,10 @@
 import { CausalLM } from "../model/causal-lm.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
-import { RewardModelTrainer } from "../trainers/reward.ts";
+import { type RewardConfig, RewardModelTrainer } from "../trainers/reward.ts";
 import type { StageSummary } from "./manifest.ts";
 import type { StageContext } from "./run.ts";
 import type { RewardStage } from "./schema.ts";
-import { describeTokenized, loadOptions, trainerConfig } from "./settings.ts";
+import { describeTokenized, loadOptions, stepsOfEpochs, trainerConfig } from "./settings.ts";
 import { preferenceData } from "./stage-data.ts";
 import { trainAndCompare } from "./train.ts";
 
@@ -18,7 +18,7 @@ export async function runRewardStage(settings: RewardStage, context: StageContex
     tokenizer,
     trainData: data.train,
     evalData: data.eval,
-    config: trainerConfig(settings, "maxSteps"),
+    config: { maxSteps: stepsOfEpochs(settings), ...trainerConfig<RewardStage, RewardConfig>(settings) },
     outputDir: settings.output_dir,
   });
   context.log(`  ${describeTokenized(trainer.tokenized)}`);

@@ -56,10 +56,11 @@ const common = {
     .describe("rank of a LoRA adapter to train; left out: all weights are trained"),
   lora_alpha: positive.optional().describe("scale of the adapter is alpha / r"),
   lora_target_modules: z
-    .array(z.string().min(1))
-    .min(1)
+    .union([z.literal("all-linear"), z.array(z.string().min(1)).min(1)], {
+      error: 'expected "all-linear" or a list of module names',
+    })
     .optional()
-    .describe("names of the linear layers to adapt"),
+    .describe("names of the linear layers to adapt; default: the attention projections"),
   on_bad_row: z.enum(["error", "skip"]).optional().describe("what to do with malformed data rows"),
 };
 
@@ -140,6 +141,8 @@ const ppo = z
   .strictObject({
     model_path: path.describe("policy to start from; its starting point is the reference"),
     prompts_path: paths.describe("prompts as strings or {prompt, …} rows"),
+    eval_prompts_path: paths.optional().describe("prompts to measure the policy on, not to learn from"),
+    shuffle_prompts: z.boolean().optional().describe("false: prompts are taken in the order of the file"),
     reward_model_path: path.optional().describe("directory of a reward model"),
     reward_module: path
       .optional()
@@ -160,7 +163,7 @@ const ppo = z
     num_minibatches: positiveInteger.optional(),
     kl_coefficient: nonNegative.optional().describe("weight of the per-token KL in the reward"),
     kl_estimator: z.enum(["k1", "k2", "k3"]).optional(),
-    kl_target: positive.optional().describe("adapts kl_coefficient towards this KL per answer"),
+    kl_target: positive.nullable().optional().describe("adapts kl_coefficient towards this KL per answer"),
     kl_horizon: positive.optional(),
     target_kl: positive
       .nullable()
@@ -176,7 +179,11 @@ const ppo = z
     whiten_advantages: z.boolean().optional(),
     reward_clip: positive.nullable().optional(),
     missing_eos_penalty: nonNegative.nullable().optional(),
-    value_model: z.enum(["shared", "adapter", "separate"]).optional(),
+    value_model: z
+      .enum(["shared", "adapter", "separate"])
+      .optional()
+      .describe("head on the policy, adapter of its own, or model of its own"),
+    value_head: z.enum(["mlp", "linear"]).optional(),
   })
   .superRefine((stage, context) => {
     exactlyOne(stage, ["reward_model_path", "reward_module"], context);
@@ -280,6 +287,7 @@ export const pathKeys: ReadonlySet<string> = new Set([
   "data_path",
   "eval_data_path",
   "prompts_path",
+  "eval_prompts_path",
   "reward_model_path",
   "reward_module",
   "output_dir",

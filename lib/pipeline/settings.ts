@@ -1,13 +1,11 @@
 import type { TokenizeReport } from "../data/tokenize.ts";
 import type { DataReport } from "../data/types.ts";
 import type { LoadOptions } from "../model/causal-lm.ts";
+import type { LoraSettings } from "../trainers/settings.ts";
 import { camelCase, type RewardStage } from "./schema.ts";
 
-/** The settings of any stage, by YAML key. */
-export type StageSettings = Readonly<Record<string, unknown>>;
-
 /** Keys that the pipeline itself acts on; all others are settings of the trainer. */
-const PIPELINE_KEYS: ReadonlySet<string> = new Set([
+const PIPELINE_KEYS = [
   "model_path",
   "init",
   "data_path",
@@ -15,6 +13,7 @@ const PIPELINE_KEYS: ReadonlySet<string> = new Set([
   "eval_fraction",
   "max_rows",
   "prompts_path",
+  "eval_prompts_path",
   "reward_model_path",
   "reward_module",
   "output_dir",
@@ -24,40 +23,61 @@ const PIPELINE_KEYS: ReadonlySet<string> = new Set([
   "dtype",
   "freeze_base",
   "steps_per_epoch",
+  "stop",
   "lora_r",
   "lora_alpha",
   "lora_target_modules",
-]);
+] as const;
 
-/** The LoRA settings of a trainer, or nothing when all weights are trained. */
-function loraConfig(settings: StageSettings): Record<string, unknown> {
-  const { lora_r: r, lora_alpha: alpha, lora_target_modules: targetModules } = settings;
-  return r === undefined ? {} : { lora: { r, alpha, targetModules } };
-}
+type PipelineKey = (typeof PIPELINE_KEYS)[number];
 
-/** The steps that num_epochs and steps_per_epoch make together, under the name that the trainer has for them. */
-function stepCount(settings: StageSettings, name: "maxSteps" | "numIterations"): Record<string, number> {
-  const { steps_per_epoch: perEpoch, num_epochs: epochs } = settings;
-  return typeof perEpoch === "number"
-    ? { [name]: Math.max(1, Math.round(perEpoch * (typeof epochs === "number" ? epochs : 1))) }
-    : {};
+/** A YAML key as a setting of the TypeScript API: learning_rate → learningRate. */
+type CamelCase<Key extends string> = Key extends `${infer Head}_${infer Tail}`
+  ? `${Head}${Capitalize<CamelCase<Tail>>}`
+  : Key;
+
+/** The settings of a stage that are its trainer's. */
+type TrainerSettings<Stage> = {
+  readonly [Key in Exclude<keyof Stage & string, PipelineKey> as CamelCase<Key>]: Stage[Key];
+};
+
+/** A stage whose every key is one of the pipeline's or a setting of the trainer's, with a value that the trainer takes. */
+type Fitting<Stage, Config> = [keyof TrainerSettings<Stage>] extends [keyof Config]
+  ? TrainerSettings<Stage> extends Config
+    ? Stage
+    : never
+  : never;
+
+/** The LoRA settings of a stage. */
+interface LoraKeys {
+  readonly lora_r?: number;
+  readonly lora_alpha?: number;
+  readonly lora_target_modules?: LoraSettings["targetModules"];
 }
 
 /**
- * The settings of a stage that are its trainer's, in camelCase. What was left out stays out: trainers know their defaults. An
- * explicit number of steps wins over steps_per_epoch.
+ * The settings of a stage that are its trainer's, in camelCase. What was left out stays out: trainers know their defaults. A
+ * YAML key that the trainer does not have, or has with other values, does not compile.
  */
-export function trainerConfig(
-  settings: StageSettings,
-  steps: "maxSteps" | "numIterations",
-): Record<string, unknown> {
+export function trainerConfig<Stage extends object, Config extends { readonly lora?: LoraSettings }>(
+  settings: Fitting<Stage, Config>,
+): Config {
+  const pipelineKeys: ReadonlySet<string> = new Set(PIPELINE_KEYS);
   const own = Object.entries(settings).filter(
-    ([key, value]) => !PIPELINE_KEYS.has(key) && value !== undefined,
+    ([key, value]) => !pipelineKeys.has(key) && value !== undefined,
   );
-  const config = Object.fromEntries(own.map(([key, value]) => [camelCase(key), value]));
-  // Iterations of PPO have no epochs over data; there num_epochs counts only with steps_per_epoch.
-  if (steps === "numIterations") delete config.numEpochs;
-  return { ...stepCount(settings, steps), ...config, ...loraConfig(settings) };
+  const config = Object.fromEntries(own.map(([key, value]) => [camelCase(key), value as unknown]));
+  const { lora_r: r, lora_alpha: alpha, lora_target_modules: targetModules } = settings as LoraKeys;
+  return (r === undefined ? config : { ...config, lora: { r, alpha, targetModules } }) as Config;
+}
+
+/** The steps that num_epochs and steps_per_epoch make together; undefined without steps_per_epoch. */
+export function stepsOfEpochs(settings: {
+  readonly num_epochs?: number;
+  readonly steps_per_epoch?: number;
+}): number | undefined {
+  const { num_epochs: epochs = 1, steps_per_epoch: perEpoch } = settings;
+  return perEpoch === undefined ? undefined : Math.max(1, Math.round(perEpoch * epochs));
 }
 
 /** How a stage loads the model that it trains: the base gets gradients unless an adapter is trained in its place. */

@@ -1,12 +1,12 @@
 import type { SftRow } from "../data/types.ts";
 import { CausalLM } from "../model/causal-lm.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
-import { SFTTrainer } from "../trainers/sft.ts";
+import { type SFTConfig, SFTTrainer } from "../trainers/sft.ts";
 import { initModel } from "./init-model.ts";
 import type { StageSummary } from "./manifest.ts";
 import type { StageContext } from "./run.ts";
 import type { SftStage } from "./schema.ts";
-import { describeTokenized, loadOptions, trainerConfig } from "./settings.ts";
+import { describeTokenized, loadOptions, stepsOfEpochs, trainerConfig } from "./settings.ts";
 import { sftData } from "./stage-data.ts";
 import { trainAndCompare } from "./train.ts";
 
@@ -20,7 +20,7 @@ export async function runSftStage(settings: SftStage, context: StageContext): Pr
     tokenizer,
     trainData: data.train,
     evalData: data.eval,
-    config: trainerConfig(settings, "maxSteps"),
+    config: { maxSteps: stepsOfEpochs(settings), ...trainerConfig<SftStage, SFTConfig>(settings) },
     outputDir: settings.output_dir,
   });
   context.log(`  ${describeTokenized(trainer.tokenized)}`);
