@@ -8,7 +8,6 @@ export const ERROR_CODES = {
   ERR_RLHF_UNSUPPORTED: "a model family, data type or feature that this build does not have",
   ERR_RLHF_ARGUMENT: "an argument has the wrong type or a value outside its range",
   ERR_RLHF_SHAPE: "an array's shape does not fit the operation",
-  ERR_RLHF_DTYPE: "an array's data type does not fit the operation",
   ERR_RLHF_UNKNOWN_NAME: "no parameter, adapter, head or module has this name",
   ERR_RLHF_TOKEN_RANGE: "a token id lies outside the model's vocabulary",
   ERR_RLHF_CONTEXT_LENGTH: "a sequence is longer than the model's context",

@@ -4,8 +4,9 @@ import { join } from "node:path";
 import { hashOfValue } from "../../lib/pipeline/fingerprint.ts";
 import { markBegun, markComplete, stageKey, stageState } from "../../lib/pipeline/manifest.ts";
 import { loadRewardModule } from "../../lib/pipeline/reward-module.ts";
-import { camelCase, type Stage, stageSchemas } from "../../lib/pipeline/schema.ts";
-import { trainerConfig } from "../../lib/pipeline/settings.ts";
+import { camelCase, type SftStage, type Stage, stageSchemas } from "../../lib/pipeline/schema.ts";
+import { stepsOfEpochs, trainerConfig } from "../../lib/pipeline/settings.ts";
+import type { SFTConfig } from "../../lib/trainers/sft.ts";
 import { temporaryDirectory, writeText } from "../data/support.ts";
 
 describe("stage manifests", () => {
@@ -92,7 +93,7 @@ describe("stage manifests", () => {
 
 describe("settings for trainers", () => {
   it("are camelCase, without the pipeline's own keys and without what was left out", () => {
-    const settings = {
+    const stage: SftStage = {
       model_path: "m",
       data_path: "d",
       output_dir: "o",
@@ -101,25 +102,25 @@ describe("settings for trainers", () => {
       seed: undefined,
       loss_on: "all",
     };
-    assert.deepEqual(trainerConfig(settings, "maxSteps"), { learningRate: 1, lossOn: "all" });
+    assert.deepEqual(trainerConfig<SftStage, SFTConfig>(stage), { learningRate: 1, lossOn: "all" });
   });
 
   it("gather LoRA's", () => {
-    const settings = { lora_r: 4, lora_alpha: 8, lora_target_modules: ["q_proj"] };
-    assert.deepEqual(trainerConfig(settings, "maxSteps"), {
-      lora: { r: 4, alpha: 8, targetModules: ["q_proj"] },
-    });
+    const stage: SftStage = {
+      data_path: "d",
+      output_dir: "o",
+      lora_r: 4,
+      lora_alpha: 8,
+      lora_target_modules: ["q_proj"],
+    };
+    const lora = { r: 4, alpha: 8, targetModules: ["q_proj"] };
+    assert.deepEqual(trainerConfig<SftStage, SFTConfig>(stage), { lora });
   });
 
-  it("turn epochs and steps per epoch into steps, unless those are given", () => {
-    assert.deepEqual(trainerConfig({ num_epochs: 3, steps_per_epoch: 5 }, "maxSteps"), {
-      maxSteps: 15,
-      numEpochs: 3,
-    });
-    assert.deepEqual(trainerConfig({ steps_per_epoch: 5, max_steps: 7 }, "maxSteps"), { maxSteps: 7 });
-    assert.deepEqual(trainerConfig({ num_epochs: 3, steps_per_epoch: 5 }, "numIterations"), {
-      numIterations: 15,
-    });
+  it("turn epochs and steps per epoch into steps", () => {
+    assert.equal(stepsOfEpochs({ num_epochs: 3, steps_per_epoch: 5 }), 15);
+    assert.equal(stepsOfEpochs({ steps_per_epoch: 5 }), 5);
+    assert.equal(stepsOfEpochs({ num_epochs: 3 }), undefined);
   });
 
   it("are spelt one way: no two keys of a stage have the same camelCase form", () => {
