@@ -24,9 +24,9 @@ async function hashOfFile(file: string): Promise<string> {
 
 /**
  * SHA-256 of what a path holds: a file's bytes, or the names and bytes of the files directly in a directory (a model; its
- * subdirectories hold checkpoints). Throws ERR_RLHF_IO when there is nothing to read.
+ * subdirectories hold checkpoints). Throws ERR_RLHF_IO, with the setting's name, when there is nothing to read.
  */
-export async function fingerprint(path: string): Promise<string> {
+export async function fingerprint(path: string, setting: string): Promise<string> {
   try {
     if ((await stat(path)).isFile()) return await hashOfFile(path);
     const entries = await readdir(path, { withFileTypes: true });
@@ -40,7 +40,7 @@ export async function fingerprint(path: string): Promise<string> {
   } catch (error) {
     throw new RlhfError(
       "ERR_RLHF_IO",
-      `${path}: cannot be read: ${messageOf(error)}`,
+      `${setting}: ${path}: cannot be read: ${messageOf(error)}`,
       { path },
       { cause: error },
     );

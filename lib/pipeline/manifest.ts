@@ -42,7 +42,7 @@ export async function stageKey(stage: Stage): Promise<StageKey> {
       settings[key] = value;
     } else if (key !== "output_dir") {
       const paths = (Array.isArray(value) ? value : [value]) as string[];
-      inputs[key] = hashOfValue(await Promise.all(paths.map(fingerprint)));
+      inputs[key] = hashOfValue(await Promise.all(paths.map((path) => fingerprint(path, key))));
     }
   }
   return { stage: stage.kind, settings: hashOfValue(settings), inputs };

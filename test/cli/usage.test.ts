@@ -79,16 +79,16 @@ describe("command line: usage and exit codes", () => {
     );
     assert.equal(noModel.code, 1);
     assert.match(noModel.stderr, /\[ERR_RLHF_(TOKENIZER|MODEL)\]/);
-    const noData = await runHere(
+    const noInput = await runHere(
       "sft",
       "--model-path",
       missing,
       "--data-path",
-      join(directory, "none.jsonl"),
+      data,
       "--output-dir",
       join(directory, "o"),
     );
-    assert.equal(noData.code, 1);
-    assert.match(noData.stderr, /none\.jsonl: cannot be read/);
+    assert.equal(noInput.code, 1);
+    assert.match(noInput.stderr, /model_path: .*no-model: cannot be read.*\[ERR_RLHF_IO\]/);
   });
 });
