@@ -15,24 +15,11 @@ struct RunningSoftmax {
   alignas(64) float correction[kTile];
 };
 
-/// scores[key][query] = K·Qᵀ; on the diagonal only the vectors that hold a visible pair.
-void scoreTile(const AttentionForward& a, const float* keyRows, int64_t keys, const float* queriesT, int64_t lanes,
-               bool diagonal, float* scores) {
-  for (int64_t key = 0; key < (diagonal ? keys : 1); key += kTileRows) {
-    const int64_t firstLane = diagonal ? key / kWidth * kWidth : 0;
-    multiply<Contiguous::Depth>(diagonal ? std::min<int64_t>(kTileRows, keys - key) : keys, lanes - firstLane,
-                                {.depth = a.headDim, .a = keyRows + key * a.kStride, .aStride = a.kStride,
-                                 .b = queriesT + firstLane, .bStride = kTile,
-                                 .c = scores + key * kTile + firstLane, .cStride = kTile, .accumulate = false});
-  }
-}
-
 /// scores becomes exp(scores − maximum so far), 0 where the key lies after the query.
 void softmaxTile(int64_t keys, int64_t lanes, bool diagonal, float* scores, RunningSoftmax& running) {
   for (int64_t lane = 0; lane < lanes; lane += kWidth) {
     float* const column = scores + lane;
-    // Beyond these keys no query of this vector sees anything, and nothing is read later.
-    const int64_t visible = diagonal ? std::min(keys, roundUp(lane + kWidth, kTileRows)) : keys;
+    const int64_t visible = visibleKeys(lane, keys, diagonal);
     if (diagonal) {
       const IntVec query = laneIndex() + static_cast<int>(lane);
       for (int64_t key = lane; key < visible; ++key)
@@ -97,7 +84,7 @@ void forwardTile(const AttentionForward& a, int64_t head, const SequenceTile& ti
     const bool diagonal = keyTile == tile.tile;
     const float* k = static_cast<const float*>(a.k) + key.row() * a.kStride + kvHead * dim;
     const float* v = static_cast<const float*>(a.v) + key.row() * a.vStride + kvHead * dim;
-    scoreTile(a, k, key.rows(), queriesT, lanes, diagonal, scores);
+    multiplyKeyRows(k, a.kStride, key.rows(), dim, queriesT, lanes, diagonal, scores);
     softmaxTile(key.rows(), lanes, diagonal, scores, running);
     copyRows(v, a.vStride, key.rows(), dim, valueCopy);
     accumulateValues(queries, key.rows(), dim, diagonal, keyTile == 0, valueCopy, scores, running, output);

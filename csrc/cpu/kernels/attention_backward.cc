@@ -74,29 +74,20 @@ void loadQueryTile(const AttentionBackward& a, int64_t head, const SequenceTile&
 void scoreGradients(const AttentionBackward& a, const QueryTile& query, int64_t queries, const float* k, const float* v,
                     int64_t keys, bool diagonal, float* p, float* dScore) {
   const int64_t lanes = roundUp(queries, kWidth);
+  multiplyKeyRows(k, a.kStride, keys, a.headDim, query.queriesT, lanes, diagonal, p);
+  multiplyKeyRows(v, a.vStride, keys, a.headDim, query.dOutputT, lanes, diagonal, dScore);
   const float scale = static_cast<float>(a.scale);
-  for (int64_t first = 0; first < keys; first += kTileRows) {
-    const int64_t rows = std::min<int64_t>(kTileRows, keys - first);
-    const int64_t firstLane = diagonal ? first / kWidth * kWidth : 0, corner = first * kTile + firstLane;
-    multiply<Contiguous::Depth>(rows, lanes - firstLane,
-                                {.depth = a.headDim, .a = k + first * a.kStride, .aStride = a.kStride,
-                                 .b = query.queriesT + firstLane, .bStride = kTile, .c = p + corner, .cStride = kTile,
-                                 .accumulate = false});
-    multiply<Contiguous::Depth>(rows, lanes - firstLane,
-                                {.depth = a.headDim, .a = v + first * a.vStride, .aStride = a.vStride,
-                                 .b = query.dOutputT + firstLane, .bStride = kTile, .c = dScore + corner,
-                                 .cStride = kTile, .accumulate = false});
-    for (int64_t lane = firstLane; lane < lanes; lane += kWidth) {
-      const IntVec index = laneIndex() + static_cast<int>(lane);
-      const Vec lse = load(query.lse + lane), delta = load(query.delta + lane);
-      for (int64_t key = first; key < first + rows; ++key) {
-        float* const score = p + key * kTile + lane;
-        float* const gradient = dScore + key * kTile + lane;
-        Vec probability = exp(load(score) - lse);
-        if (diagonal) probability = index < static_cast<int>(key) ? Vec{} : probability;
-        store(score, probability);
-        store(gradient, probability * (load(gradient) - delta) * scale);
-      }
+  for (int64_t lane = 0; lane < lanes; lane += kWidth) {
+    const IntVec index = laneIndex() + static_cast<int>(lane);
+    const Vec lse = load(query.lse + lane), delta = load(query.delta + lane);
+    const int64_t end = visibleKeys(lane, keys, diagonal);
+    for (int64_t key = 0; key < end; ++key) {
+      float* const score = p + key * kTile + lane;
+      float* const gradient = dScore + key * kTile + lane;
+      Vec probability = exp(load(score) - lse);
+      if (diagonal) probability = index < static_cast<int>(key) ? Vec{} : probability;
+      store(score, probability);
+      store(gradient, probability * (load(gradient) - delta) * scale);
     }
   }
 }

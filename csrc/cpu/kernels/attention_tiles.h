@@ -75,6 +75,24 @@ class TileList {
   int64_t size_ = 0, pairs_ = 0;
 };
 
+/// scores[key][query] = Σ_d keyRows[key][d] · queriesT[d][query]; on the diagonal only the vectors that hold a visible pair.
+inline void multiplyKeyRows(const float* keyRows, int64_t keyStride, int64_t keys, int64_t dim, const float* queriesT,
+                            int64_t lanes, bool diagonal, float* scores) {
+  const int64_t step = diagonal ? kTileRows : keys;
+  for (int64_t key = 0; key < keys; key += step) {
+    const int64_t firstLane = diagonal ? key / kWidth * kWidth : 0;
+    multiply<Contiguous::Depth>(std::min(step, keys - key), lanes - firstLane,
+                                {.depth = dim, .a = keyRows + key * keyStride, .aStride = keyStride,
+                                 .b = queriesT + firstLane, .bStride = kTile, .c = scores + key * kTile + firstLane,
+                                 .cStride = kTile, .accumulate = false});
+  }
+}
+
+/// Keys of a tile after which no query of the vector at `lane` sees any, rounded up to the register tiles that read them.
+constexpr int64_t visibleKeys(int64_t lane, int64_t keys, bool diagonal) {
+  return diagonal ? std::min(keys, roundUp(lane + kWidth, kTileRows)) : keys;
+}
+
 /// Multiply-adds of one product over all pairs below which attention stays on the calling thread.
 inline constexpr int64_t kSharedAttentionWork = 1 << 19;
 
