@@ -21,7 +21,8 @@ GPT2 = dict(n_layer=2, n_embd=36, n_head=3, n_positions=64, vocab_size=131, resi
 # Heads x head_dim (48) differs from hidden_size (42), groups of three query heads, widths that fill no SIMD register.
 LLAMA = dict(num_hidden_layers=3, hidden_size=42, intermediate_size=72, num_attention_heads=6, num_key_value_heads=2,
              head_dim=8, vocab_size=137, max_position_embeddings=64, tie_word_embeddings=False, rms_norm_eps=1e-5,
-             rope_parameters=dict(rope_type="default", rope_theta=50000.0), bos_token_id=1, eos_token_id=2, pad_token_id=0)
+             rope_parameters=dict(rope_type="default", rope_theta=50000.0), bos_token_id=1, eos_token_id=2)
+# No pad token: PyTorch gives the embedding of a pad token no gradient, where it is sampled like any other too.
 # One small model with a tied head, for the runs whose final weights are stored.
 MICRO = dict(LLAMA, num_hidden_layers=2, hidden_size=24, intermediate_size=40, num_attention_heads=3, num_key_value_heads=1,
              vocab_size=61, tie_word_embeddings=True, rope_parameters=dict(rope_type="default", rope_theta=10000.0))

@@ -3,12 +3,13 @@
 adapters/<model>/           adapter_config.json and adapter_model.safetensors
 <model>-lora.safetensors    tokens, offsets, logProb, entropy, upstream gradients, grad.<name>.lora_A / .lora_B (temperature 1)
 """
+import json
 import shutil
 
 import torch
 from peft import LoraConfig, get_peft_model
 
-from common import HERE, MODELS, load_causal_lm, pack, save_tensors, statistics
+from common import HERE, MODELS, load_causal_lm, pack, save_json, save_tensors, statistics
 
 CASES = {
     "gpt2": dict(r=3, lora_alpha=7, target_modules=["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True),
@@ -35,6 +36,12 @@ def short_name(key):
     return key.removeprefix("base_model.model.").removesuffix(".default.weight")
 
 
+def make_config_reproducible(path, name):
+    """peft writes a set in random order and the absolute path of the base model."""
+    config = json.loads(path.read_text())
+    save_json(path, config | {"target_modules": sorted(config["target_modules"]), "base_model_name_or_path": f"models/{name}"})
+
+
 def make(name, seed):
     model = with_random_adapter(name, seed)
     directory = HERE / "adapters" / name
@@ -42,6 +49,7 @@ def make(name, seed):
     model.float().save_pretrained(directory)
     model.double()
     (directory / "README.md").unlink(missing_ok=True)
+    make_config_reproducible(directory / "adapter_config.json", name)
 
     tokens, offsets = pack([1, 3, 21, 8], model.config.vocab_size, seed + 1)
     generator = torch.Generator().manual_seed(seed + 2)

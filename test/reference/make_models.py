@@ -31,7 +31,7 @@ def main():
     save(micro_llama(14).to(torch.bfloat16), "micro-llama-bf16")
     save(micro_llama(15).to(torch.float16), "micro-llama-f16")
 
-    reward_llama = LlamaForSequenceClassification(LlamaConfig(**dict(MICRO, num_labels=1)))
+    reward_llama = LlamaForSequenceClassification(LlamaConfig(**dict(MICRO, num_labels=1, pad_token_id=0)))
     save(randomise(reward_llama, seed=21), "reward-llama")
     reward_gpt2 = GPT2ForSequenceClassification(
         gpt2_config(n_layer=2, n_embd=24, n_head=2, vocab_size=67, n_positions=40, num_labels=1, pad_token_id=0))
