@@ -11,7 +11,9 @@ export interface Network {
   readonly head?: string;
 }
 
+/** The value head, and the adapters made here; adapters and heads of a model share one name space. */
 const VALUE = "value";
+const VALUE_ADAPTER = "value-adapter";
 const REFERENCE = "reference";
 
 /** An adapter does nothing while all its B are zero. */
@@ -122,8 +124,8 @@ export class PpoNetworks implements Disposable {
         'config.valueModel "adapter" needs a policy trained by LoRA, whose base stays frozen; use "shared" or "separate"',
       );
     }
-    if (!model.adapters.has(VALUE)) addAdapterLike(model, target.adapter, VALUE, settings.seed);
-    return { model, adapter: VALUE, head: VALUE };
+    if (!model.adapters.has(VALUE_ADAPTER)) addAdapterLike(model, target.adapter, VALUE_ADAPTER, settings.seed);
+    return { model, adapter: VALUE_ADAPTER, head: VALUE };
   }
 
   get parts(): readonly TrainedPart[] {

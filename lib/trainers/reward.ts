@@ -66,7 +66,7 @@ export class RewardModelTrainer extends SupervisedTrainer<
     const { model: given, tokenizer } = options;
     const config = withDefaults(SUPERVISED_DEFAULTS, options.config ?? {});
     const model = given instanceof RewardModel ? given.model : given;
-    const target = chooseTarget(model, config, "reward");
+    const target = chooseTarget(model, config, "default");
     const learningRate = config.learningRate ?? defaultLearningRate(target, LEARNING_RATES);
     const { maxLength = Math.min(1024, model.maxLength) } = config;
     const train = tokenizePreferences(options.trainData, tokenizer, { maxLength });

@@ -1,0 +1,313 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import {
+  CausalLM,
+  type PPOConfig,
+  PPOTrainer,
+  type RewardFunction,
+  RewardModel,
+  type RewardSource,
+} from "../../lib/index.ts";
+import { withTemporaryDirectory } from "../support/tiny.ts";
+import { assertSameWeights, prompts, tinyModel, tinyTokenizer, weightsOf } from "./support.ts";
+
+const tokenizer = tinyTokenizer();
+const CONFIG: PPOConfig = {
+  batchSize: 6,
+  maxNewTokens: 7,
+  learningRate: 3e-3,
+  numPpoEpochs: 2,
+  numMinibatches: 2,
+  numIterations: 3,
+  targetKl: null,
+  seed: 5,
+};
+
+/** Deterministic, and different for most answers. */
+const countLetters: RewardFunction = (_prompt, response) => (response.match(/[aeiou]/g) ?? []).length / 3;
+
+function makeTrainer(
+  model: CausalLM,
+  config: PPOConfig = {},
+  reward: RewardSource = countLetters,
+  outputDir?: string,
+) {
+  return new PPOTrainer({ model, tokenizer, reward, prompts, config: { ...CONFIG, ...config }, outputDir });
+}
+
+const VARIANTS: [string, "all" | "none", PPOConfig][] = [
+  ["all weights, shared value head", "all", {}],
+  ["all weights, separate value model", "all", { valueModel: "separate", valueHead: "linear" }],
+  ["LoRA, shared value head", "none", { lora: { r: 4, targetModules: "all-linear" }, temperature: 0.7 }],
+  ["LoRA, value adapter", "none", { lora: { r: 4 }, valueModel: "adapter", microBatchTokens: 30 }],
+];
+
+describe("PPOTrainer", () => {
+  for (const [what, trainable, config] of VARIANTS) {
+    it(`${what}: the first minibatch's ratios are exactly 1, and the update changes later ones`, async () => {
+      using model = await tinyModel(tokenizer, trainable);
+      using trainer = makeTrainer(model, config);
+      const experience = await trainer.computeRewardsAndValues(await trainer.generateResponses());
+      assert.equal(experience.kl, 0, "the policy starts at the reference");
+      const { minibatches, metrics } = await trainer.ppoStep(experience);
+      const [first, , , last] = minibatches;
+      assert.equal(minibatches.length, 4);
+      assert.deepEqual(
+        [first?.ratio, first?.ratioSquared, first?.approxKl, first?.clipFraction],
+        [1, 1, 0, 0],
+      );
+      assert.ok((last?.approxKl as number) > 0);
+      for (const [name, value] of Object.entries(metrics)) assert.ok(Number.isFinite(value), name);
+      const after = await trainer.computeRewardsAndValues(await trainer.generateResponses());
+      assert.notEqual(after.kl, 0, "the reference stays where it was");
+      const second = await trainer.ppoStep(after);
+      assert.equal(second.minibatches[0]?.ratioSquared, 1);
+    });
+  }
+
+  it("every epoch passes over each rollout once, in a new order", async () => {
+    using model = await tinyModel(tokenizer);
+    using trainer = makeTrainer(model);
+    const experience = await trainer.computeRewardsAndValues(await trainer.generateResponses());
+    const { minibatches } = await trainer.ppoStep(experience);
+    const epochs = [minibatches.slice(0, 2), minibatches.slice(2)].map((epoch) =>
+      epoch.flatMap((m) => [...m.rollouts]),
+    );
+    for (const epoch of epochs) assert.deepEqual([...epoch].sort(), [0, 1, 2, 3, 4, 5]);
+    assert.notDeepEqual(epochs[0], epochs[1]);
+  });
+
+  it("rewards, returns and advantages are those of the formulas", async () => {
+    using model = await tinyModel(tokenizer);
+    const klCoefficient = 0.3;
+    using trainer = makeTrainer(model, {
+      klCoefficient,
+      whitenAdvantages: false,
+      gamma: 0.9,
+      lambda: 0.8,
+      stop: [],
+    });
+    await trainer.trainStep();
+    const experience = await trainer.computeRewardsAndValues(await trainer.generateResponses());
+    const { batch, logProb, refLogProb, value, scores } = experience;
+    let kl = 0;
+    batch.rollouts.forEach(({ promptLength }, s) => {
+      const [begin, end] = [batch.packed.offsets[s] as number, batch.packed.offsets[s + 1] as number];
+      let [advantage, after] = [0, 0];
+      for (let t = end - 1; t >= begin + promptLength; t--) {
+        const d = (logProb[t] as number) - (refLogProb[t] as number);
+        kl += d;
+        const reward = -klCoefficient * d + (t === end - 1 ? (scores[s] as number) : 0);
+        const v = value[t - 1] as number;
+        advantage = reward + 0.9 * after - v + 0.9 * 0.8 * advantage;
+        after = v;
+        for (const [name, expected] of [
+          ["reward", reward],
+          ["advantage", advantage],
+          ["returns", advantage + v],
+        ] as const) {
+          const actual = experience[name][t] as number;
+          assert.ok(
+            Math.abs(actual - expected) < 1e-4,
+            `${name} of token ${t}: ${actual}, expected ${expected}`,
+          );
+        }
+      }
+      for (let t = begin; t < begin + promptLength; t++) assert.equal(experience.reward[t], 0);
+    });
+    assert.ok(Math.abs(experience.kl - kl / batch.size) < 1e-4);
+    assert.ok(Math.abs((experience.metrics["objective/kl"] as number) - kl / batch.size) < 1e-4);
+  });
+
+  it("the updates of an iteration end when the approximate KL goes over targetKl", async () => {
+    using model = await tinyModel(tokenizer);
+    using trainer = makeTrainer(model, { targetKl: 1e-4, numPpoEpochs: 10, learningRate: 1e-2 });
+    const experience = await trainer.computeRewardsAndValues(await trainer.generateResponses());
+    const { minibatches, stoppedEarly, metrics } = await trainer.ppoStep(experience);
+    assert.ok(stoppedEarly);
+    assert.ok(minibatches.length < 20);
+    assert.equal(metrics.updates, minibatches.length - 1, "the minibatch that went over is not applied");
+    assert.ok((minibatches.at(-1)?.approxKl as number) > 1e-4);
+    assert.ok(minibatches.slice(0, -1).every((minibatch) => minibatch.approxKl <= 1e-4));
+    const name = "model.embed_tokens.weight";
+    assert.ok(
+      (await model.readGradient(name)).every((value) => value === 0),
+      "no gradient is left behind",
+    );
+  });
+
+  it("scores are clipped, and an answer without an end is punished", async () => {
+    using model = await tinyModel(tokenizer);
+    const config = { rewardClip: 0.5, missingEosPenalty: 0.25, batchSize: 16 };
+    using trainer = makeTrainer(
+      model,
+      { ...config, stop: Array.from({ length: 150 }, (_, id) => id) },
+      () => 3,
+    );
+    const rollouts = await trainer.generateResponses();
+    const { scores, metrics } = await trainer.computeRewardsAndValues(rollouts);
+    const ended = rollouts.filter((rollout) => rollout.finishReason === "stop").length;
+    assert.ok(ended > 0 && ended < 16, `${ended} of 16 ended`);
+    assert.equal(metrics["val/num_eos_tokens"], ended);
+    rollouts.forEach(({ finishReason, tokens, promptLength }, i) => {
+      assert.equal(scores[i], finishReason === "stop" ? 0.5 : 0.25);
+      assert.ok(finishReason === "stop" || tokens.length === promptLength + 7);
+    });
+  });
+
+  it("a reward function is given both texts and the prompt's row", async () => {
+    using model = await tinyModel(tokenizer);
+    const seen: string[] = [];
+    const reward: RewardFunction = async (prompt, response, { row, finishReason }) => {
+      seen.push(`${prompt}${response}`);
+      assert.equal(row.prompt, prompt);
+      assert.deepEqual(row.metadata, { topic: "wishes" });
+      assert.ok(finishReason === "stop" || finishReason === "length");
+      return 0;
+    };
+    const rows = prompts.map((prompt) => ({ prompt, metadata: { topic: "wishes" } }));
+    using trainer = new PPOTrainer({
+      model,
+      tokenizer,
+      reward,
+      prompts: rows,
+      config: { ...CONFIG, shufflePrompts: false },
+    });
+    const rollouts = await trainer.generateResponses();
+    await trainer.computeRewardsAndValues(rollouts);
+    assert.deepEqual(
+      seen,
+      rollouts.map((rollout) => tokenizer.decode(rollout.tokens)),
+    );
+    assert.deepEqual(
+      rollouts.map((rollout) => rollout.row.prompt),
+      [...prompts, ...prompts.slice(0, 2)],
+    );
+  });
+
+  it("what a reward function throws or returns amiss is ERR_RLHF_REWARD with the answer", async () => {
+    using model = await tinyModel(tokenizer);
+    const failing: RewardFunction[] = [
+      () => {
+        throw new Error("service is down");
+      },
+      () => Promise.reject(new Error("service is down")),
+      () => Number.NaN,
+      () => Number.POSITIVE_INFINITY,
+      () => "3" as unknown as number,
+    ];
+    for (const [index, reward] of failing.entries()) {
+      using trainer = makeTrainer(model, {}, reward);
+      const message = index < 2 ? /service is down/ : /must return a finite number/;
+      await assert.rejects(trainer.trainStep(), { code: "ERR_RLHF_REWARD", message });
+    }
+  });
+
+  it("a reward model scores prompt and answer; it may lend the frozen base, not one that is trained", async () => {
+    using model = await tinyModel(tokenizer, "none");
+    using reward = RewardModel.create(model, { head: { initStd: 0.5 } });
+    using trainer = makeTrainer(model, { lora: { r: 4 } }, reward);
+    const rollouts = await trainer.generateResponses();
+    const { scores } = await trainer.computeRewardsAndValues(rollouts);
+    assert.deepEqual(scores, await reward.score(rollouts.map((rollout) => rollout.tokens)));
+    using trained = await tinyModel(tokenizer, "all");
+    using shared = RewardModel.create(trained);
+    assert.throws(() => makeTrainer(trained, {}, shared), { code: "ERR_RLHF_ARGUMENT", message: /shares/ });
+  });
+
+  it("an adapter that had been trained before keeps a frozen copy of itself as reference", async () => {
+    using model = await tinyModel(tokenizer, "none");
+    model.addAdapter("policy", { r: 4, alpha: 8 });
+    for (const { name, shape } of model
+      .parameters()
+      .filter((parameter) => parameter.name.endsWith("lora_B"))) {
+      const size = shape.reduce((product, extent) => product * extent, 1);
+      await model.writeParameter(
+        name,
+        Float32Array.from({ length: size }, (_, i) => 0.1 * Math.sin(i)),
+      );
+    }
+    using trainer = makeTrainer(model);
+    const { kl, logProb } = await trainer.computeRewardsAndValues(await trainer.generateResponses());
+    assert.equal(kl, 0);
+    assert.ok(logProb.some((value) => value !== 0));
+    await trainer.trainStep();
+    const after = await trainer.computeRewardsAndValues(await trainer.generateResponses());
+    assert.notEqual(after.kl, 0);
+  });
+
+  it("a run that was aborted and resumed ends in the same bits as one left alone", async () => {
+    await withTemporaryDirectory(async (directory) => {
+      const run = async (outputDir: string, interrupt = false): Promise<CausalLM> => {
+        const model = await tinyModel(tokenizer);
+        const config: PPOConfig = { valueModel: "separate", klTarget: 0.01, klHorizon: 10 };
+        using trainer = makeTrainer(model, config, countLetters, outputDir);
+        const controller = new AbortController();
+        const steps = trainer.steps({ signal: controller.signal });
+        await steps.next();
+        if (!interrupt) {
+          for await (const _ of steps);
+          return model;
+        }
+        controller.abort();
+        await assert.rejects(steps.next(), { code: "ERR_RLHF_ABORTED" });
+        return model;
+      };
+      using _half = await run(join(directory, "cut"), true);
+      using resumed = await run(join(directory, "cut"));
+      using whole = await run(join(directory, "whole"));
+      await assertSameWeights(resumed, whole);
+    });
+  });
+
+  it("rollouts follow from the seed and the number of rollouts before them alone", async () => {
+    using model = await tinyModel(tokenizer);
+    const sample = async (seed: number, batchSize: number): Promise<string[]> => {
+      using trainer = makeTrainer(model, { seed, batchSize, shufflePrompts: false });
+      const rollouts = [...(await trainer.generateResponses()), ...(await trainer.generateResponses())];
+      return rollouts.slice(0, 6).map((rollout) => rollout.tokens.join());
+    };
+    assert.deepEqual(await sample(1, 6), await sample(1, 3));
+    assert.notDeepEqual(await sample(1, 6), await sample(2, 6));
+  });
+
+  it("β adapts towards klTarget", async () => {
+    using model = await tinyModel(tokenizer);
+    using trainer = makeTrainer(model, { klTarget: 1, klHorizon: 60, klCoefficient: 0.1 });
+    await trainer.trainStep();
+    // KL 0 is 100 % below the target, clipped to 20 %, times 6 rollouts of 60.
+    assert.ok(Math.abs(trainer.klCoefficient - 0.1 * (1 - 0.02)) < 1e-12, `${trainer.klCoefficient}`);
+  });
+
+  it("evaluate answers held-out prompts without training; save writes policy and value model", async () => {
+    await withTemporaryDirectory(async (directory) => {
+      using model = await tinyModel(tokenizer);
+      const before = await weightsOf(model);
+      using trainer = new PPOTrainer({
+        model,
+        tokenizer,
+        reward: countLetters,
+        prompts,
+        evalPrompts: ["Eve wants"],
+        config: { ...CONFIG, valueModel: "separate" },
+      });
+      const first = await trainer.evaluate();
+      assert.ok(Number.isFinite(first["eval/objective/scores"]));
+      assert.deepEqual(await trainer.evaluate(), first, "the same answers each time");
+      for (const [name, values] of before) assert.deepEqual(await model.readParameter(name), values);
+      await trainer.save(directory);
+      using saved = await CausalLM.load(directory, { device: "cpu" });
+      for (const [name, values] of before) assert.deepEqual(await saved.readParameter(name), values);
+      using value = await CausalLM.load(join(directory, "value"), { device: "cpu" });
+      assert.ok(value.heads.has("value"));
+    });
+  });
+
+  it("refuses a value adapter on a base that is trained, and prompts that leave no room to answer", async () => {
+    using model = await tinyModel(tokenizer);
+    using trainer = makeTrainer(model, { valueModel: "adapter" });
+    await assert.rejects(trainer.trainStep(), { code: "ERR_RLHF_ARGUMENT", message: /valueModel/ });
+    const long = { model, tokenizer, reward: countLetters, prompts: ["Xq".repeat(40)], config: CONFIG };
+    assert.throws(() => new PPOTrainer(long), { code: "ERR_RLHF_DATA", message: /maxLength/ });
+  });
+});
