@@ -11,7 +11,7 @@ namespace rlhf::cuda {
 struct FmaTile {
   using Element = float;
   static constexpr int kRows = 64, kCols = 64, kDepth = 16, kThreads = 256, kStages = 3;
-  static constexpr int kBlocksPerMultiprocessor = 3;
+  static constexpr int kBlocksPerMultiprocessor = 2;
   static constexpr int kRowSlots = 4, kColSlots = 4;
   static constexpr int kLanesPerRow = 16, kWarpsPerRow = 1;
   using TileA = SharedTile<float, kRows, kDepth>;
