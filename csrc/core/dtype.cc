@@ -63,6 +63,9 @@ void convertToFloat(const void* source, DType type, float* destination, size_t c
     case DType::BF16:
       for (size_t i = 0; i < count; ++i) destination[i] = bfloat16ToFloat(static_cast<const uint16_t*>(source)[i]);
       return;
+    case DType::C128:
+      for (size_t i = 0; i < count; ++i) destination[i] = static_cast<float>(static_cast<const std::complex<double>*>(source)[i].real());
+      return;
     default: throw Error(code::kUnsupported, std::string("cannot convert ") + dtypeName(type) + " to float32");
   }
 }
@@ -78,6 +81,9 @@ void convertFromFloat(const float* source, void* destination, DType type, size_t
       return;
     case DType::BF16:
       for (size_t i = 0; i < count; ++i) static_cast<uint16_t*>(destination)[i] = floatToBfloat16(source[i]);
+      return;
+    case DType::C128:
+      for (size_t i = 0; i < count; ++i) static_cast<std::complex<double>*>(destination)[i] = source[i];
       return;
     default: throw Error(code::kUnsupported, std::string("cannot convert float32 to ") + dtypeName(type));
   }

@@ -33,7 +33,7 @@ uint16_t floatToHalf(float value);
 float bfloat16ToFloat(uint16_t bits);
 uint16_t floatToBfloat16(float value);
 
-/// Converts `count` elements of `type` (F32, F64, F16 or BF16) to float32 and back.
+/// Converts `count` elements of any floating-point `type` to float32 and back; of complex ones the real part.
 void convertToFloat(const void* source, DType type, float* destination, size_t count);
 void convertFromFloat(const float* source, void* destination, DType type, size_t count);
 
