@@ -11,7 +11,9 @@ export const STARTS = [
 ];
 
 const HAPPY = new Set(
-  "happy smile smiled laugh laughed love loved fun nice kind good friend friends hug hugged joy proud play played".split(" "),
+  "happy smile smiled laugh laughed love loved fun nice kind good friend friends hug hugged joy proud play played".split(
+    " ",
+  ),
 );
 
 /** The reward: ten times the share of happy words among all words of prompt and answer. */

@@ -1,7 +1,7 @@
 /** Compares two policies on prompts that neither was trained on. */
 import { encodePrompt } from "../../lib/data/tokenize.ts";
 import { CausalLM, packSequences, RewardModel, Tokenizer } from "../../lib/index.ts";
-import { manners } from "./make-data.ts";
+import { manners } from "./world.ts";
 
 export interface Answer {
   readonly prompt: string;

@@ -13,7 +13,7 @@ import { loadRewardModule } from "./reward-module.ts";
 import type { StageContext } from "./run.ts";
 import type { PpoStage } from "./schema.ts";
 import { describeReport, loadOptions, stepsOfEpochs, trainerConfig } from "./settings.ts";
-import { trainAndCompare } from "./train.ts";
+import { beforeAndAfter, trainAndCompare } from "./train.ts";
 
 /** Single iterations are noisy: the summary takes the mean over this many at each end. */
 const SUMMARY_ITERATIONS = 5;
@@ -41,9 +41,13 @@ export async function runPpoStage(settings: PpoStage, context: StageContext): Pr
       },
       outputDir: settings.output_dir,
     });
-    const heldOut = await trainAndCompare(trainer, ["eval/objective/scores", "eval/objective/kl"], context);
+    const comparison = await trainAndCompare(trainer, context);
     await trainer.save(settings.output_dir);
-    return { ...summarize(settings.output_dir), ...heldOut };
+    return {
+      ...summarize(settings.output_dir),
+      ...beforeAndAfter(comparison, "eval/objective/scores"),
+      ...beforeAndAfter(comparison, "eval/objective/kl"),
+    };
   } finally {
     if (reward instanceof RewardModel) reward.dispose();
   }
@@ -57,9 +61,9 @@ function summarize(outputDir: string): StageSummary {
     chosen.reduce((sum, { metrics }) => sum + (metrics[name] ?? Number.NaN), 0) / chosen.length;
   const [first, last] = [records.slice(0, window), records.slice(-window)];
   return {
-    "objective/scores, first iterations": mean(first, "objective/scores"),
-    "objective/scores, last iterations": mean(last, "objective/scores"),
-    "objective/kl, last iterations": mean(last, "objective/kl"),
+    "objective/scores first iterations": mean(first, "objective/scores"),
+    "objective/scores last iterations": mean(last, "objective/scores"),
+    "objective/kl last iterations": mean(last, "objective/kl"),
   };
 }
 

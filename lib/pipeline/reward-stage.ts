@@ -6,7 +6,7 @@ import type { StageContext } from "./run.ts";
 import type { RewardStage } from "./schema.ts";
 import { describeTokenized, loadOptions, stepsOfEpochs, trainerConfig } from "./settings.ts";
 import { preferenceData } from "./stage-data.ts";
-import { trainAndCompare } from "./train.ts";
+import { beforeAndAfter, trainAndCompare } from "./train.ts";
 
 /** Trains a reward model on preference pairs and saves it in the stage's output directory. */
 export async function runRewardStage(settings: RewardStage, context: StageContext): Promise<StageSummary> {
@@ -22,7 +22,12 @@ export async function runRewardStage(settings: RewardStage, context: StageContex
     outputDir: settings.output_dir,
   });
   context.log(`  ${describeTokenized(trainer.tokenized)}`);
-  const summary = await trainAndCompare(trainer, ["eval/loss", "eval/accuracy"], context);
+  const comparison = await trainAndCompare(trainer, context);
   await trainer.save(settings.output_dir);
-  return summary;
+  const accuracy = comparison.after["eval/accuracy"];
+  return {
+    ...beforeAndAfter(comparison, "eval/loss"),
+    // A new head scores all answers alike, so there is no accuracy before.
+    ...(accuracy === undefined ? {} : { "eval/accuracy after": accuracy }),
+  };
 }

@@ -8,7 +8,7 @@ import type { StageContext } from "./run.ts";
 import type { SftStage } from "./schema.ts";
 import { describeTokenized, loadOptions, stepsOfEpochs, trainerConfig } from "./settings.ts";
 import { sftData } from "./stage-data.ts";
-import { trainAndCompare } from "./train.ts";
+import { beforeAndAfter, trainAndCompare } from "./train.ts";
 
 /** Fine-tunes a model on prompts and responses and saves it in the stage's output directory. */
 export async function runSftStage(settings: SftStage, context: StageContext): Promise<StageSummary> {
@@ -24,9 +24,9 @@ export async function runSftStage(settings: SftStage, context: StageContext): Pr
     outputDir: settings.output_dir,
   });
   context.log(`  ${describeTokenized(trainer.tokenized)}`);
-  const summary = await trainAndCompare(trainer, ["eval/loss"], context);
+  const comparison = await trainAndCompare(trainer, context);
   await trainer.save(settings.output_dir);
-  return summary;
+  return beforeAndAfter(comparison, "eval/loss");
 }
 
 async function openModel(

@@ -1,29 +1,38 @@
+import type { Metrics } from "../monitor/metrics.ts";
 import type { CommonSettings } from "../trainers/settings.ts";
 import type { Trainer } from "../trainers/trainer.ts";
 import type { StageSummary } from "./manifest.ts";
 import type { StageContext } from "./run.ts";
 
+/** Held-out metrics of a stage before and after training; none where it has no held-out data. */
+export interface Comparison {
+  readonly before: Metrics;
+  readonly after: Metrics;
+}
+
 /**
- * Trains, and tells held-out metrics before and after. They are measured before a checkpoint is restored, so "before" is the
+ * Trains, and measures held-out data before and after. "Before" is measured before a checkpoint is restored, so it is the
  * untrained model also in a run that goes on.
  */
 export async function trainAndCompare(
   trainer: Trainer<CommonSettings>,
-  names: readonly string[],
   context: StageContext,
-): Promise<StageSummary> {
+): Promise<Comparison> {
   const before = await trainer.evaluate();
   // Checkpoints are gone on from only when they are of this very stage.
   const { metrics } = await trainer.train({
     signal: context.signal,
     resume: context.resume ? "auto" : false,
   });
-  const after = names.every((name) => name in metrics) ? metrics : await trainer.evaluate();
-  const measured = names.filter((name) => name in before && name in after);
-  return Object.fromEntries(
-    measured.flatMap((name) => [
-      [`${name}, before`, before[name] as number],
-      [`${name}, after`, after[name] as number],
-    ]),
-  );
+  // A run resumed at its very end has no last step to take them from.
+  const measured = Object.keys(before).every((name) => name in metrics);
+  return { before, after: measured ? metrics : await trainer.evaluate() };
+}
+
+/** One metric of a comparison for a stage's summary. */
+export function beforeAndAfter(comparison: Comparison, name: string): StageSummary {
+  const { before, after } = comparison;
+  const [first, last] = [before[name], after[name]];
+  if (first === undefined || last === undefined) return {};
+  return { [`${name} before`]: first, [`${name} after`]: last };
 }

@@ -104,6 +104,8 @@ describe("command line: run", function () {
     );
     const on = ok(await runCommand("run", file));
     assert.match(on, /\[1\/3\] sft: going on in/);
+    const firstStep = Number(/^sft (\d+)\/400/m.exec(on)?.[1]);
+    assert.ok(firstStep > 1, `the first step after going on is ${firstStep}`);
     for (const stage of ["sft", "ppo"]) {
       const [a, b] = ["alone", "stopped"].map((runs) =>
         readFileSync(join(directory, runs, stage, "model.safetensors")),
