@@ -1,0 +1,247 @@
+import assert from "node:assert/strict";
+import type { ModelConfig, NativeForwardOptions } from "../../lib/engine/native.ts";
+import {
+  ADAPTER,
+  createModel,
+  HEAD,
+  type KernelsModel,
+  MICRO_GPT2,
+  MICRO_LLAMA,
+  randomBatch,
+  randomiseParameters,
+  randomUpstream,
+  relativeDistance,
+  type Statistics,
+  sizeOf,
+  TARGETS,
+  type Upstream,
+} from "../support/kernels-model.ts";
+
+// Whole-model gradients on the oracle. In complex128, f(x + ih)'s imaginary part divided by h is the derivative to the last
+// digit: nothing is subtracted, so h can be 1e-30.
+
+interface GradientCase {
+  readonly title: string;
+  readonly config: ModelConfig;
+  readonly trainable: boolean;
+  readonly targetModules?: readonly string[];
+  readonly inner?: number;
+  readonly temperature?: number;
+}
+
+const CASES: readonly GradientCase[] = [
+  { title: "gpt2, tied head", config: MICRO_GPT2, trainable: true },
+  {
+    title: "gpt2, untied head, MLP value head, adapter on all layers",
+    config: { ...MICRO_GPT2, tiedEmbeddings: false, activation: "gelu" },
+    trainable: true,
+    targetModules: TARGETS.gpt2,
+    inner: 5,
+    temperature: 0.7,
+  },
+  { title: "llama, untied head, grouped queries", config: MICRO_LLAMA, trainable: true },
+  {
+    title: "llama, tied head, biases, adapter on all layers, linear value head",
+    config: { ...MICRO_LLAMA, tiedEmbeddings: true, attentionBias: true, mlpBias: true },
+    trainable: true,
+    targetModules: TARGETS.llama,
+    inner: 0,
+    temperature: 1.3,
+  },
+  {
+    title: "llama, frozen base, adapter on q and v",
+    config: MICRO_LLAMA,
+    trainable: false,
+    targetModules: ["q_proj", "v_proj"],
+    inner: 0,
+  },
+  {
+    title: "llama, frozen base, adapter on o: stops above the lowest attention",
+    config: MICRO_LLAMA,
+    trainable: false,
+    targetModules: ["o_proj"],
+  },
+  {
+    title: "gpt2, frozen base, adapter on the MLP",
+    config: MICRO_GPT2,
+    trainable: false,
+    targetModules: ["mlp.c_fc"],
+    inner: 4,
+  },
+  {
+    title: "llama, frozen base, adapter on down",
+    config: MICRO_LLAMA,
+    trainable: false,
+    targetModules: ["down_proj"],
+  },
+  {
+    title: "llama, frozen base, MLP head alone",
+    config: MICRO_LLAMA,
+    trainable: false,
+    inner: 6,
+  },
+];
+
+const STEP = 1e-30;
+const BATCH_LENGTHS = [1, 7, 2, 5];
+
+function build(
+  test: GradientCase,
+  type: "float32" | "float64" | "complex128",
+  backend = "ref",
+  threads = 1,
+): { model: KernelsModel; options: Partial<NativeForwardOptions> } {
+  const model = createModel(test.config, { backend, type, threads, trainable: test.trainable });
+  if (test.targetModules) model.addAdapter("policy", { ...ADAPTER, targetModules: test.targetModules });
+  if (test.inner !== undefined) model.addHead("value", { ...HEAD, inner: test.inner });
+  randomiseParameters(model, type === "complex128" ? 2 : 1);
+  return {
+    model,
+    options: {
+      adapter: test.targetModules ? "policy" : "",
+      head: test.inner === undefined ? "" : "value",
+      temperature: test.temperature ?? 1,
+    },
+  };
+}
+
+const batchOf = (test: GradientCase) =>
+  randomBatch(BATCH_LENGTHS, test.config.vocab, (token) => token % 5 === 3);
+
+/** The imaginary part of Σ upstream · statistics. */
+function imaginarySum(statistics: Statistics, upstream: Upstream): number {
+  let sum = 0;
+  const add = (values: Float64Array | null, weights: Float64Array | undefined): void => {
+    weights?.forEach((weight, i) => {
+      sum += weight * values![2 * i + 1]!;
+    });
+  };
+  add(statistics.logProb, upstream.dLogProb);
+  add(statistics.lse, upstream.dLse);
+  add(statistics.entropy, upstream.dEntropy);
+  add(statistics.value, upstream.dValue);
+  return sum;
+}
+
+/** Derivatives of Σ upstream · statistics by every element of every trainable parameter. */
+function complexStepGradients(test: GradientCase, upstream: Upstream): Map<string, Float64Array> {
+  const { model, options } = build(test, "complex128");
+  const batch = batchOf(test);
+  const gradients = new Map<string, Float64Array>();
+  for (const parameter of model.parameters()) {
+    if (!parameter.trainable) continue;
+    const values = model.read(parameter.name);
+    const gradient = new Float64Array(sizeOf(parameter));
+    for (let i = 0; i < gradient.length; i++) {
+      values[2 * i + 1] = STEP;
+      model.write(parameter.name, values);
+      values[2 * i + 1] = 0;
+      const statistics = model.forward(batch, options);
+      model.disposePass(statistics.pass);
+      gradient[i] = imaginarySum(statistics, upstream) / STEP;
+    }
+    model.write(parameter.name, values);
+    gradients.set(parameter.name, gradient);
+  }
+  return gradients;
+}
+
+function backwardGradients(
+  test: GradientCase,
+  upstream: Upstream,
+  type: "float32" | "float64" = "float64",
+  backend = "ref",
+  prepare: (model: KernelsModel) => void = () => {},
+): Map<string, Float64Array> {
+  const { model, options } = build(test, type, backend);
+  prepare(model);
+  const statistics = model.forward(batchOf(test), { ...options, grad: true });
+  model.backward(statistics.pass, upstream);
+  return new Map(
+    model
+      .parameters()
+      .filter((parameter) => parameter.trainable)
+      .map((parameter) => [parameter.name, model.gradient(parameter.name)!]),
+  );
+}
+
+function assertGradientsClose(
+  actual: ReadonlyMap<string, Float64Array>,
+  expected: ReadonlyMap<string, Float64Array>,
+  tolerance: number,
+): void {
+  assert.deepEqual([...actual.keys()], [...expected.keys()]);
+  for (const [name, gradient] of actual) {
+    const distance = relativeDistance(gradient, expected.get(name)!);
+    assert.ok(distance <= tolerance, `${name}: relative distance ${distance} > ${tolerance}`);
+  }
+}
+
+describe("whole-model gradients", () => {
+  for (const test of CASES) {
+    describe(test.title, () => {
+      const rows = BATCH_LENGTHS.reduce((sum, length) => sum + length, 0);
+      const upstream = randomUpstream(rows, test.inner !== undefined);
+
+      it("equal the complex step on the oracle, element by element", () => {
+        const expected = complexStepGradients(test, upstream);
+        assert.ok(expected.size > 0);
+        const actual = backwardGradients(test, upstream);
+        assertGradientsClose(actual, expected, 1e-10);
+        const zero = [...expected].filter(([, gradient]) => gradient.every((element) => element === 0));
+        assert.deepEqual(
+          zero.map(([name]) => name),
+          [],
+          "a tensor whose gradient is all zeros checks nothing",
+        );
+      });
+
+      it("are the same whether logits are kept or computed again", () => {
+        const kept = backwardGradients(test, upstream);
+        const recomputed = backwardGradients(test, upstream, "float64", "ref", (model) =>
+          model.setLogitsBudget(0),
+        );
+        assert.deepEqual(recomputed, kept);
+      });
+
+      it("agree between the CPU in float32 and the oracle in float64", () => {
+        const expected = backwardGradients(test, upstream);
+        assertGradientsClose(backwardGradients(test, upstream, "float32", "cpu"), expected, 2e-5);
+      });
+    });
+  }
+
+  it("add up over passes, and over the pass's four kinds of upstream gradients", () => {
+    const test = CASES[3]!;
+    const rows = BATCH_LENGTHS.reduce((sum, length) => sum + length, 0);
+    const upstream = randomUpstream(rows, true);
+    const { model, options } = build(test, "float64");
+    for (const key of ["dLogProb", "dLse", "dEntropy", "dValue"] as const) {
+      const statistics = model.forward(batchOf(test), { ...options, grad: true });
+      model.backward(statistics.pass, { [key]: upstream[key] });
+    }
+    const expected = backwardGradients(test, upstream);
+    for (const [name, gradient] of expected)
+      assert.ok(relativeDistance(model.gradient(name)!, gradient) < 1e-12, name);
+  });
+
+  it("of a frozen base's adapter equal those beside a training base", () => {
+    for (const targetModules of [["k_proj"], ["o_proj"], ["gate_proj", "down_proj"], TARGETS.llama]) {
+      const test: GradientCase = {
+        title: "",
+        config: MICRO_LLAMA,
+        trainable: false,
+        targetModules,
+        inner: 0,
+      };
+      const upstream = randomUpstream(
+        BATCH_LENGTHS.reduce((sum, length) => sum + length, 0),
+        true,
+      );
+      const frozen = backwardGradients(test, upstream);
+      const training = backwardGradients({ ...test, trainable: true }, upstream);
+      assert.ok(frozen.size < training.size);
+      for (const [name, gradient] of frozen) assert.deepEqual(gradient, training.get(name), name);
+    }
+  });
+});

@@ -1,0 +1,183 @@
+import assert from "node:assert/strict";
+import { Random } from "../../lib/data/random.ts";
+import { loadKernelsBinary } from "../../lib/engine/load-binary.ts";
+import type {
+  ModelConfig,
+  NativeAdamWConfig,
+  NativeAdapterConfig,
+  NativeBatch,
+  NativeForwardOptions,
+  NativeGenerateOptions,
+  NativeHeadConfig,
+  NativeParameter,
+} from "../../lib/engine/native.ts";
+import type { KernelType } from "./kernels.ts";
+
+export interface Statistics {
+  /** Names the pass in backward() and disposePass(). */
+  readonly pass: number;
+  readonly logProb: Float64Array | null;
+  readonly lse: Float64Array | null;
+  readonly entropy: Float64Array | null;
+  readonly value: Float64Array | null;
+}
+
+export interface Upstream {
+  readonly dLogProb?: Float64Array;
+  readonly dLse?: Float64Array;
+  readonly dEntropy?: Float64Array;
+  readonly dValue?: Float64Array;
+}
+
+/**
+ * csrc/node/kernels_model.cc: a whole model on any backend and type, run synchronously. In complex128 every array holds real
+ * and imaginary parts in turn.
+ */
+export interface KernelsModel {
+  parameters(): NativeParameter[];
+  read(name: string): Float64Array;
+  gradient(name: string): Float64Array | null;
+  write(name: string, values: Float64Array): void;
+  initialise(std: number, seed: number): void;
+  addAdapter(name: string, config: NativeAdapterConfig): void;
+  removeAdapter(name: string): void;
+  mergeAdapter(name: string): void;
+  addHead(name: string, config: NativeHeadConfig): void;
+  zeroGradients(group: string): void;
+  setMaxLivePasses(count: number): void;
+  setLogitsBudget(bytes: number): void;
+  memory(): Record<string, number>;
+  forward(batch: NativeBatch, options: Partial<NativeForwardOptions>): Statistics;
+  backward(pass: number, upstream: Upstream): void;
+  disposePass(pass: number): void;
+  generate(
+    prompts: readonly Int32Array[],
+    options: Partial<NativeGenerateOptions>,
+  ): { tokens: Int32Array; stopped: boolean }[];
+  createOptimizer(groups: readonly string[], config: Partial<NativeAdamWConfig>): void;
+  optimizerStep(
+    learningRate: number,
+    maxGradNorm: number,
+    gradientScale: number,
+  ): { gradientNorm: number; skipped: boolean; steps: number };
+}
+
+export interface KernelsModelOptions {
+  readonly backend: string;
+  readonly type: KernelType;
+  readonly threads?: number;
+  readonly trainable?: boolean;
+}
+
+interface ModelBinding {
+  readonly Model: new (config: ModelConfig, options: KernelsModelOptions) => KernelsModel;
+}
+
+/** Throws ERR_RLHF_NO_BINARY where the tests' addon has not been built. */
+export function createModel(config: ModelConfig, options: KernelsModelOptions): KernelsModel {
+  return new (loadKernelsBinary() as ModelBinding).Model(config, options);
+}
+
+/** Odd widths, so that no size divides another by chance: a few hundred parameters per matrix at most. */
+export const MICRO_LLAMA: ModelConfig = {
+  family: "llama",
+  layers: 2,
+  hidden: 10,
+  heads: 4,
+  kvHeads: 2,
+  headDim: 6,
+  intermediate: 7,
+  vocab: 13,
+  maxPositions: 24,
+  normEps: 1e-5,
+  ropeTheta: 100,
+  activation: "silu",
+  tiedEmbeddings: false,
+  attentionBias: false,
+  mlpBias: false,
+};
+
+export const MICRO_GPT2: ModelConfig = {
+  ...MICRO_LLAMA,
+  family: "gpt2",
+  hidden: 9,
+  heads: 3,
+  kvHeads: 3,
+  headDim: 3,
+  intermediate: 11,
+  activation: "gelu_tanh",
+  tiedEmbeddings: true,
+};
+
+export const ADAPTER: NativeAdapterConfig = { rank: 2, alpha: 3, targetModules: [], seed: 5 };
+export const HEAD: NativeHeadConfig = { inner: 0, activation: "tanh", bias: true, initStd: 0.5, seed: 6 };
+
+/** Every linear layer that an adapter of this family can name. */
+export const TARGETS: Readonly<Record<ModelConfig["family"], readonly string[]>> = {
+  gpt2: ["c_attn", "c_proj", "c_fc"],
+  llama: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+};
+
+/** Packs random sequences; every token but the first of each is predicted, unless `skip` says otherwise. */
+export function randomBatch(
+  lengths: readonly number[],
+  vocab: number,
+  skip: (token: number) => boolean = () => false,
+): NativeBatch {
+  const random = new Random(11, "tokens");
+  const offsets = [0];
+  const predictions: number[] = [];
+  for (const length of lengths) {
+    const start = offsets.at(-1)!;
+    offsets.push(start + length);
+    for (let token = start + 1; token < start + length; token++) if (!skip(token)) predictions.push(token);
+  }
+  const tokens = Int32Array.from({ length: offsets.at(-1)! }, () => random.integer(vocab));
+  return { tokens, offsets: Int32Array.from(offsets), predictions: Int32Array.from(predictions) };
+}
+
+export function randomValues(length: number, stream: string): Float64Array {
+  const random = new Random(12, stream);
+  return Float64Array.from({ length }, () => 2 * random.uniform() - 1);
+}
+
+/** Upstream gradients that differ from token to token, first tokens included. */
+export function randomUpstream(rows: number, withValue: boolean): Required<Upstream> | Upstream {
+  const upstream = {
+    dLogProb: randomValues(rows, "dLogProb"),
+    dLse: randomValues(rows, "dLse"),
+    dEntropy: randomValues(rows, "dEntropy"),
+  };
+  return withValue ? { ...upstream, dValue: randomValues(rows, "dValue") } : upstream;
+}
+
+export function sizeOf(parameter: NativeParameter): number {
+  return parameter.shape.reduce((product, extent) => product * extent, 1);
+}
+
+/** Writes random values into every parameter: norm weights about 1, the rest about 0, matrices scaled to their inputs. */
+export function randomiseParameters(model: KernelsModel, components = 1): void {
+  for (const parameter of model.parameters()) {
+    const values = randomValues(sizeOf(parameter), parameter.name);
+    const isNorm = /(norm|ln_\w+)\.weight$/.test(parameter.name);
+    const scale = parameter.shape.length === 2 ? 0.9 : 0.3;
+    const written = new Float64Array(values.length * components);
+    for (let i = 0; i < values.length; i++)
+      written[i * components] = (isNorm ? 1 : 0) + scale * Math.fround(values[i]!);
+    model.write(parameter.name, written);
+  }
+}
+
+/** ‖a − b‖ / max(‖a‖, ‖b‖), 0 where both are 0. */
+export function relativeDistance(a: Float64Array, b: Float64Array): number {
+  assert.equal(a.length, b.length);
+  let distance = 0;
+  let normA = 0;
+  let normB = 0;
+  for (let i = 0; i < a.length; i++) {
+    distance += (a[i]! - b[i]!) ** 2;
+    normA += a[i]! ** 2;
+    normB += b[i]! ** 2;
+  }
+  return distance === 0 ? 0 : Math.sqrt(distance / Math.max(normA, normB));
+}
