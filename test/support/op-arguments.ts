@@ -1,5 +1,5 @@
-import type { KernelArguments, KernelArray, KernelType } from "./kernels.ts";
-import { isKernelArray, kernels } from "./kernels.ts";
+import type { KernelArguments, KernelArray, KernelOptions, KernelType } from "./kernels.ts";
+import { isKernelArray, kernels, runKernel } from "./kernels.ts";
 
 /**
  * Arguments of an op as a case states them: every array of real numbers is a Float64Array, whatever type the op is run in.
@@ -124,13 +124,19 @@ export function decodeOutputs(
   return outputs;
 }
 
-/** Runs the oracle in `type` and returns the outputs; the case's own arrays stay as they are. */
+/**
+ * Runs an op in `type` and returns the outputs; the case's own arrays stay as they are. On the oracle this is the reference;
+ * other backends run between guards.
+ */
 export function evaluate(
   op: string,
   args: CaseArguments,
   type: KernelType = "float64",
+  backend = "ref",
+  options: KernelOptions = {},
 ): Record<string, Float64Array> {
   const converted = toKernelArguments(op, args, type);
-  kernels.run("ref", op, converted);
+  if (backend === "ref") kernels.run(backend, op, converted);
+  else runKernel(backend, op, converted, options);
   return decodeOutputs(op, converted, type);
 }

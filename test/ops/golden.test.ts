@@ -1,0 +1,185 @@
+import assert from "node:assert/strict";
+import { type CaseArguments, evaluate } from "../support/op-arguments.ts";
+import { unset } from "./cases/case.ts";
+import { STAT_COUNT } from "./cases/losses.ts";
+
+/** Values computed by hand from the papers' formulas, on the oracle in float64 to the digits that are given. */
+
+const KL = { k1: 1, k2: 2, k3: 3 } as const;
+
+/** An answer of three tokens behind a prompt of one: token t's V stands at t − 1. */
+const ANSWER = {
+  rows: 4,
+  sequences: 1,
+  offsets: Int32Array.of(0, 4),
+  mask: Float64Array.of(0, 1, 1, 1),
+  logProb: Float64Array.of(0, -1, -2, -0.5),
+  refLogProb: Float64Array.of(0, -1.2, -1.5, -0.5),
+  value: Float64Array.of(0.1, 0.2, 0.3, 0),
+};
+
+function assertClose(actual: Float64Array | undefined, expected: readonly number[], digits: number): void {
+  assert.deepEqual(
+    Array.from(actual ?? [], (value) => Number(value.toFixed(digits)) + 0),
+    expected,
+  );
+}
+
+function klReward(estimator: number): Record<string, Float64Array> {
+  const { value: _, ...answer } = ANSWER;
+  const outputs = { reward: unset(4), kl: unset(4) };
+  return evaluate("klReward", {
+    ...answer,
+    estimator,
+    klCoefficient: 0.05,
+    score: Float64Array.of(1),
+    ...outputs,
+  });
+}
+
+function gae(reward: Float64Array, settings: CaseArguments = {}): Record<string, Float64Array> {
+  const { logProb: _, refLogProb: __, ...answer } = ANSWER;
+  const outputs = { advantage: unset(4), returns: unset(4) };
+  return evaluate("gae", { ...answer, gamma: 1, lambda: 0.95, reward, ...outputs, ...settings });
+}
+
+describe("golden values", () => {
+  it("KL estimators k1, k2 and k3 per token", () => {
+    assertClose(klReward(KL.k1)["kl"], [0, 0.2, -0.5, 0], 12);
+    assertClose(klReward(KL.k2)["kl"], [0, 0.02, 0.125, 0], 12);
+    assertClose(klReward(KL.k3)["kl"], [0, 0.018731, 0.148721, 0], 6);
+  });
+
+  it("rewards: the penalty per token, the score at the last token", () => {
+    assertClose(klReward(KL.k1)["reward"], [0, -0.01, 0.025, 1], 12);
+  });
+
+  it("generalised advantages and returns", () => {
+    const { advantage, returns } = gae(klReward(KL.k1)["reward"]!);
+    assertClose(advantage, [0, 0.8405, 0.79, 0.7], 10);
+    assertClose(returns, [0, 0.9405, 0.99, 1], 10);
+  });
+
+  it("with lambda 0 advantages are temporal differences, with lambda 1 the return minus the value", () => {
+    const reward = Float64Array.of(0, 1, 2, 3);
+    const oneStep = gae(reward, { gamma: 0.5, lambda: 0 });
+    assertClose(oneStep["advantage"], [0, 1 + 0.5 * 0.2 - 0.1, 2 + 0.5 * 0.3 - 0.2, 2.7], 12);
+    const complete = gae(reward, { gamma: 0.5, lambda: 1 });
+    assertClose(complete["returns"], [0, 1 + 0.5 * (2 + 0.5 * 3), 2 + 0.5 * 3, 3], 12);
+  });
+
+  it("tokens between masked-in ones, such as a tool's output, pass advantages through", () => {
+    const { advantage } = gae(Float64Array.of(0, 1, 9, 3), {
+      mask: Float64Array.of(0, 1, 0, 1),
+      lambda: 0.5,
+    });
+    assertClose(advantage, [0, 1 + 0.3 - 0.1 + 0.5 * 2.7, 0, 2.7], 12);
+  });
+
+  it("whitened advantages", () => {
+    const x = Float64Array.of(100, 0.8405, 0.79, 0.7);
+    const args = { count: 4, mask: ANSWER.mask, x, y: unset(4) };
+    assertClose(evaluate("whiten", args)["y"], [0, 0.894578, 0.185004, -1.079583], 6);
+    const kept = evaluate("whiten", { ...args, shiftMean: 0 })["y"];
+    const mean = (0.8405 + 0.79 + 0.7) / 3;
+    assertClose(
+      kept,
+      [0, ...[0.894578, 0.185004, -1.079583].map((value) => Number((value + mean).toFixed(5)))],
+      5,
+    );
+  });
+
+  it("Bradley-Terry, with and without a margin", () => {
+    const args = {
+      rows: 2,
+      pairs: 1,
+      value: Float64Array.of(1.2, 0.3),
+      chosen: Int32Array.of(0),
+      rejected: Int32Array.of(1),
+      dValue: unset(2),
+      stats: unset(STAT_COUNT.bradleyTerryLoss),
+    };
+    const plain = evaluate("bradleyTerryLoss", args);
+    assertClose(plain["stats"], [0.341154, 1, 0.9, 1.2, 0.3, 1], 6);
+    const slope = 1 / (1 + Math.exp(0.9));
+    assertClose(plain["dValue"], [Number((-slope).toFixed(10)), Number(slope.toFixed(10))], 10);
+    const withMargin = evaluate("bradleyTerryLoss", { ...args, margin: Float64Array.of(0.5) });
+    assertClose(withMargin["stats"]?.subarray(0, 1), [0.513015], 6);
+    const centred = evaluate("bradleyTerryLoss", { ...args, centering: 0.01 });
+    assertClose(centred["stats"]?.subarray(0, 1), [Number((0.341154 + 0.01 * 1.5 ** 2).toFixed(6))], 6);
+  });
+
+  it("PPO's policy loss: unclipped, clipped above, clipped below, and where clipping does not bind", () => {
+    // Ratios 1.1, 1.5, 0.5, 1.5 with advantages 2, 2, −1, −1.
+    const ratios = [1.1, 1.5, 0.5, 1.5];
+    const advantage = Float64Array.of(0, 2, 2, -1, -1);
+    const { dLogProb, dEntropy, stats } = evaluate("ppoPolicyLoss", {
+      rows: 5,
+      clipRange: 0.2,
+      entropyCoefficient: 0.01,
+      scale: 0.25,
+      mask: Float64Array.of(0, 1, 1, 1, 1),
+      logProb: Float64Array.of(9, ...ratios.map((ratio) => Math.log(ratio) - 1)),
+      oldLogProb: Float64Array.of(0, -1, -1, -1, -1),
+      advantage,
+      entropy: Float64Array.of(7, 1, 2, 3, 4),
+      dLogProb: unset(5),
+      dEntropy: unset(5),
+      stats: unset(STAT_COUNT.ppoPolicyLoss),
+    });
+    assertClose(dLogProb, [0, -0.55, 0, 0, 0.375], 10);
+    assertClose(dEntropy, [0, -0.0025, -0.0025, -0.0025, -0.0025], 12);
+    const approxKl = ratios.reduce((sum, ratio) => sum + 0.5 * Math.log(ratio) ** 2, 0);
+    const squares = ratios.reduce((sum, ratio) => sum + ratio ** 2, 0);
+    const loss = -2.2 - 2.4 + 0.8 + 1.5;
+    assertClose(
+      stats,
+      [loss, approxKl, 2, 4.6, squares, 10, 4].map((value) => Number(value.toFixed(10))),
+      10,
+    );
+  });
+
+  it("PPO's value loss: inside the clip range, clipped with the larger error, clipped with the smaller", () => {
+    // V = 0.5, 1, 1 against V_old = 0.4, 0.5, 0.5 and R = 1, 0.6, 1.5: clipped values 0.5, 0.7, 0.7.
+    const args = {
+      rows: 4,
+      clipRange: 0.2,
+      scale: 0.5,
+      mask: Float64Array.of(0, 1, 1, 1),
+      value: Float64Array.of(0.5, 1, 1, 77),
+      oldValue: Float64Array.of(0.4, 0.5, 0.5, 77),
+      returns: Float64Array.of(77, 1, 0.6, 1.5),
+      dValue: unset(4),
+      stats: unset(STAT_COUNT.ppoValueLoss),
+    };
+    const { dValue, stats } = evaluate("ppoValueLoss", args);
+    assertClose(dValue, [-0.25, 0.2, 0, 0], 12);
+    assertClose(stats, [0.5 * (0.25 + 0.16 + 0.64), 1, 2.5, 3.1, 1 + 0.36 + 2.25, 0.25 + 0.16 + 0.25, 3], 10);
+    const free = evaluate("ppoValueLoss", { ...args, clipRange: 0 });
+    assertClose(free["dValue"], [-0.25, 0.2, -0.25, 0], 12);
+    assert.equal(free["stats"]![1], 0);
+  });
+
+  it("AdamW's first two steps", () => {
+    const state = {
+      gradient: Float64Array.of(0.5),
+      parameter: Float64Array.of(1),
+      m: new Float64Array(1),
+      v: new Float64Array(1),
+    };
+    const settings = { count: 1, learningRate: 0.1, weightDecay: 0.1, eps: 0 };
+    const first = evaluate("adamW", { ...settings, step: 1, ...state });
+    // The first step of Adam is the learning rate, whatever the gradient's size: 1·(1 − 0.01) − 0.1.
+    assertClose(first["parameter"], [0.89], 12);
+    const second = evaluate("adamW", {
+      ...settings,
+      step: 2,
+      ...state,
+      ...first,
+      gradient: Float64Array.of(-0.5),
+    });
+    const m = (0.9 * 0.05 - 0.1 * 0.5) / (1 - 0.9 ** 2);
+    const v = (0.999 * 0.00025 + 0.001 * 0.25) / (1 - 0.999 ** 2);
+    assertClose(second["parameter"], [Number((0.89 * 0.99 - (0.1 * m) / Math.sqrt(v)).toFixed(10))], 10);
+  });
+});

@@ -1,0 +1,153 @@
+import assert from "node:assert/strict";
+import { type KernelType, kernels } from "../support/kernels.ts";
+import { type CaseArguments, evaluate } from "../support/op-arguments.ts";
+import { attentionForwardArguments } from "./cases/attention.ts";
+import { CaseData, offsetsOf, unset } from "./cases/case.ts";
+import { ACTIVATION, linearForwardArguments } from "./cases/linear.ts";
+import { tokenLogProbForwardArguments } from "./cases/token-log-prob.ts";
+
+/**
+ * A row's bits do not depend on what else is in the batch: what makes the PPO ratio of a re-scored token exactly 1. Rows are
+ * computed inside a batch and alone, and compared bit for bit.
+ */
+
+type Run = (op: string, args: CaseArguments) => Record<string, Float64Array>;
+
+function rowsOf(values: Float64Array, first: number, count: number, stride: number): Float64Array {
+  return values.slice(first * stride, (first + count) * stride);
+}
+
+/** Rows of y and loraHidden of linearForward, alone and in small batches. */
+function checkLinear(
+  run: Run,
+  shape: { inputs: number; outputs: number; rank: number; transposed: boolean },
+): void {
+  const data = new CaseData(`row invariance of linear ${JSON.stringify(shape)}`);
+  const rows = 67;
+  const args = linearForwardArguments(data, {
+    rows,
+    ...shape,
+    bias: true,
+    activation: ACTIVATION.geluTanh,
+    residual: "separate",
+  });
+  const batch = run("linearForward", args);
+  for (const [first, count] of [
+    [0, 1],
+    [1, 1],
+    [33, 1],
+    [66, 1],
+    [5, 7],
+    [30, 37],
+  ] as const) {
+    const part = run("linearForward", {
+      ...args,
+      rows: count,
+      x: rowsOf(args["x"] as Float64Array, first, count, shape.inputs),
+      residual: rowsOf(args["residual"] as Float64Array, first, count, shape.outputs),
+      y: unset(count * shape.outputs),
+      ...(shape.rank > 0 && { loraHidden: unset(count * shape.rank) }),
+    });
+    assert.deepEqual(part["y"], rowsOf(batch["y"]!, first, count, shape.outputs), `rows ${first} + ${count}`);
+  }
+}
+
+/** Every sequence of a packed batch, alone. */
+function checkAttention(run: Run): void {
+  const data = new CaseData("row invariance of attention");
+  const lengths = [3, 70, 1, 33, 64];
+  const shape = { heads: 4, kvHeads: 2, headDim: 16 };
+  const args = attentionForwardArguments(data, { lengths, ...shape });
+  const batch = run("attentionForward", args);
+  const offsets = offsetsOf(lengths);
+  for (const [index, length] of lengths.entries()) {
+    const rows = (name: string, stride: number): Float64Array =>
+      rowsOf(args[name] as Float64Array, offsets[index]!, length, stride);
+    const alone = run("attentionForward", {
+      ...args,
+      rows: length,
+      sequences: 1,
+      maxLength: length,
+      offsets: Int32Array.of(0, length),
+      q: rows("q", 64),
+      k: rows("k", 32),
+      v: rows("v", 32),
+      o: unset(length * 64),
+      lse: unset(length * 4),
+    });
+    assert.deepEqual(alone["o"], rowsOf(batch["o"]!, offsets[index]!, length, 64), `o of sequence ${index}`);
+    assert.deepEqual(
+      alone["lse"],
+      rowsOf(batch["lse"]!, offsets[index]!, length, 4),
+      `lse of sequence ${index}`,
+    );
+  }
+}
+
+/** A prefix of a sequence has the bits that it has in the whole: what came later was masked. */
+function checkAttentionPrefix(run: Run): void {
+  const data = new CaseData("prefix invariance of attention");
+  const args = attentionForwardArguments(data, { lengths: [97], heads: 2, kvHeads: 1, headDim: 16 });
+  const whole = run("attentionForward", args);
+  for (const length of [1, 31, 64, 65]) {
+    const prefix = run("attentionForward", {
+      ...args,
+      rows: length,
+      maxLength: length,
+      offsets: Int32Array.of(0, length),
+      q: rowsOf(args["q"] as Float64Array, 0, length, 32),
+      k: rowsOf(args["k"] as Float64Array, 0, length, 16),
+      v: rowsOf(args["v"] as Float64Array, 0, length, 16),
+      o: unset(length * 32),
+      lse: unset(length * 2),
+    });
+    assert.deepEqual(prefix["o"], rowsOf(whole["o"]!, 0, length, 32), `prefix of ${length}`);
+  }
+}
+
+/** Every prediction of a batch, alone. */
+function checkTokenLogProb(run: Run): void {
+  const data = new CaseData("row invariance of tokenLogProb");
+  const [rows, cols, vocab] = [40, 33, 517];
+  const args = tokenLogProbForwardArguments(data, { rows, cols, vocab, count: 21, temperature: 0.7 });
+  const batch = run("tokenLogProbForward", args);
+  for (const t of args["predictions"] as Int32Array) {
+    const alone = run("tokenLogProbForward", {
+      ...args,
+      rows: 2,
+      count: 1,
+      x: rowsOf(args["x"] as Float64Array, t - 1, 2, cols),
+      tokens: (args["tokens"] as Int32Array).slice(t - 1, t + 1),
+      predictions: Int32Array.of(1),
+      logProb: unset(2),
+      lse: unset(2),
+      entropy: unset(2),
+    });
+    for (const field of ["logProb", "lse", "entropy"])
+      assert.equal(alone[field]![1], batch[field]![t], `${field} of token ${t}`);
+  }
+}
+
+for (const backend of kernels.backends().filter((name) => name !== "ref")) {
+  const operators = new Set(kernels.operators(backend));
+  const types: KernelType[] = backend === "simt" ? ["float32", "bfloat16"] : ["float32"];
+  describe(`bits of a row on ${backend}`, () => {
+    for (const type of types) {
+      const run: Run = (op, args) =>
+        evaluate(op, args, type, backend, { threads: backend === "simt" ? 1 : 2 });
+      if (operators.has("linearForward")) {
+        it(`linearForward, ${type}`, () =>
+          checkLinear(run, { inputs: 129, outputs: 70, rank: 0, transposed: false }));
+        it(`linearForward with LoRA, ${type}`, () => {
+          checkLinear(run, { inputs: 65, outputs: 130, rank: 4, transposed: true });
+        });
+      }
+      if (operators.has("attentionForward")) {
+        it(`attentionForward, ${type}`, () => checkAttention(run));
+        it(`attentionForward of a prefix, ${type}`, () => checkAttentionPrefix(run));
+      }
+      if (operators.has("tokenLogProbForward"))
+        it(`tokenLogProbForward, ${type}`, () => checkTokenLogProb(run));
+    }
+  });
+}

@@ -1,0 +1,129 @@
+import assert from "node:assert/strict";
+import { kernels } from "../support/kernels.ts";
+import { type CaseArguments, evaluate } from "../support/op-arguments.ts";
+import { unset } from "./cases/case.ts";
+import { ACTIVATION } from "./cases/linear.ts";
+import { STAT_COUNT } from "./cases/losses.ts";
+
+/** Values where a maximum, a clip or an order ties, which gradient checks stay away from. All numbers here are exact in float32. */
+
+interface Kink {
+  readonly name: string;
+  readonly op: string;
+  readonly args: CaseArguments;
+  readonly expected: Readonly<Record<string, readonly number[]>>;
+}
+
+const policyTie = (clipRange: number): Kink => ({
+  name: `at ratio 1 and clip range ${clipRange} the policy gradient is that of the unclipped branch, and nothing counts as clipped`,
+  op: "ppoPolicyLoss",
+  args: {
+    rows: 2,
+    clipRange,
+    mask: Float64Array.of(1, 1),
+    logProb: Float64Array.of(-1, -2),
+    oldLogProb: Float64Array.of(-1, -2),
+    advantage: Float64Array.of(3, -2),
+    dLogProb: unset(2),
+    stats: unset(STAT_COUNT.ppoPolicyLoss),
+  },
+  expected: { dLogProb: [-3, 2], stats: [-1, 0, 0, 2, 2, 0, 2] },
+});
+
+const kinks: readonly Kink[] = [
+  {
+    name: "relu has slope 0 at 0",
+    op: "activationBackward",
+    args: {
+      activation: ACTIVATION.relu,
+      count: 4,
+      x: Float64Array.of(-1, -0, 0, 1),
+      dy: Float64Array.of(5, 5, 5, 5),
+      dx: unset(4),
+    },
+    expected: { dx: [0, 0, 0, 5] },
+  },
+  policyTie(0),
+  policyTie(0.25),
+  {
+    // clip(2, 0 … 1) = 1, so that both errors are 0.5.
+    name: "where clipped and unclipped value errors tie, the gradient is that of the unclipped one",
+    op: "ppoValueLoss",
+    args: {
+      rows: 2,
+      clipRange: 0.5,
+      mask: Float64Array.of(0, 1),
+      value: Float64Array.of(2, 0),
+      oldValue: Float64Array.of(0.5, 0),
+      returns: Float64Array.of(0, 1.5),
+      dValue: unset(2),
+      stats: unset(STAT_COUNT.ppoValueLoss),
+    },
+    expected: { dValue: [0.5, 0], stats: [0.125, 0, 2, 1.5, 2.25, 0.25, 1] },
+  },
+  {
+    name: "the largest of equal logits is the one of the smaller id",
+    op: "sample",
+    args: {
+      rows: 1,
+      vocab: 20,
+      temperature: 0,
+      streams: BigInt64Array.of(0n),
+      positions: Int32Array.of(0),
+      logits: Float64Array.from({ length: 20 }, (_, id) => (id % 9 === 4 ? 3 : 1)),
+      token: Int32Array.of(-1),
+      logProb: unset(1),
+    },
+    expected: { token: [4], logProb: [0] },
+  },
+  {
+    name: "top-k of 1 among equal logits keeps the smaller id",
+    op: "sample",
+    args: {
+      rows: 1,
+      vocab: 20,
+      topK: 1,
+      streams: BigInt64Array.of(5n),
+      positions: Int32Array.of(3),
+      logits: new Float64Array(20).fill(2),
+      token: Int32Array.of(-1),
+      logProb: unset(1),
+    },
+    expected: { token: [0], logProb: [0] },
+  },
+];
+
+for (const backend of kernels.backends()) {
+  const operators = new Set(kernels.operators(backend));
+  const supported = kinks.filter(({ op }) => operators.has(op));
+  if (supported.length === 0) continue;
+  describe(`values at kinks on ${backend}`, () => {
+    for (const { name, op, args, expected } of supported) {
+      it(name, () => {
+        const outputs = evaluate(op, args, "float32", backend);
+        for (const [field, values] of Object.entries(expected))
+          assert.deepEqual(
+            Array.from(outputs[field]!, (value) => value + 0),
+            values,
+            field,
+          );
+      });
+    }
+  });
+}
+
+describe("equal rewards", () => {
+  it("count as a pair that is not told apart, with the loss log 2", () => {
+    const { stats } = evaluate("bradleyTerryLoss", {
+      rows: 2,
+      pairs: 1,
+      value: Float64Array.of(1, 1),
+      chosen: Int32Array.of(0),
+      rejected: Int32Array.of(1),
+      dValue: unset(2),
+      stats: unset(STAT_COUNT.bradleyTerryLoss),
+    });
+    assert.ok(Math.abs(stats![0]! - Math.LN2) < 1e-15);
+    assert.deepEqual([...stats!.subarray(1)], [0, 0, 1, 1, 1]);
+  });
+});
