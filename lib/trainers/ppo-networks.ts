@@ -118,13 +118,8 @@ export class PpoNetworks implements Disposable {
     if (settings.valueModel === "shared") {
       return { model, head: VALUE, ...(target.adapter === undefined ? {} : { adapter: target.adapter }) };
     }
-    if (target.kind !== "lora") {
-      throw new RlhfError(
-        "ERR_RLHF_ARGUMENT",
-        'config.valueModel "adapter" needs a policy trained by LoRA, whose base stays frozen; use "shared" or "separate"',
-      );
-    }
-    if (!model.adapters.has(VALUE_ADAPTER)) addAdapterLike(model, target.adapter, VALUE_ADAPTER, settings.seed);
+    if (!model.adapters.has(VALUE_ADAPTER))
+      addAdapterLike(model, target.adapter as string, VALUE_ADAPTER, settings.seed);
     return { model, adapter: VALUE_ADAPTER, head: VALUE };
   }
 

@@ -1,6 +1,8 @@
 import type { KlEstimator } from "../engine/losses.ts";
+import { RlhfError } from "../errors.ts";
 import type { HeadOptions } from "../model/heads.ts";
 import { COMMON_DEFAULTS, type CommonSettings, type TrainerConfig } from "./settings.ts";
+import type { TrainingTarget } from "./target.ts";
 
 /** Settings of PPO. Default learning rate: 1e-6 for all weights, 1e-5 for an adapter. */
 export interface PPOConfig extends TrainerConfig {
@@ -103,4 +105,20 @@ export function valueHeadOptions(settings: PPOSettings): HeadOptions {
   const { valueHead = "mlp", seed } = settings;
   if (typeof valueHead === "object") return valueHead;
   return valueHead === "mlp" ? { kind: "mlp", activation: "tanh", seed } : { kind: "linear", seed };
+}
+
+/** Settings that are right by themselves and wrong together: throws ERR_RLHF_ARGUMENT. */
+export function checkCombination(config: typeof PPO_DEFAULTS, target: TrainingTarget["kind"]): void {
+  if (config.valueModel === "adapter" && target !== "lora") {
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      'config.valueModel "adapter" needs a policy trained by LoRA, whose base stays frozen; use "shared" or "separate"',
+    );
+  }
+  if (config.minNewTokens > config.maxNewTokens) {
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      `config.minNewTokens (${config.minNewTokens}) must not be over maxNewTokens (${config.maxNewTokens})`,
+    );
+  }
 }

@@ -2,16 +2,17 @@ import { epochBatches } from "../data/batching.ts";
 import { Random } from "../data/random.ts";
 import { tokenizePrompts } from "../data/tokenize.ts";
 import type { PromptRow, TokenizedPrompt } from "../data/types.ts";
-import { gae, klReward, ppoPolicyLoss, ppoValueLoss, whiten } from "../engine/losses.ts";
+import { ppoPolicyLoss, ppoValueLoss } from "../engine/losses.ts";
 import { RlhfError } from "../errors.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import { type RewardSource, scoreAnswers } from "../rewards/reward.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { hashSequences, type TrainedPart } from "./checkpoint.ts";
+import { type Experience, estimateAdvantages } from "./experience.ts";
 import { type MinibatchSums, type PpoMinibatch, summarizeMinibatch, updateMetrics } from "./ppo-metrics.ts";
 import { type Network, PpoNetworks } from "./ppo-networks.ts";
-import { PPO_DEFAULTS, type PPOConfig, type PPOSettings } from "./ppo-settings.ts";
+import { checkCombination, PPO_DEFAULTS, type PPOConfig, type PPOSettings } from "./ppo-settings.ts";
 import { type Rollout, RolloutBatch } from "./rollouts.ts";
 import { withDefaults } from "./settings.ts";
 import {
@@ -35,26 +36,6 @@ export interface PPOTrainerOptions {
   readonly config?: PPOConfig;
   /** Where metrics.jsonl and checkpoints go. */
   readonly outputDir?: string;
-}
-
-/**
- * Rollouts with all that an update needs. Arrays are Float32Array[N] over `batch.packed` and describe token t at index t, 0
- * outside the responses; the value that belongs to token t stands at t − 1.
- */
-export interface Experience {
-  readonly batch: RolloutBatch;
-  /** Float32Array[S]: clipped, and less the penalty for a missing end. */
-  readonly scores: Float32Array;
-  readonly logProb: Float32Array;
-  readonly refLogProb: Float32Array;
-  readonly value: Float32Array;
-  readonly reward: Float32Array;
-  readonly advantage: Float32Array;
-  readonly returns: Float32Array;
-  /** KL to the reference per answer, summed over its tokens. */
-  readonly kl: number;
-  /** "objective/…" and "val/num_eos_tokens". */
-  readonly metrics: Metrics;
 }
 
 /** What the updates of one iteration did. */
@@ -100,6 +81,7 @@ export class PPOTrainer extends Trainer<PPOSettings> {
     const target = chooseTarget(model, config, "policy");
     if (target.kind === "frozen") throw nothingToTrain();
     checkReward(reward, model, target);
+    checkCombination(config, target.kind);
     const learningRate = config.learningRate ?? defaultLearningRate(target, LEARNING_RATES);
     const { maxLength = Math.min(1024, model.maxLength - config.maxNewTokens) } = config;
     super({ ...config, learningRate, maxLength }, options.outputDir);
@@ -245,15 +227,12 @@ export class PPOTrainer extends Trainer<PPOSettings> {
     const values = sharesTrunk ? sampled.value : (await this.#measure(batch, value, "value")).value;
     const { logProb: refLogProb } = await this.#measure(batch, reference);
     const scores = await this.#score(rollouts);
-    const estimated = await this.#estimateAdvantages(batch, sampled.logProb, refLogProb, values, scores);
+    const measured = { batch, scores, logProb: sampled.logProb, refLogProb, value: values };
+    const estimated = await estimateAdvantages(this.model.engine, measured, this.#klCoefficient, this.config);
     const meanScore = scores.reduce((sum, score) => sum + score, 0) / scores.length;
     const nonScoreReward = -this.#klCoefficient * estimated.kl;
     return {
-      batch,
-      scores,
-      logProb: sampled.logProb,
-      refLogProb,
-      value: values,
+      ...measured,
       ...estimated,
       metrics: {
         "objective/scores": meanScore,
@@ -301,41 +280,6 @@ export class PPOTrainer extends Trainer<PPOSettings> {
       const clipped = rewardClip === null ? score : Math.min(rewardClip, Math.max(-rewardClip, score));
       return clipped - (rollouts[i]?.finishReason === "stop" ? 0 : (missingEosPenalty ?? 0));
     });
-  }
-
-  async #estimateAdvantages(
-    batch: RolloutBatch,
-    logProb: Float32Array,
-    refLogProb: Float32Array,
-    value: Float32Array,
-    score: Float32Array,
-  ): Promise<Pick<Experience, "reward" | "advantage" | "returns" | "kl">> {
-    const { engine } = this.model;
-    const { klEstimator: estimator, gamma, lambda, whitenRewards, whitenAdvantages } = this.config;
-    const { mask, offsets } = batch.packed;
-    const klCoefficient = this.#klCoefficient;
-    const penalized = await klReward(engine, {
-      logProb,
-      refLogProb,
-      mask,
-      offsets,
-      score,
-      klCoefficient,
-      estimator,
-    });
-    using kl = penalized.kl;
-    using raw = penalized.reward;
-    using reward = whitenRewards ? (await whiten(engine, { x: raw, mask, shiftMean: false })).y : raw;
-    const estimated = await gae(engine, { reward, value, mask, offsets, gamma, lambda });
-    using unscaled = estimated.advantage;
-    using returns = estimated.returns;
-    using advantage = whitenAdvantages ? (await whiten(engine, { x: unscaled, mask })).y : unscaled;
-    return {
-      reward: await reward.read(),
-      advantage: await advantage.read(),
-      returns: await returns.read(),
-      kl: batch.meanPerAnswer(await kl.read()),
-    };
   }
 
   /**

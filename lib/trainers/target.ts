@@ -9,15 +9,20 @@ export type TrainingTarget =
   | { readonly kind: "full"; readonly adapter: undefined }
   | { readonly kind: "frozen"; readonly adapter: undefined };
 
+type TargetConfig = { readonly lora?: LoraSettings; readonly adapter?: string; readonly seed: number };
+
 /**
  * Decides what is trained: the adapter that `lora` describes (added here as `newAdapter`), the one named, the model's only one,
- * or all its weights when it was loaded with trainable "all".
+ * or all its weights when it was loaded with trainable "all". Throws ERR_RLHF_ARGUMENT for an adapter on weights that are trained too.
  */
-export function chooseTarget(
-  model: CausalLM,
-  config: { readonly lora?: LoraSettings; readonly adapter?: string; readonly seed: number },
-  newAdapter: string,
-): TrainingTarget {
+export function chooseTarget(model: CausalLM, config: TargetConfig, newAdapter: string): TrainingTarget {
+  const frozenBase = model.trainable === "none";
+  if (!frozenBase && (config.lora || model.adapters.size > 0)) {
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      'an adapter is trained on a frozen base, but this model was loaded with { trainable: "all" }: leave that out',
+    );
+  }
   if (config.lora) {
     const { r = 16, alpha = 32, targetModules } = config.lora;
     model.addAdapter(newAdapter, {
@@ -45,9 +50,7 @@ export function chooseTarget(
       `the model has several adapters (${names.join(", ")}): name the one to train in config.adapter`,
     );
   }
-  return model.trainable === "all"
-    ? { kind: "full", adapter: undefined }
-    : { kind: "frozen", adapter: undefined };
+  return { kind: frozenBase ? "frozen" : "full", adapter: undefined };
 }
 
 /** The error of a trainer that was given a model of which nothing can be trained. */

@@ -303,10 +303,12 @@ describe("PPOTrainer", () => {
     });
   });
 
-  it("refuses a value adapter on a base that is trained, and prompts that leave no room to answer", async () => {
+  it("refuses settings that exclude each other, and prompts that leave no room to answer", async () => {
     using model = await tinyModel(tokenizer);
-    using trainer = makeTrainer(model, { valueModel: "adapter" });
-    await assert.rejects(trainer.trainStep(), { code: "ERR_RLHF_ARGUMENT", message: /valueModel/ });
+    const refused = { code: "ERR_RLHF_ARGUMENT" };
+    assert.throws(() => makeTrainer(model, { valueModel: "adapter" }), { ...refused, message: /valueModel/ });
+    assert.throws(() => makeTrainer(model, { minNewTokens: 8 }), { ...refused, message: /minNewTokens/ });
+    assert.throws(() => makeTrainer(model, { lora: { r: 4 } }), { ...refused, message: /frozen base/ });
     const long = { model, tokenizer, reward: countLetters, prompts: ["Xq".repeat(40)], config: CONFIG };
     assert.throws(() => new PPOTrainer(long), { code: "ERR_RLHF_DATA", message: /maxLength/ });
   });
