@@ -119,6 +119,9 @@ int64_t narrow(const Sample& a, const double* weights, int32_t* ids, int64_t cou
   if (a.topP < 1) {
     double total = 0;
     for (int64_t i = 0; i < count; ++i) total += weights[ids[i]];
+    // Tokens lighter than this weigh less than (1 − topP)·total together, so the rest weighs more than topP·total.
+    const double negligible = 0.5 * (1 - a.topP) * total / static_cast<double>(count);
+    count = std::partition(ids, ids + count, [&](int32_t id) { return weights[id] >= negligible; }) - ids;
     double cumulative = 0;
     int64_t kept = 0, sorted = 0;
     while (kept < count && (kept == 0 || cumulative < a.topP * total)) {
