@@ -20,24 +20,29 @@ std::string listed(const std::vector<std::string>& names) {
 
 void validateConfig(const Architecture& architecture, const AdapterConfig& config) {
   if (config.rank < 1 || config.rank > 65536)
-    throw Error(code::kArgument, format("adapter rank must be 1 to 65536, got %lld", static_cast<long long>(config.rank)));
+    throw Error(code::kArgument,
+                format("adapter rank must be 1 to 65536, got %lld", static_cast<long long>(config.rank)));
   if (!std::isfinite(config.alpha)) throw Error(code::kArgument, "adapter alpha must be a finite number");
   if (config.targetModules.empty())
-    throw Error(code::kArgument, "an adapter needs at least one target module, of " + listed(architecture.linearModuleNames()));
+    throw Error(code::kArgument, "an adapter needs at least one target module, of " +
+                                     listed(architecture.linearModuleNames()));
   for (const std::string& target : config.targetModules) {
     const auto known = [&](const LinearLayer& layer) { return matches(layer.name, target); };
     const auto inBlock = [&](const Block& block) {
-      return std::any_of(block.stages.begin(), block.stages.end(), [&](const auto& stage) { return std::any_of(stage.begin(), stage.end(), known); });
+      return std::any_of(block.stages.begin(), block.stages.end(),
+                         [&](const auto& stage) { return std::any_of(stage.begin(), stage.end(), known); });
     };
     if (std::none_of(architecture.blocks.begin(), architecture.blocks.end(), inBlock))
-      throw Error(code::kUnknownName, format("this model has no linear layer \"%s\" for an adapter; it has %s", target.c_str(),
-                                             listed(architecture.linearModuleNames()).c_str()));
+      throw Error(code::kUnknownName,
+                  format("this model has no linear layer \"%s\" for an adapter; it has %s", target.c_str(),
+                         listed(architecture.linearModuleNames()).c_str()));
   }
 }
 
 }  // namespace
 
-Adapter::Adapter(Engine& engine, const Architecture& architecture, const std::string& name, const AdapterConfig& adapterConfig)
+Adapter::Adapter(Engine& engine, const Architecture& architecture, const std::string& name,
+                 const AdapterConfig& adapterConfig)
     : config(adapterConfig),
       group("adapter:" + name, true),
       a(static_cast<size_t>(architecture.linears), -1),
@@ -64,7 +69,8 @@ Adapter::Adapter(Engine& engine, const Architecture& architecture, const std::st
 
 LoraFactors Adapter::factors(const LinearLayer& layer) const {
   const size_t index = static_cast<size_t>(layer.index);
-  return {config.rank, config.alpha / static_cast<double>(config.rank), group.data(a[index]), group.data(b[index])};
+  return {config.rank, config.alpha / static_cast<double>(config.rank), group.data(a[index]),
+          group.data(b[index])};
 }
 
 }  // namespace rlhf

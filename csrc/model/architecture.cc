@@ -64,7 +64,8 @@ NormLayer Architecture::addNorm(ParameterGroup& base, const std::string& name) {
   return layer;
 }
 
-void Architecture::addLinear(ParameterGroup& base, Block& block, Stage stage, const std::string& name, int64_t outputs, bool bias) {
+void Architecture::addLinear(ParameterGroup& base, Block& block, Stage stage, const std::string& name,
+                             int64_t outputs, bool bias) {
   std::vector<LinearLayer>& siblings = block.stages[stage];
   LinearLayer layer;
   layer.name = name;

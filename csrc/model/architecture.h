@@ -6,7 +6,8 @@
 #include "model/config.h"
 #include "model/parameters.h"
 
-// What a model family is made of, as data: the transformer's forward and backward passes read this table and know no family.
+// What a model family is made of, as data: the transformer's forward and backward passes read this table and
+// know no family.
 
 namespace rlhf {
 
@@ -18,11 +19,12 @@ struct NormLayer {
   int bias = -1;
 };
 
-/// One linear layer. Sibling layers of a stage (q, k and v; gate and up) write side by side into rows they share, each from its
-/// own first column on, so that separate and fused projections run through the same code.
+/// One linear layer. Sibling layers of a stage (q, k and v; gate and up) write side by side into rows they
+/// share, each from its own first column on, so that separate and fused projections run through the same
+/// code.
 struct LinearLayer {
-  std::string name;    // module path as in transformers: "model.layers.0.self_attn.q_proj"
-  int index = 0;       // number among all linear layers of the model
+  std::string name;  // module path as in transformers: "model.layers.0.self_attn.q_proj"
+  int index = 0;     // number among all linear layers of the model
   int64_t inputs = 0, outputs = 0;
   int64_t column = 0;  // of the shared rows
   int weight = -1, bias = -1;
@@ -38,7 +40,8 @@ struct Block {
 
 /// A pre-norm decoder:  x += attentionOut(attention(qkv(norm(x)))),  x += mlpOut(activation(mlpIn(norm(x)))).
 struct Architecture {
-  Architecture(const ModelConfig& config, ParameterGroup& base);  // adds the parameters in the order of named_parameters()
+  Architecture(const ModelConfig& config,
+               ParameterGroup& base);  // adds the parameters in the order of named_parameters()
 
   ModelConfig config;
   NormKind norm;
@@ -46,7 +49,7 @@ struct Architecture {
   bool gatedMlp;           // mlpIn is gate and up; the activation is silu(gate)·up
   int64_t rotary;          // dimensions of a head that turn with the position; 0: learned positions
   int embedding = -1, positionEmbedding = -1;
-  int head = -1;           // the embedding when tied
+  int head = -1;  // the embedding when tied
   NormLayer finalNorm;
   std::vector<Block> blocks;
   int linears = 0;
@@ -65,7 +68,8 @@ struct Architecture {
   void describeGpt2(ParameterGroup& base);
   void describeLlama(ParameterGroup& base);
   NormLayer addNorm(ParameterGroup& base, const std::string& name);
-  void addLinear(ParameterGroup& base, Block& block, Stage stage, const std::string& name, int64_t outputs, bool bias);
+  void addLinear(ParameterGroup& base, Block& block, Stage stage, const std::string& name, int64_t outputs,
+                 bool bias);
 };
 
 }  // namespace rlhf

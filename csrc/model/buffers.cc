@@ -10,7 +10,8 @@ namespace rlhf {
 namespace {
 
 /// Reserves the arrays of one block; `input` is given, `middle` is the input itself where nothing is saved.
-BlockBuffers layOutBlock(const Engine& engine, const Architecture& architecture, int64_t rows, void* input, bool saved, BufferLayout& layout) {
+BlockBuffers layOutBlock(const Engine& engine, const Architecture& architecture, int64_t rows, void* input,
+                         bool saved, BufferLayout& layout) {
   const size_t element = dtypeSize(engine.type()), statistic = dtypeSize(engine.accumulator());
   const int64_t hidden = architecture.config.hidden;
   const bool centred = architecture.norm == NormKind::LayerNorm;
@@ -35,12 +36,13 @@ BlockBuffers layOutBlock(const Engine& engine, const Architecture& architecture,
 }  // namespace
 
 int64_t roundedCapacity(int64_t count) {
-  const int64_t step = std::max<int64_t>(8, static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(count, 1)))) / 8);
+  const int64_t step = std::max<int64_t>(
+      8, static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(count, 1)))) / 8);
   return (std::max<int64_t>(count, 1) + step - 1) / step * step;
 }
 
-ForwardBuffers layOutForward(const Engine& engine, const Architecture& architecture, const PassShape& shape, BufferLayout& kept,
-                             BufferLayout& work) {
+ForwardBuffers layOutForward(const Engine& engine, const Architecture& architecture, const PassShape& shape,
+                             BufferLayout& kept, BufferLayout& work) {
   const size_t element = dtypeSize(engine.type()), statistic = dtypeSize(engine.accumulator());
   const int64_t rows = shape.rows, hidden = architecture.config.hidden;
   const int blockCount = static_cast<int>(architecture.blocks.size());
@@ -57,7 +59,9 @@ ForwardBuffers layOutForward(const Engine& engine, const Architecture& architect
   }
   for (int block = 0; block < blockCount; ++block) {
     const bool saved = block >= shape.firstSavedBlock;
-    buffers.blocks.push_back(saved ? layOutBlock(engine, architecture, rows, kept.reserve(rows * hidden, element), true, kept) : shared);
+    buffers.blocks.push_back(
+        saved ? layOutBlock(engine, architecture, rows, kept.reserve(rows * hidden, element), true, kept)
+              : shared);
   }
   const bool savesAny = shape.firstSavedBlock < blockCount;
   buffers.output = savesAny ? kept.reserve(rows * hidden, element) : shared.input;
@@ -80,18 +84,21 @@ ForwardBuffers layOutForward(const Engine& engine, const Architecture& architect
     buffers.head.preActivation = kept.reserve(rows * shape.head->config.inner, element);
     buffers.head.activated = kept.reserve(rows * shape.head->config.inner, element);
   }
-  if (shape.keepLogits) buffers.logits = kept.reserve(shape.predictions * architecture.config.vocab, statistic);
+  if (shape.keepLogits)
+    buffers.logits = kept.reserve(shape.predictions * architecture.config.vocab, statistic);
   return buffers;
 }
 
-BackwardBuffers layOutBackward(const Engine& engine, const Architecture& architecture, const PassShape& shape, BufferLayout& work) {
+BackwardBuffers layOutBackward(const Engine& engine, const Architecture& architecture, const PassShape& shape,
+                               BufferLayout& work) {
   const size_t element = dtypeSize(engine.type()), statistic = dtypeSize(engine.accumulator());
   const int64_t rows = shape.rows, hidden = architecture.config.hidden;
   BackwardBuffers buffers;
   buffers.dStream = work.reserve(rows * hidden, element);
   buffers.dNormed = work.reserve(rows * hidden, element);
   if (shape.adapter) buffers.loraGradient = work.reserve(rows * shape.adapter->config.rank, element);
-  if (shape.head && shape.head->config.inner > 0) buffers.dInner = work.reserve(rows * shape.head->config.inner, element);
+  if (shape.head && shape.head->config.inner > 0)
+    buffers.dInner = work.reserve(rows * shape.head->config.inner, element);
   const size_t mark = work.mark();
   buffers.dActivated = work.reserve(rows * architecture.config.intermediate, element);
   work.release(mark);  // the MLP's gradient is used up before attention's begins

@@ -10,7 +10,8 @@ namespace rlhf {
 struct Adapter;
 struct Head;
 
-/// Names the arrays of one memory block. Run once without memory it counts bytes; run again over the block it gives the pointers.
+/// Names the arrays of one memory block. Run once without memory it counts bytes; run again over the block it
+/// gives the pointers.
 class BufferLayout {
  public:
   explicit BufferLayout(char* base = nullptr) : base_(base) {}
@@ -31,24 +32,26 @@ class BufferLayout {
   ArenaPlan plan_;
 };
 
-/// A capacity for `count` that is at most an eighth larger: passes of nearly the same size then need the same memory.
+/// A capacity for `count` that is at most an eighth larger: passes of nearly the same size then need the same
+/// memory.
 int64_t roundedCapacity(int64_t count);
 
-/// What one block of the transformer reads and writes. Shape letters as in ops/entry.h; F is the MLP's inner width.
+/// What one block of the transformer reads and writes. Shape letters as in ops/entry.h; F is the MLP's inner
+/// width.
 struct BlockBuffers {
-  void* input = nullptr;             // [N, C] residual stream
-  void* attentionNormed = nullptr;   // [N, C]
-  void* attentionMean = nullptr;     // [N] (LayerNorm)
-  void* attentionRstd = nullptr;     // [N]
-  void* qkv = nullptr;               // [N, (H+2G)·D], q and k rotated
-  void* attention = nullptr;         // [N, H·D]
-  void* attentionLse = nullptr;      // [N, H]
-  void* middle = nullptr;            // [N, C] residual stream between attention and MLP
-  void* mlpNormed = nullptr;         // [N, C]
-  void* mlpMean = nullptr;           // [N] (LayerNorm)
-  void* mlpRstd = nullptr;           // [N]
-  void* mlpIn = nullptr;             // [N, 2F] gate and up, or [N, F] before the activation
-  void* mlpActivated = nullptr;      // [N, F]
+  void* input = nullptr;            // [N, C] residual stream
+  void* attentionNormed = nullptr;  // [N, C]
+  void* attentionMean = nullptr;    // [N] (LayerNorm)
+  void* attentionRstd = nullptr;    // [N]
+  void* qkv = nullptr;              // [N, (H+2G)·D], q and k rotated
+  void* attention = nullptr;        // [N, H·D]
+  void* attentionLse = nullptr;     // [N, H]
+  void* middle = nullptr;           // [N, C] residual stream between attention and MLP
+  void* mlpNormed = nullptr;        // [N, C]
+  void* mlpMean = nullptr;          // [N] (LayerNorm)
+  void* mlpRstd = nullptr;          // [N]
+  void* mlpIn = nullptr;            // [N, 2F] gate and up, or [N, F] before the activation
+  void* mlpActivated = nullptr;     // [N, F]
 };
 
 struct HeadBuffers {
@@ -59,34 +62,34 @@ struct HeadBuffers {
 /// What decides the memory of a forward pass. Counts are capacities.
 struct PassShape {
   int64_t rows = 0, sequences = 0, predictions = 0;
-  int firstSavedBlock = 0;      // blocks from here on keep their activations; the number of blocks: none does
+  int firstSavedBlock = 0;  // blocks from here on keep their activations; the number of blocks: none does
   bool keepLogits = false;
   const Adapter* adapter = nullptr;
   const Head* head = nullptr;
 };
 
-/// All arrays of a forward pass. Kept for the backward pass are: per saved block everything in BlockBuffers (norms' outputs
-/// included: keeping them costs N·C per norm and saves a pass over the residual stream), the last residual stream and the final
-/// hidden states, x·Aᵀ of adapted layers, and the logits where they fit the budget. Blocks that are not saved share one set and
-/// update the residual stream in place.
+/// All arrays of a forward pass. Kept for the backward pass are: per saved block everything in BlockBuffers
+/// (norms' outputs included: keeping them costs N·C per norm and saves a pass over the residual stream), the
+/// last residual stream and the final hidden states, x·Aᵀ of adapted layers, and the logits where they fit
+/// the budget. Blocks that are not saved share one set and update the residual stream in place.
 struct ForwardBuffers {
   int32_t* tokens = nullptr;       // [N]
   int32_t* positions = nullptr;    // [N]
   int32_t* offsets = nullptr;      // [S+1]
   int32_t* predictions = nullptr;  // [count]
   std::vector<BlockBuffers> blocks;
-  std::vector<void*> loraHidden;   // [N, R] by LinearLayer::index
-  void* output = nullptr;          // [N, C] residual stream after the last block
-  void* finalMean = nullptr;       // [N] (LayerNorm)
-  void* finalRstd = nullptr;       // [N]
-  void* hidden = nullptr;          // [N, C] after the final norm
+  std::vector<void*> loraHidden;  // [N, R] by LinearLayer::index
+  void* output = nullptr;         // [N, C] residual stream after the last block
+  void* finalMean = nullptr;      // [N] (LayerNorm)
+  void* finalRstd = nullptr;      // [N]
+  void* hidden = nullptr;         // [N, C] after the final norm
   HeadBuffers head;
-  void* logits = nullptr;          // [count, V] (only with keepLogits)
+  void* logits = nullptr;  // [count, V] (only with keepLogits)
 };
 
 /// `kept` lives as long as the pass, `work` until the forward pass returns; both may be the same layout.
-ForwardBuffers layOutForward(const Engine& engine, const Architecture& architecture, const PassShape& shape, BufferLayout& kept,
-                             BufferLayout& work);
+ForwardBuffers layOutForward(const Engine& engine, const Architecture& architecture, const PassShape& shape,
+                             BufferLayout& kept, BufferLayout& work);
 
 /// Work arrays of a backward pass. The gradient of mlpIn overwrites mlpIn where the MLP is gated.
 struct BackwardBuffers {
@@ -100,6 +103,7 @@ struct BackwardBuffers {
   void* dInner = nullptr;        // [N, inner] of the scalar head
 };
 
-BackwardBuffers layOutBackward(const Engine& engine, const Architecture& architecture, const PassShape& shape, BufferLayout& work);
+BackwardBuffers layOutBackward(const Engine& engine, const Architecture& architecture, const PassShape& shape,
+                               BufferLayout& work);
 
 }  // namespace rlhf

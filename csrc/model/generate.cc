@@ -5,9 +5,10 @@
 
 #include "model/model_impl.h"
 
-// Generation with a key/value cache. Sequences are decoded together, up to `maxBatch` of them; when one ends, its slot in the cache
-// goes to a prompt that waits. Prompts are read through the same packed forward pass that training uses. What is drawn for a
-// sequence depends on its own logits and on (seed, stream, number of the new token), not on which others are decoded beside it.
+// Generation with a key/value cache. Sequences are decoded together, up to `maxBatch` of them; when one ends,
+// its slot in the cache goes to a prompt that waits. Prompts are read through the same packed forward pass
+// that training uses. What is drawn for a sequence depends on its own logits and on (seed, stream, number of
+// the new token), not on which others are decoded beside it.
 
 namespace rlhf {
 namespace {
@@ -19,22 +20,29 @@ void requireRange(bool fits, const char* name, double value, const char* allowed
   if (!fits) throw Error(code::kArgument, format("generate: %s is %g, expected %s", name, value, allowed));
 }
 
-void validate(const std::vector<std::vector<int32_t>>& prompts, const GenerateOptions& options, const ModelConfig& config) {
-  requireRange(options.maxNewTokens >= 0, "maxNewTokens", static_cast<double>(options.maxNewTokens), "at least 0");
-  requireRange(options.minNewTokens >= 0, "minNewTokens", static_cast<double>(options.minNewTokens), "at least 0");
-  requireRange(options.temperature >= 0 && std::isfinite(options.temperature), "temperature", options.temperature, "at least 0");
+void validate(const std::vector<std::vector<int32_t>>& prompts, const GenerateOptions& options,
+              const ModelConfig& config) {
+  requireRange(options.maxNewTokens >= 0, "maxNewTokens", static_cast<double>(options.maxNewTokens),
+               "at least 0");
+  requireRange(options.minNewTokens >= 0, "minNewTokens", static_cast<double>(options.minNewTokens),
+               "at least 0");
+  requireRange(options.temperature >= 0 && std::isfinite(options.temperature), "temperature",
+               options.temperature, "at least 0");
   requireRange(options.topP > 0 && options.topP <= 1, "topP", options.topP, "above 0 and at most 1");
   requireRange(options.minP >= 0 && options.minP <= 1, "minP", options.minP, "0 to 1");
-  requireRange(options.repetitionPenalty > 0 && std::isfinite(options.repetitionPenalty), "repetitionPenalty", options.repetitionPenalty, "above 0");
+  requireRange(options.repetitionPenalty > 0 && std::isfinite(options.repetitionPenalty), "repetitionPenalty",
+               options.repetitionPenalty, "above 0");
   requireRange(options.topK >= 0, "topK", static_cast<double>(options.topK), "at least 0 (no limit)");
   requireRange(options.maxBatch >= 1, "maxBatch", static_cast<double>(options.maxBatch), "at least 1");
   validateTokens(options.stopTokens, config.vocab, "stopTokens");
   for (size_t i = 0; i < prompts.size(); ++i) {
     const std::string name = format("prompts[%zu]", i);
-    if (prompts[i].empty()) throw Error(code::kArgument, name + " has no tokens: begin it with the model's first token");
+    if (prompts[i].empty())
+      throw Error(code::kArgument, name + " has no tokens: begin it with the model's first token");
     if (static_cast<int64_t>(prompts[i].size()) > config.maxPositions)
-      throw Error(code::kContextLength, format("%s has %zu tokens, more than the model's context of %lld: truncate it", name.c_str(),
-                                               prompts[i].size(), static_cast<long long>(config.maxPositions)));
+      throw Error(code::kContextLength,
+                  format("%s has %zu tokens, more than the model's context of %lld: truncate it",
+                         name.c_str(), prompts[i].size(), static_cast<long long>(config.maxPositions)));
     validateTokens(prompts[i], config.vocab, name.c_str());
   }
 }
@@ -42,8 +50,9 @@ void validate(const std::vector<std::vector<int32_t>>& prompts, const GenerateOp
 /// One generate() call.
 class Generator {
  public:
-  Generator(Model::Impl& model, const std::vector<std::vector<int32_t>>& prompts, const GenerateOptions& options,
-            const std::function<void(int64_t, int32_t)>& onToken, const std::atomic<bool>& cancel);
+  Generator(Model::Impl& model, const std::vector<std::vector<int32_t>>& prompts,
+            const GenerateOptions& options, const std::function<void(int64_t, int32_t)>& onToken,
+            const std::atomic<bool>& cancel);
   std::vector<Generation> run();
 
  private:
@@ -94,11 +103,11 @@ class Generator {
   std::vector<uint8_t> seen_;  // [slots, V], with a repetition penalty
 
   KeyValueCache cache_;
-  void* hidden_ = nullptr;           // [slots, C] hidden states that predict the next tokens
-  void* logits_ = nullptr;           // [slots, V]
-  int32_t* drawn_ = nullptr;         // [slots]
-  void* drawnLogProb_ = nullptr;     // [slots]
-  uint8_t* deviceSeen_ = nullptr;    // [slots, V]
+  void* hidden_ = nullptr;         // [slots, C] hidden states that predict the next tokens
+  void* logits_ = nullptr;         // [slots, V]
+  int32_t* drawn_ = nullptr;       // [slots]
+  void* drawnLogProb_ = nullptr;   // [slots]
+  uint8_t* deviceSeen_ = nullptr;  // [slots, V]
   int32_t* stopTokens_ = nullptr;
   int32_t* prefillSlots_ = nullptr;  // [prefillRows]
   char* deviceInputs_ = nullptr;
@@ -106,15 +115,24 @@ class Generator {
   Inputs host_{}, device_{};
 };
 
-Generator::Generator(Model::Impl& model, const std::vector<std::vector<int32_t>>& prompts, const GenerateOptions& options,
-                     const std::function<void(int64_t, int32_t)>& onToken, const std::atomic<bool>& cancel)
-    : model_(model), engine_(*model.engine), config_(model.config()), prompts_(prompts), options_(options), onToken_(onToken), cancel_(cancel),
-      adapter_(model.adapter(options.adapter)), generations_(prompts.size()) {
+Generator::Generator(Model::Impl& model, const std::vector<std::vector<int32_t>>& prompts,
+                     const GenerateOptions& options, const std::function<void(int64_t, int32_t)>& onToken,
+                     const std::atomic<bool>& cancel)
+    : model_(model),
+      engine_(*model.engine),
+      config_(model.config()),
+      prompts_(prompts),
+      options_(options),
+      onToken_(onToken),
+      cancel_(cancel),
+      adapter_(model.adapter(options.adapter)),
+      generations_(prompts.size()) {
   validate(prompts, options, config_);
   int64_t longest = 0;
   for (size_t i = 0; i < prompts.size(); ++i) {
     const int64_t length = static_cast<int64_t>(prompts[i].size());
-    if (length >= config_.maxPositions || options.maxNewTokens == 0) continue;  // no room for a new token: an empty generation
+    if (length >= config_.maxPositions || options.maxNewTokens == 0)
+      continue;  // no room for a new token: an empty generation
     waiting_.push_back(static_cast<int64_t>(i));
     longest = std::max(longest, length);
     prefillRows_ += length;
@@ -128,7 +146,8 @@ Generator::Generator(Model::Impl& model, const std::vector<std::vector<int32_t>>
 
   BufferLayout sizes;
   layOut(sizes);
-  model_.reserve(model_.generationMemory, sizes.bytes(), "the key/value cache: lower maxBatch or maxNewTokens; it");
+  model_.reserve(model_.generationMemory, sizes.bytes(),
+                 "the key/value cache: lower maxBatch or maxNewTokens; it");
   BufferLayout arrays(model_.generationMemory.data());
   layOut(arrays);
   engine_.copy(stopTokens_, options.stopTokens.data(), options.stopTokens.size() * sizeof(int32_t));
@@ -147,7 +166,8 @@ void Generator::layOut(BufferLayout& layout) {
   cache_.values.clear();
   for (int64_t block = 0; block < config_.layers; ++block)
     for (std::vector<void*>* arrays : {&cache_.keys, &cache_.values})
-      arrays->push_back(layout.reserve(slots_ * config_.kvHeads * cache_.capacity * config_.headDim, element));
+      arrays->push_back(
+          layout.reserve(slots_ * config_.kvHeads * cache_.capacity * config_.headDim, element));
   hidden_ = layout.reserve(slots_ * config_.hidden, element);
   logits_ = layout.reserve(slots_ * config_.vocab, statistic);
   drawn_ = layout.array<int32_t>(slots_);
@@ -229,8 +249,10 @@ void Generator::prefill(const std::vector<Sequence>& sequences) {
   const ForwardBuffers buffers = forward(rows, {cache_, false, prefillSlots_, nullptr}, &packed);
   const size_t rowBytes = static_cast<size_t>(config_.hidden) * dtypeSize(engine_.type());
   for (size_t s = 0; s < sequences.size(); ++s)
-    engine_.copy(static_cast<char*>(hidden_) + s * rowBytes,
-                 static_cast<const char*>(buffers.hidden) + static_cast<size_t>(packed.offsets[s + 1] - 1) * rowBytes, rowBytes);
+    engine_.copy(
+        static_cast<char*>(hidden_) + s * rowBytes,
+        static_cast<const char*>(buffers.hidden) + static_cast<size_t>(packed.offsets[s + 1] - 1) * rowBytes,
+        rowBytes);
   model_.transformer.logits(static_cast<int64_t>(sequences.size()), hidden_, logits_);
 }
 
@@ -244,7 +266,8 @@ void Generator::decode() {
   }
   engine_.copy(deviceInputs_, hostInputs_.data(), hostInputs_.size());
   const int64_t rows = static_cast<int64_t>(active_.size());
-  const ForwardBuffers buffers = forward({rows, rows, 1}, {cache_, true, device_.slots, device_.lengths}, nullptr);
+  const ForwardBuffers buffers =
+      forward({rows, rows, 1}, {cache_, true, device_.slots, device_.lengths}, nullptr);
   model_.transformer.logits(rows, buffers.hidden, logits_);
   draw(active_);
 }
@@ -277,18 +300,27 @@ void Generator::draw(std::vector<Sequence>& sequences) {
   const size_t rows = sequences.size(), vocab = static_cast<size_t>(config_.vocab);
   for (size_t row = 0; row < rows; ++row) {
     const Sequence& sequence = sequences[row];
-    const int64_t drawn = static_cast<int64_t>(generations_[static_cast<size_t>(sequence.index)].tokens.size());
+    const int64_t drawn =
+        static_cast<int64_t>(generations_[static_cast<size_t>(sequence.index)].tokens.size());
     host_.drawIndex[row] = static_cast<int32_t>(drawn);
     host_.streams[row] = options_.firstStream + sequence.index;
     host_.forbid[row] = drawn < options_.minNewTokens;
-    if (deviceSeen_) engine_.copy(deviceSeen_ + row * vocab, seen_.data() + static_cast<size_t>(sequence.slot) * vocab, vocab);
+    if (deviceSeen_)
+      engine_.copy(deviceSeen_ + row * vocab, seen_.data() + static_cast<size_t>(sequence.slot) * vocab,
+                   vocab);
   }
   engine_.copy(deviceInputs_, hostInputs_.data(), hostInputs_.size());
 
-  Sample sample{.type = engine_.type(), .rows = static_cast<int64_t>(rows), .vocab = config_.vocab,
-                .forbiddenCount = static_cast<int64_t>(options_.stopTokens.size()), .temperature = options_.temperature,
-                .topP = options_.topP, .minP = options_.minP, .repetitionPenalty = options_.repetitionPenalty,
-                .topK = options_.topK, .seed = options_.seed};
+  Sample sample{.type = engine_.type(),
+                .rows = static_cast<int64_t>(rows),
+                .vocab = config_.vocab,
+                .forbiddenCount = static_cast<int64_t>(options_.stopTokens.size()),
+                .temperature = options_.temperature,
+                .topP = options_.topP,
+                .minP = options_.minP,
+                .repetitionPenalty = options_.repetitionPenalty,
+                .topK = options_.topK,
+                .seed = options_.seed};
   sample.streams = device_.streams;
   sample.positions = device_.drawIndex;
   sample.seen = deviceSeen_;
@@ -319,20 +351,24 @@ bool Generator::advance(Sequence& sequence, int32_t token) {
   sequence.last = token;
   if (!seen_.empty()) seen_[static_cast<size_t>(sequence.slot * config_.vocab + token)] = 1;
   if (onToken_) onToken_(sequence.index, token);
-  const bool full = static_cast<int64_t>(generation.tokens.size()) >= options_.maxNewTokens || sequence.length >= config_.maxPositions;
+  const bool full = static_cast<int64_t>(generation.tokens.size()) >= options_.maxNewTokens ||
+                    sequence.length >= config_.maxPositions;
   if (!generation.stopped && !full) return true;
   freeSlots_.push_back(sequence.slot);
   return false;
 }
 
 bool Generator::isStop(int32_t token) const {
-  return std::find(options_.stopTokens.begin(), options_.stopTokens.end(), token) != options_.stopTokens.end();
+  return std::find(options_.stopTokens.begin(), options_.stopTokens.end(), token) !=
+         options_.stopTokens.end();
 }
 
 }  // namespace
 
-std::vector<Generation> Model::generate(const std::vector<std::vector<int32_t>>& prompts, const GenerateOptions& options,
-                                        const std::function<void(int64_t, int32_t)>& onToken, const std::atomic<bool>& cancel) {
+std::vector<Generation> Model::generate(const std::vector<std::vector<int32_t>>& prompts,
+                                        const GenerateOptions& options,
+                                        const std::function<void(int64_t, int32_t)>& onToken,
+                                        const std::atomic<bool>& cancel) {
   return Generator(*impl_, prompts, options, onToken, cancel).run();
 }
 

@@ -9,7 +9,8 @@ namespace rlhf {
 Head::Head(Engine& engine, int64_t hiddenWidth, const std::string& name, const HeadConfig& headConfig)
     : config(headConfig), group("head:" + name, true), hidden(hiddenWidth) {
   if (config.inner < 0 || config.inner > (1 << 24))
-    throw Error(code::kArgument, format("a head's inner width must be 0 (linear) or positive, got %lld", static_cast<long long>(config.inner)));
+    throw Error(code::kArgument, format("a head's inner width must be 0 (linear) or positive, got %lld",
+                                        static_cast<long long>(config.inner)));
   if (!(config.initStd >= 0) || !std::isfinite(config.initStd))
     throw Error(code::kArgument, format("a head's initStd must be at least 0, got %g", config.initStd));
   if (config.inner > 0) {
@@ -19,7 +20,8 @@ Head::Head(Engine& engine, int64_t hiddenWidth, const std::string& name, const H
   weight = group.add(name + ":weight", {1, config.inner > 0 ? config.inner : hidden});
   if (config.bias) bias = group.add(name + ":bias", {1});
   group.allocate(engine);
-  if (innerWeight >= 0) initialiseNormal(group, innerWeight, 1 / std::sqrt(static_cast<double>(hidden)), config.seed);
+  if (innerWeight >= 0)
+    initialiseNormal(group, innerWeight, 1 / std::sqrt(static_cast<double>(hidden)), config.seed);
   if (config.initStd > 0) initialiseNormal(group, weight, config.initStd, config.seed);
 }
 
@@ -28,7 +30,12 @@ void Head::forward(int64_t rows, const void* hiddenStates, const HeadBuffers& bu
   const void* x = hiddenStates;
   int64_t width = hidden;
   if (config.inner > 0) {
-    LinearForward inner{.type = engine.type(), .rows = rows, .inputs = hidden, .outputs = config.inner, .xStride = hidden, .yStride = config.inner};
+    LinearForward inner{.type = engine.type(),
+                        .rows = rows,
+                        .inputs = hidden,
+                        .outputs = config.inner,
+                        .xStride = hidden,
+                        .yStride = config.inner};
     inner.activation = config.activation;
     inner.x = hiddenStates;
     inner.weight = {.type = engine.type(), .data = group.data(innerWeight)};
@@ -39,7 +46,8 @@ void Head::forward(int64_t rows, const void* hiddenStates, const HeadBuffers& bu
     x = buffers.activated;
     width = config.inner;
   }
-  LinearForward last{.type = engine.type(), .rows = rows, .inputs = width, .outputs = 1, .xStride = width, .yStride = 1};
+  LinearForward last{
+      .type = engine.type(), .rows = rows, .inputs = width, .outputs = 1, .xStride = width, .yStride = 1};
   last.x = x;
   last.weight = {.type = engine.type(), .data = group.data(weight)};
   last.bias = group.data(bias);
@@ -47,11 +55,18 @@ void Head::forward(int64_t rows, const void* hiddenStates, const HeadBuffers& bu
   engine.run(engine.ops().linearForward, last);
 }
 
-void Head::backward(int64_t rows, const void* hiddenStates, const HeadBuffers& buffers, const void* dValue, void* dInner, void* dHidden) {
+void Head::backward(int64_t rows, const void* hiddenStates, const HeadBuffers& buffers, const void* dValue,
+                    void* dInner, void* dHidden) {
   Engine& engine = group.engine();
   const bool linear = config.inner == 0;
   const int64_t width = linear ? hidden : config.inner;
-  LinearBackward last{.type = engine.type(), .rows = rows, .inputs = width, .outputs = 1, .xStride = width, .dyStride = 1, .dxStride = width};
+  LinearBackward last{.type = engine.type(),
+                      .rows = rows,
+                      .inputs = width,
+                      .outputs = 1,
+                      .xStride = width,
+                      .dyStride = 1,
+                      .dxStride = width};
   last.x = linear ? hiddenStates : buffers.activated;
   last.dy = dValue;
   last.weight = {.type = engine.type(), .data = group.data(weight)};
@@ -61,11 +76,19 @@ void Head::backward(int64_t rows, const void* hiddenStates, const HeadBuffers& b
   engine.run(engine.ops().linearBackward, last);
   if (linear) return;
 
-  engine.run(engine.ops().activationBackward,
-             ActivationBackward{.type = engine.type(), .activation = config.activation, .count = rows * config.inner,
-                                .x = buffers.preActivation, .dy = dInner, .dx = dInner});
-  LinearBackward inner{.type = engine.type(), .rows = rows, .inputs = hidden, .outputs = config.inner, .xStride = hidden,
-                       .dyStride = config.inner, .dxStride = hidden};
+  engine.run(engine.ops().activationBackward, ActivationBackward{.type = engine.type(),
+                                                                 .activation = config.activation,
+                                                                 .count = rows * config.inner,
+                                                                 .x = buffers.preActivation,
+                                                                 .dy = dInner,
+                                                                 .dx = dInner});
+  LinearBackward inner{.type = engine.type(),
+                       .rows = rows,
+                       .inputs = hidden,
+                       .outputs = config.inner,
+                       .xStride = hidden,
+                       .dyStride = config.inner,
+                       .dxStride = hidden};
   inner.x = hiddenStates;
   inner.dy = dInner;
   inner.weight = {.type = engine.type(), .data = group.data(innerWeight)};

@@ -6,7 +6,8 @@
 
 namespace rlhf {
 
-/// A scalar head on the final hidden states: value[n] = weight·act(inner·hidden[n] + innerBias) + bias, or without the inner layer.
+/// A scalar head on the final hidden states: value[n] = weight·act(inner·hidden[n] + innerBias) + bias, or
+/// without the inner layer.
 struct Head {
   /// Throws ERR_RLHF_ARGUMENT for sizes or spreads that make no sense.
   Head(Engine& engine, int64_t hidden, const std::string& name, const HeadConfig& config);
@@ -19,7 +20,8 @@ struct Head {
   /// value[rows] from hidden [rows, C].
   void forward(int64_t rows, const void* hiddenStates, const HeadBuffers& buffers, void* value) const;
   /// Adds to the group's gradients; dHidden [rows, C] is overwritten unless it is null.
-  void backward(int64_t rows, const void* hiddenStates, const HeadBuffers& buffers, const void* dValue, void* dInner, void* dHidden);
+  void backward(int64_t rows, const void* hiddenStates, const HeadBuffers& buffers, const void* dValue,
+                void* dInner, void* dHidden);
 };
 
 }  // namespace rlhf

@@ -29,7 +29,8 @@ void initialiseUniform(ParameterGroup& group, int parameter, double bound, uint6
 }
 
 void initialiseConstant(ParameterGroup& group, int parameter, double value) {
-  const std::vector<float> values(static_cast<size_t>(group.parameter(parameter).count), static_cast<float>(value));
+  const std::vector<float> values(static_cast<size_t>(group.parameter(parameter).count),
+                                  static_cast<float>(value));
   group.write(parameter, values.data());
 }
 
@@ -43,7 +44,8 @@ void initialiseBase(const Architecture& architecture, ParameterGroup& base, doub
     if (architecture.config.family != Family::Gpt2) continue;
     for (const Stage stage : {kAttentionOut, kMlpOut})
       for (const LinearLayer& layer : block.stages[stage])
-        spread[static_cast<size_t>(layer.weight)] = std / std::sqrt(2.0 * static_cast<double>(architecture.config.layers));
+        spread[static_cast<size_t>(layer.weight)] =
+            std / std::sqrt(2.0 * static_cast<double>(architecture.config.layers));
   }
   for (int i = 0; i < static_cast<int>(base.parameters().size()); ++i) {
     const Parameter& parameter = base.parameter(i);

@@ -11,8 +11,8 @@ void initialiseNormal(ParameterGroup& group, int parameter, double std, uint64_t
 void initialiseUniform(ParameterGroup& group, int parameter, double bound, uint64_t seed);
 void initialiseConstant(ParameterGroup& group, int parameter, double value);
 
-/// Normal(0, std) for matrices, ones for norm weights, zeros for biases. GPT-2's projections back into the residual stream have
-/// std / √(2·layers), since 2·layers of them add up there (Radford et al., 2019).
+/// Normal(0, std) for matrices, ones for norm weights, zeros for biases. GPT-2's projections back into the
+/// residual stream have std / √(2·layers), since 2·layers of them add up there (Radford et al., 2019).
 void initialiseBase(const Architecture& architecture, ParameterGroup& base, double std, uint64_t seed);
 
 }  // namespace rlhf

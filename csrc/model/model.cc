@@ -9,10 +9,12 @@ namespace rlhf {
 Model::Model() = default;
 Model::~Model() = default;
 
-std::shared_ptr<Model> Model::create(std::shared_ptr<Engine> engine, const ModelConfig& config, bool trainable) {
+std::shared_ptr<Model> Model::create(std::shared_ptr<Engine> engine, const ModelConfig& config,
+                                     bool trainable) {
   config.validate();
   if (engine->type() != engine->accumulator())
-    throw Error(code::kUnsupported, format("models of %s are not supported by this build; use float32", dtypeName(engine->type())));
+    throw Error(code::kUnsupported, format("models of %s are not supported by this build; use float32",
+                                           dtypeName(engine->type())));
   std::shared_ptr<Model> model(new Model());
   model->impl_ = std::make_unique<Impl>(std::move(engine), config, trainable);
   return model;
@@ -37,32 +39,42 @@ Model::Impl::ParameterPlace Model::Impl::find(const std::string& name) {
     if (index >= 0) return {*group, index};
     for (const Parameter& parameter : group->parameters()) known.push_back(parameter.name);
   }
-  throw Error(code::kUnknownName, format("the model has no parameter \"%s\"; did you mean \"%s\"?", name.c_str(), nearestName(name, known).c_str()));
+  throw Error(code::kUnknownName, format("the model has no parameter \"%s\"; did you mean \"%s\"?",
+                                         name.c_str(), nearestName(name, known).c_str()));
 }
 
 namespace {
 
 template <class Value>
-std::shared_ptr<Value> named(const std::map<std::string, std::shared_ptr<Value>>& values, const std::string& name, const char* kind) {
+std::shared_ptr<Value> named(const std::map<std::string, std::shared_ptr<Value>>& values,
+                             const std::string& name, const char* kind) {
   if (name.empty()) return nullptr;
   const auto found = values.find(name);
   if (found != values.end()) return found->second;
   std::string known;
   for (const auto& [other, value] : values) known += (known.empty() ? "" : ", ") + other;
-  throw Error(code::kUnknownName, format("the model has no %s \"%s\"; it has %s", kind, name.c_str(), known.empty() ? "none" : known.c_str()));
+  throw Error(code::kUnknownName, format("the model has no %s \"%s\"; it has %s", kind, name.c_str(),
+                                         known.empty() ? "none" : known.c_str()));
 }
 
 }  // namespace
 
-std::shared_ptr<Adapter> Model::Impl::adapter(const std::string& name) const { return named(adapters, name, "adapter"); }
+std::shared_ptr<Adapter> Model::Impl::adapter(const std::string& name) const {
+  return named(adapters, name, "adapter");
+}
 std::shared_ptr<Head> Model::Impl::head(const std::string& name) const { return named(heads, name, "head"); }
 
 void Model::Impl::requireNewName(const std::string& name) const {
   if (name.empty() || name.find(':') != std::string::npos)
-    throw Error(code::kArgument, format("\"%s\" cannot name an adapter or a head: names are not empty and hold no colon", name.c_str()));
+    throw Error(code::kArgument,
+                format("\"%s\" cannot name an adapter or a head: names are not empty and hold no colon",
+                       name.c_str()));
   // Parameters of adapters and heads start with the name alone, so the two share one space of names.
   if (adapters.count(name) || heads.count(name))
-    throw Error(code::kArgument, format("the model already has an adapter or a head \"%s\": remove it first or choose another name", name.c_str()));
+    throw Error(
+        code::kArgument,
+        format("the model already has an adapter or a head \"%s\": remove it first or choose another name",
+               name.c_str()));
 }
 
 // Parameters.
@@ -70,7 +82,8 @@ void Model::Impl::requireNewName(const std::string& name) const {
 std::vector<ParameterInfo> Model::parameters() const {
   std::vector<ParameterInfo> all;
   for (const ParameterGroup* group : impl_->groups())
-    for (const Parameter& parameter : group->parameters()) all.push_back({parameter.name, parameter.shape, group->name(), group->trainable()});
+    for (const Parameter& parameter : group->parameters())
+      all.push_back({parameter.name, parameter.shape, group->name(), group->trainable()});
   return all;
 }
 
@@ -99,7 +112,8 @@ void Model::readParameter(const std::string& name, float* values, int64_t count)
 void Model::readGradient(const std::string& name, float* values, int64_t count) {
   const auto [group, index] = impl_->find(name);
   requireCount(group.parameter(index), count);
-  if (!group.trainable()) throw Error(code::kArgument, format("parameter \"%s\" is frozen and has no gradient", name.c_str()));
+  if (!group.trainable())
+    throw Error(code::kArgument, format("parameter \"%s\" is frozen and has no gradient", name.c_str()));
   group.readGradient(index, values);
 }
 
@@ -115,7 +129,8 @@ void* Model::gradientData(const std::string& name) {
 }
 
 void Model::initialise(double std, uint64_t seed) {
-  if (!(std >= 0) || !std::isfinite(std)) throw Error(code::kArgument, format("std must be at least 0, got %g", std));
+  if (!(std >= 0) || !std::isfinite(std))
+    throw Error(code::kArgument, format("std must be at least 0, got %g", std));
   initialiseBase(impl_->transformer.architecture(), impl_->transformer.base(), std, seed);
 }
 
@@ -125,18 +140,22 @@ ParameterGroup& Model::group(const std::string& name) {
     if (group->name() == name) return *group;
     known.push_back(group->name());
   }
-  throw Error(code::kUnknownName, format("the model has no parameter group \"%s\"; did you mean \"%s\"?", name.c_str(), nearestName(name, known).c_str()));
+  throw Error(code::kUnknownName, format("the model has no parameter group \"%s\"; did you mean \"%s\"?",
+                                         name.c_str(), nearestName(name, known).c_str()));
 }
 
 void Model::zeroGradients(const std::string& name) { group(name).zeroGradients(); }
 
 // Adapters and heads.
 
-std::vector<std::string> Model::linearModuleNames() const { return impl_->transformer.architecture().linearModuleNames(); }
+std::vector<std::string> Model::linearModuleNames() const {
+  return impl_->transformer.architecture().linearModuleNames();
+}
 
 void Model::addAdapter(const std::string& name, const AdapterConfig& config) {
   impl_->requireNewName(name);
-  impl_->adapters[name] = std::make_shared<Adapter>(*impl_->engine, impl_->transformer.architecture(), name, config);
+  impl_->adapters[name] =
+      std::make_shared<Adapter>(*impl_->engine, impl_->transformer.architecture(), name, config);
 }
 
 void Model::addHead(const std::string& name, const HeadConfig& config) {
@@ -174,15 +193,24 @@ void Model::mergeAdapter(const std::string& name) {
         const float scale = static_cast<float>(adapter->factors(layer).scale);
         for (int64_t m = 0; m < layer.outputs; ++m)
           for (int64_t r = 0; r < rank; ++r)
-            transposed[static_cast<size_t>(r * layer.outputs + m)] = scale * factors[static_cast<size_t>(m * rank + r)];
+            transposed[static_cast<size_t>(r * layer.outputs + m)] =
+                scale * factors[static_cast<size_t>(m * rank + r)];
         const DeviceMemory dy(engine, transposed.size() * dtypeSize(engine.type()), "merging an adapter");
-        writeFromFloat(engine, dy.data(), engine.type(), transposed.data(), static_cast<int64_t>(transposed.size()));
+        writeFromFloat(engine, dy.data(), engine.type(), transposed.data(),
+                       static_cast<int64_t>(transposed.size()));
         impl_->reserveScratch(rank, adapter.get(), nullptr);
-        LinearBackward merge{.type = engine.type(), .rows = rank, .inputs = layer.inputs, .outputs = layer.outputs, .xStride = layer.inputs,
-                             .dyStride = layer.outputs, .dxStride = layer.inputs};
+        LinearBackward merge{.type = engine.type(),
+                             .rows = rank,
+                             .inputs = layer.inputs,
+                             .outputs = layer.outputs,
+                             .xStride = layer.inputs,
+                             .dyStride = layer.outputs,
+                             .dxStride = layer.inputs};
         merge.x = adapter->factors(layer).a;
         merge.dy = dy.data();
-        merge.weight = {.type = engine.type(), .transposed = architecture.transposedLinears, .data = base.data(layer.weight)};
+        merge.weight = {.type = engine.type(),
+                        .transposed = architecture.transposedLinears,
+                        .data = base.data(layer.weight)};
         merge.dWeight = base.data(layer.weight);
         engine.run(engine.ops().linearBackward, merge);
         engine.synchronize();  // dy is freed here
@@ -193,7 +221,9 @@ void Model::mergeAdapter(const std::string& name) {
 
 // Passes and memory.
 
-std::unique_ptr<Pass> Model::forward(const Batch& batch, const ForwardOptions& options) { return impl_->forward(batch, options); }
+std::unique_ptr<Pass> Model::forward(const Batch& batch, const ForwardOptions& options) {
+  return impl_->forward(batch, options);
+}
 void Model::backward(Pass& pass, const PassGradients& gradients) { impl_->backward(pass, gradients); }
 
 std::map<std::string, size_t> Model::memory() const {
@@ -203,14 +233,17 @@ std::map<std::string, size_t> Model::memory() const {
     bytes["gradients"] += group->gradientBytes();
   }
   bytes["packed weights"] = impl_->transformer.packedBytes();
-  bytes["activations"] = impl_->passMemory->activations.bytes() + impl_->passMemory->outputs.bytes() + impl_->workspace.bytes();
+  bytes["activations"] =
+      impl_->passMemory->activations.bytes() + impl_->passMemory->outputs.bytes() + impl_->workspace.bytes();
   bytes["scratch"] = impl_->engine->context().scratchBytes;
   bytes["cache"] = impl_->generationMemory.bytes();
   return bytes;
 }
 
 void Model::setMaxLivePasses(int64_t count) {
-  if (count < 1) throw Error(code::kArgument, format("the number of live passes must be at least 1, got %lld", static_cast<long long>(count)));
+  if (count < 1)
+    throw Error(code::kArgument, format("the number of live passes must be at least 1, got %lld",
+                                        static_cast<long long>(count)));
   impl_->passMemory->maxLive = count;
 }
 

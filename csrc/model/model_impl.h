@@ -9,7 +9,9 @@ namespace rlhf {
 
 struct Model::Impl {
   Impl(std::shared_ptr<Engine> sharedEngine, const ModelConfig& config, bool trainable)
-      : engine(std::move(sharedEngine)), transformer(*engine, config, trainable), passMemory(std::make_shared<PassMemory>(engine)) {}
+      : engine(std::move(sharedEngine)),
+        transformer(*engine, config, trainable),
+        passMemory(std::make_shared<PassMemory>(engine)) {}
 
   struct ParameterPlace {
     ParameterGroup& group;

@@ -26,7 +26,8 @@ struct Optimizer::Impl {
   std::map<std::string, Moments> moments;
   DeviceMemory squares;  // float64 per group
 
-  /// The moments of a group, zero before its first update. Groups are looked up by name each time, since they can be removed.
+  /// The moments of a group, zero before its first update. Groups are looked up by name each time, since they
+  /// can be removed.
   Moments& of(ParameterGroup& group) {
     Moments& state = moments[group.name()];
     if (!state.m.data()) {
@@ -39,7 +40,9 @@ struct Optimizer::Impl {
       engine.zero(state.v.data(), bytes);
     }
     if (state.count != group.count())
-      throw Error(code::kShape, format("group \"%s\" was replaced by one of another size: make a new optimizer", group.name().c_str()));
+      throw Error(code::kShape,
+                  format("group \"%s\" was replaced by one of another size: make a new optimizer",
+                         group.name().c_str()));
     return state;
   }
 
@@ -59,29 +62,37 @@ struct Optimizer::Impl {
       if (index < 0) continue;
       const Parameter& parameter = group.parameter(index);
       if (parameter.count != count)
-        throw Error(code::kShape, format("parameter \"%s\" has %lld elements, got %lld", name.c_str(),
-                                         static_cast<long long>(parameter.count), static_cast<long long>(count)));
+        throw Error(code::kShape,
+                    format("parameter \"%s\" has %lld elements, got %lld", name.c_str(),
+                           static_cast<long long>(parameter.count), static_cast<long long>(count)));
       Moments& state = of(group);
       const size_t offset = static_cast<size_t>(parameter.offset) * dtypeSize(group.engine().accumulator());
       return {group, parameter, state.m.data() + offset, state.v.data() + offset};
     }
-    throw Error(code::kUnknownName, format("the optimizer has no parameter \"%s\"; did you mean \"%s\"?", name.c_str(), nearestName(name, known).c_str()));
+    throw Error(code::kUnknownName, format("the optimizer has no parameter \"%s\"; did you mean \"%s\"?",
+                                           name.c_str(), nearestName(name, known).c_str()));
   }
 
   double gradientNorm();
   void update(double learningRate, double gradientScale);
 };
 
-Optimizer::Optimizer(std::shared_ptr<Model> model, std::vector<std::string> groups, const AdamWConfig& config) : impl_(std::make_unique<Impl>()) {
+Optimizer::Optimizer(std::shared_ptr<Model> model, std::vector<std::string> groups, const AdamWConfig& config)
+    : impl_(std::make_unique<Impl>()) {
   requireSetting(config.beta1 >= 0 && config.beta1 < 1, "beta1", config.beta1, "0 to below 1");
   requireSetting(config.beta2 >= 0 && config.beta2 < 1, "beta2", config.beta2, "0 to below 1");
   requireSetting(config.eps > 0 && std::isfinite(config.eps), "eps", config.eps, "above 0");
-  requireSetting(config.weightDecay >= 0 && std::isfinite(config.weightDecay), "weightDecay", config.weightDecay, "at least 0");
+  requireSetting(config.weightDecay >= 0 && std::isfinite(config.weightDecay), "weightDecay",
+                 config.weightDecay, "at least 0");
   if (groups.empty()) throw Error(code::kArgument, "an optimizer needs at least one parameter group");
   for (size_t i = 0; i < groups.size(); ++i) {
     if (!model->group(groups[i]).trainable())
-      throw Error(code::kArgument, format("group \"%s\" is frozen: create the model as trainable, or train an adapter or a head", groups[i].c_str()));
-    if (std::find(groups.begin(), groups.begin() + static_cast<std::ptrdiff_t>(i), groups[i]) != groups.begin() + static_cast<std::ptrdiff_t>(i))
+      throw Error(
+          code::kArgument,
+          format("group \"%s\" is frozen: create the model as trainable, or train an adapter or a head",
+                 groups[i].c_str()));
+    if (std::find(groups.begin(), groups.begin() + static_cast<std::ptrdiff_t>(i), groups[i]) !=
+        groups.begin() + static_cast<std::ptrdiff_t>(i))
       throw Error(code::kArgument, format("group \"%s\" is named twice", groups[i].c_str()));
   }
   impl_->squares = DeviceMemory(model->engine(), groups.size() * sizeof(double), "the gradient norm");
@@ -97,7 +108,9 @@ double Optimizer::Impl::gradientNorm() {
   std::vector<double> sums(groups.size());
   for (size_t i = 0; i < groups.size(); ++i) {
     ParameterGroup& group = model->group(groups[i]);
-    engine.run(engine.ops().squaredNorm, SquaredNorm{.type = engine.accumulator(), .count = group.count(), .x = group.gradients(),
+    engine.run(engine.ops().squaredNorm, SquaredNorm{.type = engine.accumulator(),
+                                                     .count = group.count(),
+                                                     .x = group.gradients(),
                                                      .out = reinterpret_cast<double*>(squares.data()) + i});
   }
   engine.copy(sums.data(), squares.data(), sums.size() * sizeof(double));
@@ -112,8 +125,15 @@ void Optimizer::Impl::update(double learningRate, double gradientScale) {
     ParameterGroup& group = model->group(name);
     Engine& engine = group.engine();
     Moments& state = of(group);
-    AdamW arguments{.type = engine.type(), .count = group.count(), .step = steps, .learningRate = learningRate, .beta1 = config.beta1,
-                    .beta2 = config.beta2, .eps = config.eps, .weightDecay = config.weightDecay, .gradientScale = gradientScale};
+    AdamW arguments{.type = engine.type(),
+                    .count = group.count(),
+                    .step = steps,
+                    .learningRate = learningRate,
+                    .beta1 = config.beta1,
+                    .beta2 = config.beta2,
+                    .eps = config.eps,
+                    .weightDecay = config.weightDecay,
+                    .gradientScale = gradientScale};
     arguments.gradient = group.gradients();
     arguments.parameter = group.data();
     arguments.m = state.m.data();
@@ -123,7 +143,8 @@ void Optimizer::Impl::update(double learningRate, double gradientScale) {
 }
 
 Optimizer::Result Optimizer::step(double learningRate, double maxGradNorm, double gradientScale) {
-  requireSetting(learningRate >= 0 && std::isfinite(learningRate), "learningRate", learningRate, "at least 0");
+  requireSetting(learningRate >= 0 && std::isfinite(learningRate), "learningRate", learningRate,
+                 "at least 0");
   requireSetting(std::isfinite(gradientScale), "gradientScale", gradientScale, "a finite number");
   Result result;
   result.gradientNorm = impl_->gradientNorm() * std::abs(gradientScale);
@@ -155,7 +176,9 @@ void Optimizer::importMoments(const std::string& parameter, const float* m, cons
 }
 
 void Optimizer::setStepCount(int64_t steps) {
-  if (steps < 0) throw Error(code::kArgument, format("AdamW's step count must be at least 0, got %lld", static_cast<long long>(steps)));
+  if (steps < 0)
+    throw Error(code::kArgument,
+                format("AdamW's step count must be at least 0, got %lld", static_cast<long long>(steps)));
   impl_->steps = steps;
 }
 

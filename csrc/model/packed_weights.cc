@@ -12,7 +12,8 @@ void PackedWeights::prepareLinears(Use use) {
 }
 
 void PackedWeights::prepareHead(Use use) {
-  prepare(head_[use], {{architecture_.config.hidden, architecture_.config.vocab, 0, architecture_.head}}, use);
+  prepare(head_[use], {{architecture_.config.hidden, architecture_.config.vocab, 0, architecture_.head}},
+          use);
 }
 
 void PackedWeights::prepare(Form& form, const std::vector<Matrix>& matrices, Use use) {
@@ -32,10 +33,13 @@ void PackedWeights::prepare(Form& form, const std::vector<Matrix>& matrices, Use
   form.ready = false;  // until all of them are packed
   for (size_t i = 0; i < matrices.size(); ++i) {
     if (!form.weights[i]) continue;
-    engine.run(engine.ops().packWeight,
-               PackWeight{.type = engine.type(), .inputs = matrices[i].inputs, .outputs = matrices[i].outputs,
-                          .transposed = matrices[i].transposed, .backward = use, .weight = base_.data(matrices[i].parameter),
-                          .packed = const_cast<void*>(form.weights[i])});
+    engine.run(engine.ops().packWeight, PackWeight{.type = engine.type(),
+                                                   .inputs = matrices[i].inputs,
+                                                   .outputs = matrices[i].outputs,
+                                                   .transposed = matrices[i].transposed,
+                                                   .backward = use,
+                                                   .weight = base_.data(matrices[i].parameter),
+                                                   .packed = const_cast<void*>(form.weights[i])});
   }
   form.version = base_.version();
   form.ready = true;
@@ -46,17 +50,19 @@ const void* PackedWeights::packed(const Form& form, int index) const {
 }
 
 LinearWeight PackedWeights::linear(const LinearLayer& layer) const {
-  return {base_.engine().type(), architecture_.transposedLinears, base_.data(layer.weight), packed(linears_[kForward], layer.index),
-          packed(linears_[kBackward], layer.index)};
+  return {base_.engine().type(), architecture_.transposedLinears, base_.data(layer.weight),
+          packed(linears_[kForward], layer.index), packed(linears_[kBackward], layer.index)};
 }
 
 LinearWeight PackedWeights::head() const {
-  return {base_.engine().type(), 0, base_.data(architecture_.head), packed(head_[kForward], 0), packed(head_[kBackward], 0)};
+  return {base_.engine().type(), 0, base_.data(architecture_.head), packed(head_[kForward], 0),
+          packed(head_[kBackward], 0)};
 }
 
 size_t PackedWeights::bytes() const {
   size_t bytes = 0;
-  for (const int use : {kForward, kBackward}) bytes += linears_[use].memory.bytes() + head_[use].memory.bytes();
+  for (const int use : {kForward, kBackward})
+    bytes += linears_[use].memory.bytes() + head_[use].memory.bytes();
   return bytes;
 }
 

@@ -6,11 +6,13 @@
 
 namespace rlhf {
 
-/// Copies of a frozen base's matrices in the order in which the backend's matrix products stream them. They are made when a pass
-/// first needs them and again after a weight was written. A base that trains, and a backend without packed forms, has none.
+/// Copies of a frozen base's matrices in the order in which the backend's matrix products stream them. They
+/// are made when a pass first needs them and again after a weight was written. A base that trains, and a
+/// backend without packed forms, has none.
 class PackedWeights {
  public:
-  PackedWeights(const Architecture& architecture, const ParameterGroup& base) : architecture_(architecture), base_(base) {}
+  PackedWeights(const Architecture& architecture, const ParameterGroup& base)
+      : architecture_(architecture), base_(base) {}
 
   enum Use { kForward = 0, kBackward = 1 };
   void prepareLinears(Use use);

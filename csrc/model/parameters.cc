@@ -63,7 +63,8 @@ void* ParameterGroup::gradients() {
 
 void* ParameterGroup::gradient(int index) {
   if (index < 0 || !trainable_) return nullptr;
-  return static_cast<char*>(gradients()) + static_cast<size_t>(parameter(index).offset) * dtypeSize(engine_->accumulator());
+  return static_cast<char*>(gradients()) +
+         static_cast<size_t>(parameter(index).offset) * dtypeSize(engine_->accumulator());
 }
 
 void ParameterGroup::zeroGradients() {
@@ -114,7 +115,9 @@ void writeFromFloat(Engine& engine, void* destination, DType type, const float* 
 }
 
 std::string nearestName(const std::string& name, const std::vector<std::string>& known) {
-  const auto closer = [&](const std::string& a, const std::string& b) { return editDistance(name, a) < editDistance(name, b); };
+  const auto closer = [&](const std::string& a, const std::string& b) {
+    return editDistance(name, a) < editDistance(name, b);
+  };
   const auto best = std::min_element(known.begin(), known.end(), closer);
   return best == known.end() ? std::string() : *best;
 }

@@ -16,8 +16,8 @@ struct Parameter {
   int64_t count = 0;
 };
 
-/// A flat block of parameters that train (or not) together. First `add` every parameter, then `allocate` once. Parameters start
-/// at 64-byte boundaries; the gaps between them hold zeros and stay zero under AdamW.
+/// A flat block of parameters that train (or not) together. First `add` every parameter, then `allocate`
+/// once. Parameters start at 64-byte boundaries; the gaps between them hold zeros and stay zero under AdamW.
 class ParameterGroup {
  public:
   ParameterGroup(std::string name, bool trainable) : name_(std::move(name)), trainable_(trainable) {}
@@ -37,7 +37,8 @@ class ParameterGroup {
   void* data() const { return data_.data(); }
   /// Parameter `index` in the flat array; null for −1, so that absent biases need no case of their own.
   void* data(int index) const;
-  /// Gradients have the accumulator type. They are allocated, zeroed, when first asked for; null when the group is frozen.
+  /// Gradients have the accumulator type. They are allocated, zeroed, when first asked for; null when the
+  /// group is frozen.
   void* gradients();
   void* gradient(int index);
   bool hasGradients() const { return gradients_.data() != nullptr; }
@@ -49,7 +50,8 @@ class ParameterGroup {
   void read(int index, float* values) const;
   void readGradient(int index, float* values);
 
-  /// Counts changes made from outside the optimizer; packed copies of a frozen weight are valid for one version.
+  /// Counts changes made from outside the optimizer; packed copies of a frozen weight are valid for one
+  /// version.
   uint64_t version() const { return version_; }
   void markChanged() { ++version_; }
 

@@ -6,12 +6,14 @@
 
 namespace rlhf {
 
-/// Memory blocks that passes borrow and give back, so that a training loop allocates only until its largest pass has been seen.
+/// Memory blocks that passes borrow and give back, so that a training loop allocates only until its largest
+/// pass has been seen.
 class MemoryPool {
  public:
   MemoryPool(Engine& engine, const char* what) : engine_(engine), what_(what) {}
 
-  /// A block of at least `bytes`: the smallest free one that fits; else the largest free one is replaced by one that fits.
+  /// A block of at least `bytes`: the smallest free one that fits; else the largest free one is replaced by
+  /// one that fits.
   DeviceMemory borrow(size_t bytes);
   void giveBack(DeviceMemory block);
   size_t bytes() const { return bytes_; }  // of all blocks, lent ones included
@@ -26,7 +28,9 @@ class MemoryPool {
 /// What the passes of one model share. A pass may outlive its model, so each holds a reference.
 struct PassMemory {
   explicit PassMemory(std::shared_ptr<Engine> sharedEngine)
-      : engine(std::move(sharedEngine)), outputs(*engine, "the outputs of a pass"), activations(*engine, "the activations of a pass") {}
+      : engine(std::move(sharedEngine)),
+        outputs(*engine, "the outputs of a pass"),
+        activations(*engine, "the activations of a pass") {}
 
   std::shared_ptr<Engine> engine;
   MemoryPool outputs;

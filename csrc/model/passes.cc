@@ -12,8 +12,9 @@ Pass::~Pass() = default;
 void validateTokens(const std::vector<int32_t>& tokens, int64_t vocab, const char* what) {
   for (size_t i = 0; i < tokens.size(); ++i)
     if (tokens[i] < 0 || tokens[i] >= vocab)
-      throw Error(code::kTokenRange, format("%s[%zu] is %d, outside the vocabulary of %lld: was another model's tokenizer used?", what, i,
-                                            tokens[i], static_cast<long long>(vocab)));
+      throw Error(code::kTokenRange,
+                  format("%s[%zu] is %d, outside the vocabulary of %lld: was another model's tokenizer used?",
+                         what, i, tokens[i], static_cast<long long>(vocab)));
 }
 
 void validateBatch(const Batch& batch, const ModelConfig& config) {
@@ -21,15 +22,20 @@ void validateBatch(const Batch& batch, const ModelConfig& config) {
   const std::vector<int32_t>& offsets = batch.offsets;
   if (rows < 1) throw Error(code::kArgument, "the batch has no tokens");
   if (offsets.size() < 2 || offsets.front() != 0 || offsets.back() != rows)
-    throw Error(code::kArgument, format("batch.offsets must start at 0 and end at the number of tokens, %lld", static_cast<long long>(rows)));
+    throw Error(code::kArgument, format("batch.offsets must start at 0 and end at the number of tokens, %lld",
+                                        static_cast<long long>(rows)));
   std::vector<bool> starts(static_cast<size_t>(rows), false);
   for (size_t s = 0; s + 1 < offsets.size(); ++s) {
     const int64_t length = offsets[s + 1] - static_cast<int64_t>(offsets[s]);
-    if (length < 1) throw Error(code::kArgument, format("batch.offsets must rise, but sequence %zu has %lld tokens", s, static_cast<long long>(length)));
+    if (length < 1)
+      throw Error(code::kArgument, format("batch.offsets must rise, but sequence %zu has %lld tokens", s,
+                                          static_cast<long long>(length)));
     if (length > config.maxPositions)
-      throw Error(code::kContextLength, format("sequence %zu has %lld tokens, more than the model's context of %lld: truncate it", s,
-                                               static_cast<long long>(length), static_cast<long long>(config.maxPositions)));
-    if (offsets[s] < 0 || offsets[s] >= rows) throw Error(code::kArgument, format("batch.offsets[%zu] is %d, outside the batch", s, offsets[s]));
+      throw Error(code::kContextLength,
+                  format("sequence %zu has %lld tokens, more than the model's context of %lld: truncate it",
+                         s, static_cast<long long>(length), static_cast<long long>(config.maxPositions)));
+    if (offsets[s] < 0 || offsets[s] >= rows)
+      throw Error(code::kArgument, format("batch.offsets[%zu] is %d, outside the batch", s, offsets[s]));
     starts[static_cast<size_t>(offsets[s])] = true;
   }
   validateTokens(batch.tokens, config.vocab, "batch.tokens");
@@ -37,7 +43,10 @@ void validateBatch(const Batch& batch, const ModelConfig& config) {
   for (size_t p = 0; p < batch.predictions.size(); ++p) {
     const int64_t token = batch.predictions[p];
     if (token <= previous || token >= rows || starts[static_cast<size_t>(token)])
-      throw Error(code::kArgument, format("batch.predictions must rise and name no sequence's first token; element %zu is %lld", p, static_cast<long long>(token)));
+      throw Error(
+          code::kArgument,
+          format("batch.predictions must rise and name no sequence's first token; element %zu is %lld", p,
+                 static_cast<long long>(token)));
     previous = token;
   }
 }
@@ -59,7 +68,8 @@ void Model::Impl::reserveScratch(int64_t rows, const Adapter* adapter, const Hea
   ScratchLimits limits;
   limits.rows = rows;
   for (int stage = 0; stage < kStages; ++stage)
-    limits.maxWidth = std::max({limits.maxWidth, architecture.inputWidth(stage), architecture.outputWidth(stage)});
+    limits.maxWidth =
+        std::max({limits.maxWidth, architecture.inputWidth(stage), architecture.outputWidth(stage)});
   if (head) limits.maxWidth = std::max(limits.maxWidth, head->config.inner);
   limits.vocab = config().vocab;
   limits.maxRank = adapter ? adapter->config.rank : 0;
@@ -71,9 +81,11 @@ void Model::Impl::reserveScratch(int64_t rows, const Adapter* adapter, const Hea
 
 std::unique_ptr<Pass> Model::Impl::forward(const Batch& batch, const ForwardOptions& options) {
   validateBatch(batch, config());
-  if (!(options.temperature > 0)) throw Error(code::kArgument, format("temperature must be above 0, got %g", options.temperature));
+  if (!(options.temperature > 0))
+    throw Error(code::kArgument, format("temperature must be above 0, got %g", options.temperature));
   if (options.grad && passMemory->live >= passMemory->maxLive)
-    throw Error(code::kPassLive, format("%lld passes with gradients are alive, as many as were planned for: call backward() or dispose() on one",
+    throw Error(code::kPassLive, format("%lld passes with gradients are alive, as many as were planned for: "
+                                        "call backward() or dispose() on one",
                                         static_cast<long long>(passMemory->live)));
   std::unique_ptr<Pass> pass(new Pass());
   pass->state_ = std::make_unique<Pass::State>(passMemory);
@@ -98,7 +110,8 @@ std::unique_ptr<Pass> Model::Impl::forward(const Batch& batch, const ForwardOpti
     pass->logProb_ = outputs;
     pass->lse_ = outputs + arrayBytes;
     pass->entropy_ = outputs + 2 * arrayBytes;
-    transformer.tokenStatistics(state.buffers, state.rows, state.predictions, state.temperature, pass->logProb_, pass->lse_, pass->entropy_);
+    transformer.tokenStatistics(state.buffers, state.rows, state.predictions, state.temperature,
+                                pass->logProb_, pass->lse_, pass->entropy_);
   }
   if (state.head) {
     pass->value_ = outputs + 3 * arrayBytes;
@@ -118,7 +131,8 @@ void Model::Impl::layOut(Pass::State& state, int64_t predictions) {
   shape.head = state.head.get();
   state.lowest = transformer.lowestTrainable(shape.adapter);
   shape.firstSavedBlock = state.grad ? std::max(state.lowest, 0) / kStages : blocks;
-  const size_t logitsBytes = static_cast<size_t>(shape.predictions * config().vocab) * dtypeSize(engine->accumulator());
+  const size_t logitsBytes =
+      static_cast<size_t>(shape.predictions * config().vocab) * dtypeSize(engine->accumulator());
   shape.keepLogits = shape.firstSavedBlock < blocks && state.predictions > 0 && logitsBytes <= logitsBudget;
 
   BufferLayout kept, work;
@@ -133,13 +147,15 @@ void Model::Impl::layOut(Pass::State& state, int64_t predictions) {
     BufferLayout arrays(reserveWorkspace(kept.bytes()));
     state.buffers = layOutForward(*engine, architecture, shape, arrays, arrays);
   }
-  state.outputs = passMemory->outputs.borrow(4 * alignUp(static_cast<size_t>(shape.rows) * dtypeSize(engine->accumulator())));
+  state.outputs = passMemory->outputs.borrow(
+      4 * alignUp(static_cast<size_t>(shape.rows) * dtypeSize(engine->accumulator())));
 }
 
 void Model::Impl::upload(const Batch& batch, const ForwardBuffers& buffers) {
   std::vector<int32_t> positions(batch.tokens.size());
   for (size_t s = 0; s + 1 < batch.offsets.size(); ++s)
-    for (int32_t t = batch.offsets[s]; t < batch.offsets[s + 1]; ++t) positions[static_cast<size_t>(t)] = t - batch.offsets[s];
+    for (int32_t t = batch.offsets[s]; t < batch.offsets[s + 1]; ++t)
+      positions[static_cast<size_t>(t)] = t - batch.offsets[s];
   const auto copy = [&](int32_t* destination, const std::vector<int32_t>& source) {
     engine->copy(destination, source.data(), source.size() * sizeof(int32_t));
   };
@@ -152,10 +168,14 @@ void Model::Impl::upload(const Batch& batch, const ForwardBuffers& buffers) {
 void Model::Impl::backward(Pass& pass, const PassGradients& gradients) {
   Pass::State& state = *pass.state_;
   if (!state.grad) throw Error(code::kArgument, "backward() needs a pass that was made with grad: true");
-  if (!state.holdsActivations) throw Error(code::kPassConsumed, "this pass was consumed by an earlier backward(): run forward() again");
-  if (gradients.dValue && !state.head) throw Error(code::kArgument, "dValue was given, but the pass was made without a head");
-  const bool statistics = state.predictions > 0 && (gradients.dLogProb || gradients.dLse || gradients.dEntropy);
-  const bool reachesBase = state.shape.firstSavedBlock < static_cast<int>(transformer.architecture().blocks.size());
+  if (!state.holdsActivations)
+    throw Error(code::kPassConsumed, "this pass was consumed by an earlier backward(): run forward() again");
+  if (gradients.dValue && !state.head)
+    throw Error(code::kArgument, "dValue was given, but the pass was made without a head");
+  const bool statistics =
+      state.predictions > 0 && (gradients.dLogProb || gradients.dLse || gradients.dEntropy);
+  const bool reachesBase =
+      state.shape.firstSavedBlock < static_cast<int>(transformer.architecture().blocks.size());
 
   BufferLayout sizes;
   layOutBackward(*engine, transformer.architecture(), state.shape, sizes);
@@ -164,13 +184,15 @@ void Model::Impl::backward(Pass& pass, const PassGradients& gradients) {
   reserveScratch(state.shape.rows, state.adapter.get(), state.head.get());
 
   if (gradients.dValue) {
-    state.head->backward(state.rows.rows, state.buffers.hidden, state.buffers.head, gradients.dValue, work.dInner,
-                         reachesBase ? work.dNormed : nullptr);
+    state.head->backward(state.rows.rows, state.buffers.hidden, state.buffers.head, gradients.dValue,
+                         work.dInner, reachesBase ? work.dNormed : nullptr);
   } else if (statistics) {
-    engine->zero(work.dNormed, static_cast<size_t>(state.rows.rows * config().hidden) * dtypeSize(engine->type()));
+    engine->zero(work.dNormed,
+                 static_cast<size_t>(state.rows.rows * config().hidden) * dtypeSize(engine->type()));
   }
   if (reachesBase && statistics)
-    transformer.tokenStatisticsBackward(state.buffers, work, state.rows, state.predictions, state.temperature, pass.lse_, pass.entropy_, gradients);
+    transformer.tokenStatisticsBackward(state.buffers, work, state.rows, state.predictions, state.temperature,
+                                        pass.lse_, pass.entropy_, gradients);
   if (reachesBase && (statistics || gradients.dValue))
     transformer.backward(state.buffers, work, state.rows, state.adapter.get(), state.lowest);
   state.releaseActivations();

@@ -18,8 +18,8 @@ struct KeyValueCache {
   std::vector<void*> keys, values;
 };
 
-/// How a pass without gradients uses a cache. Prefill: attention runs inside the packed batch and its keys and values are
-/// stored. Decode: every row is one sequence's newest token and attends to what is stored.
+/// How a pass without gradients uses a cache. Prefill: attention runs inside the packed batch and its keys
+/// and values are stored. Decode: every row is one sequence's newest token and attends to what is stored.
 struct CacheUse {
   const KeyValueCache& cache;
   bool decode;
@@ -27,7 +27,8 @@ struct CacheUse {
   const int32_t* lengths;  // [rows] (decode), the newest token included
 };
 
-/// The frozen or trainable base: parameters, forward pass and backward pass, written out over the engine's ops.
+/// The frozen or trainable base: parameters, forward pass and backward pass, written out over the engine's
+/// ops.
 class Transformer {
  public:
   Transformer(Engine& engine, const ModelConfig& config, bool trainable);
@@ -37,22 +38,28 @@ class Transformer {
   const ParameterGroup& base() const { return base_; }
   size_t packedBytes() const { return packed_.bytes(); }
 
-  /// The first place, block · kStages + stage, that has anything trainable: −1 is the embedding, blocks · kStages nowhere.
+  /// The first place, block · kStages + stage, that has anything trainable: −1 is the embedding,
+  /// blocks · kStages nowhere.
   int lowestTrainable(const Adapter* adapter) const;
 
   /// tokens, positions and offsets → hidden [N, C], the final normed hidden states.
-  void forward(const ForwardBuffers& buffers, const RowSet& rows, const Adapter* adapter, const CacheUse* cache);
+  void forward(const ForwardBuffers& buffers, const RowSet& rows, const Adapter* adapter,
+               const CacheUse* cache);
   /// Per-token statistics of `count` predictions; the outputs are zero elsewhere.
-  void tokenStatistics(const ForwardBuffers& buffers, const RowSet& rows, int64_t count, double temperature, void* logProb,
-                       void* lse, void* entropy);
+  void tokenStatistics(const ForwardBuffers& buffers, const RowSet& rows, int64_t count, double temperature,
+                       void* logProb, void* lse, void* entropy);
   /// logits [rows, V] of hidden [rows, C].
   void logits(int64_t rows, const void* hidden, void* out);
 
-  /// Upstream gradients of the statistics → work.dNormed += gradient of the hidden states, and the head's own gradient.
-  void tokenStatisticsBackward(const ForwardBuffers& buffers, const BackwardBuffers& work, const RowSet& rows, int64_t count,
-                               double temperature, const void* lse, const void* entropy, const PassGradients& upstream);
-  /// work.dNormed, the gradient of the hidden states → gradients of base and adapter, down to `lowest` and no further.
-  void backward(const ForwardBuffers& buffers, const BackwardBuffers& work, const RowSet& rows, Adapter* adapter, int lowest);
+  /// Upstream gradients of the statistics → work.dNormed += gradient of the hidden states, and the head's own
+  /// gradient.
+  void tokenStatisticsBackward(const ForwardBuffers& buffers, const BackwardBuffers& work, const RowSet& rows,
+                               int64_t count, double temperature, const void* lse, const void* entropy,
+                               const PassGradients& upstream);
+  /// work.dNormed, the gradient of the hidden states → gradients of base and adapter, down to `lowest` and no
+  /// further.
+  void backward(const ForwardBuffers& buffers, const BackwardBuffers& work, const RowSet& rows,
+                Adapter* adapter, int lowest);
 
  private:
   /// What every step of a backward pass needs.
@@ -69,19 +76,24 @@ class Transformer {
   void norm(const NormLayer& layer, int64_t rows, const void* x, void* y, void* mean, void* rstd);
   void rotate(const ForwardBuffers& buffers, int64_t rows, void* qkv, bool inverse);
   void attend(const ForwardBuffers& buffers, const RowSet& rows, size_t block, const CacheUse* cache);
-  void mlp(const ForwardBuffers& buffers, const RowSet& rows, size_t block, const Adapter* adapter, void* output);
+  void mlp(const ForwardBuffers& buffers, const RowSet& rows, size_t block, const Adapter* adapter,
+           void* output);
   /// y = x·Wᵀ + … for all layers of a stage, side by side.
-  void project(const ForwardBuffers& buffers, int64_t rows, size_t block, Stage stage, const Adapter* adapter, LinearForward shared);
+  void project(const ForwardBuffers& buffers, int64_t rows, size_t block, Stage stage, const Adapter* adapter,
+               LinearForward shared);
 
-  void normBackward(const NormLayer& layer, int64_t rows, const void* x, const void* mean, const void* rstd, const void* dy,
-                    void* dx, bool accumulate);
+  void normBackward(const NormLayer& layer, int64_t rows, const void* x, const void* mean, const void* rstd,
+                    const void* dy, void* dx, bool accumulate);
   /// dy of all layers of a stage → dx (null: not wanted) and the layers' own gradients.
-  void projectBackward(const BackwardStep& step, size_t block, Stage stage, const void* x, const void* dy, void* dx);
+  void projectBackward(const BackwardStep& step, size_t block, Stage stage, const void* x, const void* dy,
+                       void* dx);
   /// Both return false where nothing below is trainable.
   bool mlpBackward(const BackwardStep& step, size_t block);
   bool attentionBackward(const BackwardStep& step, size_t block);
 
-  char* at(void* base, int64_t element) const { return static_cast<char*>(base) + static_cast<size_t>(element) * dtypeSize(engine_.type()); }
+  char* at(void* base, int64_t element) const {
+    return static_cast<char*>(base) + static_cast<size_t>(element) * dtypeSize(engine_.type());
+  }
   const char* at(const void* base, int64_t element) const { return at(const_cast<void*>(base), element); }
 
   Engine& engine_;

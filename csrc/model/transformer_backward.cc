@@ -4,13 +4,18 @@
 
 namespace rlhf {
 
-void Transformer::tokenStatisticsBackward(const ForwardBuffers& buffers, const BackwardBuffers& work, const RowSet& rows,
-                                          int64_t count, double temperature, const void* lse, const void* entropy,
+void Transformer::tokenStatisticsBackward(const ForwardBuffers& buffers, const BackwardBuffers& work,
+                                          const RowSet& rows, int64_t count, double temperature,
+                                          const void* lse, const void* entropy,
                                           const PassGradients& upstream) {
   if (!buffers.logits) packed_.prepareHead(PackedWeights::kForward);  // the logits are computed again
   packed_.prepareHead(PackedWeights::kBackward);
-  TokenLogProbBackward arguments{.type = engine_.type(), .rows = rows.rows, .cols = architecture_.config.hidden,
-                                 .vocab = architecture_.config.vocab, .count = count, .temperature = temperature};
+  TokenLogProbBackward arguments{.type = engine_.type(),
+                                 .rows = rows.rows,
+                                 .cols = architecture_.config.hidden,
+                                 .vocab = architecture_.config.vocab,
+                                 .count = count,
+                                 .temperature = temperature};
   arguments.x = buffers.hidden;
   arguments.tokens = buffers.tokens;
   arguments.predictions = buffers.predictions;
@@ -26,15 +31,21 @@ void Transformer::tokenStatisticsBackward(const ForwardBuffers& buffers, const B
   engine_.run(engine_.ops().tokenLogProbBackward, arguments);
 }
 
-void Transformer::backward(const ForwardBuffers& buffers, const BackwardBuffers& work, const RowSet& rows, Adapter* adapter, int lowest) {
+void Transformer::backward(const ForwardBuffers& buffers, const BackwardBuffers& work, const RowSet& rows,
+                           Adapter* adapter, int lowest) {
   packed_.prepareLinears(PackedWeights::kBackward);
   const BackwardStep step{buffers, work, rows, adapter, lowest};
-  normBackward(architecture_.finalNorm, rows.rows, buffers.output, buffers.finalMean, buffers.finalRstd, work.dNormed, work.dStream, false);
+  normBackward(architecture_.finalNorm, rows.rows, buffers.output, buffers.finalMean, buffers.finalRstd,
+               work.dNormed, work.dStream, false);
   for (size_t block = buffers.blocks.size(); block-- > 0;)
     if (!mlpBackward(step, block) || !attentionBackward(step, block)) return;
 
   const ModelConfig& config = architecture_.config;
-  EmbeddingBackward arguments{.type = engine_.type(), .rows = rows.rows, .cols = config.hidden, .vocab = config.vocab, .maxPositions = config.maxPositions};
+  EmbeddingBackward arguments{.type = engine_.type(),
+                              .rows = rows.rows,
+                              .cols = config.hidden,
+                              .vocab = config.vocab,
+                              .maxPositions = config.maxPositions};
   arguments.tokens = buffers.tokens;
   arguments.positions = buffers.positions;
   arguments.dy = work.dStream;
@@ -54,17 +65,28 @@ bool Transformer::mlpBackward(const BackwardStep& step, size_t index) {
   void* dMlpIn = dActivated;
   if (architecture_.gatedMlp) {
     dMlpIn = block.mlpIn;
-    engine_.run(engine_.ops().gatedSiluBackward,
-                GatedSiluBackward{.type = engine_.type(), .rows = rows, .cols = inner, .inputStride = 2 * inner, .gate = block.mlpIn,
-                                  .up = at(block.mlpIn, inner), .dy = dActivated, .dGate = dMlpIn, .dUp = at(dMlpIn, inner)});
+    engine_.run(engine_.ops().gatedSiluBackward, GatedSiluBackward{.type = engine_.type(),
+                                                                   .rows = rows,
+                                                                   .cols = inner,
+                                                                   .inputStride = 2 * inner,
+                                                                   .gate = block.mlpIn,
+                                                                   .up = at(block.mlpIn, inner),
+                                                                   .dy = dActivated,
+                                                                   .dGate = dMlpIn,
+                                                                   .dUp = at(dMlpIn, inner)});
   } else {
     engine_.run(engine_.ops().activationBackward,
-                ActivationBackward{.type = engine_.type(), .activation = architecture_.config.activation, .count = rows * inner,
-                                   .x = block.mlpIn, .dy = dActivated, .dx = dActivated});
+                ActivationBackward{.type = engine_.type(),
+                                   .activation = architecture_.config.activation,
+                                   .count = rows * inner,
+                                   .x = block.mlpIn,
+                                   .dy = dActivated,
+                                   .dx = dActivated});
   }
   projectBackward(step, index, kMlpIn, block.mlpNormed, dMlpIn, step.work.dNormed);
   if (place + kMlpIn == step.lowest) return false;
-  normBackward(architecture_.blocks[index].mlpNorm, rows, block.middle, block.mlpMean, block.mlpRstd, step.work.dNormed, step.work.dStream, true);
+  normBackward(architecture_.blocks[index].mlpNorm, rows, block.middle, block.mlpMean, block.mlpRstd,
+               step.work.dNormed, step.work.dStream, true);
   return true;
 }
 
@@ -77,9 +99,17 @@ bool Transformer::attentionBackward(const BackwardStep& step, size_t index) {
 
   projectBackward(step, index, kAttentionOut, block.attention, step.work.dStream, step.work.dAttention);
   if (place + kAttentionOut == step.lowest) return false;
-  AttentionBackward attention{.type = engine_.type(), .rows = rows, .sequences = step.rows.sequences, .maxLength = step.rows.maxLength,
-                              .heads = config.heads, .kvHeads = config.kvHeads, .headDim = config.headDim, .qStride = stride,
-                              .kStride = stride, .vStride = stride, .oStride = architecture_.queryWidth(),
+  AttentionBackward attention{.type = engine_.type(),
+                              .rows = rows,
+                              .sequences = step.rows.sequences,
+                              .maxLength = step.rows.maxLength,
+                              .heads = config.heads,
+                              .kvHeads = config.kvHeads,
+                              .headDim = config.headDim,
+                              .qStride = stride,
+                              .kStride = stride,
+                              .vStride = stride,
+                              .oStride = architecture_.queryWidth(),
                               .scale = 1 / std::sqrt(static_cast<double>(config.headDim))};
   attention.offsets = step.buffers.offsets;
   attention.q = block.qkv;
@@ -97,34 +127,55 @@ bool Transformer::attentionBackward(const BackwardStep& step, size_t index) {
 
   projectBackward(step, index, kQkv, block.attentionNormed, step.work.dQkv, step.work.dNormed);
   if (place + kQkv == step.lowest) return false;
-  normBackward(architecture_.blocks[index].attentionNorm, rows, block.input, block.attentionMean, block.attentionRstd, step.work.dNormed,
-               step.work.dStream, true);
+  normBackward(architecture_.blocks[index].attentionNorm, rows, block.input, block.attentionMean,
+               block.attentionRstd, step.work.dNormed, step.work.dStream, true);
   return true;
 }
 
-void Transformer::normBackward(const NormLayer& layer, int64_t rows, const void* x, const void* mean, const void* rstd, const void* dy,
-                               void* dx, bool accumulate) {
+void Transformer::normBackward(const NormLayer& layer, int64_t rows, const void* x, const void* mean,
+                               const void* rstd, const void* dy, void* dx, bool accumulate) {
   const int64_t hidden = architecture_.config.hidden;
   if (architecture_.norm == NormKind::RmsNorm) {
-    engine_.run(engine_.ops().rmsNormBackward,
-                RmsNormBackward{.type = engine_.type(), .rows = rows, .cols = hidden, .accumulateDx = accumulate, .x = x,
-                                .weight = base_.data(layer.weight), .rstd = rstd, .dy = dy, .dx = dx, .dWeight = base_.gradient(layer.weight)});
+    engine_.run(engine_.ops().rmsNormBackward, RmsNormBackward{.type = engine_.type(),
+                                                               .rows = rows,
+                                                               .cols = hidden,
+                                                               .accumulateDx = accumulate,
+                                                               .x = x,
+                                                               .weight = base_.data(layer.weight),
+                                                               .rstd = rstd,
+                                                               .dy = dy,
+                                                               .dx = dx,
+                                                               .dWeight = base_.gradient(layer.weight)});
   } else {
-    engine_.run(engine_.ops().layerNormBackward,
-                LayerNormBackward{.type = engine_.type(), .rows = rows, .cols = hidden, .accumulateDx = accumulate, .x = x,
-                                  .weight = base_.data(layer.weight), .mean = mean, .rstd = rstd, .dy = dy, .dx = dx,
-                                  .dWeight = base_.gradient(layer.weight), .dBias = base_.gradient(layer.bias)});
+    engine_.run(engine_.ops().layerNormBackward, LayerNormBackward{.type = engine_.type(),
+                                                                   .rows = rows,
+                                                                   .cols = hidden,
+                                                                   .accumulateDx = accumulate,
+                                                                   .x = x,
+                                                                   .weight = base_.data(layer.weight),
+                                                                   .mean = mean,
+                                                                   .rstd = rstd,
+                                                                   .dy = dy,
+                                                                   .dx = dx,
+                                                                   .dWeight = base_.gradient(layer.weight),
+                                                                   .dBias = base_.gradient(layer.bias)});
   }
 }
 
-void Transformer::projectBackward(const BackwardStep& step, size_t block, Stage stage, const void* x, const void* dy, void* dx) {
+void Transformer::projectBackward(const BackwardStep& step, size_t block, Stage stage, const void* x,
+                                  const void* dy, void* dx) {
   const bool wantsDx = static_cast<int>(block) * kStages + stage > step.lowest;
   bool first = true;
   for (const LinearLayer& layer : architecture_.blocks[block].stages[stage]) {
     const bool adapted = step.adapter && step.adapter->adapts(layer);
     if (!wantsDx && !adapted && !base_.trainable()) continue;
-    LinearBackward arguments{.type = engine_.type(), .rows = step.rows.rows, .inputs = layer.inputs, .outputs = layer.outputs,
-                             .xStride = layer.inputs, .dyStride = architecture_.outputWidth(stage), .dxStride = layer.inputs};
+    LinearBackward arguments{.type = engine_.type(),
+                             .rows = step.rows.rows,
+                             .inputs = layer.inputs,
+                             .outputs = layer.outputs,
+                             .xStride = layer.inputs,
+                             .dyStride = architecture_.outputWidth(stage),
+                             .dxStride = layer.inputs};
     arguments.accumulateDx = !first;
     arguments.x = x;
     arguments.dy = at(dy, layer.column);

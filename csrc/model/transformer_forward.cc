@@ -34,7 +34,8 @@ void Transformer::makeRotaryTables() {
   const size_t count = static_cast<size_t>(config.maxPositions * half);
   std::vector<double> cosines(count), sines(count);
   for (int64_t i = 0; i < half; ++i) {
-    const double frequency = std::pow(config.ropeTheta, -2.0 * static_cast<double>(i) / static_cast<double>(architecture_.rotary));
+    const double frequency =
+        std::pow(config.ropeTheta, -2.0 * static_cast<double>(i) / static_cast<double>(architecture_.rotary));
     for (int64_t position = 0; position < config.maxPositions; ++position) {
       const size_t index = static_cast<size_t>(position * half + i);
       cosines[index] = std::cos(static_cast<double>(position) * frequency);
@@ -55,24 +56,33 @@ int Transformer::lowestTrainable(const Adapter* adapter) const {
   return adapter ? adapter->lowestStage : static_cast<int>(architecture_.blocks.size()) * kStages;
 }
 
-void Transformer::forward(const ForwardBuffers& buffers, const RowSet& rows, const Adapter* adapter, const CacheUse* cache) {
+void Transformer::forward(const ForwardBuffers& buffers, const RowSet& rows, const Adapter* adapter,
+                          const CacheUse* cache) {
   packed_.prepareLinears(PackedWeights::kForward);
   embed(buffers, rows);
   for (size_t i = 0; i < buffers.blocks.size(); ++i) {
     const BlockBuffers& block = buffers.blocks[i];
-    norm(architecture_.blocks[i].attentionNorm, rows.rows, block.input, block.attentionNormed, block.attentionMean, block.attentionRstd);
+    norm(architecture_.blocks[i].attentionNorm, rows.rows, block.input, block.attentionNormed,
+         block.attentionMean, block.attentionRstd);
     project(buffers, rows.rows, i, kQkv, adapter, {.x = block.attentionNormed, .y = block.qkv});
     rotate(buffers, rows.rows, block.qkv, false);
     attend(buffers, rows, i, cache);
-    project(buffers, rows.rows, i, kAttentionOut, adapter, {.x = block.attention, .residual = block.input, .y = block.middle});
-    mlp(buffers, rows, i, adapter, i + 1 < buffers.blocks.size() ? buffers.blocks[i + 1].input : buffers.output);
+    project(buffers, rows.rows, i, kAttentionOut, adapter,
+            {.x = block.attention, .residual = block.input, .y = block.middle});
+    mlp(buffers, rows, i, adapter,
+        i + 1 < buffers.blocks.size() ? buffers.blocks[i + 1].input : buffers.output);
   }
-  norm(architecture_.finalNorm, rows.rows, buffers.output, buffers.hidden, buffers.finalMean, buffers.finalRstd);
+  norm(architecture_.finalNorm, rows.rows, buffers.output, buffers.hidden, buffers.finalMean,
+       buffers.finalRstd);
 }
 
 void Transformer::embed(const ForwardBuffers& buffers, const RowSet& rows) {
   const ModelConfig& config = architecture_.config;
-  EmbeddingForward arguments{.type = engine_.type(), .rows = rows.rows, .cols = config.hidden, .vocab = config.vocab, .maxPositions = config.maxPositions};
+  EmbeddingForward arguments{.type = engine_.type(),
+                             .rows = rows.rows,
+                             .cols = config.hidden,
+                             .vocab = config.vocab,
+                             .maxPositions = config.maxPositions};
   arguments.tokens = buffers.tokens;
   arguments.positions = buffers.positions;
   arguments.table = base_.data(architecture_.embedding);
@@ -84,21 +94,39 @@ void Transformer::embed(const ForwardBuffers& buffers, const RowSet& rows) {
 void Transformer::norm(const NormLayer& layer, int64_t rows, const void* x, void* y, void* mean, void* rstd) {
   const ModelConfig& config = architecture_.config;
   if (architecture_.norm == NormKind::RmsNorm) {
-    engine_.run(engine_.ops().rmsNormForward,
-                RmsNormForward{.type = engine_.type(), .rows = rows, .cols = config.hidden, .eps = config.normEps, .x = x,
-                               .weight = base_.data(layer.weight), .y = y, .rstd = rstd});
+    engine_.run(engine_.ops().rmsNormForward, RmsNormForward{.type = engine_.type(),
+                                                             .rows = rows,
+                                                             .cols = config.hidden,
+                                                             .eps = config.normEps,
+                                                             .x = x,
+                                                             .weight = base_.data(layer.weight),
+                                                             .y = y,
+                                                             .rstd = rstd});
   } else {
-    engine_.run(engine_.ops().layerNormForward,
-                LayerNormForward{.type = engine_.type(), .rows = rows, .cols = config.hidden, .eps = config.normEps, .x = x,
-                                 .weight = base_.data(layer.weight), .bias = base_.data(layer.bias), .y = y, .mean = mean, .rstd = rstd});
+    engine_.run(engine_.ops().layerNormForward, LayerNormForward{.type = engine_.type(),
+                                                                 .rows = rows,
+                                                                 .cols = config.hidden,
+                                                                 .eps = config.normEps,
+                                                                 .x = x,
+                                                                 .weight = base_.data(layer.weight),
+                                                                 .bias = base_.data(layer.bias),
+                                                                 .y = y,
+                                                                 .mean = mean,
+                                                                 .rstd = rstd});
   }
 }
 
 void Transformer::rotate(const ForwardBuffers& buffers, int64_t rows, void* qkv, bool inverse) {
   if (architecture_.rotary == 0) return;
   const ModelConfig& config = architecture_.config;
-  Rotary arguments{.type = engine_.type(), .rows = rows, .heads = config.heads, .headDim = config.headDim, .rotary = architecture_.rotary,
-                   .rowStride = architecture_.qkvWidth(), .maxPositions = config.maxPositions, .inverse = inverse};
+  Rotary arguments{.type = engine_.type(),
+                   .rows = rows,
+                   .heads = config.heads,
+                   .headDim = config.headDim,
+                   .rotary = architecture_.rotary,
+                   .rowStride = architecture_.qkvWidth(),
+                   .maxPositions = config.maxPositions,
+                   .inverse = inverse};
   arguments.positions = buffers.positions;
   arguments.cosine = cosine_;
   arguments.sine = sine_;
@@ -109,7 +137,8 @@ void Transformer::rotate(const ForwardBuffers& buffers, int64_t rows, void* qkv,
   engine_.run(engine_.ops().rotary, arguments);
 }
 
-void Transformer::attend(const ForwardBuffers& buffers, const RowSet& rows, size_t index, const CacheUse* cache) {
+void Transformer::attend(const ForwardBuffers& buffers, const RowSet& rows, size_t index,
+                         const CacheUse* cache) {
   const ModelConfig& config = architecture_.config;
   const BlockBuffers& block = buffers.blocks[index];
   const int64_t stride = architecture_.qkvWidth();
@@ -117,8 +146,13 @@ void Transformer::attend(const ForwardBuffers& buffers, const RowSet& rows, size
   const char* v = at(block.qkv, architecture_.queryWidth() + architecture_.keyWidth());
   const double scale = 1 / std::sqrt(static_cast<double>(config.headDim));
   if (cache) {
-    KvAppend append{.type = engine_.type(), .rows = rows.rows, .kvHeads = config.kvHeads, .headDim = config.headDim,
-                    .capacity = cache->cache.capacity, .kStride = stride, .vStride = stride};
+    KvAppend append{.type = engine_.type(),
+                    .rows = rows.rows,
+                    .kvHeads = config.kvHeads,
+                    .headDim = config.headDim,
+                    .capacity = cache->cache.capacity,
+                    .kStride = stride,
+                    .vStride = stride};
     append.slots = cache->slots;
     append.positions = buffers.positions;
     append.k = k;
@@ -128,9 +162,15 @@ void Transformer::attend(const ForwardBuffers& buffers, const RowSet& rows, size
     engine_.run(engine_.ops().kvAppend, append);
   }
   if (cache && cache->decode) {
-    DecodeAttention decode{.type = engine_.type(), .rows = rows.rows, .heads = config.heads, .kvHeads = config.kvHeads,
-                           .headDim = config.headDim, .capacity = cache->cache.capacity, .qStride = stride,
-                           .oStride = architecture_.queryWidth(), .scale = scale};
+    DecodeAttention decode{.type = engine_.type(),
+                           .rows = rows.rows,
+                           .heads = config.heads,
+                           .kvHeads = config.kvHeads,
+                           .headDim = config.headDim,
+                           .capacity = cache->cache.capacity,
+                           .qStride = stride,
+                           .oStride = architecture_.queryWidth(),
+                           .scale = scale};
     decode.slots = cache->slots;
     decode.lengths = cache->lengths;
     decode.q = block.qkv;
@@ -140,9 +180,18 @@ void Transformer::attend(const ForwardBuffers& buffers, const RowSet& rows, size
     engine_.run(engine_.ops().decodeAttention, decode);
     return;
   }
-  AttentionForward attention{.type = engine_.type(), .rows = rows.rows, .sequences = rows.sequences, .maxLength = rows.maxLength,
-                             .heads = config.heads, .kvHeads = config.kvHeads, .headDim = config.headDim, .qStride = stride,
-                             .kStride = stride, .vStride = stride, .oStride = architecture_.queryWidth(), .scale = scale};
+  AttentionForward attention{.type = engine_.type(),
+                             .rows = rows.rows,
+                             .sequences = rows.sequences,
+                             .maxLength = rows.maxLength,
+                             .heads = config.heads,
+                             .kvHeads = config.kvHeads,
+                             .headDim = config.headDim,
+                             .qStride = stride,
+                             .kStride = stride,
+                             .vStride = stride,
+                             .oStride = architecture_.queryWidth(),
+                             .scale = scale};
   attention.offsets = buffers.offsets;
   attention.q = block.qkv;
   attention.k = k;
@@ -152,23 +201,34 @@ void Transformer::attend(const ForwardBuffers& buffers, const RowSet& rows, size
   engine_.run(engine_.ops().attentionForward, attention);
 }
 
-void Transformer::mlp(const ForwardBuffers& buffers, const RowSet& rows, size_t index, const Adapter* adapter, void* output) {
+void Transformer::mlp(const ForwardBuffers& buffers, const RowSet& rows, size_t index, const Adapter* adapter,
+                      void* output) {
   const BlockBuffers& block = buffers.blocks[index];
-  norm(architecture_.blocks[index].mlpNorm, rows.rows, block.middle, block.mlpNormed, block.mlpMean, block.mlpRstd);
+  norm(architecture_.blocks[index].mlpNorm, rows.rows, block.middle, block.mlpNormed, block.mlpMean,
+       block.mlpRstd);
   if (architecture_.gatedMlp) {
     const int64_t inner = architecture_.config.intermediate;
     project(buffers, rows.rows, index, kMlpIn, adapter, {.x = block.mlpNormed, .y = block.mlpIn});
-    engine_.run(engine_.ops().gatedSiluForward,
-                GatedSiluForward{.type = engine_.type(), .rows = rows.rows, .cols = inner, .inputStride = 2 * inner, .gate = block.mlpIn,
-                                 .up = at(block.mlpIn, inner), .y = block.mlpActivated});
+    engine_.run(engine_.ops().gatedSiluForward, GatedSiluForward{.type = engine_.type(),
+                                                                 .rows = rows.rows,
+                                                                 .cols = inner,
+                                                                 .inputStride = 2 * inner,
+                                                                 .gate = block.mlpIn,
+                                                                 .up = at(block.mlpIn, inner),
+                                                                 .y = block.mlpActivated});
   } else {
     project(buffers, rows.rows, index, kMlpIn, adapter,
-            {.activation = architecture_.config.activation, .x = block.mlpNormed, .preActivation = block.mlpIn, .y = block.mlpActivated});
+            {.activation = architecture_.config.activation,
+             .x = block.mlpNormed,
+             .preActivation = block.mlpIn,
+             .y = block.mlpActivated});
   }
-  project(buffers, rows.rows, index, kMlpOut, adapter, {.x = block.mlpActivated, .residual = block.middle, .y = output});
+  project(buffers, rows.rows, index, kMlpOut, adapter,
+          {.x = block.mlpActivated, .residual = block.middle, .y = output});
 }
 
-void Transformer::project(const ForwardBuffers& buffers, int64_t rows, size_t block, Stage stage, const Adapter* adapter, LinearForward shared) {
+void Transformer::project(const ForwardBuffers& buffers, int64_t rows, size_t block, Stage stage,
+                          const Adapter* adapter, LinearForward shared) {
   for (const LinearLayer& layer : architecture_.blocks[block].stages[stage]) {
     LinearForward arguments = shared;
     arguments.type = engine_.type();
@@ -188,13 +248,18 @@ void Transformer::project(const ForwardBuffers& buffers, int64_t rows, size_t bl
   }
 }
 
-void Transformer::tokenStatistics(const ForwardBuffers& buffers, const RowSet& rows, int64_t count, double temperature, void* logProb,
-                                  void* lse, void* entropy) {
-  for (void* output : {logProb, lse, entropy}) engine_.zero(output, static_cast<size_t>(rows.rows) * dtypeSize(engine_.accumulator()));
+void Transformer::tokenStatistics(const ForwardBuffers& buffers, const RowSet& rows, int64_t count,
+                                  double temperature, void* logProb, void* lse, void* entropy) {
+  for (void* output : {logProb, lse, entropy})
+    engine_.zero(output, static_cast<size_t>(rows.rows) * dtypeSize(engine_.accumulator()));
   if (count == 0) return;
   packed_.prepareHead(PackedWeights::kForward);
-  TokenLogProbForward arguments{.type = engine_.type(), .rows = rows.rows, .cols = architecture_.config.hidden,
-                                .vocab = architecture_.config.vocab, .count = count, .temperature = temperature};
+  TokenLogProbForward arguments{.type = engine_.type(),
+                                .rows = rows.rows,
+                                .cols = architecture_.config.hidden,
+                                .vocab = architecture_.config.vocab,
+                                .count = count,
+                                .temperature = temperature};
   arguments.x = buffers.hidden;
   arguments.tokens = buffers.tokens;
   arguments.predictions = buffers.predictions;
@@ -209,8 +274,12 @@ void Transformer::tokenStatistics(const ForwardBuffers& buffers, const RowSet& r
 void Transformer::logits(int64_t rows, const void* hidden, void* out) {
   packed_.prepareHead(PackedWeights::kForward);
   const ModelConfig& config = architecture_.config;
-  LinearForward arguments{.type = engine_.type(), .rows = rows, .inputs = config.hidden, .outputs = config.vocab,
-                          .xStride = config.hidden, .yStride = config.vocab};
+  LinearForward arguments{.type = engine_.type(),
+                          .rows = rows,
+                          .inputs = config.hidden,
+                          .outputs = config.vocab,
+                          .xStride = config.hidden,
+                          .yStride = config.vocab};
   arguments.x = hidden;
   arguments.weight = packed_.head();
   arguments.y = out;

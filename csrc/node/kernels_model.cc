@@ -8,8 +8,8 @@
 #include "node/kernels_backends.h"
 #include "node/settings.h"
 
-// Whole models for tests, on every backend and in float32, float64 or complex128. Arrays are Float64Arrays; complex ones hold real and
-// imaginary parts in turn, so that gradients can be checked by the complex step.
+// Whole models for tests, on every backend and in float32, float64 or complex128. Arrays are Float64Arrays;
+// complex ones hold real and imaginary parts in turn, so that gradients can be checked by the complex step.
 
 namespace rlhf::kernels {
 namespace {
@@ -29,23 +29,33 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
       const Napi::Object options = toObject(info[1], "options");
       const int threads = static_cast<int>(node::integer(options, "threads", 1));
       Backend& backend = openBackend(toText(field(options, "backend"), "backend"), threads);
-      engine_ = std::make_shared<Engine>(backend.ops(), backend.device(), toDType(field(options, "type"), "type"));
-      model_ = Model::create(engine_, node::toModelConfig(toObject(info[0], "config")), boolean(options, "trainable", false));
+      engine_ =
+          std::make_shared<Engine>(backend.ops(), backend.device(), toDType(field(options, "type"), "type"));
+      model_ = Model::create(engine_, node::toModelConfig(toObject(info[0], "config")),
+                             boolean(options, "trainable", false));
       return info.Env().Undefined();
     });
   }
 
   Napi::Value parameters(const Napi::CallbackInfo& info);
   Napi::Value read(const Napi::CallbackInfo& info) {
-    return guarded(info, [&] { return toArray(info.Env(), model_->parameterData(toText(info[0], "name")), size(toText(info[0], "name"))); });
+    return guarded(info, [&] {
+      return toArray(info.Env(), model_->parameterData(toText(info[0], "name")),
+                     size(toText(info[0], "name")));
+    });
   }
   Napi::Value gradient(const Napi::CallbackInfo& info);
   Napi::Value write(const Napi::CallbackInfo& info);
   Napi::Value initialise(const Napi::CallbackInfo& info) {
-    return change(info, [&] { model_->initialise(node::toNumber(info[0], "std"), static_cast<uint64_t>(node::toInteger(info[1], "seed"))); });
+    return change(info, [&] {
+      model_->initialise(node::toNumber(info[0], "std"),
+                         static_cast<uint64_t>(node::toInteger(info[1], "seed")));
+    });
   }
   Napi::Value addAdapter(const Napi::CallbackInfo& info) {
-    return change(info, [&] { model_->addAdapter(toText(info[0], "name"), node::toAdapterConfig(toObject(info[1], "config"))); });
+    return change(info, [&] {
+      model_->addAdapter(toText(info[0], "name"), node::toAdapterConfig(toObject(info[1], "config")));
+    });
   }
   Napi::Value removeAdapter(const Napi::CallbackInfo& info) {
     return change(info, [&] { model_->removeAdapter(toText(info[0], "name")); });
@@ -54,7 +64,9 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
     return change(info, [&] { model_->mergeAdapter(toText(info[0], "name")); });
   }
   Napi::Value addHead(const Napi::CallbackInfo& info) {
-    return change(info, [&] { model_->addHead(toText(info[0], "name"), node::toHeadConfig(toObject(info[1], "config"))); });
+    return change(info, [&] {
+      model_->addHead(toText(info[0], "name"), node::toHeadConfig(toObject(info[1], "config")));
+    });
   }
   Napi::Value zeroGradients(const Napi::CallbackInfo& info) {
     return change(info, [&] { model_->zeroGradients(toText(info[0], "group")); });
@@ -63,7 +75,8 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
     return change(info, [&] { model_->setMaxLivePasses(node::toInteger(info[0], "count")); });
   }
   Napi::Value setLogitsBudget(const Napi::CallbackInfo& info) {
-    return change(info, [&] { model_->setLogitsBudget(static_cast<size_t>(node::toInteger(info[0], "bytes"))); });
+    return change(info,
+                  [&] { model_->setLogitsBudget(static_cast<size_t>(node::toInteger(info[0], "bytes"))); });
   }
   Napi::Value memory(const Napi::CallbackInfo& info);
   Napi::Value forward(const Napi::CallbackInfo& info);
@@ -129,10 +142,13 @@ DeviceMemory ModelWrap::toDevice(Napi::Value value, const char* name, int64_t co
     throw Error(code::kArgument, format("%s must be a Float64Array", name));
   const Napi::Float64Array array = value.As<Napi::Float64Array>();
   const size_t elements = static_cast<size_t>(count * components());
-  if (array.ElementLength() != elements) throw Error(code::kShape, format("%s must have %zu numbers, got %zu", name, elements, array.ElementLength()));
+  if (array.ElementLength() != elements)
+    throw Error(code::kShape,
+                format("%s must have %zu numbers, got %zu", name, elements, array.ElementLength()));
   DeviceMemory memory(*engine_, elements * (narrow() ? sizeof(float) : sizeof(double)), name);
   const std::vector<float> values(array.Data(), array.Data() + (narrow() ? elements : 0));
-  engine_->copy(memory.data(), narrow() ? static_cast<const void*>(values.data()) : array.Data(), memory.bytes());
+  engine_->copy(memory.data(), narrow() ? static_cast<const void*>(values.data()) : array.Data(),
+                memory.bytes());
   engine_->synchronize();
   return memory;
 }
@@ -168,7 +184,8 @@ Napi::Value ModelWrap::memory(const Napi::CallbackInfo& info) {
 /// forward(batch, options) → { pass, logProb, lse, entropy, value }
 Napi::Value ModelWrap::forward(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
-    std::unique_ptr<Pass> pass = model_->forward(node::toBatch(toObject(info[0], "batch")), node::toForwardOptions(toObject(info[1], "options")));
+    std::unique_ptr<Pass> pass = model_->forward(node::toBatch(toObject(info[0], "batch")),
+                                                 node::toForwardOptions(toObject(info[1], "options")));
     Napi::Object result = Napi::Object::New(info.Env());
     result.Set("logProb", toArray(info.Env(), pass->logProb(), pass->rows()));
     result.Set("lse", toArray(info.Env(), pass->lse(), pass->rows()));
@@ -193,7 +210,8 @@ Napi::Value ModelWrap::backward(const Napi::CallbackInfo& info) {
     Pass& target = *pass(info[0]);
     const Napi::Object upstream = toObject(info[1], "gradients");
     const auto array = [&](const char* name) { return toDevice(upstream.Get(name), name, target.rows()); };
-    const DeviceMemory dLogProb = array("dLogProb"), dLse = array("dLse"), dEntropy = array("dEntropy"), dValue = array("dValue");
+    const DeviceMemory dLogProb = array("dLogProb"), dLse = array("dLse"), dEntropy = array("dEntropy"),
+                       dValue = array("dValue");
     model_->backward(target, {dLogProb.data(), dLse.data(), dEntropy.data(), dValue.data()});
     engine_->synchronize();
   });
@@ -203,7 +221,9 @@ Napi::Value ModelWrap::generate(const Napi::CallbackInfo& info) {
   return guarded(info, [&] {
     const std::atomic<bool> cancel{false};
     const auto prompts = node::toPrompts(info[0]);
-    return node::toGenerations(info.Env(), model_->generate(prompts, node::toGenerateOptions(toObject(info[1], "options")), {}, cancel));
+    return node::toGenerations(
+        info.Env(),
+        model_->generate(prompts, node::toGenerateOptions(toObject(info[1], "options")), {}, cancel));
   });
 }
 
@@ -224,8 +244,9 @@ Napi::Value ModelWrap::createOptimizer(const Napi::CallbackInfo& info) {
 Napi::Value ModelWrap::optimizerStep(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     if (!optimizer_) throw Error(code::kArgument, "call createOptimizer first");
-    const Optimizer::Result step = optimizer_->step(node::toNumber(info[0], "learningRate"), node::toNumber(info[1], "maxGradNorm"),
-                                                    node::toNumber(info[2], "gradientScale"));
+    const Optimizer::Result step =
+        optimizer_->step(node::toNumber(info[0], "learningRate"), node::toNumber(info[1], "maxGradNorm"),
+                         node::toNumber(info[2], "gradientScale"));
     Napi::Object result = Napi::Object::New(info.Env());
     result.Set("gradientNorm", step.gradientNorm);
     result.Set("skipped", step.skipped);
@@ -238,20 +259,22 @@ Napi::Value ModelWrap::optimizerStep(const Napi::CallbackInfo& info) {
 
 void defineModel(Napi::Env env, Napi::Object exports) {
   using W = ModelWrap;
-  exports.Set("Model", W::DefineClass(env, "Model",
-                                      {W::InstanceMethod<&W::parameters>("parameters"), W::InstanceMethod<&W::read>("read"),
-                                       W::InstanceMethod<&W::gradient>("gradient"), W::InstanceMethod<&W::write>("write"),
-                                       W::InstanceMethod<&W::initialise>("initialise"), W::InstanceMethod<&W::addAdapter>("addAdapter"),
-                                       W::InstanceMethod<&W::removeAdapter>("removeAdapter"),
-                                       W::InstanceMethod<&W::mergeAdapter>("mergeAdapter"), W::InstanceMethod<&W::addHead>("addHead"),
-                                       W::InstanceMethod<&W::zeroGradients>("zeroGradients"),
-                                       W::InstanceMethod<&W::setMaxLivePasses>("setMaxLivePasses"),
-                                       W::InstanceMethod<&W::setLogitsBudget>("setLogitsBudget"),
-                                       W::InstanceMethod<&W::memory>("memory"), W::InstanceMethod<&W::forward>("forward"),
-                                       W::InstanceMethod<&W::backward>("backward"), W::InstanceMethod<&W::disposePass>("disposePass"),
-                                       W::InstanceMethod<&W::generate>("generate"),
-                                       W::InstanceMethod<&W::createOptimizer>("createOptimizer"),
-                                       W::InstanceMethod<&W::optimizerStep>("optimizerStep")}));
+  exports.Set(
+      "Model",
+      W::DefineClass(
+          env, "Model",
+          {W::InstanceMethod<&W::parameters>("parameters"), W::InstanceMethod<&W::read>("read"),
+           W::InstanceMethod<&W::gradient>("gradient"), W::InstanceMethod<&W::write>("write"),
+           W::InstanceMethod<&W::initialise>("initialise"), W::InstanceMethod<&W::addAdapter>("addAdapter"),
+           W::InstanceMethod<&W::removeAdapter>("removeAdapter"),
+           W::InstanceMethod<&W::mergeAdapter>("mergeAdapter"), W::InstanceMethod<&W::addHead>("addHead"),
+           W::InstanceMethod<&W::zeroGradients>("zeroGradients"),
+           W::InstanceMethod<&W::setMaxLivePasses>("setMaxLivePasses"),
+           W::InstanceMethod<&W::setLogitsBudget>("setLogitsBudget"), W::InstanceMethod<&W::memory>("memory"),
+           W::InstanceMethod<&W::forward>("forward"), W::InstanceMethod<&W::backward>("backward"),
+           W::InstanceMethod<&W::disposePass>("disposePass"), W::InstanceMethod<&W::generate>("generate"),
+           W::InstanceMethod<&W::createOptimizer>("createOptimizer"),
+           W::InstanceMethod<&W::optimizerStep>("optimizerStep")}));
 }
 
 }  // namespace rlhf::kernels

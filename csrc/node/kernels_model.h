@@ -3,7 +3,8 @@
 
 namespace rlhf::kernels {
 
-/// Adds the class Model: a whole model on any backend and element type, run synchronously (test/support/kernels-model.ts types it).
+/// Adds the class Model: a whole model on any backend and element type, run synchronously
+/// (test/support/kernels-model.ts types it).
 void defineModel(Napi::Env env, Napi::Object exports);
 
 }  // namespace rlhf::kernels

@@ -10,7 +10,8 @@ namespace {
 template <class Value>
 Value named(const std::map<std::string, Value>& values, const std::string& name, const char* what) {
   const auto found = values.find(name);
-  if (found == values.end()) throw Error(code::kConfig, format("%s \"%s\" is not supported", what, name.c_str()));
+  if (found == values.end())
+    throw Error(code::kConfig, format("%s \"%s\" is not supported", what, name.c_str()));
   return found->second;
 }
 
@@ -115,7 +116,8 @@ Napi::Value toParameterList(Napi::Env env, const std::vector<ParameterInfo>& par
   for (uint32_t i = 0; i < parameters.size(); ++i) {
     const ParameterInfo& parameter = parameters[i];
     Napi::Array shape = Napi::Array::New(env, parameter.shape.size());
-    for (uint32_t d = 0; d < parameter.shape.size(); ++d) shape.Set(d, static_cast<double>(parameter.shape[d]));
+    for (uint32_t d = 0; d < parameter.shape.size(); ++d)
+      shape.Set(d, static_cast<double>(parameter.shape[d]));
     Napi::Object entry = Napi::Object::New(env);
     entry.Set("name", parameter.name);
     entry.Set("shape", shape);

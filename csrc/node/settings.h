@@ -6,7 +6,8 @@
 
 #include "model/model.h"
 
-// The settings of engine calls, read from JavaScript objects; lib/engine/native.ts types them. Both addons use these.
+// The settings of engine calls, read from JavaScript objects; lib/engine/native.ts types them. Both addons
+// use these.
 
 namespace rlhf::node {
 
