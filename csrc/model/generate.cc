@@ -147,7 +147,7 @@ Generator::Generator(Model::Impl& model, const std::vector<std::vector<int32_t>>
   BufferLayout sizes;
   layOut(sizes);
   model_.reserve(model_.generationMemory, sizes.bytes(),
-                 "the key/value cache: lower maxBatch or maxNewTokens; it");
+                 "the key/value cache (smaller with a lower maxBatch or maxNewTokens)");
   BufferLayout arrays(model_.generationMemory.data());
   layOut(arrays);
   engine_.copy(stopTokens_, options.stopTokens.data(), options.stopTokens.size() * sizeof(int32_t));
