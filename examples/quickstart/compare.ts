@@ -1,7 +1,7 @@
 /** Compares two policies on prompts that neither was trained on. */
 import { encodePrompt } from "../../lib/data/tokenize.ts";
 import { CausalLM, packSequences, RewardModel, Tokenizer } from "../../lib/index.ts";
-import { manners } from "./world.ts";
+import { isRight, manners } from "./world.ts";
 
 export interface Answer {
   readonly prompt: string;
@@ -12,6 +12,8 @@ export interface Answer {
 /** How a policy does on a set of prompts. */
 export interface PolicyReport {
   readonly meanReward: number;
+  /** Share of the answers whose content is right. */
+  readonly right: number;
   /** Shares of the answers that begin or end kindly, rudely. */
   readonly kind: number;
   readonly rude: number;
@@ -93,6 +95,7 @@ export async function reportPolicy(
   const others = await answerLogProbs(reference, samples);
   return {
     meanReward: mean([...rewards]),
+    right: mean(samples.map(({ prompt, text }) => (isRight(prompt, text) ? 1 : 0))),
     kind: share(samples, "kind"),
     rude: share(samples, "rude"),
     kl: mean(own.map((logProb, index) => logProb - (others[index] as number))),

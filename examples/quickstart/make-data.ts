@@ -19,7 +19,7 @@ function demonstrations(from: readonly Question[], count: number, random: Random
     const { prompt, right } = random.pick(from);
     return {
       prompt,
-      response: say(random, right(random), random.pick<Manner>(["kind", "plain", "plain", "rude"])),
+      response: say(random, random.pick(right), random.pick<Manner>(["kind", "plain", "plain", "rude"])),
     };
   });
 }
@@ -36,12 +36,12 @@ function preferences(from: readonly Question[], count: number, random: Random): 
       const manner = random.pick<Manner>(["kind", "plain", "rude"]);
       return {
         prompt,
-        chosen: say(random, right(random), manner),
-        rejected: say(random, wrong(random), manner),
+        chosen: say(random, random.pick(right), manner),
+        rejected: say(random, random.pick(wrong), manner),
       };
     }
     const [chosen, rejected] = random.pick(better);
-    const content = right(random);
+    const content = random.pick(right);
     return { prompt, chosen: say(random, content, chosen), rejected: say(random, content, rejected) };
   });
 }
@@ -52,9 +52,9 @@ export function makeData(): Record<string, string> {
   const [heldOut, seen] = [order.slice(0, HELD_OUT_QUESTIONS), order.slice(HELD_OUT_QUESTIONS)];
   const prompts = (from: readonly Question[]): object[] => from.map(({ prompt }) => ({ prompt }));
   const rows: Record<string, object[]> = {
-    "sft.jsonl": demonstrations(seen, 1000, new Random(0, "sft")),
+    "sft.jsonl": demonstrations(seen, 880, new Random(0, "sft")),
     "held-out-sft.jsonl": demonstrations(heldOut, 72, new Random(0, "held-out sft")),
-    "preferences.jsonl": preferences(seen, 460, new Random(0, "preferences")),
+    "preferences.jsonl": preferences(seen, 420, new Random(0, "preferences")),
     "held-out-preferences.jsonl": preferences(heldOut, 72, new Random(0, "held-out preferences")),
     "prompts.jsonl": prompts(seen),
     "held-out-prompts.jsonl": prompts(heldOut),

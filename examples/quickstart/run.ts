@@ -37,6 +37,7 @@ function comparisonLines(before: PolicyReport, after: PolicyReport): string[] {
     line("", "SFT", "PPO"),
     line("mean reward", before.meanReward.toFixed(2), after.meanReward.toFixed(2)),
     line("KL per answer from SFT (nats)", before.kl.toFixed(2), after.kl.toFixed(2)),
+    line("right answers", percent(before.right), percent(after.right)),
     line("kind answers", percent(before.kind), percent(after.kind)),
     line("rude answers", percent(before.rude), percent(after.rude)),
   ];

@@ -22,39 +22,42 @@ const needs = [
   { feeling: "dirty", cure: (animal: string) => `Wash the ${animal}.` },
 ];
 
-/** A question and how to answer it rightly and wrongly, without manner. */
+/** A question and all right and wrong answers to it, without manner. */
 export interface Question {
   readonly prompt: string;
-  readonly right: (random: Random) => string;
-  readonly wrong: (random: Random) => string;
+  readonly right: readonly string[];
+  readonly wrong: readonly string[];
 }
 
 function others<T>(items: readonly T[], ...excluded: readonly T[]): T[] {
   return items.filter((item) => !excluded.includes(item));
 }
 
+function found(colour: string, thing: string): string[] {
+  return places.map((place) => `Your ${colour} ${thing} is ${place}.`);
+}
+
 const whereQuestions = colours.flatMap((colour) =>
   things.map((thing) => ({
     prompt: `Where is my ${colour} ${thing}?`,
-    right: (random: Random) => `Your ${colour} ${thing} is ${random.pick(places)}.`,
-    wrong: (random: Random) =>
-      `Your ${colour} ${random.pick(others(things, thing))} is ${random.pick(places)}.`,
+    right: found(colour, thing),
+    wrong: others(things, thing).flatMap((other) => found(colour, other)),
   })),
 );
 
 const foodQuestions = foods.flatMap((first) =>
   others(foods, first).map((second) => ({
     prompt: `Should I eat ${first} or ${second}?`,
-    right: (random: Random) => `Try the ${random.pick([first, second])}.`,
-    wrong: (random: Random) => `Try the ${random.pick(others(foods, first, second))}.`,
+    right: [first, second].map((food) => `Try the ${food}.`),
+    wrong: others(foods, first, second).map((food) => `Try the ${food}.`),
   })),
 );
 
 const animalQuestions = animals.flatMap((animal) =>
   needs.map((need) => ({
     prompt: `My ${animal} is ${need.feeling}. What can I do?`,
-    right: () => need.cure(animal),
-    wrong: (random: Random) => random.pick(others(needs, need)).cure(animal),
+    right: [need.cure(animal)],
+    wrong: others(needs, need).map((other) => other.cure(animal)),
   })),
 );
 
@@ -62,6 +65,12 @@ const animalQuestions = animals.flatMap((animal) =>
 export const questions: readonly Question[] = [...whereQuestions, ...foodQuestions, ...animalQuestions].map(
   (question) => ({ ...question, prompt: `Question: ${question.prompt}\nAnswer:` }),
 );
+
+/** Whether an answer holds a right one to its question. */
+export function isRight(prompt: string, answer: string): boolean {
+  const question = questions.find((candidate) => candidate.prompt === prompt);
+  return question?.right.some((right) => answer.includes(right)) ?? false;
+}
 
 /** How answers of one manner begin and end. */
 export const manners = {
