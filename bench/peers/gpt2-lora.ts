@@ -9,7 +9,7 @@ import { cpus, tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { CausalLM, packSequences } from "../../lib/index.ts";
-import { type PairedResult, timePaired } from "./paired.ts";
+import { type Comparison, type PairedResult, type Timing, timePaired } from "./paired.ts";
 import { Peer } from "./peer.ts";
 
 const SEQUENCES = 4;
@@ -44,11 +44,14 @@ async function ourStep(model: CausalLM, adapter: string | undefined, sequences: 
   const predicted = SEQUENCES * (LENGTH - 1);
   const dLogProb = new Float32Array(batch.tokens.length).fill(-1 / predicted);
   const began = performance.now();
+  const cpuBegan = process.cpuUsage();
   const pass = await model.forward(batch, { adapter, grad: true });
   const logProb = await pass.logProb();
   await pass.backward({ dLogProb });
   const seconds = (performance.now() - began) / 1000;
-  return { seconds, loss: -logProb.reduce((sum, value) => sum + value, 0) / predicted };
+  const cpu = process.cpuUsage(cpuBegan);
+  const loss = -logProb.reduce((sum, value) => sum + value, 0) / predicted;
+  return { seconds, cpuSeconds: (cpu.user + cpu.system) / 1e6, loss };
 }
 
 async function main(): Promise<void> {
@@ -76,16 +79,14 @@ async function main(): Promise<void> {
     Number(options.pairs),
     2,
     async (round) => {
-      const { seconds, loss } = await ourStep(model, adapter, randomTokens(round));
+      const { loss, ...timing } = await ourStep(model, adapter, randomTokens(round));
       losses.ours = loss;
-      return seconds;
+      return timing;
     },
     async (round) => {
-      const { seconds, loss } = await peer.ask<{ seconds: number; loss: number }>({
-        tokens: randomTokens(round),
-      });
+      const { loss, ...timing } = await peer.ask<Timing & { loss: number }>({ tokens: randomTokens(round) });
       losses.theirs = loss;
-      return seconds;
+      return timing;
     },
   );
   report(ready, losses, result);
@@ -108,12 +109,13 @@ function report(peer: string, losses: { ours: number; theirs: number }, result: 
   const directory = fileURLToPath(new URL("../results/", import.meta.url));
   mkdirSync(directory, { recursive: true });
   writeFileSync(`${directory}gpt2-lora-${variant.join("-")}.json`, `${JSON.stringify(record, null, 1)}\n`);
-  const [low, high] = result.interval;
-  console.log(
-    `${record.what}, LoRA on ${options.targets}: ours ${result.ours.median.toFixed(3)} s, PyTorch ` +
-      `${result.theirs.median.toFixed(3)} s, PyTorch/ours ${result.speedup.toFixed(3)} [${low.toFixed(3)}, ${high.toFixed(3)}]` +
-      ` (losses ${losses.ours.toFixed(5)}, ${losses.theirs.toFixed(5)})`,
-  );
+  const line = (what: string, { ours, theirs, ratio, interval }: Comparison): string =>
+    `  ${what}: ours ${ours.toFixed(3)}, PyTorch ${theirs.toFixed(3)}, PyTorch/ours ${ratio.toFixed(3)}` +
+    ` [${interval.map((bound) => bound.toFixed(3)).join(", ")}]`;
+  console.log(`${record.what}, LoRA on ${options.targets}, ${record.threads} threads, ${record.peer}`);
+  console.log(line("seconds", result.seconds));
+  console.log(line("processor seconds", result.cpuSeconds));
+  console.log(`  losses ${losses.ours.toFixed(6)}, ${losses.theirs.toFixed(6)}`);
 }
 
 await main();

@@ -5,7 +5,8 @@ MODEL_DIR is made if absent: GPT-2 124M's configuration with transformers' rando
 --targets: LoRA r 16, alpha 32 on c_attn ("attention"), on c_attn, c_proj and c_fc ("all"), or full training ("none").
 
 Protocol, JSON lines: prints {"ready": versions}; for every input line {"tokens": [[...], ...]} does forward, mean token
-cross-entropy and backward (float32, eager, scaled-dot-product attention, no optimizer) and prints {"seconds", "loss"}.
+cross-entropy and backward (float32, eager, scaled-dot-product attention, no optimizer) and prints {"seconds", "cpuSeconds", "loss"}, cpuSeconds
+being the processor time of all its threads.
 """
 import argparse
 import json
@@ -53,10 +54,11 @@ def main():
     for line in sys.stdin:
         ids = torch.tensor(json.loads(line)["tokens"])
         model.zero_grad(set_to_none=True)
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         loss = run(input_ids=ids, labels=ids).loss
         loss.backward()
-        print(json.dumps({"seconds": time.perf_counter() - began, "loss": loss.item()}), flush=True)
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+        print(json.dumps({"seconds": seconds, "cpuSeconds": cpu_seconds, "loss": loss.item()}), flush=True)
 
 
 main()
