@@ -9,7 +9,8 @@ import {
 } from "./readers.ts";
 import type { Dataset, PreferenceCounts, PreferenceFormat, PreferenceRow } from "./types.ts";
 
-const FORMATS: Readonly<Record<PreferenceFormat, string>> = {
+/** Each format as messages describe it. */
+export const PREFERENCE_FORMATS: Readonly<Record<PreferenceFormat, string>> = {
   "prompt-chosen-rejected": "{prompt, chosen, rejected}",
   "hh-rlhf": "{chosen, rejected} with whole dialogues",
 };
@@ -36,22 +37,24 @@ function humanTurns(prompt: string): number {
   return prompt.split(HUMAN).length - 1;
 }
 
-function detect(value: unknown): PreferenceFormat | null {
+/** The preference format of a row, or null. */
+export function detectPreference(value: unknown): PreferenceFormat | null {
   if (!isRecord(value) || !("chosen" in value) || !("rejected" in value)) return null;
   return "prompt" in value ? "prompt-chosen-rejected" : "hh-rlhf";
 }
 
-/** Reads rows and counts what it drops. */
-class PreferenceReader implements RowReader<PreferenceFormat, PreferenceRow> {
-  readonly formats = FORMATS;
-  readonly detect = detect;
+/** Reads preference rows of one data set and counts what it drops. */
+export class PreferenceReader implements RowReader<PreferenceFormat, PreferenceRow> {
+  readonly formats = PREFERENCE_FORMATS;
+  readonly detect = detectPreference;
   #multiTurn = 0;
   #differingPrompts = 0;
   #emptyReply = 0;
   #identical = 0;
 
   readonly read = (value: unknown, format: PreferenceFormat): PreferenceRow | null => {
-    if (!isRecord(value)) throw new RowProblem(`is ${describeType(value)}; expected ${FORMATS[format]}`);
+    if (!isRecord(value))
+      throw new RowProblem(`is ${describeType(value)}; expected ${PREFERENCE_FORMATS[format]}`);
     const row = format === "hh-rlhf" ? this.#readDialogues(value) : this.#readPair(value);
     if (row === null) return null;
     if (row.chosen.trim() === "" || row.rejected.trim() === "") {

@@ -1,3 +1,4 @@
+import { detectPreference, PREFERENCE_FORMATS, PreferenceReader } from "./preferences.ts";
 import {
   describeType,
   isRecord,
@@ -7,13 +8,14 @@ import {
   type RowReader,
   stringField,
 } from "./readers.ts";
-import type { ChatMessage, Dataset, SftFormat, SftRow } from "./types.ts";
+import type { ChatMessage, Dataset, PreferenceFormat, SftFormat, SftRow } from "./types.ts";
 
 const FORMATS: Readonly<Record<SftFormat, string>> = {
   "prompt-response": "{prompt, response}",
   "document-target": "{document, target}",
   messages: "{messages: [{role, content}, …]}",
   text: "{text}",
+  ...PREFERENCE_FORMATS,
 };
 
 function detect(value: unknown): SftFormat | null {
@@ -21,7 +23,7 @@ function detect(value: unknown): SftFormat | null {
   if ("prompt" in value && "response" in value) return "prompt-response";
   if ("document" in value && "target" in value) return "document-target";
   if ("messages" in value) return "messages";
-  return "text" in value ? "text" : null;
+  return "text" in value ? "text" : detectPreference(value);
 }
 
 /** The messages of a conversation, checked: each an object with a role and a content of strings. */
@@ -40,7 +42,7 @@ function nonEmpty(text: string, key: string): string {
   return text;
 }
 
-function read(value: unknown, format: SftFormat): SftRow {
+function readDemonstration(value: unknown, format: Exclude<SftFormat, PreferenceFormat>): SftRow {
   if (!isRecord(value)) throw new RowProblem(`is ${describeType(value)}; expected ${FORMATS[format]}`);
   switch (format) {
     case "prompt-response":
@@ -64,15 +66,23 @@ function read(value: unknown, format: SftFormat): SftRow {
   }
 }
 
-const READER: RowReader<SftFormat, SftRow> = { formats: FORMATS, detect, read };
-
 /**
  * Reads examples for supervised fine-tuning from .json, .jsonl or .jsonl.gz files with rows {prompt, response},
- * {document, target}, {messages} or {text}. Throws ERR_RLHF_DATA with file and line.
+ * {document, target}, {messages} or {text}. Preference rows are read as prompt and chosen answer, with the same rows dropped and
+ * counted as by `loadPreferences`. Throws ERR_RLHF_DATA with file and line.
  */
 export function loadSft(
   paths: string | readonly string[],
   options: LoadOptions<SftFormat> = {},
 ): Promise<Dataset<SftRow>> {
-  return loadRows(paths, READER, options);
+  const pairs = new PreferenceReader();
+  let sawPairs = false;
+  const read = (value: unknown, format: SftFormat): SftRow | null => {
+    if (format !== "prompt-chosen-rejected" && format !== "hh-rlhf") return readDemonstration(value, format);
+    sawPairs = true;
+    const pair = pairs.read(value, format);
+    return pair && { prompt: pair.prompt, response: pair.chosen };
+  };
+  const reader: RowReader<SftFormat, SftRow> = { formats: FORMATS, detect, read };
+  return loadRows(paths, reader, options, () => (sawPairs ? { preferences: pairs.counts() } : {}));
 }

@@ -6,7 +6,7 @@ export interface ChatMessage {
 
 /**
  * One example to imitate. `{text}` rows arrive as an empty prompt and the text as response; `{document, target}` rows as prompt
- * and response. A row with `messages` is trained on its assistant turns and needs a tokenizer with a chat template.
+ * and response, preference rows as prompt and chosen answer. A row with `messages` is trained on its assistant turns and needs a tokenizer with a chat template.
  */
 export type SftRow =
   | { readonly prompt: string; readonly response: string }
@@ -28,11 +28,11 @@ export interface PromptRow {
 }
 
 /** The forms a row can have; "auto" looks at the first good row of each file. */
-export type SftFormat = "prompt-response" | "document-target" | "text" | "messages";
+export type SftFormat = "prompt-response" | "document-target" | "text" | "messages" | PreferenceFormat;
 export type PreferenceFormat = "prompt-chosen-rejected" | "hh-rlhf";
 export type PromptFormat = "string" | "prompt";
 export type SequenceFormat = "tokens" | "prompt-response";
-export type DataFormat = SftFormat | PreferenceFormat | PromptFormat | SequenceFormat;
+export type DataFormat = SftFormat | PromptFormat | SequenceFormat;
 
 /** A row that does not have the form it should. */
 export interface BadRow {

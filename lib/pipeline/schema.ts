@@ -102,7 +102,17 @@ const sft = z
     init: init.optional(),
     ...common,
     ...supervised,
-    format: z.enum(["auto", "prompt-response", "document-target", "messages", "text"]).optional(),
+    format: z
+      .enum([
+        "auto",
+        "prompt-response",
+        "document-target",
+        "messages",
+        "text",
+        "prompt-chosen-rejected",
+        "hh-rlhf",
+      ])
+      .optional(),
     overlong: z.enum(["truncate", "drop"]).optional().describe("what happens to examples over max_length"),
     loss_on: z
       .enum(["completion", "all"])

@@ -185,6 +185,17 @@ describe("data readers", () => {
       }
     });
 
+    it("of preferences serve fine-tuning too: the chosen answer is learnt", async () => {
+      const pair = { prompt: "p", chosen: "good", rejected: "bad" };
+      const dialogue = { chosen: "\n\nHuman: q\n\nAssistant: a", rejected: "\n\nHuman: q\n\nAssistant: " };
+      const loaded = await loadSft([
+        writeText(directory, "pair.jsonl", jsonLines([pair])),
+        writeText(directory, "dialogue.jsonl", jsonLines([dialogue])),
+      ]);
+      assert.deepEqual([...loaded], [{ prompt: "p", response: "good" }]);
+      assert.equal(loaded.report.preferences?.emptyReply, 1);
+    });
+
     it("can be named, and then bind every row", async () => {
       const file = writeText(
         directory,
