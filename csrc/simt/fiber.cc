@@ -10,6 +10,7 @@
 #include <ucontext.h>
 #endif
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -118,6 +119,9 @@ void Fiber::allocateStack() {
 
 void Fiber::start(void (*entry)(void*), void* argument) {
   if (!mapping_) allocateStack();
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(mapping_ + pageBytes(), kStackBytes);  // a call that was dropped left its red zones
+#endif
   destroyContext(fiberContext_);
   fiberContext_ = initialContext(mapping_ + pageBytes(), &Fiber::begin);
   entry_ = entry;

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { CaseData, type OpCase } from "../ops/cases/case.ts";
 import { opCases } from "../ops/cases/index.ts";
 import { linearForwardArguments } from "../ops/cases/linear.ts";
+import { normBackwardArguments, normForwardArguments } from "../ops/cases/norm.ts";
 import { tokenLogProbForwardArguments } from "../ops/cases/token-log-prob.ts";
 import { Expectation } from "../support/compare.ts";
 import {
@@ -38,6 +39,19 @@ function assertSameBits(op: string, left: KernelArguments, right: KernelArgument
   }
 }
 
+/** More rows than rmsNormBackward has blocks, each of several warps: a block then uses its shared memory again. */
+function manyRowsPerBlock(): OpCase {
+  const [rows, cols] = [270, 520];
+  const data = new CaseData("simt many rows");
+  const args = normBackwardArguments("rmsNorm", data, normForwardArguments("rmsNorm", data, rows, cols));
+  return {
+    op: "rmsNormBackward",
+    name: `${rows}×${cols}, rows per block`,
+    args,
+    criterion: { kind: "general", floor: 0 },
+  };
+}
+
 /** For each op on the emulator, the cases with the most and the fewest rows: several blocks, and less than one. */
 function scheduledCases(): OpCase[] {
   return kernels.operators("simt").flatMap((op) => {
@@ -50,7 +64,7 @@ function scheduledCases(): OpCase[] {
 
 describe("CUDA kernels on the emulator, under several schedules", () => {
   for (const type of TYPES) {
-    for (const opCase of scheduledCases()) {
+    for (const opCase of [...scheduledCases(), manyRowsPerBlock()]) {
       it(`${opCase.op}: ${opCase.name}, ${type}`, () => {
         const expectation = new Expectation(opCase, type);
         const runs = SEEDS.map((seed) => {
