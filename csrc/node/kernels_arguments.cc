@@ -9,7 +9,9 @@ namespace {
 constexpr DType kTypes[] = {DType::F32, DType::F64, DType::F16, DType::BF16, DType::C128};
 constexpr double kLargestSafeInteger = 9007199254740991.0;
 
-[[noreturn]] void throwType(Napi::Env env, const std::string& message) { throw Napi::TypeError::New(env, message); }
+[[noreturn]] void throwType(Napi::Env env, const std::string& message) {
+  throw Napi::TypeError::New(env, message);
+}
 
 const char* arrayName(napi_typedarray_type type) {
   switch (type) {
@@ -73,10 +75,11 @@ uint64_t ArgumentReader::unsignedInteger(const char* name, Napi::Value value) co
 void* ArgumentReader::array(const char* name, Napi::Value value, const char* element) const {
   const bool any = std::string(element) == "any";
   if (!value.IsTypedArray())
-    throwType(object_.Env(), describe(name) + " must be " + (any ? "a typed array" : std::string("a ") + element));
+    throwType(object_.Env(), describe(name) + " must be a " + (any ? "typed array" : element));
   const Napi::TypedArray array = value.As<Napi::TypedArray>();
-  if (!any && std::string(element) != arrayName(array.TypedArrayType()))
-    throwType(object_.Env(), describe(name) + " must be a " + element + ", got " + arrayName(array.TypedArrayType()));
+  const std::string given = arrayName(array.TypedArrayType());
+  if (!any && given != element)
+    throwType(object_.Env(), describe(name) + " must be a " + element + ", got " + given);
   return static_cast<char*>(array.ArrayBuffer().Data()) + array.ByteOffset();
 }
 

@@ -36,8 +36,8 @@ constexpr const char* kindName() {
 /// The data type that a string names. Throws a TypeError that lists the names.
 DType toDType(Napi::Value value, const std::string& what);
 
-/// Fills an op's argument structure from a JavaScript object, field by field. What is absent keeps its default; a value of the
-/// wrong kind and a key that the op does not have are TypeErrors that name it.
+/// Fills an op's argument structure from a JavaScript object, field by field. What is absent keeps its default; a
+/// value of the wrong kind and a key that the op does not have are TypeErrors that name it.
 class ArgumentReader {
  public:
   ArgumentReader(const char* op, Napi::Object object) : op_(op), object_(object) {}

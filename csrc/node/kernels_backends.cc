@@ -43,8 +43,8 @@ Backend::Backend(const Ops& ops, Device* device) : ops_(ops) {
   if (ops.abiHash != abiHash() || device->abiHash != abiHash())
     throw Error(code::kInternal, format("backend %s was built from other headers than this addon", ops.backend));
   if (!device->unifiedMemory)
-    throw Error(code::kUnsupported, format("backend %s has memory of its own; rlhf_kernels runs ops on JavaScript's arrays",
-                                           ops.backend));
+    throw Error(code::kUnsupported,
+                format("backend %s has memory of its own; rlhf_kernels runs ops on JavaScript's arrays", ops.backend));
   context_.device = device;
   if (device->createStream(device, &context_.stream) != kOk)
     throw Error(code::kInternal, format("%s cannot create a stream", device->name));
@@ -64,7 +64,8 @@ void Backend::reserveScratch(const ScratchLimits& limits, bool poison) {
     context_.scratch = nullptr;
     capacity_ = 0;
     if (device->allocate(device, bytes, &context_.scratch) != kOk)
-      throw Error(code::kOutOfMemory, format("%s cannot allocate %zu bytes of scratch memory", device->name, bytes));
+      throw Error(code::kOutOfMemory,
+                  format("%s cannot allocate %zu bytes of scratch memory", device->name, bytes));
     capacity_ = bytes;
   }
   context_.scratchBytes = bytes;
@@ -87,7 +88,7 @@ Backend& openBackend(const std::string& name, int threads) {
   if (!ops) {
     std::string known = "cpu";
     for (const std::string& each : backendNames()) known += ", " + each;
-    throw Error(code::kUnknownName, format("there is no backend \"%s\" here; these are: %s", name.c_str(), known.c_str()));
+    throw Error(code::kUnknownName, "there is no backend \"" + name + "\" here; these are: " + known);
   }
   backend = std::make_unique<Backend>(*ops, openDevice(name, std::max(1, threads)));
   return *backend;

@@ -7,8 +7,8 @@
 
 namespace rlhf {
 
-/// Checks the arguments of one op. Every failure is an Error that names the op, the field, what was given and what is
-/// expected: ERR_RLHF_SHAPE for sizes and strides, ERR_RLHF_ARGUMENT for pointers and values.
+/// Checks the arguments of one op. Every failure is an Error that names the op, the field, what was given and what
+/// is expected: ERR_RLHF_SHAPE for sizes and strides, ERR_RLHF_ARGUMENT for pointers and values.
 class ArgumentCheck {
  public:
   explicit ArgumentCheck(const char* op) : op_(op) {}

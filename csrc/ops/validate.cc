@@ -1,8 +1,8 @@
 #include "ops/argument_check.h"
 #include "ops/ops.h"
 
-// Only what the arguments themselves tell is checked here: arrays may lie in device memory, so their contents (tokens,
-// offsets, positions) are checked, where that is promised, by the kernels.
+// Only what the arguments themselves tell is checked here: arrays may lie in device memory, so their contents
+// (tokens, offsets, positions) are checked, where that is promised, by the kernels.
 
 namespace rlhf {
 

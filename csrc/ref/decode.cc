@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "core/philox.h"
@@ -74,13 +75,12 @@ std::vector<Candidate<T>> allowedTokens(const Sample& a, int64_t row) {
     if (a.seen && a.seen[row * a.vocab + v])
       logit = logit > 0 ? logit / T(a.repetitionPenalty) : logit * T(a.repetitionPenalty);
     if (!(logit < std::numeric_limits<T>::infinity()))
-      throw Error(code::kArgument, format("sample: logits[%lld, %lld] is NaN or infinite", static_cast<long long>(row),
-                                          static_cast<long long>(v)));
+      throw Error(code::kArgument,
+                  "sample: logits[" + std::to_string(row) + ", " + std::to_string(v) + "] is NaN or infinite");
     if (!excluded[v] && std::isfinite(logit)) allowed.push_back({static_cast<int32_t>(v), logit, T(0)});
   }
   if (allowed.empty())
-    throw Error(code::kArgument,
-                format("sample: row %lld has no token left to draw", static_cast<long long>(row)));
+    throw Error(code::kArgument, "sample: row " + std::to_string(row) + " has no token left to draw");
   return allowed;
 }
 
@@ -95,7 +95,8 @@ void narrow(const Sample& a, std::vector<Candidate<T>>& sorted) {
   }
   size_t kept = 0;
   T cumulative = 0;
-  while (kept < sorted.size() && (kept == 0 || cumulative < T(a.topP) * total)) cumulative += sorted[kept++].weight;
+  while (kept < sorted.size() && (kept == 0 || cumulative < T(a.topP) * total))
+    cumulative += sorted[kept++].weight;
   if (a.topP < 1) sorted.resize(kept);
   while (sorted.back().weight < T(a.minP)) sorted.pop_back();  // sorted[0].weight is 1
 }
@@ -105,8 +106,8 @@ bool isBefore(const Candidate<T>& left, const Candidate<T>& right) {
   return left.logit != right.logit ? left.logit > right.logit : left.token < right.token;
 }
 
-// The draw walks the tokens that are left by rising id until their weights pass u·total, u being uniform in [0, 1) from the
-// first two words of the Philox block.
+// The draw walks the tokens that are left by rising id until their weights pass u·total, u being uniform in [0, 1)
+// from the first two words of the Philox block.
 template <class T>
 void run(const Sample& a) {
   for (int64_t b = 0; b < a.rows; ++b) {
@@ -123,12 +124,13 @@ void run(const Sample& a) {
               [](const Candidate<T>& left, const Candidate<T>& right) { return left.token < right.token; });
     T total = 0;
     for (const Candidate<T>& candidate : candidates) total += candidate.weight;
-    const PhiloxBlock random = philox(a.seed, static_cast<uint64_t>(a.streams[b]), static_cast<uint64_t>(a.positions[b]));
+    const PhiloxBlock random =
+        philox(a.seed, static_cast<uint64_t>(a.streams[b]), static_cast<uint64_t>(a.positions[b]));
     const T target = T(uniformDouble(random.word[0], random.word[1])) * total;
     T cumulative = 0;
     const Candidate<T>* drawn = nullptr;
     for (const Candidate<T>& candidate : candidates) {
-      if (candidate.weight > 0) drawn = &candidate;  // rounding may leave the target beyond the last cumulative sum
+      if (candidate.weight > 0) drawn = &candidate;  // the last, should rounding put the target beyond the sum
       cumulative += candidate.weight;
       if (cumulative > target) break;
     }
@@ -146,7 +148,8 @@ RLHF_REF_OP(decodeAttention, DecodeAttention)
 void sample(OpContext&, const Sample& arguments) {
   if (arguments.type == DType::F32) return run<float>(arguments);
   if (arguments.type == DType::F64) return run<double>(arguments);
-  throw Error(code::kUnsupported, format("sample: ref has no %s, use float32 or float64", dtypeName(arguments.type)));
+  throw Error(code::kUnsupported,
+              format("sample: ref has no %s, use float32 or float64", dtypeName(arguments.type)));
 }
 
 }  // namespace rlhf::ref

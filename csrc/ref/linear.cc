@@ -10,7 +10,8 @@ int64_t weightIndex(const LinearWeight& weight, int64_t m, int64_t k, int64_t in
 }
 
 void requirePlainWeight(const char* op, const LinearWeight& weight) {
-  if (!weight.data) throw Error(code::kArgument, format("%s: weight is null, and ref reads no packed forms", op));
+  if (!weight.data)
+    throw Error(code::kArgument, format("%s: weight is null, and ref reads no packed forms", op));
 }
 
 template <class T>
@@ -27,7 +28,8 @@ void run(const LinearForward& a) {
     }
     for (int64_t m = 0; m < a.outputs; ++m) {
       T sum = 0;
-      for (int64_t k = 0; k < a.inputs; ++k) sum += x[k] * weight[weightIndex(a.weight, m, k, a.inputs, a.outputs)];
+      for (int64_t k = 0; k < a.inputs; ++k)
+        sum += x[k] * weight[weightIndex(a.weight, m, k, a.inputs, a.outputs)];
       if (a.bias) sum += in<T>(a.bias)[m];
       T update = 0;
       for (int64_t r = 0; r < rank; ++r) update += hidden[r] * in<T>(a.lora.b)[m * rank + r];
@@ -70,14 +72,21 @@ void inputGradient(const LinearBackward& a) {
     }
 }
 
-/// gradient[i, j] += factor · Σ_n left[n, i] · right[n, j], the element (i, j) lying at i·rowStep + j·columnStep.
+/// A matrix of which column i of row n lies at data[n·stride + i].
 template <class T>
-void accumulateOuter(T* gradient, int64_t rowStep, int64_t columnStep, T factor, int64_t rows, const T* left,
-                     int64_t leftStride, int64_t leftCols, const T* right, int64_t rightStride, int64_t rightCols) {
-  for (int64_t i = 0; i < leftCols; ++i)
-    for (int64_t j = 0; j < rightCols; ++j) {
+struct Rows {
+  const T* data;
+  int64_t stride, cols;
+};
+
+/// gradient(i, j) += factor · Σ_n left(n, i) · right(n, j), with element (i, j) at i·rowStep + j·columnStep.
+template <class T>
+void accumulateOuter(T* gradient, int64_t rowStep, int64_t columnStep, T factor, int64_t rows, Rows<T> left,
+                     Rows<T> right) {
+  for (int64_t i = 0; i < left.cols; ++i)
+    for (int64_t j = 0; j < right.cols; ++j) {
       T sum = 0;
-      for (int64_t n = 0; n < rows; ++n) sum += left[n * leftStride + i] * right[n * rightStride + j];
+      for (int64_t n = 0; n < rows; ++n) sum += left.data[n * left.stride + i] * right.data[n * right.stride + j];
       gradient[i * rowStep + j * columnStep] += factor * sum;
     }
 }
@@ -85,24 +94,28 @@ void accumulateOuter(T* gradient, int64_t rowStep, int64_t columnStep, T factor,
 template <class T>
 void run(const LinearBackward& a) {
   const int64_t rank = a.lora.rank;
-  const T* dy = in<T>(a.dy);
-  const T* x = in<T>(a.x);
+  const Rows<T> dy = {in<T>(a.dy), a.dyStride, a.outputs};
+  const Rows<T> x = {in<T>(a.x), a.xStride, a.inputs};
   if (rank > 0 && (a.dx || a.dA)) loraGradient<T>(a);
   if (a.dx) inputGradient<T>(a);
-  if (a.dWeight)
-    accumulateOuter<T>(out<T>(a.dWeight), a.weight.transposed ? 1 : a.inputs, a.weight.transposed ? a.outputs : 1, T(1),
-                       a.rows, dy, a.dyStride, a.outputs, x, a.xStride, a.inputs);
+  if (a.dWeight) {
+    const int64_t rowStep = a.weight.transposed ? 1 : a.inputs, columnStep = a.weight.transposed ? a.outputs : 1;
+    accumulateOuter<T>(out<T>(a.dWeight), rowStep, columnStep, T(1), a.rows, dy, x);
+  }
   if (a.dBias)
     for (int64_t m = 0; m < a.outputs; ++m) {
       T sum = 0;
-      for (int64_t n = 0; n < a.rows; ++n) sum += dy[n * a.dyStride + m];
+      for (int64_t n = 0; n < a.rows; ++n) sum += dy.data[n * dy.stride + m];
       out<T>(a.dBias)[m] += sum;
     }
-  if (a.dA)
-    accumulateOuter<T>(out<T>(a.dA), a.inputs, 1, T(1), a.rows, in<T>(a.loraGradient), rank, rank, x, a.xStride, a.inputs);
-  if (a.dB)
-    accumulateOuter<T>(out<T>(a.dB), rank, 1, T(a.lora.scale), a.rows, dy, a.dyStride, a.outputs, in<T>(a.loraHidden), rank,
-                       rank);
+  if (a.dA) {
+    const Rows<T> gradient = {in<T>(a.loraGradient), rank, rank};
+    accumulateOuter<T>(out<T>(a.dA), a.inputs, 1, T(1), a.rows, gradient, x);
+  }
+  if (a.dB) {
+    const Rows<T> hidden = {in<T>(a.loraHidden), rank, rank};
+    accumulateOuter<T>(out<T>(a.dB), rank, 1, T(a.lora.scale), a.rows, dy, hidden);
+  }
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 #include <array>
+#include <string>
 
 #include "ref/kernels.h"
 #include "ref/scalar.h"
@@ -14,8 +15,8 @@ bool counts(const void* mask, int64_t t) {
 /// The index of the value that belongs to token t.
 int64_t valueIndex(const char* op, int64_t t, int64_t firstOfSequence) {
   if (t > firstOfSequence) return t - 1;
-  throw Error(code::kArgument, format("%s: mask[%lld] is 1 at the first token of a sequence, where nothing is predicted", op,
-                                      static_cast<long long>(t)));
+  throw Error(code::kArgument, std::string(op) + ": mask[" + std::to_string(t) +
+                                   "] is 1 at the first token of a sequence, where nothing is predicted");
 }
 
 template <class T, size_t Count>

@@ -57,7 +57,8 @@ void run(const LayerNormForward& a) {
   }
 }
 
-// With x̂ = (x − mean)·rstd and g = dy·weight:  dx = rstd·(g − mean(g) − x̂·mean(g·x̂)),  dWeight += dy·x̂,  dBias += dy.
+// With x̂ = (x − mean)·rstd and g = dy·weight:
+//   dx = rstd·(g − mean(g) − x̂·mean(g·x̂)),  dWeight += dy·x̂,  dBias += dy.
 template <class T>
 void run(const LayerNormBackward& a) {
   const T* weight = in<T>(a.weight);

@@ -2,15 +2,16 @@
 #include <cmath>
 #include <complex>
 #include <numbers>
+#include <string>
 #include <type_traits>
 
 #include "core/error.h"
 #include "ops/ops.h"
 
-// What every op of the oracle is written with. An op is a template over its scalar type: float, double, or complex<double>.
-// A complex input x + i·h·d yields f(x) + i·h·f'(x)·d to the last bit of h (Squire & Trapp, "Using complex variables to
-// estimate derivatives of real functions", SIAM Review 1998), so functions here are analytic wherever the op is smooth, and
-// decisions (maximum, clip, sign) look at the real part alone.
+// What every op of the oracle is written with. An op is a template over its scalar type: float, double, or
+// complex<double>. A complex input x + i·h·d yields f(x) + i·h·f'(x)·d to the last bit of h (Squire & Trapp, "Using
+// complex variables to estimate derivatives of real functions", SIAM Review 1998), so functions here are analytic
+// wherever the op is smooth, and decisions (maximum, clip, sign) look at the real part alone.
 
 namespace rlhf::ref {
 
@@ -92,8 +93,8 @@ class Parameter {
   DType type_;
 };
 
-/// Calls body(std::type_identity<T>) for the scalar type that `type` names. 16-bit types have no oracle of their own: theirs is
-/// the float64 one on the rounded inputs.
+/// Calls body(std::type_identity<T>) for the scalar type that `type` names. 16-bit types have no oracle of their own:
+/// theirs is the float64 one on the rounded inputs.
 template <class Body>
 void dispatch(const char* op, DType type, Body&& body) {
   switch (type) {
@@ -102,34 +103,34 @@ void dispatch(const char* op, DType type, Body&& body) {
     case DType::C128: return body(std::type_identity<Complex>{});
     default: break;
   }
-  throw Error(code::kUnsupported, format("%s: ref has no %s, use float32, float64 or complex128", op, dtypeName(type)));
+  throw Error(code::kUnsupported,
+              format("%s: ref has no %s, use float32, float64 or complex128", op, dtypeName(type)));
 }
 
 /// Defines the op `name` from the template run<T>(const Arguments&).
-#define RLHF_REF_OP(name, Arguments)                                                    \
-  void name(OpContext&, const Arguments& arguments) {                                   \
+#define RLHF_REF_OP(name, Arguments)                                                             \
+  void name(OpContext&, const Arguments& arguments) {                                            \
     dispatch(#name, arguments.type, [&]<class T>(std::type_identity<T>) { run<T>(arguments); }); \
   }
 
 /// Throws unless `offsets` cut `rows` into `sequences` runs in rising order.
 inline void checkOffsets(const char* op, const int32_t* offsets, int64_t sequences, int64_t rows) {
-  for (int64_t s = 0; s <= sequences; ++s) {
-    const int64_t least = s == 0 ? 0 : offsets[s - 1];
-    const bool fixed = s == 0 || s == sequences;
-    const int64_t expected = s == 0 ? 0 : rows;
-    if (fixed ? offsets[s] != expected : offsets[s] < least)
-      throw Error(code::kArgument, format("%s: offsets[%lld] is %d, expected %s %lld", op, static_cast<long long>(s),
-                                          offsets[s], fixed ? "exactly" : "at least",
-                                          static_cast<long long>(fixed ? expected : least)));
-  }
+  const auto fail = [&](int64_t s, const std::string& expected) {
+    throw Error(code::kArgument, std::string(op) + ": offsets[" + std::to_string(s) + "] is " +
+                                     std::to_string(offsets[s]) + ", expected " + expected);
+  };
+  if (offsets[0] != 0) fail(0, "0");
+  for (int64_t s = 1; s <= sequences; ++s)
+    if (offsets[s] < offsets[s - 1]) fail(s, "at least " + std::to_string(offsets[s - 1]));
+  if (offsets[sequences] != rows) fail(sequences, "rows = " + std::to_string(rows));
 }
 
 /// Throws unless 0 ≤ index < limit; `errorCode` is kTokenRange for tokens.
 inline void checkIndex(const char* op, const char* field, int64_t at, int64_t index, int64_t limit,
                        const char* errorCode = code::kArgument) {
   if (index >= 0 && index < limit) return;
-  throw Error(errorCode, format("%s: %s[%lld] is %lld, expected 0 to %lld", op, field, static_cast<long long>(at),
-                                static_cast<long long>(index), static_cast<long long>(limit - 1)));
+  throw Error(errorCode, std::string(op) + ": " + field + "[" + std::to_string(at) + "] is " +
+                             std::to_string(index) + ", expected 0 to " + std::to_string(limit - 1));
 }
 
 }  // namespace rlhf::ref

@@ -1,3 +1,4 @@
+#include <string>
 #include <vector>
 
 #include "ref/kernels.h"
@@ -10,16 +11,17 @@ template <class Arguments>
 int64_t predictedToken(const char* op, const Arguments& a, int64_t p) {
   const int64_t t = a.predictions[p];
   if (t < 1 || t >= a.rows || (p > 0 && t <= a.predictions[p - 1]))
-    throw Error(code::kArgument,
-                format("%s: predictions[%lld] is %lld, expected rising numbers from 1 to %lld", op,
-                       static_cast<long long>(p), static_cast<long long>(t), static_cast<long long>(a.rows - 1)));
+    throw Error(code::kArgument, std::string(op) + ": predictions[" + std::to_string(p) + "] is " +
+                                     std::to_string(t) + ", expected rising numbers from 1 to " +
+                                     std::to_string(a.rows - 1));
   checkIndex(op, "tokens", t, a.tokens[t], a.vocab, code::kTokenRange);
   return t;
 }
 
 template <class Arguments>
 void requirePlainHead(const char* op, const Arguments& a) {
-  if (!a.head.data) throw Error(code::kArgument, format("%s: weight is null, and ref reads no packed forms", op));
+  if (!a.head.data)
+    throw Error(code::kArgument, format("%s: weight is null, and ref reads no packed forms", op));
 }
 
 /// z[v] = x · W[v] / temperature

@@ -199,7 +199,7 @@ describe("malformed calls of the kernels addon", () => {
     const bad = (change: KernelArguments) => () => kernels.run("ref", "gae", { ...gae, ...change });
     assert.throws(bad({ offsets: Int32Array.of(0, 1) }), {
       code: ARGUMENT,
-      message: "gae: offsets[1] is 1, expected exactly 2",
+      message: "gae: offsets[1] is 1, expected rows = 2",
     });
     assert.throws(bad({ mask: Float64Array.of(1, 1) }), {
       code: ARGUMENT,
