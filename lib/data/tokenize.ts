@@ -34,6 +34,7 @@ export interface TokenizeSftOptions extends TokenizeOptions {
 export interface TokenizeReport {
   readonly examples: number;
   readonly tokens: number;
+  /** Examples that were cut at the limit and kept. */
   readonly truncated: number;
   /** Left out: too long, or nothing left to learn after truncation. */
   readonly dropped: number;
@@ -225,14 +226,13 @@ export function tokenizeSft(
       };
     }
     if (options.lossOn === "all") example.lossMask.fill(1, 1);
-    if (example.tokens.length > maxLength && options.overlong !== "drop") {
-      example = cut(example, maxLength);
-      truncated++;
-    }
+    const overlong = example.tokens.length > maxLength;
+    if (overlong && options.overlong !== "drop") example = cut(example, maxLength);
     if (example.tokens.length > maxLength || !example.lossMask.includes(1)) {
       dropped++;
       continue;
     }
+    if (overlong) truncated++;
     tokens += example.tokens.length;
     examples.push(example);
   }
