@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "core/arena.h"
 #include "core/error.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 // What the kernels of each instruction set export (kernels/table.h, which is compiled under one set's name at a time).
 #define RLHF_DECLARE_INSTRUCTION_SET(isa)       \
@@ -24,12 +27,20 @@ RLHF_DECLARE_INSTRUCTION_SET(avx512)
 namespace rlhf::cpu {
 namespace {
 
+// Large arrays ask for huge pages: packing walks down columns, which are a page apart, and runs out of translations otherwise.
+constexpr size_t kHugePage = size_t{2} << 20;
+
 Status allocate(Device*, size_t bytes, void** out) {
-  *out = ::operator new(alignUp(std::max<size_t>(bytes, 1)), std::align_val_t{kAlignment}, std::nothrow);
+  const size_t alignment = bytes >= 2 * kHugePage ? kHugePage : kAlignment;
+  const size_t size = alignUp(std::max<size_t>(bytes, 1), alignment);
+  *out = std::aligned_alloc(alignment, size);
+#if defined(__linux__)
+  if (*out && alignment == kHugePage) madvise(*out, size, MADV_HUGEPAGE);  // advice: works as well, only slower, if refused
+#endif
   return *out ? kOk : kNoMemory;
 }
 
-void release(Device*, void* memory) { ::operator delete(memory, std::align_val_t{kAlignment}); }
+void release(Device*, void* memory) { std::free(memory); }
 
 Status copy(Device*, Stream*, void* destination, const void* source, size_t bytes) {
   if (bytes > 0) std::memmove(destination, source, bytes);

@@ -8,18 +8,24 @@
 namespace rlhf::RLHF_ISA {
 namespace {
 
-// Blocking: a block of B of at most kBlockDepth × kStripCols floats stays in the second-level cache while panels of A pass by.
+// Two ways to share a product out. Where B is packed already, a task takes a group of rows: it packs its block of A, which stays in
+// the second-level cache while the panels of B pass by. Where B is not packed, all of A is packed first, then a task takes a
+// strip of columns: it packs its block of B, and the panels of A pass by.
 constexpr int64_t kBlockDepth = 960;
-constexpr int64_t kGroupRows = 1008;  // rows for which one packed block of B serves
+constexpr int64_t kRowsPerPackedB = 1008;  // rows for which one packed block of B serves
+constexpr int64_t kRowsPerPackedA = 168;   // rows in a block of A
+constexpr int64_t kColsPerPackedA = 1024;  // columns for which one packed block of A serves; a multiple of kStripCols
 constexpr int64_t kStripPanels = kStripCols / kPanelCols;
 
 // A second thread costs a few microseconds to call, the time of about this many multiply-adds.
 constexpr int64_t kSharedMultiplyAdds = 1 << 18;
 
-// A thread's scratch memory holds a block of B and the unfinished strips of a group of rows.
+// A thread's scratch memory holds the block that it packed, a low-rank term's share of B, and unfinished strips.
 constexpr int64_t kBlockFloats = kBlockDepth * kStripCols;
-constexpr int64_t kPartialFloats = (kGroupRows + kPanelRows) * kStripCols;
-static_assert((kBlockFloats + kPartialFloats) * sizeof(float) <= cpu::kScratchPerThread);
+constexpr int64_t kPartialFloats = (kRowsPerPackedB + kPanelRows) * kStripCols;
+static_assert((2 * kBlockFloats + kPartialFloats) * sizeof(float) <= cpu::kScratchPerThread);
+static_assert((kRowsPerPackedA + kPanelRows) * (kBlockDepth + 3 * kWidth) <= kBlockFloats);
+static_assert((kRowsPerPackedA + kPanelRows) * kColsPerPackedA <= kPartialFloats);
 
 /// Splits [0, count) into `parts` nearly equal runs; run `index` is [begin(index), begin(index + 1)).
 struct EvenSplit {
@@ -45,56 +51,51 @@ class RowPass {
   RowPass(OpContext& context, const Product& product, Columns columns, StripConsumer consume, int64_t rowBegin, int64_t rows,
           SharedScratch scratch)
       : context_(context), product_(product), consume_(consume), rowBegin_(rowBegin), rows_(rows),
-        panelRows_(panelRowsFor(rows)), rowPanels_{ceilDivide(rows, panelRows_), 1},
-        colPanels_{ceilDivide(product.cols, kPanelCols), 1} {
-    for (int t = 0; t < 2; ++t) {
-      if (product.terms[t].depth == 0) continue;
-      packedA_[t] = scratch.take(aPanelStride(panelRows_, product.terms[t].depth) * rowPanels_.count);
-    }
+        panelRows_(panelRowsFor(rows)), rowPanels_(ceilDivide(rows, panelRows_)),
+        colPanels_(ceilDivide(product.cols, kPanelCols)), packsB_(!product.terms[0].packedB) {
+    if (packsB_)
+      for (int t = 0; t < 2; ++t)
+        if (product.terms[t].depth > 0)
+          packedA_[t] = scratch.take(aPanelStride(panelRows_, product.terms[t].depth) * rowPanels_);
     chooseSplits(columns);
   }
 
   void run() {
     const int64_t multiplyAdds = rows_ * product_.cols * (product_.terms[0].depth + product_.terms[1].depth);
     const bool share = multiplyAdds >= kSharedMultiplyAdds;
-    packRows(share);
-    const int64_t cuts = colCuts();
-    forEachTask(context_, rowPanels_.parts * cuts, share, [&](int64_t task, int slot) {
-      multiplyBlock(task % rowPanels_.parts, task / rowPanels_.parts, slot);
+    if (packsB_) packAllRows(share);
+    forEachTask(context_, rowParts_ * colParts_, share, [&](int64_t task, int slot) {
+      multiplyPart(task % rowParts_, task / rowParts_, slot);
     });
   }
 
  private:
-  bool packsB() const {
-    return !product_.terms[0].packedB || (product_.terms[1].depth > 0 && !product_.terms[1].packedB);
-  }
-  int64_t colCuts() const { return fixedCuts_ ? ceilDivide(colPanels_.count, kStripPanels) : colPanels_.parts; }
-
-  /// Tasks of equal size, at least two for every thread. Packing a block of B pays for itself over many rows only, so there
-  /// the columns are split first; where B is packed already the rows are, which keeps strips wide.
+  /// Tasks of about equal size, some for every thread. The operand that a task packs must serve many rows or columns, so the other
+  /// side is split first. Fixed cuts make the parts of the columns whole strips.
   void chooseSplits(Columns columns) {
     const int64_t threads = cpu::pool(context_).size();
-    const int64_t fewestRowParts = ceilDivide(rows_, kGroupRows);
-    const int64_t fewestColParts = ceilDivide(colPanels_.count, kStripPanels);
-    const int64_t wanted = threads == 1 ? 1 : 2 * threads;
-    fixedCuts_ = columns == Columns::FixedCuts;
-    const auto upTo = [](int64_t parts, int64_t limit) { return std::min(parts, limit); };
-    if (fixedCuts_) {
-      colPanels_.parts = fewestColParts;
-      rowPanels_.parts = std::max(fewestRowParts, upTo(ceilDivide(wanted, fewestColParts), rowPanels_.count));
-    } else if (packsB()) {
-      const int64_t colRounds = ceilDivide(fewestColParts, wanted);
-      colPanels_.parts = std::max(fewestColParts, upTo(wanted * colRounds, colPanels_.count));
-      rowPanels_.parts = std::max(fewestRowParts, upTo(ceilDivide(wanted, colPanels_.parts), rowPanels_.count));
+    const int64_t tasks = threads == 1 ? 1 : (packsB_ ? 2 : 6) * threads;
+    colUnit_ = columns == Columns::FixedCuts ? kStripPanels : 1;
+    const int64_t colUnits = ceilDivide(colPanels_, colUnit_);
+    const int64_t fewestRows = ceilDivide(rowPanels_, (packsB_ ? kRowsPerPackedB : kRowsPerPackedA) / kPanelRows);
+    const int64_t fewestCols = ceilDivide(colPanels_, (packsB_ ? kStripCols : kColsPerPackedA) / kPanelCols);
+    if (packsB_) {
+      colParts_ = std::max(fewestCols, std::min(colUnits, tasks * ceilDivide(fewestCols, tasks)));
+      rowParts_ = std::max(fewestRows, std::min(rowPanels_, ceilDivide(tasks, colParts_)));
     } else {
-      rowPanels_.parts = std::max(fewestRowParts, upTo(4 * wanted, ceilDivide(rowPanels_.count, 4)));
-      colPanels_.parts = std::max(fewestColParts, upTo(ceilDivide(4 * wanted, rowPanels_.parts), colPanels_.count));
+      rowParts_ = std::max(fewestRows, std::min(ceilDivide(rowPanels_, 4), tasks));
+      colParts_ = std::max(fewestCols, std::min(colUnits, ceilDivide(tasks, rowParts_)));
     }
   }
 
-  void packRows(bool share) {
+  int64_t firstRowPanel(int64_t part) const { return rowPanels_ * part / rowParts_; }
+  int64_t firstColPanel(int64_t part) const {
+    return std::min(colPanels_, ceilDivide(colPanels_, colUnit_) * part / colParts_ * colUnit_);
+  }
+
+  void packAllRows(bool share) {
     constexpr int64_t kPanelsPerTask = 8;
-    forEachTask(context_, ceilDivide(rowPanels_.count, kPanelsPerTask), share, [&](int64_t task, int) {
+    forEachTask(context_, ceilDivide(rowPanels_, kPanelsPerTask), share, [&](int64_t task, int) {
       const int64_t panel = task * kPanelsPerTask;
       const int64_t row = panel * panelRows_, rows = std::min(kPanelsPerTask * panelRows_, rows_ - row);
       for (int t = 0; t < 2; ++t) {
@@ -106,83 +107,148 @@ class RowPass {
     });
   }
 
-  /// One task: a group of row panels times a strip's width of column panels.
-  void multiplyBlock(int64_t rowPart, int64_t colPart, int slot) {
-    const int64_t firstRowPanel = rowPanels_.begin(rowPart), endRowPanel = rowPanels_.begin(rowPart + 1);
-    const int64_t firstColPanel = fixedCuts_ ? colPart * kStripPanels : colPanels_.begin(colPart);
-    const int64_t endColPanel =
-        fixedCuts_ ? std::min(colPanels_.count, firstColPanel + kStripPanels) : colPanels_.begin(colPart + 1);
-    const int64_t stride = (endColPanel - firstColPanel) * kPanelCols;
-    float* const blockOfB = reinterpret_cast<float*>(cpu::threadScratch(context_, slot));
-    float* const partial = blockOfB + kBlockFloats;
+  /// Where the panels of an operand lie for a block of k: panel p of a term at data[term] + p · stride[term].
+  struct Panels {
+    const float* data[2] = {};
+    int64_t stride[2] = {};
+  };
+
+  /// One task: all of k for a group of row panels and a range of column panels.
+  void multiplyPart(int64_t rowPart, int64_t colPart, int slot) {
+    const int64_t beginRow = firstRowPanel(rowPart), endRow = firstRowPanel(rowPart + 1);
+    const int64_t beginCol = firstColPanel(colPart), endCol = firstColPanel(colPart + 1);
+    float* const packed = reinterpret_cast<float*>(cpu::threadScratch(context_, slot));
+    float* const partial = packed + 2 * kBlockFloats;
 
     const int64_t depth = product_.terms[0].depth + product_.terms[1].depth;
-    const EvenSplit blocks{depth, std::max<int64_t>(1, ceilDivide(depth, kBlockDepth))};
+    const EvenSplit blocks{depth, ceilDivide(depth, kBlockDepth)};
     for (int64_t block = 0; block < blocks.parts; ++block) {
-      const bool first = block == 0, last = block == blocks.parts - 1;
       const DepthRange ranges[2] = {rangeOf(product_, 0, blocks.begin(block), blocks.begin(block + 1)),
                                     rangeOf(product_, 1, blocks.begin(block), blocks.begin(block + 1))};
-      const BlockOfB b = prepareB(ranges, firstColPanel, endColPanel, blockOfB);
-      for (int64_t rowPanel = firstRowPanel; rowPanel < endRowPanel; ++rowPanel) {
-        // With all of k in one block, one strip that never leaves the first-level cache serves all rows.
-        float* const values = first && last ? partial : partial + (rowPanel - firstRowPanel) * panelRows_ * stride;
-        const int64_t col = firstColPanel * kPanelCols, cols = std::min(stride, product_.cols - col);
-        multiplyStrip(ranges, b, rowPanel, cols, values, stride, !first);
-        if (last)
-          consume_({rowBegin_ + rowPanel * panelRows_, heightOf(rowPanel), col, cols, values, stride, slot});
+      const Panels a = packsB_ ? rowsPackedBefore(beginRow) : packRows(ranges, beginRow, endRow, packed);
+      for (int64_t col = beginCol; col < endCol; col += kStripPanels) {
+        const int64_t end = std::min(endCol, col + kStripPanels);
+        const Panels b = columnPanels(ranges, col, end, packed + kBlockFloats);
+        float* const strips = partial + (col - beginCol) * kPanelCols * (endRow - beginRow) * panelRows_;
+        multiplyStrips({ranges, a, b, beginRow, endRow, col, end, strips, block == 0, block == blocks.parts - 1, slot});
       }
     }
   }
 
-  int64_t heightOf(int64_t rowPanel) const { return std::min(panelRows_, rows_ - rowPanel * panelRows_); }
+  Panels rowsPackedBefore(int64_t beginRow) const {
+    Panels a;
+    for (int t = 0; t < 2; ++t) {
+      a.stride[t] = aPanelStride(panelRows_, product_.terms[t].depth);
+      a.data[t] = packedA_[t] + beginRow * a.stride[t];
+    }
+    return a;
+  }
 
-  /// Where the panels of B for a block lie: panel p of a term at data[term] + p · stride[term].
-  struct BlockOfB {
-    const float* data[2];
-    int64_t stride[2];
-  };
+  Panels packRows(const DepthRange* ranges, int64_t beginRow, int64_t endRow, float* packed) const {
+    Panels a;
+    const int64_t row = beginRow * panelRows_, rows = std::min(rows_, endRow * panelRows_) - row;
+    for (int t = 0; t < 2; ++t) {
+      if (ranges[t].depth == 0) continue;
+      const Term& term = product_.terms[t];
+      a.data[t] = packed;
+      a.stride[t] = aPanelStride(panelRows_, ranges[t].depth);
+      packA(term.a.from(rowBegin_ + row, ranges[t].begin), rows, ranges[t].depth, term.factor, panelRows_, packed);
+      packed += a.stride[t] * (endRow - beginRow);
+    }
+    return a;
+  }
 
-  BlockOfB prepareB(const DepthRange* ranges, int64_t firstColPanel, int64_t endColPanel, float* scratch) const {
-    BlockOfB result{};
-    const int64_t col = firstColPanel * kPanelCols, cols = std::min(endColPanel * kPanelCols, product_.cols) - col;
+  Panels columnPanels(const DepthRange* ranges, int64_t beginCol, int64_t endCol, float* scratch) const {
+    Panels b;
+    const int64_t col = beginCol * kPanelCols, cols = std::min(endCol * kPanelCols, product_.cols) - col;
     for (int t = 0; t < 2; ++t) {
       const Term& term = product_.terms[t];
       if (ranges[t].depth == 0) continue;
       if (term.packedB) {
-        result.data[t] = term.packedB + firstColPanel * term.packedBStride + ranges[t].begin * kPanelCols;
-        result.stride[t] = term.packedBStride;
+        b.data[t] = term.packedB + beginCol * term.packedBStride + ranges[t].begin * kPanelCols;
+        b.stride[t] = term.packedBStride;
       } else {
-        result.data[t] = scratch;
-        result.stride[t] = ranges[t].depth * kPanelCols;
-        packB(term.b.from(ranges[t].begin, col), ranges[t].depth, cols, scratch, result.stride[t]);
-        scratch += result.stride[t] * (endColPanel - firstColPanel);
+        b.data[t] = scratch;
+        b.stride[t] = ranges[t].depth * kPanelCols;
+        packB(term.b.from(ranges[t].begin, col), ranges[t].depth, cols, scratch, b.stride[t]);
+        scratch += b.stride[t] * (endCol - beginCol);
       }
     }
-    return result;
+    return b;
   }
 
-  void multiplyStrip(const DepthRange* ranges, const BlockOfB& b, int64_t rowPanel, int64_t cols, float* values,
-                     int64_t stride, bool accumulate) const {
-    const int height = static_cast<int>(heightOf(rowPanel));
-    Segment segments[2];
-    for (int t = 0; t < 2; ++t) {
-      if (ranges[t].depth == 0) continue;
-      const float* panel = packedA_[t] + rowPanel * aPanelStride(panelRows_, product_.terms[t].depth);
-      segments[t] = {panel + ranges[t].begin * height, b.data[t], ranges[t].depth};
-    }
-    for (int64_t col = 0; col < cols; col += kPanelCols) {
-      const int vectors = cols - col <= kWidth ? 1 : kPanelVectors;
-      microKernel(height, vectors)(segments, 2, values + col, stride, accumulate);
-      for (int t = 0; t < 2; ++t) segments[t].b += b.stride[t];
+  /// A group of row panels times at most a strip's width of column panels, over one block of k.
+  struct StripGroup {
+    const DepthRange* ranges;
+    const Panels &a, &b;
+    int64_t beginRow, endRow, beginCol, endCol;
+    float* strips;
+    bool first, last;
+    int slot;
+  };
+
+  void multiplyStrips(const StripGroup& g) const {
+    const int64_t stride = (g.endCol - g.beginCol) * kPanelCols;
+    const int64_t rowPanels = g.endRow - g.beginRow, colPanels = g.endCol - g.beginCol;
+    if (packsB_) {
+      // B's block is near and A is far: each panel of A serves the whole strip, and the next one is fetched meanwhile. With all of
+      // k in one block, one strip that stays in the first-level cache serves all rows.
+      const int64_t stripFloats = g.first && g.last ? 0 : panelRows_ * stride;
+      for (int64_t i = 0; i < rowPanels; ++i) {
+        float* const values = g.strips + i * stripFloats;
+        for (int64_t j = 0; j < colPanels; ++j)
+          multiplyTile(g, i, j, values, stride, fetchPart(g, g.a, panelRows_, i + 1, j, colPanels));
+        if (g.last) finishStrip(g, i, values, stride);
+      }
+    } else {
+      // A's block is near and B is far.
+      for (int64_t j = 0; j < colPanels; ++j)
+        for (int64_t i = 0; i < rowPanels; ++i)
+          multiplyTile(g, i, j, g.strips + i * panelRows_ * stride, stride,
+                       fetchPart(g, g.b, kPanelCols, j + 1, i, rowPanels));
+      if (g.last)
+        for (int64_t i = 0; i < rowPanels; ++i) finishStrip(g, i, g.strips + i * panelRows_ * stride, stride);
     }
   }
+
+  /// Part `part` of `parts` of the first term's panel `panel`, which has `width` floats for each k.
+  static Prefetch fetchPart(const StripGroup& g, const Panels& panels, int64_t width, int64_t panel, int64_t part,
+                            int64_t parts) {
+    const int64_t bytesPerStep = static_cast<int64_t>(sizeof(float)) * width / parts;
+    const auto* begin = reinterpret_cast<const char*>(panels.data[0] + panel * panels.stride[0]);
+    return {begin + part * bytesPerStep * g.ranges[0].depth, bytesPerStep};
+  }
+
+  void multiplyTile(const StripGroup& g, int64_t rowPanel, int64_t colPanel, float* values, int64_t stride,
+                    Prefetch prefetch) const {
+    const auto height = static_cast<int>(heightOf(g.beginRow + rowPanel));
+    Segment segments[2];
+    for (int t = 0; t < 2; ++t) {
+      if (g.ranges[t].depth == 0) continue;
+      const int64_t skipped = packsB_ ? g.ranges[t].begin * height : 0;  // A packed before holds all of k
+      segments[t] = {g.a.data[t] + rowPanel * g.a.stride[t] + skipped, g.b.data[t] + colPanel * g.b.stride[t],
+                     g.ranges[t].depth};
+    }
+    const int64_t cols = product_.cols - (g.beginCol + colPanel) * kPanelCols;
+    microKernel(height, cols <= kWidth ? 1 : kPanelVectors)(segments, 2, values + colPanel * kPanelCols, stride, !g.first,
+                                                            prefetch);
+  }
+
+  void finishStrip(const StripGroup& g, int64_t rowPanel, float* values, int64_t stride) const {
+    const int64_t panel = g.beginRow + rowPanel, col = g.beginCol * kPanelCols;
+    consume_({rowBegin_ + panel * panelRows_, heightOf(panel), col, std::min(stride, product_.cols - col), values, stride,
+              g.slot});
+  }
+
+  int64_t heightOf(int64_t rowPanel) const { return std::min(panelRows_, rows_ - rowPanel * panelRows_); }
 
   OpContext& context_;
   const Product& product_;
   StripConsumer consume_;
   int64_t rowBegin_, rows_, panelRows_;
-  EvenSplit rowPanels_, colPanels_;
-  bool fixedCuts_ = false;
+  int64_t rowPanels_, colPanels_;
+  bool packsB_;
+  int64_t rowParts_ = 1, colParts_ = 1, colUnit_ = 1;
   float* packedA_[2] = {};
 };
 
@@ -218,7 +284,7 @@ float* SharedScratch::take(int64_t floats) {
 }
 
 void gemm(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume, Columns columns) {
-  const int64_t step = rowsThatFit(product, scratch.floatsLeft());
+  const int64_t step = product.terms[0].packedB ? product.rows : rowsThatFit(product, scratch.floatsLeft());
   for (int64_t row = 0; row < product.rows; row += step)
     RowPass(context, product, columns, consume, row, std::min(step, product.rows - row), scratch).run();
 }

@@ -19,9 +19,17 @@ struct Segment {
   int64_t depth = 0;
 };
 
+/// Memory that a later call will read: each step of k asks for the line at `next` and moves on by `bytesPerStep`, so that the
+/// transfer from the third-level cache is spread over the calls before.
+struct Prefetch {
+  const char* next = nullptr;
+  int64_t bytesPerStep = 0;
+};
+
 /// C (+)= Σ over segments of A·B on one tile. Every element is one chain of multiply-adds in rising k, starting from C or from
 /// 0: its bits depend neither on the tile's shape nor on where k is cut into segments and calls.
-using MicroKernel = void (*)(const Segment* segments, int segmentCount, float* c, int64_t cStride, bool accumulate);
+using MicroKernel = void (*)(const Segment* segments, int segmentCount, float* c, int64_t cStride, bool accumulate,
+                             Prefetch prefetch);
 
 /// The micro-kernel for a tile of `rows` in [1, kPanelRows] by `vectors` in [1, kPanelVectors] vectors of columns.
 MicroKernel microKernel(int rows, int vectors);
