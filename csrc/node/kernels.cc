@@ -5,12 +5,14 @@
 
 #include "core/arena.h"
 #include "core/philox.h"
+#include "cpu/backend.h"
 #include "node/kernels_arguments.h"
 #include "node/kernels_backends.h"
 #include "node/kernels_model.h"
 #include "simt/backend.h"
 
-// rlhf_kernels.node: every op on every backend, for the repository's tests and microbenchmarks. test/support/kernels.ts types it.
+// rlhf_kernels.node: every op on every backend, for the repository's tests and microbenchmarks.
+// test/support/kernels.ts types it.
 
 namespace rlhf::kernels {
 namespace {
@@ -77,17 +79,26 @@ Napi::Value bench(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     Backend& backend = openBackend(toText(info[0], "backend"), threadsOf(info[4]));
     const int64_t repetitions = toInteger(info[3], "repetitions");
-    return withOp(backend.ops(), toText(info[1], "op"), [&]<class Arguments>(const char* name, auto entry) -> Napi::Value {
+    return withOp(backend.ops(), toText(info[1], "op"), [&]<class Arguments>(const char* name, auto entry) {
       const auto arguments = readArguments<Arguments>(name, toObject(info[2], "arguments"));
       backend.reserveScratch(scratchLimits(arguments), false);
       Napi::Float64Array seconds = Napi::Float64Array::New(info.Env(), static_cast<size_t>(repetitions));
       for (int64_t i = 0; i < repetitions; ++i) {
         const auto start = std::chrono::steady_clock::now();
         runOp(backend.context(), entry, arguments);
-        seconds[static_cast<size_t>(i)] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+        seconds[static_cast<size_t>(i)] = elapsed.count();
       }
       return seconds;
     });
+  });
+}
+
+/// multiplyAddPeak(threads) → floating-point operations a second that the CPU reaches now, the measure of matrix products
+Napi::Value multiplyAddPeak(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const int threads = static_cast<int>(toInteger(info[0], "threads"));
+    return Napi::Number::New(info.Env(), cpu::measureMultiplyAddPeak(threads));
   });
 }
 
@@ -149,11 +160,13 @@ Napi::Value scratchBytes(const Napi::CallbackInfo& info) {
     const Napi::Object object = toObject(info[1], "limits");
     ScratchLimits limits;
     const std::pair<const char*, int64_t*> fields[] = {
-        {"rows", &limits.rows},   {"maxWidth", &limits.maxWidth}, {"vocab", &limits.vocab},    {"maxRank", &limits.maxRank},
-        {"heads", &limits.heads}, {"kvHeads", &limits.kvHeads},   {"headDim", &limits.headDim}};
+        {"rows", &limits.rows},       {"maxWidth", &limits.maxWidth}, {"vocab", &limits.vocab},
+        {"maxRank", &limits.maxRank}, {"heads", &limits.heads},       {"kvHeads", &limits.kvHeads},
+        {"headDim", &limits.headDim}};
     for (const auto& [name, field] : fields)
       if (const Napi::Value value = object.Get(name); !value.IsUndefined()) *field = toInteger(value, name);
-    return Napi::Number::New(info.Env(), static_cast<double>(backend.ops().scratchBytes(backend.device(), &limits)));
+    const size_t bytes = backend.ops().scratchBytes(backend.device(), &limits);
+    return Napi::Number::New(info.Env(), static_cast<double>(bytes));
   });
 }
 
@@ -227,6 +240,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   const std::pair<const char*, Napi::Value (*)(const Napi::CallbackInfo&)> functions[] = {
       {"run", run},
       {"bench", bench},
+      {"multiplyAddPeak", multiplyAddPeak},
       {"backends", backends},
       {"operators", operators},
       {"operatorFields", operatorFields},

@@ -36,6 +36,8 @@ export interface KernelsAddon {
     repetitions: number,
     options?: KernelOptions,
   ): Float64Array;
+  /** Float32 operations a second that multiply-adds reach on so many threads of this CPU now; what products are compared with. */
+  multiplyAddPeak(threads: number): number;
   backends(): string[];
   operators(backend: string): string[];
   operatorFields(op: string): OperatorField[];
