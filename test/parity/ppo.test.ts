@@ -1,38 +1,46 @@
 import assert from "node:assert/strict";
-import * as losses from "../../lib/engine/losses.ts";
-import { CausalLM, packSequences } from "../../lib/index.ts";
+import {
+  CausalLM,
+  type Experience,
+  type PPOConfig,
+  PPOTrainer,
+  type PpoMinibatch,
+  type Rollout,
+} from "../../lib/index.ts";
+import { estimateAdvantages } from "../../lib/trainers/experience.ts";
+import { tinyTokenizer } from "../trainers/support.ts";
 import { assertAllClose, assertClose, relativeDistance } from "./compare.ts";
 import { modelDirectory, ReferenceTensors, readJson } from "./reference.ts";
 
-interface Options {
-  klCoefficient: number;
-  clipRange: number;
-  valueClipRange: number;
-  valueLossCoefficient: number;
-  entropyCoefficient: number;
-  learningRate: number;
-  betas: [number, number];
-  eps: number;
-  weightDecay: number;
-  maxGradNorm: number;
-  temperature: number;
-  gamma: number;
-  lambda_: number;
-}
-
-interface Minibatch {
-  rollouts: number[];
-  policyLoss: number;
-  valueLoss: number;
-  entropy: number;
-  approxKl: number;
-  clipFraction: number;
-  valueClipFraction: number;
-  gradNorm: number;
-}
-
 type HeadKind = "linear" | "mlp";
-type PerToken = "oldLogProb" | "oldValue" | "advantage" | "returns";
+type Options = Required<
+  Pick<
+    PPOConfig,
+    | "klCoefficient"
+    | "clipRange"
+    | "valueClipRange"
+    | "valueLossCoefficient"
+    | "entropyCoefficient"
+    | "learningRate"
+    | "betas"
+    | "eps"
+    | "weightDecay"
+    | "maxGradNorm"
+    | "temperature"
+    | "gamma"
+  >
+> & { lambda_: number };
+type Minibatch = Record<(typeof COMPARED)[number], number> & { rollouts: number[] };
+
+const COMPARED = [
+  "policyLoss",
+  "valueLoss",
+  "entropy",
+  "approxKl",
+  "clipFraction",
+  "valueClipFraction",
+  "gradNorm",
+] as const satisfies readonly (keyof PpoMinibatch)[];
 
 /** The names of the reference's head tensors (torch.nn.Sequential) and of ours. */
 const HEAD_NAMES: Record<HeadKind, Record<string, string>> = {
@@ -41,148 +49,67 @@ const HEAD_NAMES: Record<HeadKind, Record<string, string>> = {
 };
 const TOLERANCE = 1e-4;
 
-describe("one PPO update against plain PyTorch", () => {
-  const updates = readJson<Record<HeadKind, { options: Options; minibatches: Minibatch[] }>>("ppo.json");
-  for (const kind of ["linear", "mlp"] as const) {
-    const { options, minibatches } = updates[kind];
-    it(`2 epochs × 4 minibatches, shared value head (${kind}): losses, gradient norms, final weights`, async () => {
-      const expected = new ReferenceTensors(`ppo-${kind}.safetensors`);
-      using model = await CausalLM.load(modelDirectory("micro-llama"), { device: "cpu", trainable: "all" });
-      await addValueHead(model, kind, expected);
-      const rollouts = expected
-        .sequences()
-        .map((tokens, i) => ({ tokens, promptLength: expected.integers("promptLengths")[i]! }));
-      const prepared = await prepare(model, rollouts, options, expected);
-      const { betas, eps, weightDecay } = options;
-      using optimizer = model.createOptimizer({ heads: ["value"], betas, eps, weightDecay });
-      for (const [index, minibatch] of minibatches.entries()) {
-        const actual = await step(model, rollouts, prepared, minibatch.rollouts, options);
-        const { learningRate, maxGradNorm } = options;
-        const { gradNorm } = await optimizer.step({ learningRate, maxGradNorm });
-        const what = (key: string): string => `${key} of minibatch ${index}`;
-        for (const key of ["policyLoss", "valueLoss", "entropy"] as const) {
-          assertClose(actual[key], minibatch[key], TOLERANCE, what(key));
-        }
-        assertClose(gradNorm, minibatch.gradNorm, TOLERANCE, what("gradNorm"));
-        assertClose(actual.clipFraction, minibatch.clipFraction, TOLERANCE, what("clipFraction"));
-        assertClose(
-          actual.valueClipFraction,
-          minibatch.valueClipFraction,
-          TOLERANCE,
-          what("valueClipFraction"),
-        );
-        assertClose(actual.approxKl, minibatch.approxKl, TOLERANCE, what("approxKl"));
-      }
-      await assertFinalWeights(model, kind, expected);
-    });
-  }
-});
-
-type Rollout = { tokens: Int32Array; promptLength: number };
-type Prepared = Record<PerToken, Float32Array[]>;
-
-async function addValueHead(model: CausalLM, kind: HeadKind, expected: ReferenceTensors): Promise<void> {
+/** The policy with the reference's value head on it. */
+async function loadPolicy(kind: HeadKind, expected: ReferenceTensors): Promise<CausalLM> {
+  const model = await CausalLM.load(modelDirectory("micro-llama"), { device: "cpu", trainable: "all" });
   model.addHead("value", { kind });
   for (const [theirs, ours] of Object.entries(HEAD_NAMES[kind])) {
     await model.writeParameter(`value:${ours}`, expected.floats(`head.${theirs}`));
   }
+  return model;
 }
 
-/** The per-token array cut into one piece per sequence. */
-function cut(values: Float32Array, offsets: Int32Array): Float32Array[] {
-  return Array.from(offsets.subarray(1), (end, i) => values.slice(offsets[i], end));
+/** A trainer of the reference's settings whose reward is the score that the rollout's row carries. */
+function createTrainer(model: CausalLM, options: Options, microBatchTokens: number): PPOTrainer {
+  const { lambda_: lambda, ...settings } = options;
+  return new PPOTrainer({
+    model,
+    tokenizer: tinyTokenizer(),
+    reward: (_prompt, _response, { row }) => row.metadata?.["score"] as number,
+    prompts: ["a"],
+    config: {
+      ...settings,
+      lambda,
+      numPpoEpochs: 2,
+      numMinibatches: 4,
+      targetKl: null,
+      maxNewTokens: 16,
+      microBatchTokens,
+    },
+  });
 }
 
-/** Log-probs, values, rewards, advantages and returns of the rollouts, compared with PyTorch's where they stand at index t. */
-async function prepare(
-  model: CausalLM,
-  rollouts: Rollout[],
-  options: Options,
+function rolloutsOf(expected: ReferenceTensors): Rollout[] {
+  const [promptLengths, scores] = [expected.integers("promptLengths"), expected.floats("scores")];
+  return expected.sequences().map((tokens, i) => ({
+    tokens,
+    promptLength: promptLengths[i]!,
+    row: { prompt: "", metadata: { score: scores[i]! } },
+    response: "",
+    finishReason: "length",
+  }));
+}
+
+/** What the trainer measures of the rollouts, with the reference's (other) reference log-probs in the reward. */
+async function measure(
+  trainer: PPOTrainer,
   expected: ReferenceTensors,
-): Promise<Prepared> {
-  const batch = packSequences(rollouts);
-  const { mask, offsets } = batch;
-  using pass = await model.forward(batch, { head: "value", temperature: options.temperature });
-  const oldLogProb = await pass.logProb();
-  const oldValue = await pass.value();
-  const { engine } = model;
-  const { reward } = await losses.klReward(engine, {
-    logProb: oldLogProb,
-    refLogProb: expected.floats("refLogProb"),
-    mask,
-    offsets,
-    score: expected.floats("scores"),
-    klCoefficient: options.klCoefficient,
-  });
-  const { gamma, lambda_: lambda } = options;
-  const { advantage, returns } = await losses.gae(engine, {
-    reward,
-    value: oldValue,
-    mask,
-    offsets,
-    gamma,
-    lambda,
-  });
-  const { y: whitened } = await losses.whiten(engine, { x: advantage, mask });
-
-  assertAllClose(await reward.read(), expected.floats("reward"), TOLERANCE, "reward");
-  assertAllClose(await returns.read(), expected.floats("return"), TOLERANCE, "return");
-  assertAllClose(await whitened.read(), expected.floats("advantage"), TOLERANCE, "advantage");
-  const masked = oldLogProb.map((value, t) => value * mask[t]!);
-  assertAllClose(masked, expected.floats("oldLogProb"), TOLERANCE, "oldLogProb");
-  return {
-    oldLogProb: cut(oldLogProb, offsets),
-    oldValue: cut(oldValue, offsets),
-    advantage: cut(await whitened.read(), offsets),
-    returns: cut(await returns.read(), offsets),
-  };
+  klCoefficient: number,
+): Promise<Experience> {
+  const measured = await trainer.computeRewardsAndValues(rolloutsOf(expected));
+  assert.deepEqual(measured.refLogProb, measured.logProb, "the reference is the policy's starting point");
+  const experience = { ...measured, refLogProb: expected.floats("refLogProb") };
+  const { engine } = trainer.model;
+  return { ...experience, ...(await estimateAdvantages(engine, experience, klCoefficient, trainer.config)) };
 }
 
-/** Forward, losses and backward of one minibatch; gradients are left for the optimizer. */
-async function step(
-  model: CausalLM,
-  rollouts: Rollout[],
-  prepared: Prepared,
-  rows: number[],
-  options: Options,
-): Promise<Omit<Minibatch, "rollouts" | "gradNorm">> {
-  const gather = (key: PerToken): Float32Array =>
-    Float32Array.from(rows.flatMap((row) => Array.from(prepared[key][row]!)));
-  const batch = packSequences(rows.map((row) => rollouts[row]!));
-  const { mask } = batch;
-  const count = mask.reduce((sum, value) => sum + value, 0);
-  const pass = await model.forward(batch, {
-    head: "value",
-    temperature: options.temperature,
-    grad: true,
-  });
-  const policy = await losses.ppoPolicyLoss(model.engine, {
-    logProb: pass.device.logProb,
-    oldLogProb: gather("oldLogProb"),
-    advantage: gather("advantage"),
-    entropy: pass.device.entropy,
-    mask,
-    clipRange: options.clipRange,
-    entropyCoefficient: options.entropyCoefficient,
-    scale: 1 / count,
-  });
-  const value = await losses.ppoValueLoss(model.engine, {
-    value: pass.device.value,
-    oldValue: gather("oldValue"),
-    returns: gather("returns"),
-    mask,
-    clipRange: options.valueClipRange,
-    scale: options.valueLossCoefficient / count,
-  });
-  await pass.backward({ dLogProb: policy.dLogProb, dEntropy: policy.dEntropy, dValue: value.dValue });
-  return {
-    policyLoss: policy.stats.loss / count,
-    valueLoss: value.stats.loss / count,
-    entropy: policy.stats.entropy / count,
-    approxKl: policy.stats.approxKl / count,
-    clipFraction: policy.stats.clipped / count,
-    valueClipFraction: value.stats.clipped / count,
-  };
+function assertExperience(experience: Experience, expected: ReferenceTensors): void {
+  const { mask } = experience.batch.packed;
+  const masked = experience.logProb.map((value, t) => value * mask[t]!);
+  assertAllClose(masked, expected.floats("oldLogProb"), TOLERANCE, "oldLogProb");
+  assertAllClose(experience.reward, expected.floats("reward"), TOLERANCE, "reward");
+  assertAllClose(experience.returns, expected.floats("return"), TOLERANCE, "return");
+  assertAllClose(experience.advantage, expected.floats("advantage"), TOLERANCE, "advantage");
 }
 
 async function assertFinalWeights(
@@ -190,8 +117,10 @@ async function assertFinalWeights(
   kind: HeadKind,
   expected: ReferenceTensors,
 ): Promise<void> {
-  const heads = Object.entries(HEAD_NAMES[kind]).map(([theirs, ours]) => [`head.${theirs}`, `value:${ours}`]);
-  const ourNames = new Map(heads as [string, string][]);
+  const heads = Object.entries(HEAD_NAMES[kind]).map(
+    ([theirs, ours]) => [`head.${theirs}`, `value:${ours}`] as const,
+  );
+  const ourNames = new Map<string, string>(heads);
   const names = expected.names("final.").map((name) => name.slice("final.".length));
   assert.equal(names.length, model.parameters().length, "number of parameters");
   for (const name of names) {
@@ -200,3 +129,32 @@ async function assertFinalWeights(
     assert.ok(distance <= TOLERANCE, `final ${name}: relative distance ${distance.toExponential(2)}`);
   }
 }
+
+describe("one PPO update of PPOTrainer against plain PyTorch", () => {
+  const updates = readJson<Record<HeadKind, { options: Options; minibatches: Minibatch[] }>>("ppo.json");
+  for (const kind of ["linear", "mlp"] as const) {
+    for (const microBatchTokens of [4096, 16]) {
+      it(`2 epochs × 4 minibatches, shared ${kind} value head, micro-batches of ${microBatchTokens} tokens`, async () => {
+        const { options, minibatches } = updates[kind];
+        const expected = new ReferenceTensors(`ppo-${kind}.safetensors`);
+        using model = await loadPolicy(kind, expected);
+        using trainer = createTrainer(model, options, microBatchTokens);
+        const experience = await measure(trainer, expected, options.klCoefficient);
+        assertExperience(experience, expected);
+
+        const update = await trainer.ppoStep(experience, options.learningRate);
+        assert.deepEqual(
+          update.minibatches.map(({ rollouts }) => Array.from(rollouts)),
+          minibatches.map(({ rollouts }) => rollouts),
+        );
+        for (const [index, minibatch] of minibatches.entries()) {
+          for (const key of COMPARED) {
+            const actual = update.minibatches[index]![key]!;
+            assertClose(actual, minibatch[key], TOLERANCE, `${key} of minibatch ${index}`);
+          }
+        }
+        await assertFinalWeights(model, kind, expected);
+      });
+    }
+  }
+});

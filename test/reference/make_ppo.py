@@ -3,7 +3,7 @@
 Two cases: "linear" (value head hidden -> 1) and "mlp" (hidden -> hidden -> 1, tanh; temperature 0.7, gamma < 1, entropy bonus).
 ppo-<case>.safetensors  tokens, offsets, promptLengths, scores, refLogProb, head.* before; per token [N] oldLogProb, oldValue,
                         reward, advantage (whitened), return; final.<name> of every policy weight and final.head.* after
-ppo.json                settings, the minibatch order (rollout indices), and each minibatch's metrics
+ppo.json                settings, and each minibatch's rollouts and metrics
 Value and advantage of response token t stand at index t (the value is the head on hidden state t-1). The gradient is that of
 policyLoss + valueCoefficient*valueLoss - entropyCoefficient*entropy, each a mean over the minibatch's response tokens.
 """
@@ -12,7 +12,9 @@ import torch
 from common import HERE, MODELS, gradient_norm, load_causal_lm, save_json, save_tensors, statistics
 
 PROMPTS, RESPONSES = [3, 5, 2, 4, 3, 6, 2, 4], [7, 1, 12, 5, 9, 3, 11, 8]
-COMMON = dict(epochs=2, minibatches=4, klCoefficient=0.05, clipRange=0.2, valueClipRange=0.2, valueLossCoefficient=0.1,
+# Which rollouts each minibatch holds, per epoch: what node-rlhf's PPOTrainer draws in its first step with seed 0.
+ORDER = [[[0, 5], [4, 3], [1, 7], [2, 6]], [[1, 6], [3, 2], [7, 4], [0, 5]]]
+COMMON = dict(klCoefficient=0.05, clipRange=0.2, valueClipRange=0.2, valueLossCoefficient=0.1,
               learningRate=1e-3, betas=[0.9, 0.999], eps=1e-8, weightDecay=0.0, maxGradNorm=1.0)
 CASES = {
     "linear": dict(COMMON, temperature=1.0, gamma=1.0, lambda_=0.95, entropyCoefficient=0.0),
@@ -122,7 +124,6 @@ def minibatch_step(model, head, rollouts, rows, data, options, optimizer, parame
     assert edges.min() > 1e-4, "a token lies on a clipping edge: float32 could fall on its other side; change the seed"
     return dict(rollouts=rows, policyLoss=policy_loss.item(), valueLoss=value_loss.item(), entropy=entropy.mean().item(),
                 approxKl=0.5 * (log_prob - old).square().mean().item(), clipFraction=(clipped > unclipped).double().mean().item(),
-                ratioOutside=((ratio - 1).abs() > clip).double().mean().item(),
                 valueClipFraction=((bounded - returns) ** 2 > (value - returns) ** 2).double().mean().item(), gradNorm=norm)
 
 
@@ -138,9 +139,9 @@ def make(kind, seed):
     optimizer = torch.optim.AdamW(parameters, lr=options["learningRate"], betas=options["betas"], eps=options["eps"],
                                   weight_decay=options["weightDecay"])
     minibatches = []
-    for _ in range(options["epochs"]):
-        for rows in torch.randperm(len(PROMPTS), generator=generator).chunk(options["minibatches"]):
-            minibatches.append(minibatch_step(model, head, rollouts, rows.tolist(), data, options, optimizer, parameters))
+    for epoch in ORDER:
+        for rows in epoch:
+            minibatches.append(minibatch_step(model, head, rollouts, rows, data, options, optimizer, parameters))
     rows = list(range(len(PROMPTS)))
     save_tensors(HERE / f"ppo-{kind}.safetensors", {
         "tokens": rollouts.tokens(rows), "offsets": rollouts.offsets(rows), "promptLengths": torch.tensor(PROMPTS),
@@ -149,4 +150,4 @@ def make(kind, seed):
     return dict(options=options, minibatches=minibatches)
 
 
-save_json(HERE / "ppo.json", {"linear": make("linear", 91), "mlp": make("mlp", 92)})
+save_json(HERE / "ppo.json", {"linear": make("linear", 93), "mlp": make("mlp", 103)})
