@@ -130,16 +130,6 @@ inline void transpose(Vec (&rows)[kWidth]) {
   }
 }
 
-/// Lane i of the result is the sum of the lanes of rows[i]. Uses up `rows`.
-inline Vec sumRows(Vec (&rows)[kWidth]) {
-#pragma GCC unroll 4
-  for (int half = kWidth / 2; half > 0; half /= 2)
-#pragma GCC unroll 8
-    for (int i = 0; i < half; ++i)
-      rows[i] = interleaveLow(rows[i], rows[i + half]) + interleaveHigh(rows[i], rows[i + half]);
-  return rows[0];
-}
-
 /// e^x, relative error below 1.5e-7; 0 below −87.3, +inf above 88.8, NaN for NaN. Range reduction by ln 2 in two parts, then a
 /// polynomial of degree 7 (the coefficients of Moshier's Cephes).
 inline Vec exp(Vec x) {

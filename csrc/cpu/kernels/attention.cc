@@ -74,6 +74,13 @@ void forwardTile(const AttentionForward& a, int64_t head, const SequenceTile& ti
   float* const output = scratch.take(kTile * dim);
 
   const float* q = static_cast<const float*>(a.q) + tile.row() * a.qStride + head * dim;
+  const auto prefetchKeyTile = [&](int64_t keyTile) {
+    const SequenceTile key{tile.begin, tile.length, keyTile};
+    prefetchRows(static_cast<const float*>(a.k) + key.row() * a.kStride + kvHead * dim, a.kStride, key.rows(), dim);
+    prefetchRows(static_cast<const float*>(a.v) + key.row() * a.vStride + kvHead * dim, a.vStride, key.rows(), dim);
+  };
+  prefetchRows(q, a.qStride, queries, dim);
+  prefetchKeyTile(0);
   transposeScaled(q, a.qStride, queries, dim, static_cast<float>(a.scale), queriesT, kTile);
   RunningSoftmax running;
   std::fill_n(running.maximum, kTile, -INFINITY);
@@ -82,6 +89,7 @@ void forwardTile(const AttentionForward& a, int64_t head, const SequenceTile& ti
   for (int64_t keyTile = 0; keyTile <= tile.tile; ++keyTile) {
     const SequenceTile key{tile.begin, tile.length, keyTile};
     const bool diagonal = keyTile == tile.tile;
+    if (!diagonal) prefetchKeyTile(keyTile + 1);
     const float* k = static_cast<const float*>(a.k) + key.row() * a.kStride + kvHead * dim;
     const float* v = static_cast<const float*>(a.v) + key.row() * a.vStride + kvHead * dim;
     multiplyKeyRows(k, a.kStride, key.rows(), dim, queriesT, lanes, diagonal, scores);
@@ -105,11 +113,11 @@ void forwardTile(const AttentionForward& a, int64_t head, const SequenceTile& ti
 void attentionForward(OpContext& context, const AttentionForward& a) {
   requireFloat32(a.type, "attentionForward");
   requireHeadDim(a.headDim, "attentionForward");
-  const TileList tiles(a.offsets, a.sequences);
-  const bool worthSharing = tiles.pairs() * a.heads * a.headDim > kSharedAttentionWork;
-  // Heads outermost, so that the tiles in flight read the same keys and values.
-  forEachTask(context, a.heads * tiles.size(), worthSharing, [&](int64_t index, int slot) {
-    forwardTile(a, index / tiles.size(), tiles[index % tiles.size()], cpu::threadScratch(context, slot));
+  const TileList tiles(a.offsets, a.sequences, a.heads);
+  const bool worthSharing = tiles.pairs() * a.headDim > kSharedAttentionWork;
+  forEachTask(context, tiles.size(), worthSharing, [&](int64_t index, int slot) {
+    const TileList::Item item = tiles[index];
+    forwardTile(a, item.head, item.tile, cpu::threadScratch(context, slot));
   });
 }
 

@@ -54,6 +54,8 @@ void loadQueryTile(const AttentionBackward& a, int64_t head, const SequenceTile&
   const float* q = rowOf(static_cast<const float*>(a.q), tile.row(), a.qStride, head, dim);
   const float* o = rowOf(static_cast<const float*>(a.o), tile.row(), a.oStride, head, dim);
   const float* dO = rowOf(static_cast<const float*>(a.dO), tile.row(), a.oStride, head, dim);
+  prefetchRows(dO, a.oStride, rows, dim);
+  prefetchRows(o, a.oStride, rows, dim);
   transposeScaled(q, a.qStride, rows, dim, static_cast<float>(a.scale), out.queriesT, kTile);
   transposeScaled(dO, a.oStride, rows, dim, 1.0f, out.dOutputT, kTile);
   copyRows(q, a.qStride, rows, dim, out.queries);
@@ -124,11 +126,18 @@ void clearRows(float* base, int64_t stride, int64_t rows, int64_t dim) {
 void queryTileBackward(const AttentionBackward& a, int64_t head, const SequenceTile& tile, bool keySide,
                        QueryScratch& scratch) {
   const int64_t kvHead = head * a.kvHeads / a.heads, dim = a.headDim, queries = tile.rows();
+  const auto prefetchKeyTile = [&](int64_t keyTile) {
+    const SequenceTile key{tile.begin, tile.length, keyTile};
+    prefetchRows(rowOf(static_cast<const float*>(a.k), key.row(), a.kStride, kvHead, dim), a.kStride, key.rows(), dim);
+    prefetchRows(rowOf(static_cast<const float*>(a.v), key.row(), a.vStride, kvHead, dim), a.vStride, key.rows(), dim);
+  };
+  prefetchKeyTile(0);
   loadQueryTile(a, head, tile, scratch.query);
   for (int64_t keyTile = 0; keyTile <= tile.tile; ++keyTile) {
     const SequenceTile key{tile.begin, tile.length, keyTile};
     const int64_t keys = key.rows();
     const bool diagonal = keyTile == tile.tile;
+    if (!diagonal) prefetchKeyTile(keyTile + 1);
     const float* k = rowOf(static_cast<const float*>(a.k), key.row(), a.kStride, kvHead, dim);
     const float* v = rowOf(static_cast<const float*>(a.v), key.row(), a.vStride, kvHead, dim);
     scoreGradients(a, scratch.query, queries, k, v, keys, diagonal, scratch.p, scratch.dScore);
@@ -244,20 +253,22 @@ bool separateIsFaster(const AttentionBackward& a, int threads) {
 void attentionBackward(OpContext& context, const AttentionBackward& a) {
   requireFloat32(a.type, "attentionBackward");
   requireHeadDim(a.headDim, "attentionBackward");
-  const TileList tiles(a.offsets, a.sequences);
-  const bool worthSharing = tiles.pairs() * a.heads * a.headDim * 5 / 2 > kSharedAttentionWork;
+  const TileList queryTiles(a.offsets, a.sequences, a.heads), keyTiles(a.offsets, a.sequences, a.kvHeads);
+  const bool worthSharing = queryTiles.pairs() * a.headDim * 5 / 2 > kSharedAttentionWork;
   if (!worthSharing || !separateIsFaster(a, cpu::pool(context).size())) {
     forEachTask(context, a.sequences * a.kvHeads, worthSharing, [&](int64_t index, int slot) {
       jointBackward(a, index / a.kvHeads, index % a.kvHeads, cpu::threadScratch(context, slot));
     });
     return;
   }
-  cpu::pool(context).run(a.heads * tiles.size(), [&](int64_t index, int slot) {
+  cpu::pool(context).run(queryTiles.size(), [&](int64_t index, int slot) {
+    const TileList::Item item = queryTiles[index];
     QueryScratch scratch(cpu::threadScratch(context, slot), a.headDim);
-    queryTileBackward(a, index / tiles.size(), tiles[index % tiles.size()], false, scratch);
+    queryTileBackward(a, item.head, item.tile, false, scratch);
   });
-  cpu::pool(context).run(a.kvHeads * tiles.size(), [&](int64_t index, int slot) {
-    keyTileBackward(a, index / tiles.size(), tiles[index % tiles.size()], cpu::threadScratch(context, slot));
+  cpu::pool(context).run(keyTiles.size(), [&](int64_t index, int slot) {
+    const TileList::Item item = keyTiles[index];
+    keyTileBackward(a, item.head, item.tile, cpu::threadScratch(context, slot));
   });
 }
 

@@ -43,34 +43,43 @@ struct SequenceTile {
   int64_t begin;   // first row of the sequence
   int64_t length;  // of the sequence
   int64_t tile;
+  /// First row of the tile in the batch, and how many there are.
   int64_t row() const { return begin + tile * kTile; }
   int64_t rows() const { return std::min(kTile, length - tile * kTile); }
 };
 
-/// All tiles of a packed batch, sequence after sequence, the last and most expensive tile of each first.
+/// Every tile of every head of a packed batch: sequence after sequence, then head after head, so that the tiles in flight share
+/// rows in the caches; the last and most expensive tile of a head first.
 class TileList {
  public:
-  TileList(const int32_t* offsets, int64_t sequences) : offsets_(offsets), ends_(static_cast<size_t>(sequences)) {
-    int64_t total = 0;
+  struct Item {
+    SequenceTile tile;
+    int64_t head;
+  };
+
+  TileList(const int32_t* offsets, int64_t sequences, int64_t heads)
+      : offsets_(offsets), heads_(heads), ends_(static_cast<size_t>(sequences)) {
     for (int64_t s = 0; s < sequences; ++s) {
       const int64_t length = offsets[s + 1] - offsets[s];
-      ends_[static_cast<size_t>(s)] = total += ceilDivide(length, kTile);
-      pairs_ += length * (length + 1) / 2;
+      size_ += heads * ceilDivide(length, kTile);
+      ends_[static_cast<size_t>(s)] = size_;
+      pairs_ += heads * length * (length + 1) / 2;
     }
-    size_ = total;
   }
   int64_t size() const { return size_; }
-  /// Pairs of a query and a key that it sees.
+  /// Pairs of a query and a key that it sees, over all heads.
   int64_t pairs() const { return pairs_; }
 
-  SequenceTile operator[](int64_t index) const {
-    const auto end = std::upper_bound(ends_.begin(), ends_.end(), index);
-    const int64_t s = end - ends_.begin();
-    return {offsets_[s], offsets_[s + 1] - offsets_[s], *end - 1 - index};
+  Item operator[](int64_t index) const {
+    const int64_t s = std::upper_bound(ends_.begin(), ends_.end(), index) - ends_.begin();
+    const int64_t length = offsets_[s + 1] - offsets_[s], tiles = ceilDivide(length, kTile);
+    const int64_t local = index - (ends_[static_cast<size_t>(s)] - heads_ * tiles);
+    return {{offsets_[s], length, tiles - 1 - local % tiles}, local / tiles};
   }
 
  private:
   const int32_t* offsets_;
+  int64_t heads_;
   std::vector<int64_t> ends_;
   int64_t size_ = 0, pairs_ = 0;
 };

@@ -8,26 +8,9 @@
 namespace rlhf::RLHF_ISA {
 namespace {
 
-/// scores[key] = query·keyRows[key] for kTile keys; −∞ beyond `keys`.
-void dotProducts(const float* query, const float* keyRows, int64_t keys, int64_t dim, float* scores) {
-  for (int64_t first = 0; first < kTile; first += kWidth) {
-    Vec products[kWidth];
-    for (int64_t i = 0; i < kWidth; ++i) {
-      Vec product = {};
-      if (first + i < keys) {
-        const float* row = keyRows + (first + i) * dim;
-        forEachVector(dim, [&](int64_t d, auto lanes) { product += lanes.load(query + d) * lanes.load(row + d); });
-      }
-      products[i] = product;
-    }
-    const IntVec key = laneIndex() + static_cast<int>(first);
-    const Vec sums = sumRows(products);
-    store(scores + first, key < static_cast<int>(keys) ? sums : set1(-INFINITY));
-  }
-}
-
 /// scores becomes exp(scores − maximum so far); returns the factor by which earlier sums shrink.
-float softmaxRow(float* scores, float& runningMaximum, float& runningSum) {
+float softmaxRow(int64_t keys, float* scores, float& runningMaximum, float& runningSum) {
+  std::fill(scores + keys, scores + kTile, -INFINITY);
   Vec best = load(scores);
   for (int64_t i = kWidth; i < kTile; i += kWidth) best = max(best, load(scores + i));
   const float before = runningMaximum;
@@ -47,13 +30,12 @@ float softmaxRow(float* scores, float& runningMaximum, float& runningSum) {
 void decodeGroup(const DecodeAttention& a, int64_t row, int64_t kvHead, char* memory) {
   const int64_t group = a.heads / a.kvHeads, dim = a.headDim, length = a.lengths[row];
   ScratchFloats scratch(memory);
-  float* const queries = scratch.take(group * dim);
+  float* const keysT = scratch.take(dim * kTile);
   float* const output = scratch.take(group * dim);
   float* const scores = scratch.take(group * kTile);
   float* const maxima = scratch.take(group);
   float* const sums = scratch.take(group);
   const float* q = static_cast<const float*>(a.q) + row * a.qStride + kvHead * group * dim;
-  for (int64_t i = 0; i < group * dim; ++i) queries[i] = q[i] * static_cast<float>(a.scale);
   std::fill_n(output, group * dim, 0.0f);
   std::fill_n(maxima, group, -INFINITY);
   std::fill_n(sums, group, 0.0f);
@@ -63,9 +45,12 @@ void decodeGroup(const DecodeAttention& a, int64_t row, int64_t kvHead, char* me
     const int64_t keys = std::min(kTile, length - first);
     const float* k = static_cast<const float*>(a.kCache) + cache + first * dim;
     const float* v = static_cast<const float*>(a.vCache) + cache + first * dim;
+    transposeScaled(k, dim, keys, dim, static_cast<float>(a.scale), keysT, kTile);
+    multiply<Contiguous::Depth>(group, roundUp(keys, kWidth), {.depth = dim, .a = q, .aStride = dim, .b = keysT,
+                                                               .bStride = kTile, .c = scores, .cStride = kTile,
+                                                               .accumulate = false});
     for (int64_t h = 0; h < group; ++h) {
-      dotProducts(queries + h * dim, k, keys, dim, scores + h * kTile);
-      const float correction = softmaxRow(scores + h * kTile, maxima[h], sums[h]);
+      const float correction = softmaxRow(keys, scores + h * kTile, maxima[h], sums[h]);
       float* const o = output + h * dim;
       forEachVector(dim, [&](int64_t d, auto lanes) { lanes.store(o + d, lanes.load(o + d) * correction); });
     }
@@ -100,7 +85,8 @@ void decodeAttention(OpContext& context, const DecodeAttention& a) {
   requireFloat32(a.type, "decodeAttention");
   requireHeadDim(a.headDim, "decodeAttention");
   const int64_t group = a.heads / a.kvHeads;
-  if (group * (2 * a.headDim + kTile + 64) * static_cast<int64_t>(sizeof(float)) > static_cast<int64_t>(cpu::kScratchPerThread))
+  const int64_t scratchFloats = kTile * a.headDim + group * (a.headDim + kTile + 2) + 64;
+  if (scratchFloats * static_cast<int64_t>(sizeof(float)) > static_cast<int64_t>(cpu::kScratchPerThread))
     throw Error(code::kUnsupported, "decodeAttention: too many query heads per key/value head for the CPU");
   int64_t positions = 0;
   for (int64_t n = 0; n < a.rows; ++n) {
