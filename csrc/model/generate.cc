@@ -39,9 +39,9 @@ void validate(const std::vector<std::vector<int32_t>>& prompts, const GenerateOp
     const std::string name = format("prompts[%zu]", i);
     if (prompts[i].empty())
       throw Error(code::kArgument, name + " has no tokens: begin it with the model's first token");
-    if (static_cast<int64_t>(prompts[i].size()) > config.maxPositions)
+    if (static_cast<int64_t>(prompts[i].size()) >= config.maxPositions)
       throw Error(code::kContextLength,
-                  format("%s has %zu tokens, more than the model's context of %lld: truncate it",
+                  format("%s has %zu tokens and leaves no room for an answer in the model's context of %lld: shorten it",
                          name.c_str(), prompts[i].size(), static_cast<long long>(config.maxPositions)));
     validateTokens(prompts[i], config.vocab, name.c_str());
   }

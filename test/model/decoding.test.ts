@@ -108,17 +108,15 @@ describe("generation of a model", () => {
   it("ends where the context is full", () => {
     const model = micro("cpu");
     const long = Int32Array.from({ length: MICRO_LLAMA.maxPositions - 2 }, (_, i) => i % 13);
-    const full = Int32Array.from({ length: MICRO_LLAMA.maxPositions }, (_, i) => i % 13);
-    const generations = model.generate([long, full], GREEDY);
+    const generations = model.generate([long], GREEDY);
     assert.deepEqual(
       generations.map((generation) => [generation.tokens.length, generation.stopped]),
-      [
-        [2, false],
-        [0, false],
-      ],
+      [[2, false]],
     );
-    const tooLong = Int32Array.from({ length: MICRO_LLAMA.maxPositions + 1 }, () => 1);
-    assert.throws(() => model.generate([tooLong], GREEDY), { code: "ERR_RLHF_CONTEXT_LENGTH" });
+    for (const more of [0, 1]) {
+      const full = Int32Array.from({ length: MICRO_LLAMA.maxPositions + more }, () => 1);
+      assert.throws(() => model.generate([full], GREEDY), { code: "ERR_RLHF_CONTEXT_LENGTH" });
+    }
   });
 
   it("repeats itself less with a repetition penalty", () => {

@@ -68,6 +68,8 @@ describe("the published package", function () {
     for (const file of tarball.files.filter((path) => /^csrc\/.*\.(?:cc|h|cu|cuh)$/.test(path))) {
       const text = readFileSync(join(repository, file), "utf8");
       for (const [, header] of text.matchAll(/^\s*#\s*include\s+"([^"]+)"/gm)) {
+        // The emulator's headers are asked for by the tests' build alone, behind RLHF_SIMT.
+        if (file.startsWith("csrc/cuda/") && header!.startsWith("simt/")) continue;
         const candidates = [posix.join("csrc", header!), posix.join(posix.dirname(file), header!)];
         if (!candidates.some((path) => tarball.files.includes(path))) missing.push(`${file}: ${header}`);
       }
@@ -110,7 +112,9 @@ describe("the published package", function () {
     renameSync(prebuilds, `${prebuilds}.away`);
     const script = `
       import("node-rlhf")
-        .then(({ CausalLM }) => CausalLM.load("model"))
+        .then(({ CausalLM }) => CausalLM.create({
+          model_type: "gpt2", vocab_size: 8, n_embd: 8, n_layer: 1, n_head: 1, n_positions: 8
+        }))
         .catch((error) => console.log(error.code + "\\n" + error.message));`;
     const run = runInConsumer("node", ["--input-type=module", "--eval", script]);
     renameSync(`${prebuilds}.away`, prebuilds);
