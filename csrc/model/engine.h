@@ -39,7 +39,7 @@ class Engine {
   OpContext context_;
 };
 
-/// Device memory with an owner. Throws Error(ERR_RLHF_OUT_OF_MEMORY) that names `what` and the bytes asked for.
+/// Device memory with an owner. Throws Error(ERR_RLHF_MEMORY) that names `what` and the bytes asked for.
 class DeviceMemory {
  public:
   DeviceMemory() = default;
