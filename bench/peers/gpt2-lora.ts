@@ -1,11 +1,11 @@
 /**
  * Forward + backward of a GPT-2-small shape (12 layers, 768 wide, vocabulary 50,257) on 4 × 256 tokens, float32, 2 threads:
- * node-rlhf beside PyTorch's eager CPU run, in turn. Writes bench/results/gpt2-lora.json.
+ * node-rlhf beside PyTorch's eager CPU run, in turn. Writes bench/results/gpt2-lora-*.json.
  *
  * usage: tsx bench/peers/gpt2-lora.ts [--targets attention|all|none] [--pairs 9] [--threads 2] [--compile] [--tcmalloc]
  */
 import { mkdirSync, writeFileSync } from "node:fs";
-import { cpus, tmpdir } from "node:os";
+import { cpus, loadavg, tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { CausalLM, packSequences } from "../../lib/index.ts";
@@ -102,13 +102,17 @@ function report(peer: string, losses: { ours: number; theirs: number }, result: 
     cpu: cpus()[0]?.model,
     cores: cpus().length,
     threads: Number(options.threads),
+    loadAverage: loadavg()[0],
     peer: `${peer}${options.compile ? ", torch.compile" : ", eager"}${options.tcmalloc ? ", tcmalloc" : ""}`,
     losses,
     ...result,
   };
   const directory = fileURLToPath(new URL("../results/", import.meta.url));
   mkdirSync(directory, { recursive: true });
-  writeFileSync(`${directory}gpt2-lora-${variant.join("-")}.json`, `${JSON.stringify(record, null, 1)}\n`);
+  writeFileSync(
+    `${directory}gpt2-lora-${variant.join("-")}-${options.threads}-threads.json`,
+    `${JSON.stringify(record, null, 1)}\n`,
+  );
   const line = (what: string, { ours, theirs, ratio, interval }: Comparison): string =>
     `  ${what}: ours ${ours.toFixed(3)}, PyTorch ${theirs.toFixed(3)}, PyTorch/ours ${ratio.toFixed(3)}` +
     ` [${interval.map((bound) => bound.toFixed(3)).join(", ")}]`;
