@@ -9,8 +9,9 @@
 #include <immintrin.h>
 #endif
 
-// One vector type for every instruction set. csrc/cpu/kernels/*.cc are compiled once per instruction set, with RLHF_ISA naming
-// the namespace and compiler flags naming the instructions; the compiler's vector extension does nearly all of the rest.
+// One vector type for every instruction set. csrc/cpu/kernels/*.cc are compiled once per instruction set,
+// with RLHF_ISA naming the namespace and compiler flags naming the instructions; the compiler's vector
+// extension does nearly all of the rest.
 
 #if defined(__AVX512F__)
 #define RLHF_SIMD_WIDTH 16
@@ -26,7 +27,8 @@ inline constexpr int kWidth = RLHF_SIMD_WIDTH;
 typedef float Vec __attribute__((vector_size(RLHF_SIMD_WIDTH * 4)));
 typedef int32_t IntVec __attribute__((vector_size(RLHF_SIMD_WIDTH * 4)));
 
-/// All lanes `value`. (Subtracting zero changes no float, so the compiler drops it; adding zero would turn −0 into 0.)
+/// All lanes `value`. (Subtracting zero changes no float, so the compiler drops it; adding zero would turn −0
+/// into 0.)
 inline Vec set1(float value) { return value - Vec{}; }
 
 inline Vec load(const float* source) {
@@ -38,9 +40,7 @@ inline void store(float* destination, Vec value) { std::memcpy(destination, &val
 
 /// 0, 1, 2, …
 inline IntVec laneIndex() {
-  return []<int... I>(std::integer_sequence<int, I...>) {
-    return IntVec{I...};
-  }(std::make_integer_sequence<int, kWidth>{});
+  return []<int... I>(std::integer_sequence<int, I...>) { return IntVec{I...}; }(std::make_integer_sequence<int, kWidth>{});
 }
 
 /// The first `count` ≤ kWidth elements; the rest reads as `fill`. Nothing beyond them is touched.
@@ -67,7 +67,8 @@ inline void storePartial(float* destination, Vec value, int count) {
 #endif
 }
 
-/// Where one operand is NaN the result is the second. (GCC makes a comparison and a blend of the conditional operator.)
+/// Where one operand is NaN the result is the second. (GCC makes a comparison and a blend of the conditional
+/// operator.)
 inline Vec max(Vec a, Vec b) {
 #if defined(__AVX512F__)
   return (Vec)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
@@ -115,7 +116,7 @@ inline Vec interleaveHigh(Vec a, Vec b) {
   }(std::make_integer_sequence<int, kWidth>{});
 }
 
-/// Transposes a square block. Each interleaving moves one bit of the row number into the lane number and one back.
+/// Transposes a square block. Each interleaving moves one bit of the row number into the lane number, one back.
 inline void transpose(Vec (&rows)[kWidth]) {
 #pragma GCC unroll 4
   for (int moved = 1; moved < kWidth; moved *= 2) {
@@ -130,11 +131,12 @@ inline void transpose(Vec (&rows)[kWidth]) {
   }
 }
 
-/// e^x, relative error below 1.5e-7; 0 below −87.3, +inf above 88.8, NaN for NaN. Range reduction by ln 2 in two parts, then a
-/// polynomial of degree 7 (the coefficients of Moshier's Cephes).
+/// e^x, relative error below 1.5e-7; 0 below −87.3, +inf above 88.8, NaN for NaN. Range reduction by ln 2 in
+/// two parts, then a polynomial of degree 7 (the coefficients of Moshier's Cephes).
 inline Vec exp(Vec x) {
   const Vec clamped = min(set1(89.0f), max(set1(-88.0f), x));
-  const Vec magic = set1(12582912.0f);  // 1.5·2²³: adding it rounds to an integer and leaves it in the low bits
+  const Vec magic =
+      set1(12582912.0f);  // 1.5·2²³: adding it rounds to an integer and leaves it in the low bits
   const Vec shifted = clamped * 1.44269504f + magic;
   const Vec n = shifted - magic;
   const Vec r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;

@@ -7,8 +7,8 @@
 namespace rlhf::RLHF_ISA {
 namespace {
 
-/// Running softmax of a query tile: maximum and sum of every row so far, and the factor by which the last key tile changed
-/// what had been summed before it.
+/// Running softmax of a query tile: maximum and sum of every row so far, and the factor by which the last key
+/// tile changed what had been summed before it.
 struct RunningSoftmax {
   alignas(64) float maximum[kTile];
   alignas(64) float sum[kTile];
@@ -23,7 +23,8 @@ void softmaxTile(int64_t keys, int64_t lanes, bool diagonal, float* scores, Runn
     if (diagonal) {
       const IntVec query = laneIndex() + static_cast<int>(lane);
       for (int64_t key = lane; key < visible; ++key)
-        store(column + key * kTile, query < static_cast<int>(key) ? set1(-INFINITY) : load(column + key * kTile));
+        store(column + key * kTile,
+              query < static_cast<int>(key) ? set1(-INFINITY) : load(column + key * kTile));
     }
     const Vec before = load(running.maximum + lane);
     Vec best[4] = {before, before, before, before};
@@ -47,20 +48,26 @@ void softmaxTile(int64_t keys, int64_t lanes, bool diagonal, float* scores, Runn
 }
 
 /// output[query] = correction · output[query] + P·V.
-void accumulateValues(int64_t queries, int64_t keys, int64_t headDim, bool diagonal, bool first, const float* values,
-                      const float* p, const RunningSoftmax& running, float* output) {
+void accumulateValues(int64_t queries, int64_t keys, int64_t headDim, bool diagonal, bool first,
+                      const float* values, const float* p, const RunningSoftmax& running, float* output) {
   if (!first)
     for (int64_t query = 0; query < queries; ++query) {
       const float correction = running.correction[query];
       if (correction == 1.0f) continue;
       float* row = output + query * headDim;
-      forEachVector(headDim, [&](int64_t d, auto lanes) { lanes.store(row + d, lanes.load(row + d) * correction); });
+      forEachVector(headDim,
+                    [&](int64_t d, auto lanes) { lanes.store(row + d, lanes.load(row + d) * correction); });
     }
   for (int64_t query = 0; query < (diagonal ? queries : 1); query += kTileRows) {
     multiply<Contiguous::Rows>(diagonal ? std::min<int64_t>(kTileRows, queries - query) : queries, headDim,
-                               {.depth = diagonal ? std::min<int64_t>(keys, query + kTileRows) : keys, .a = p + query,
-                                .aStride = kTile, .b = values, .bStride = headDim, .c = output + query * headDim,
-                                .cStride = headDim, .accumulate = !first});
+                               {.depth = diagonal ? std::min<int64_t>(keys, query + kTileRows) : keys,
+                                .a = p + query,
+                                .aStride = kTile,
+                                .b = values,
+                                .bStride = headDim,
+                                .c = output + query * headDim,
+                                .cStride = headDim,
+                                .accumulate = !first});
   }
 }
 
@@ -76,8 +83,10 @@ void forwardTile(const AttentionForward& a, int64_t head, const SequenceTile& ti
   const float* q = static_cast<const float*>(a.q) + tile.row() * a.qStride + head * dim;
   const auto prefetchKeyTile = [&](int64_t keyTile) {
     const SequenceTile key{tile.begin, tile.length, keyTile};
-    prefetchRows(static_cast<const float*>(a.k) + key.row() * a.kStride + kvHead * dim, a.kStride, key.rows(), dim);
-    prefetchRows(static_cast<const float*>(a.v) + key.row() * a.vStride + kvHead * dim, a.vStride, key.rows(), dim);
+    prefetchRows(static_cast<const float*>(a.k) + key.row() * a.kStride + kvHead * dim, a.kStride, key.rows(),
+                 dim);
+    prefetchRows(static_cast<const float*>(a.v) + key.row() * a.vStride + kvHead * dim, a.vStride, key.rows(),
+                 dim);
   };
   prefetchRows(q, a.qStride, queries, dim);
   prefetchKeyTile(0);

@@ -7,19 +7,19 @@
 //
 // Two schedules give the same bits, every sum running over the same tiles in the same order:
 //   joint     one task per (sequence, key/value head) makes dQ, dK and dV: five products per pair of tiles;
-//   separate  one task per query tile makes dQ, then one per key tile makes dK and dV: seven products, but as many tasks as tiles,
-//             for long sequences with few heads.
+//   separate  one task per query tile makes dQ, then one per key tile makes dK and dV: seven products, but as
+//             many tasks as tiles, for long sequences with few heads.
 
 namespace rlhf::RLHF_ISA {
 namespace {
 
 /// The queries' side of a tile of one head, ready for products.
 struct QueryTile {
-  float* queriesT;   // [D][kTile], scaled
-  float* dOutputT;   // [D][kTile]
-  float* queries;    // [kTile][D]
-  float* dOutput;    // [kTile][D]
-  float* dQuery;     // [kTile][D]
+  float* queriesT;  // [D][kTile], scaled
+  float* dOutputT;  // [D][kTile]
+  float* queries;   // [kTile][D]
+  float* dOutput;   // [kTile][D]
+  float* dQuery;    // [kTile][D]
   alignas(64) float lse[kTile];
   alignas(64) float delta[kTile];
 };
@@ -73,8 +73,8 @@ void loadQueryTile(const AttentionBackward& a, int64_t head, const SequenceTile&
 }
 
 /// p[key][query] and dScore[key][query] of one pair of tiles.
-void scoreGradients(const AttentionBackward& a, const QueryTile& query, int64_t queries, const float* k, const float* v,
-                    int64_t keys, bool diagonal, float* p, float* dScore) {
+void scoreGradients(const AttentionBackward& a, const QueryTile& query, int64_t queries, const float* k,
+                    const float* v, int64_t keys, bool diagonal, float* p, float* dScore) {
   const int64_t lanes = roundUp(queries, kWidth);
   multiplyKeyRows(k, a.kStride, keys, a.headDim, query.queriesT, lanes, diagonal, p);
   multiplyKeyRows(v, a.vStride, keys, a.headDim, query.dOutputT, lanes, diagonal, dScore);
@@ -95,26 +95,38 @@ void scoreGradients(const AttentionBackward& a, const QueryTile& query, int64_t 
 }
 
 /// dQuery[query] += dS·K over one key tile; on the diagonal over the keys that the rows see.
-void accumulateDQuery(int64_t dim, int64_t queries, int64_t keys, bool diagonal, bool first, const float* dScore,
-                      const float* keyRows, float* dQuery) {
+void accumulateDQuery(int64_t dim, int64_t queries, int64_t keys, bool diagonal, bool first,
+                      const float* dScore, const float* keyRows, float* dQuery) {
   for (int64_t row = 0; row < queries; row += kTileRows)
     multiply<Contiguous::Rows>(std::min<int64_t>(kTileRows, queries - row), dim,
-                               {.depth = diagonal ? std::min<int64_t>(keys, row + kTileRows) : keys, .a = dScore + row,
-                                .aStride = kTile, .b = keyRows, .bStride = dim, .c = dQuery + row * dim,
-                                .cStride = dim, .accumulate = !first});
+                               {.depth = diagonal ? std::min<int64_t>(keys, row + kTileRows) : keys,
+                                .a = dScore + row,
+                                .aStride = kTile,
+                                .b = keyRows,
+                                .bStride = dim,
+                                .c = dQuery + row * dim,
+                                .cStride = dim,
+                                .accumulate = !first});
 }
 
-/// gradient[key] += weightᵀ·rows over one query tile; on the diagonal over the queries that see the key. `kind` tells whether
-/// weight lies [key][query] (Depth) or [query][key] (Rows).
+/// gradient[key] += weightᵀ·rows over one query tile; on the diagonal over the queries that see the key.
+/// `kind` tells whether weight lies [key][query] (Depth) or [query][key] (Rows).
 template <Contiguous kind>
-void accumulateKeySide(int64_t dim, int64_t queries, int64_t keys, bool diagonal, const float* weight, const float* rows,
-                       float* gradient, int64_t gradientStride) {
+void accumulateKeySide(int64_t dim, int64_t queries, int64_t keys, bool diagonal, const float* weight,
+                       const float* rows, float* gradient, int64_t gradientStride) {
   for (int64_t key = 0; key < keys; key += kTileRows) {
     const int64_t firstQuery = diagonal ? key : 0;
-    const float* a = kind == Contiguous::Depth ? weight + key * kTile + firstQuery : weight + firstQuery * kTile + key;
+    const float* a =
+        kind == Contiguous::Depth ? weight + key * kTile + firstQuery : weight + firstQuery * kTile + key;
     multiply<kind>(std::min<int64_t>(kTileRows, keys - key), dim,
-                   {.depth = queries - firstQuery, .a = a, .aStride = kTile, .b = rows + firstQuery * dim,
-                    .bStride = dim, .c = gradient + key * gradientStride, .cStride = gradientStride, .accumulate = true});
+                   {.depth = queries - firstQuery,
+                    .a = a,
+                    .aStride = kTile,
+                    .b = rows + firstQuery * dim,
+                    .bStride = dim,
+                    .c = gradient + key * gradientStride,
+                    .cStride = gradientStride,
+                    .accumulate = true});
   }
 }
 
@@ -128,8 +140,10 @@ void queryTileBackward(const AttentionBackward& a, int64_t head, const SequenceT
   const int64_t kvHead = head * a.kvHeads / a.heads, dim = a.headDim, queries = tile.rows();
   const auto prefetchKeyTile = [&](int64_t keyTile) {
     const SequenceTile key{tile.begin, tile.length, keyTile};
-    prefetchRows(rowOf(static_cast<const float*>(a.k), key.row(), a.kStride, kvHead, dim), a.kStride, key.rows(), dim);
-    prefetchRows(rowOf(static_cast<const float*>(a.v), key.row(), a.vStride, kvHead, dim), a.vStride, key.rows(), dim);
+    prefetchRows(rowOf(static_cast<const float*>(a.k), key.row(), a.kStride, kvHead, dim), a.kStride,
+                 key.rows(), dim);
+    prefetchRows(rowOf(static_cast<const float*>(a.v), key.row(), a.vStride, kvHead, dim), a.vStride,
+                 key.rows(), dim);
   };
   prefetchKeyTile(0);
   loadQueryTile(a, head, tile, scratch.query);
@@ -142,12 +156,15 @@ void queryTileBackward(const AttentionBackward& a, int64_t head, const SequenceT
     const float* v = rowOf(static_cast<const float*>(a.v), key.row(), a.vStride, kvHead, dim);
     scoreGradients(a, scratch.query, queries, k, v, keys, diagonal, scratch.p, scratch.dScore);
     copyRows(k, a.kStride, keys, dim, scratch.keyCopy);
-    accumulateDQuery(dim, queries, keys, diagonal, keyTile == 0, scratch.dScore, scratch.keyCopy, scratch.query.dQuery);
+    accumulateDQuery(dim, queries, keys, diagonal, keyTile == 0, scratch.dScore, scratch.keyCopy,
+                     scratch.query.dQuery);
     if (!keySide) continue;
     accumulateKeySide<Contiguous::Depth>(dim, queries, keys, diagonal, scratch.p, scratch.query.dOutput,
-                                         rowOf(static_cast<float*>(a.dv), key.row(), a.vStride, kvHead, dim), a.vStride);
+                                         rowOf(static_cast<float*>(a.dv), key.row(), a.vStride, kvHead, dim),
+                                         a.vStride);
     accumulateKeySide<Contiguous::Depth>(dim, queries, keys, diagonal, scratch.dScore, scratch.query.queries,
-                                         rowOf(static_cast<float*>(a.dk), key.row(), a.kStride, kvHead, dim), a.kStride);
+                                         rowOf(static_cast<float*>(a.dk), key.row(), a.kStride, kvHead, dim),
+                                         a.kStride);
   }
   float* dq = rowOf(static_cast<float*>(a.dq), tile.row(), a.qStride, head, dim);
   for (int64_t i = 0; i < queries; ++i) std::copy_n(scratch.query.dQuery + i * dim, dim, dq + i * a.qStride);
@@ -167,9 +184,9 @@ void jointBackward(const AttentionBackward& a, int64_t sequence, int64_t kvHead,
 
 /// Memory of a task of the separate schedule's second part. Here score tiles lie [queries][keys].
 struct KeyScratch {
-  float *keysT, *valuesT;      // [D][kTile]
+  float *keysT, *valuesT;             // [D][kTile]
   float *queries, *scaled, *dOutput;  // [kTile][D]
-  float *p, *dScore;           // [queries][keys]
+  float *p, *dScore;                  // [queries][keys]
 
   KeyScratch(char* memory, int64_t dim) {
     ScratchFloats scratch(memory);
@@ -178,21 +195,31 @@ struct KeyScratch {
   }
 };
 
-/// p[query][key] and dScore[query][key]: scoreGradients with the sides exchanged, the same numbers bit for bit.
-void scoreGradientsByKey(const AttentionBackward& a, const float* lse, const float* delta, int64_t queries, int64_t keys,
-                         bool diagonal, const KeyScratch& s) {
+/// p[query][key] and dScore[query][key]: scoreGradients with the sides exchanged, the same bits.
+void scoreGradientsByKey(const AttentionBackward& a, const float* lse, const float* delta, int64_t queries,
+                         int64_t keys, bool diagonal, const KeyScratch& s) {
   const int64_t allLanes = roundUp(keys, kWidth);
   const float scale = static_cast<float>(a.scale);
   for (int64_t first = 0; first < queries; first += kTileRows) {
     const int64_t rows = std::min<int64_t>(kTileRows, queries - first);
     const int64_t lanes = diagonal ? std::min(allLanes, roundUp(first + rows, kWidth)) : allLanes;
     multiply<Contiguous::Depth>(rows, lanes,
-                                {.depth = a.headDim, .a = s.scaled + first * a.headDim, .aStride = a.headDim,
-                                 .b = s.keysT, .bStride = kTile, .c = s.p + first * kTile, .cStride = kTile,
+                                {.depth = a.headDim,
+                                 .a = s.scaled + first * a.headDim,
+                                 .aStride = a.headDim,
+                                 .b = s.keysT,
+                                 .bStride = kTile,
+                                 .c = s.p + first * kTile,
+                                 .cStride = kTile,
                                  .accumulate = false});
     multiply<Contiguous::Depth>(rows, lanes,
-                                {.depth = a.headDim, .a = s.dOutput + first * a.headDim, .aStride = a.headDim,
-                                 .b = s.valuesT, .bStride = kTile, .c = s.dScore + first * kTile, .cStride = kTile,
+                                {.depth = a.headDim,
+                                 .a = s.dOutput + first * a.headDim,
+                                 .aStride = a.headDim,
+                                 .b = s.valuesT,
+                                 .bStride = kTile,
+                                 .c = s.dScore + first * kTile,
+                                 .cStride = kTile,
                                  .accumulate = false});
     for (int64_t query = first; query < first + rows; ++query)
       for (int64_t lane = 0; lane < lanes; lane += kWidth) {
@@ -225,19 +252,21 @@ void keyTileBackward(const AttentionBackward& a, int64_t kvHead, const SequenceT
       const SequenceTile query{key.begin, key.length, tile};
       const int64_t queries = query.rows();
       const bool diagonal = tile == key.tile;
-      copyRows(rowOf(static_cast<const float*>(a.q), query.row(), a.qStride, head, dim), a.qStride, queries, dim, s.queries);
-      copyRows(rowOf(static_cast<const float*>(a.dO), query.row(), a.oStride, head, dim), a.oStride, queries, dim, s.dOutput);
+      copyRows(rowOf(static_cast<const float*>(a.q), query.row(), a.qStride, head, dim), a.qStride, queries,
+               dim, s.queries);
+      copyRows(rowOf(static_cast<const float*>(a.dO), query.row(), a.oStride, head, dim), a.oStride, queries,
+               dim, s.dOutput);
       const float scale = static_cast<float>(a.scale);
       for (int64_t i = 0; i < queries * dim; ++i) s.scaled[i] = s.queries[i] * scale;
       const int64_t statistic = query.row() * a.heads + head;
-      scoreGradientsByKey(a, static_cast<const float*>(a.lse) + statistic, static_cast<const float*>(a.delta) + statistic,
-                          queries, keys, diagonal, s);
+      scoreGradientsByKey(a, static_cast<const float*>(a.lse) + statistic,
+                          static_cast<const float*>(a.delta) + statistic, queries, keys, diagonal, s);
       accumulateKeySide<Contiguous::Rows>(dim, queries, keys, diagonal, s.p, s.dOutput, dv, a.vStride);
       accumulateKeySide<Contiguous::Rows>(dim, queries, keys, diagonal, s.dScore, s.queries, dk, a.kStride);
     }
 }
 
-/// Whether seven products shared evenly take less time than five whose largest task may keep the others waiting.
+/// Whether seven products shared evenly take less time than five whose largest task may hold up the others.
 bool separateIsFaster(const AttentionBackward& a, int threads) {
   double total = 0, largest = 0;
   for (int64_t s = 0; s < a.sequences; ++s) {

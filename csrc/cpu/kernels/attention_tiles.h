@@ -6,9 +6,9 @@
 #include "cpu/kernels/tile_product.h"
 #include "cpu/simd.h"
 
-// What attention's forward and backward passes share. Queries and keys are cut into tiles of kTile positions of their
-// sequence. Score tiles lie transposed, [keys][queries], queries along vector lanes: softmax then needs no horizontal operations,
-// and K, V and their gradients are read and written as they lie in memory.
+// What attention's forward and backward passes share. Queries and keys are cut into tiles of kTile positions
+// of their sequence. Score tiles lie transposed, [keys][queries], queries along vector lanes: softmax then
+// needs no horizontal operations, and K, V and their gradients are read and written as they lie in memory.
 
 namespace rlhf::RLHF_ISA {
 
@@ -34,8 +34,9 @@ class ScratchFloats {
 inline void requireHeadDim(int64_t headDim, const char* op) {
   constexpr int64_t kMaxHeadDim = 1024;
   if (headDim > kMaxHeadDim)
-    throw Error(code::kUnsupported, format("%s: headDim is %lld, the CPU supports at most %lld", op,
-                                           static_cast<long long>(headDim), static_cast<long long>(kMaxHeadDim)));
+    throw Error(code::kUnsupported,
+                format("%s: headDim is %lld, the CPU supports at most %lld", op,
+                       static_cast<long long>(headDim), static_cast<long long>(kMaxHeadDim)));
 }
 
 /// One tile of one sequence of a packed batch.
@@ -48,8 +49,8 @@ struct SequenceTile {
   int64_t rows() const { return std::min(kTile, length - tile * kTile); }
 };
 
-/// Every tile of every head of a packed batch: sequence after sequence, then head after head, so that the tiles in flight share
-/// rows in the caches; the last and most expensive tile of a head first.
+/// Every tile of every head of a packed batch: sequence after sequence, then head after head, so that the
+/// tiles in flight share rows in the caches; the last and most expensive tile of a head first.
 class TileList {
  public:
   struct Item {
@@ -84,20 +85,27 @@ class TileList {
   int64_t size_ = 0, pairs_ = 0;
 };
 
-/// scores[key][query] = Σ_d keyRows[key][d] · queriesT[d][query]; on the diagonal only the vectors that hold a visible pair.
-inline void multiplyKeyRows(const float* keyRows, int64_t keyStride, int64_t keys, int64_t dim, const float* queriesT,
-                            int64_t lanes, bool diagonal, float* scores) {
+/// scores[key][query] = Σ_d keyRows[key][d] · queriesT[d][query]; on the diagonal only the vectors that hold
+/// a visible pair.
+inline void multiplyKeyRows(const float* keyRows, int64_t keyStride, int64_t keys, int64_t dim,
+                            const float* queriesT, int64_t lanes, bool diagonal, float* scores) {
   const int64_t step = diagonal ? kTileRows : keys;
   for (int64_t key = 0; key < keys; key += step) {
     const int64_t firstLane = diagonal ? key / kWidth * kWidth : 0;
     multiply<Contiguous::Depth>(std::min(step, keys - key), lanes - firstLane,
-                                {.depth = dim, .a = keyRows + key * keyStride, .aStride = keyStride,
-                                 .b = queriesT + firstLane, .bStride = kTile, .c = scores + key * kTile + firstLane,
-                                 .cStride = kTile, .accumulate = false});
+                                {.depth = dim,
+                                 .a = keyRows + key * keyStride,
+                                 .aStride = keyStride,
+                                 .b = queriesT + firstLane,
+                                 .bStride = kTile,
+                                 .c = scores + key * kTile + firstLane,
+                                 .cStride = kTile,
+                                 .accumulate = false});
   }
 }
 
-/// Keys of a tile after which no query of the vector at `lane` sees any, rounded up to the register tiles that read them.
+/// Keys of a tile after which no query of the vector at `lane` sees any, rounded up to the register tiles
+/// that read them.
 constexpr int64_t visibleKeys(int64_t lane, int64_t keys, bool diagonal) {
   return diagonal ? std::min(keys, roundUp(lane + kWidth, kTileRows)) : keys;
 }

@@ -46,16 +46,29 @@ void decodeGroup(const DecodeAttention& a, int64_t row, int64_t kvHead, char* me
     const float* k = static_cast<const float*>(a.kCache) + cache + first * dim;
     const float* v = static_cast<const float*>(a.vCache) + cache + first * dim;
     transposeScaled(k, dim, keys, dim, static_cast<float>(a.scale), keysT, kTile);
-    multiply<Contiguous::Depth>(group, roundUp(keys, kWidth), {.depth = dim, .a = q, .aStride = dim, .b = keysT,
-                                                               .bStride = kTile, .c = scores, .cStride = kTile,
-                                                               .accumulate = false});
+    multiply<Contiguous::Depth>(group, roundUp(keys, kWidth),
+                                {.depth = dim,
+                                 .a = q,
+                                 .aStride = dim,
+                                 .b = keysT,
+                                 .bStride = kTile,
+                                 .c = scores,
+                                 .cStride = kTile,
+                                 .accumulate = false});
     for (int64_t h = 0; h < group; ++h) {
       const float correction = softmaxRow(keys, scores + h * kTile, maxima[h], sums[h]);
       float* const o = output + h * dim;
       forEachVector(dim, [&](int64_t d, auto lanes) { lanes.store(o + d, lanes.load(o + d) * correction); });
     }
-    multiply<Contiguous::Depth>(group, dim, {.depth = keys, .a = scores, .aStride = kTile, .b = v, .bStride = dim,
-                                             .c = output, .cStride = dim, .accumulate = true});
+    multiply<Contiguous::Depth>(group, dim,
+                                {.depth = keys,
+                                 .a = scores,
+                                 .aStride = kTile,
+                                 .b = v,
+                                 .bStride = dim,
+                                 .c = output,
+                                 .cStride = dim,
+                                 .accumulate = true});
   }
 
   float* o = static_cast<float*>(a.o) + row * a.oStride + kvHead * group * dim;
@@ -75,8 +88,10 @@ void kvAppend(OpContext& context, const KvAppend& a) {
     for (int64_t n = begin; n < end; ++n)
       for (int64_t g = 0; g < a.kvHeads; ++g) {
         const int64_t at = ((a.slots[n] * a.kvHeads + g) * a.capacity + a.positions[n]) * a.headDim;
-        std::memcpy(static_cast<float*>(a.kCache) + at, static_cast<const float*>(a.k) + n * a.kStride + g * a.headDim, bytes);
-        std::memcpy(static_cast<float*>(a.vCache) + at, static_cast<const float*>(a.v) + n * a.vStride + g * a.headDim, bytes);
+        std::memcpy(static_cast<float*>(a.kCache) + at,
+                    static_cast<const float*>(a.k) + n * a.kStride + g * a.headDim, bytes);
+        std::memcpy(static_cast<float*>(a.vCache) + at,
+                    static_cast<const float*>(a.v) + n * a.vStride + g * a.headDim, bytes);
       }
   });
 }

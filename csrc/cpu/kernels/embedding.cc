@@ -41,7 +41,8 @@ void embeddingForward(OpContext& context, const EmbeddingForward& a) {
 void embeddingBackward(OpContext& context, const EmbeddingBackward& a) {
   requireFloat32(a.type, "embeddingBackward");
   requireIndices("embeddingBackward", a, a.dPositionTable != nullptr);
-  // Tasks own columns and not rows: a token that occurs twice then meets no other thread, and its gradients add up by rising n.
+  // Tasks own columns and not rows: a token that occurs twice then meets no other thread, and its gradients
+  // add up by rising n.
   constexpr int64_t kColumns = 64;
   const bool worthSharing = a.rows * a.cols > kElementsPerTask;
   forEachTask(context, ceilDivide(a.cols, kColumns), worthSharing, [&](int64_t index, int) {
@@ -49,7 +50,8 @@ void embeddingBackward(OpContext& context, const EmbeddingBackward& a) {
     for (int64_t n = 0; n < a.rows; ++n) {
       const float* dy = static_cast<const float*>(a.dy) + n * a.cols + begin;
       addTo(static_cast<float*>(a.dTable) + a.tokens[n] * a.cols + begin, dy, width);
-      if (a.dPositionTable) addTo(static_cast<float*>(a.dPositionTable) + a.positions[n] * a.cols + begin, dy, width);
+      if (a.dPositionTable)
+        addTo(static_cast<float*>(a.dPositionTable) + a.positions[n] * a.cols + begin, dy, width);
     }
   });
 }

@@ -5,8 +5,8 @@
 #include "cpu/kernels/requirements.h"
 #include "cpu/kernels/table.h"
 
-// Per-token losses read a few numbers per token, so plain loops on the calling thread do. Arithmetic and sums are in double: a
-// ratio exp(Δ log-prob) loses nothing, and sums do not depend on a vector width.
+// Per-token losses read a few numbers per token, so plain loops on the calling thread do. Arithmetic and sums
+// are in double: a ratio exp(Δ log-prob) loses nothing, and sums do not depend on a vector width.
 
 namespace rlhf::RLHF_ISA {
 namespace {
@@ -22,8 +22,9 @@ void writeStats(void* stats, const std::array<double, Count>& sums) {
 /// V of token t is that of the hidden state before it.
 int64_t valueIndex(const char* op, int64_t t, int64_t firstOfSequence) {
   if (t > firstOfSequence) return t - 1;
-  throw Error(code::kArgument, format("%s: mask[%lld] is 1 at the first token of a sequence, where nothing is predicted", op,
-                                      static_cast<long long>(t)));
+  throw Error(code::kArgument,
+              format("%s: mask[%lld] is 1 at the first token of a sequence, where nothing is predicted", op,
+                     static_cast<long long>(t)));
 }
 
 /// KL(policy ‖ reference) at one token from d = refLogProb − logProb.
@@ -101,7 +102,8 @@ void ppoPolicyLoss(OpContext&, const PpoPolicyLoss& a) {
     out(a.dLogProb)[t] = 0;
     if (a.dEntropy) out(a.dEntropy)[t] = 0;
     if (in(a.mask)[t] == 0) continue;
-    const double change = static_cast<double>(in(a.logProb)[t]) - in(a.oldLogProb)[t], advantage = in(a.advantage)[t];
+    const double change = static_cast<double>(in(a.logProb)[t]) - in(a.oldLogProb)[t],
+                 advantage = in(a.advantage)[t];
     const double ratio = std::exp(change);
     const double plain = -advantage * ratio;
     const double clipped = -advantage * std::clamp(ratio, 1 - a.clipRange, 1 + a.clipRange);
@@ -128,7 +130,8 @@ void ppoValueLoss(OpContext&, const PpoValueLoss& a) {
     const int64_t at = valueIndex("ppoValueLoss", t, 0);
     const double value = in(a.value)[at], old = in(a.oldValue)[at], target = in(a.returns)[t];
     const double bounded = a.clipRange > 0 ? std::clamp(value, old - a.clipRange, old + a.clipRange) : value;
-    const double plain = (value - target) * (value - target), clipped = (bounded - target) * (bounded - target);
+    const double plain = (value - target) * (value - target),
+                 clipped = (bounded - target) * (bounded - target);
     const bool clippedWins = clipped > plain;
     out(a.dValue)[at] = clippedWins ? 0.0f : static_cast<float>(a.scale * (value - target));
     sums[PpoValueLoss::kLoss] += 0.5 * (clippedWins ? clipped : plain);
@@ -163,7 +166,8 @@ void bradleyTerryLoss(OpContext&, const BradleyTerryLoss& a) {
   }
   std::fill_n(out(a.dValue), a.rows, 0.0f);
   for (int64_t p = 0; p < a.pairs; ++p) {
-    const double chosen = in(a.value)[a.chosen[p]], rejected = in(a.value)[a.rejected[p]], total = chosen + rejected;
+    const double chosen = in(a.value)[a.chosen[p]], rejected = in(a.value)[a.rejected[p]],
+                 total = chosen + rejected;
     const double difference = chosen - rejected - (a.margin ? in(a.margin)[p] : 0.0f);
     const double slope = -sigmoid(-difference), pull = 2 * a.centering * total;
     out(a.dValue)[a.chosen[p]] += static_cast<float>(a.scale * (pull + slope));

@@ -8,8 +8,8 @@
 namespace rlhf::RLHF_ISA {
 namespace {
 
-/// Rows cut into blocks, each of which sums its share of the gradients of the norm's parameters in the context's scratch memory.
-/// The cut depends on the shape alone, so that the sums have one order.
+/// Rows cut into blocks, each of which sums its share of the gradients of the norm's parameters in the
+/// context's scratch memory. The cut depends on the shape alone, so that the sums have one order.
 struct RowBlocks {
   int64_t rowsPerBlock, count;
 
@@ -25,7 +25,8 @@ struct RowBlocks {
 };
 
 /// gradient[c] += Σ over blocks of sums[block · stride + c].
-void addBlockSums(OpContext& context, const float* sums, int64_t blocks, int64_t stride, int64_t cols, float* gradient) {
+void addBlockSums(OpContext& context, const float* sums, int64_t blocks, int64_t stride, int64_t cols,
+                  float* gradient) {
   forEachRange(context, ceilDivide(cols, kWidth), blocks * kWidth, [&](int64_t begin, int64_t end) {
     const int64_t first = begin * kWidth;
     forEachVector(std::min(cols, end * kWidth) - first, [&](int64_t i, auto lanes) {
@@ -122,7 +123,8 @@ void layerNormForward(OpContext& context, const LayerNormForward& a) {
   });
 }
 
-// With g = weight∘dy and x̂ = rstd·(x − mean): dx = rstd·(g − mean(g) − x̂·mean(g∘x̂)), dWeight = Σ dy∘x̂, dBias = Σ dy.
+// With g = weight∘dy and x̂ = rstd·(x − mean): dx = rstd·(g − mean(g) − x̂·mean(g∘x̂)), dWeight = Σ dy∘x̂, dBias
+// = Σ dy.
 void layerNormBackward(OpContext& context, const LayerNormBackward& a) {
   requireFloat32(a.type, "layerNormBackward");
   const RowBlocks blocks(a.rows, 2 * a.cols, "layerNormBackward");
@@ -139,12 +141,16 @@ void layerNormBackward(OpContext& context, const LayerNormBackward& a) {
       float* dx = static_cast<float*>(a.dx) + n * a.cols;
       const float mean = static_cast<const float*>(a.mean)[n], rstd = static_cast<const float*>(a.rstd)[n];
       const float width = static_cast<float>(a.cols);
-      const float gradientMean = sumVectors(a.cols, [&](int64_t i, auto lanes) {
-        return lanes.load(weight + i) * lanes.load(dy + i);
-      }) / width;
-      const float projection = sumVectors(a.cols, [&](int64_t i, auto lanes) {
-        return lanes.load(weight + i) * lanes.load(dy + i) * ((lanes.load(x + i) - mean) * rstd);
-      }) / width;
+      const float gradientMean =
+          sumVectors(a.cols,
+                     [&](int64_t i, auto lanes) { return lanes.load(weight + i) * lanes.load(dy + i); }) /
+          width;
+      const float projection = sumVectors(a.cols,
+                                          [&](int64_t i, auto lanes) {
+                                            return lanes.load(weight + i) * lanes.load(dy + i) *
+                                                   ((lanes.load(x + i) - mean) * rstd);
+                                          }) /
+                               width;
       forEachVector(a.cols, [&](int64_t i, auto lanes) {
         const Vec normal = (lanes.load(x + i) - mean) * rstd, gradient = lanes.load(dy + i);
         lanes.store(dWeight + i, lanes.load(dWeight + i) + gradient * normal);
@@ -154,8 +160,10 @@ void layerNormBackward(OpContext& context, const LayerNormBackward& a) {
       });
     }
   });
-  if (a.dWeight) addBlockSums(context, sums, blocks.count, 2 * a.cols, a.cols, static_cast<float*>(a.dWeight));
-  if (a.dBias) addBlockSums(context, sums + a.cols, blocks.count, 2 * a.cols, a.cols, static_cast<float*>(a.dBias));
+  if (a.dWeight)
+    addBlockSums(context, sums, blocks.count, 2 * a.cols, a.cols, static_cast<float*>(a.dWeight));
+  if (a.dBias)
+    addBlockSums(context, sums + a.cols, blocks.count, 2 * a.cols, a.cols, static_cast<float*>(a.dBias));
 }
 
 }  // namespace rlhf::RLHF_ISA

@@ -10,7 +10,8 @@ namespace {
 
 /// The constants of one update, in the arithmetic of torch.optim.AdamW: made in double, used in float.
 struct AdamWStep {
-  float gradientScale, decay, beta1, beta2, oneMinusBeta1, oneMinusBeta2, stepSize, inverseRootCorrection, eps;
+  float gradientScale, decay, beta1, beta2, oneMinusBeta1, oneMinusBeta2, stepSize, inverseRootCorrection,
+      eps;
 
   explicit AdamWStep(const AdamW& a)
       : gradientScale(static_cast<float>(a.gradientScale)),
@@ -20,13 +21,14 @@ struct AdamWStep {
         oneMinusBeta1(static_cast<float>(1 - a.beta1)),
         oneMinusBeta2(static_cast<float>(1 - a.beta2)),
         stepSize(static_cast<float>(a.learningRate / (1 - std::pow(a.beta1, static_cast<double>(a.step))))),
-        inverseRootCorrection(static_cast<float>(1 / std::sqrt(1 - std::pow(a.beta2, static_cast<double>(a.step))))),
+        inverseRootCorrection(
+            static_cast<float>(1 / std::sqrt(1 - std::pow(a.beta2, static_cast<double>(a.step))))),
         eps(static_cast<float>(a.eps)) {}
 };
 
 // A plain loop: the compiler vectorises it, square root included.
-void update(const AdamWStep s, const float* __restrict gradient, float* __restrict parameter, float* __restrict m,
-            float* __restrict v, int64_t count) {
+void update(const AdamWStep s, const float* __restrict gradient, float* __restrict parameter,
+            float* __restrict m, float* __restrict v, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
     const float g = s.gradientScale * gradient[i];
     const float mean = s.beta1 * m[i] + s.oneMinusBeta1 * g;
@@ -38,7 +40,8 @@ void update(const AdamWStep s, const float* __restrict gradient, float* __restri
   }
 }
 
-/// Σ x² of one block. Eight partial sums per vector of doubles hide the latency of the addition.
+/// Σ x² of one block. So many partial sums that the compiler fills vectors with them, and several of those hide the
+/// latency of the addition.
 double squaredNormOfBlock(const float* x, int64_t count) {
   constexpr int kSums = 32;
   double sums[kSums] = {};
@@ -67,8 +70,10 @@ void squaredNorm(OpContext& context, const SquaredNorm& a) {
   const float* x = static_cast<const float*>(a.x);
   double* const sums = static_cast<double*>(context.scratch);
   const int64_t room = static_cast<int64_t>(cpu::kScratchPerThread / sizeof(double));
-  // Blocks of one size whatever the number of threads, and no more of them than have a place in the scratch memory.
-  const int64_t block = std::max(kElementsPerTask, ceilDivide(a.count, room)), blocks = ceilDivide(a.count, block);
+  // Blocks of one size whatever the number of threads, and no more of them than have a place in the scratch
+  // memory.
+  const int64_t block = std::max(kElementsPerTask, ceilDivide(a.count, room)),
+                blocks = ceilDivide(a.count, block);
   cpu::pool(context).run(blocks, [&](int64_t index, int) {
     sums[index] = squaredNormOfBlock(x + index * block, std::min(block, a.count - index * block));
   });

@@ -3,8 +3,8 @@
 
 #include "cpu/backend.h"
 
-// How kernels share their work out. What a task computes depends on its index alone, so that neither the number of threads nor
-// the choice to stay on the calling thread changes a bit of the result.
+// How kernels share their work out. What a task computes depends on its index alone, so that neither the
+// number of threads nor the choice to stay on the calling thread changes a bit of the result.
 
 namespace rlhf::RLHF_ISA {
 
@@ -13,7 +13,8 @@ inline constexpr int64_t kElementsPerTask = 1 << 15;
 
 constexpr int64_t ceilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// Calls task(index, slot) for every index in [0, count), on the calling thread alone where the work is not worth sharing.
+/// Calls task(index, slot) for every index in [0, count), on the calling thread alone where the work is not
+/// worth sharing.
 template <class Task>
 void forEachTask(OpContext& context, int64_t count, bool worthSharing, Task&& task) {
   if (worthSharing) {
@@ -25,8 +26,8 @@ void forEachTask(OpContext& context, int64_t count, bool worthSharing, Task&& ta
   }
 }
 
-/// Calls body(begin, end) for consecutive ranges that cover [0, count), each of about kElementsPerTask elements when one item
-/// has `elementsPerItem`.
+/// Calls body(begin, end) for consecutive ranges that cover [0, count), each of about kElementsPerTask
+/// elements when one item has `elementsPerItem`.
 template <class Body>
 void forEachRange(OpContext& context, int64_t count, int64_t elementsPerItem, Body&& body) {
   const int64_t grain = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, elementsPerItem));

@@ -8,15 +8,17 @@ namespace rlhf::RLHF_ISA {
 
 inline void requireFloat32(DType type, const char* op) {
   if (type != DType::F32)
-    throw Error(code::kUnsupported, format("%s: type %s is not supported on the CPU, use float32", op, dtypeName(type)));
+    throw Error(code::kUnsupported,
+                format("%s: type %s is not supported on the CPU, use float32", op, dtypeName(type)));
 }
 
 /// `value`, element `position` of the array `field`, must lie in [0, limit).
 inline void requireIndex(const char* op, const char* field, int64_t position, int64_t value, int64_t limit,
                          const char* errorCode = code::kArgument) {
   if (value < 0 || value >= limit)
-    throw Error(errorCode, format("%s: %s[%lld] is %lld, expected 0 to %lld", op, field, static_cast<long long>(position),
-                                  static_cast<long long>(value), static_cast<long long>(limit - 1)));
+    throw Error(errorCode, format("%s: %s[%lld] is %lld, expected 0 to %lld", op, field,
+                                  static_cast<long long>(position), static_cast<long long>(value),
+                                  static_cast<long long>(limit - 1)));
 }
 
 }  // namespace rlhf::RLHF_ISA

@@ -6,7 +6,8 @@
 #include "cpu/kernels/table.h"
 #include "cpu/simd.h"
 
-// Weights and their sums are in double: what is drawn then depends neither on a vector width nor on how many tokens there are.
+// Weights and their sums are in double: what is drawn then depends neither on a vector width nor on how many
+// tokens there are.
 
 namespace rlhf::RLHF_ISA {
 namespace {
@@ -15,17 +16,19 @@ inline constexpr int kDoubles = kWidth / 2;
 typedef double DoubleVec __attribute__((vector_size(RLHF_SIMD_WIDTH * 4)));
 typedef int64_t LongVec __attribute__((vector_size(RLHF_SIMD_WIDTH * 4)));
 
-/// e^x for x ≤ 0, relative error below 1e-15; 0 below −708. Range reduction by ln 2 in two parts, then Taylor's polynomial of
-/// degree 13, whose remainder at ½·ln 2 is 4e-18.
+/// e^x for x ≤ 0, relative error below 1e-15; 0 below −708. Range reduction by ln 2 in two parts, then
+/// Taylor's polynomial of degree 13, whose remainder at ½·ln 2 is 4e-18.
 DoubleVec expOfNonPositive(DoubleVec x) {
   const DoubleVec lowest = DoubleVec{} - 708.0;
   const DoubleVec clamped = x > lowest ? x : lowest;
-  const DoubleVec magic = DoubleVec{} + 0x1.8p52;  // adding it rounds to an integer and leaves it in the low bits
+  const DoubleVec magic =
+      DoubleVec{} + 0x1.8p52;  // adding it rounds to an integer and leaves it in the low bits
   const DoubleVec shifted = clamped * 1.4426950408889634 + magic;
   const DoubleVec n = shifted - magic;
   const DoubleVec r = (clamped - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
   DoubleVec p = DoubleVec{} + 1.0 / 6227020800.0;
-  constexpr double kFactorials[] = {479001600, 39916800, 3628800, 362880, 40320, 5040, 720, 120, 24, 6, 2, 1, 1};
+  constexpr double kFactorials[] = {479001600, 39916800, 3628800, 362880, 40320, 5040, 720,
+                                    120,       24,       6,       2,      1,     1};
   for (const double factorial : kFactorials) p = p * r + 1.0 / factorial;
   const LongVec exponent = std::bit_cast<LongVec>(shifted) - std::bit_cast<LongVec>(magic);
   const DoubleVec scaled = p * std::bit_cast<DoubleVec>((exponent + 1023) << 52);
@@ -57,12 +60,13 @@ struct Draw {
   double probability;
 };
 
-/// The index at which the running sum of weights first exceeds u · total; the last positive one if rounding keeps it below.
-/// Whole blocks are stepped over by their sums.
+/// The index at which the running sum of weights first exceeds u · total; the last positive one if rounding
+/// keeps it below. Whole blocks are stepped over by their sums.
 Draw draw(const double* weights, int64_t count, double u) {
   constexpr int64_t kBlock = 512;
   double total = 0;
-  for (int64_t begin = 0; begin < count; begin += kBlock) total += sumOf(weights + begin, std::min(kBlock, count - begin));
+  for (int64_t begin = 0; begin < count; begin += kBlock)
+    total += sumOf(weights + begin, std::min(kBlock, count - begin));
   const double target = u * total;
   double cumulative = 0;
   int64_t last = 0;
@@ -83,31 +87,35 @@ Draw draw(const double* weights, int64_t count, double u) {
   return {last, weights[last] / total};
 }
 
-/// The logits of a row after repetition penalty and exclusion, in double; −∞ for what must not be drawn. Returns the largest.
+/// The logits of a row after repetition penalty and exclusion, in double; −∞ for what must not be drawn.
+/// Returns the largest.
 double adjustedLogits(const Sample& a, int64_t row, double* adjusted) {
   const float* logits = static_cast<const float*>(a.logits) + row * a.vocab;
   const uint8_t* seen = a.seen && a.repetitionPenalty != 1 ? a.seen + row * a.vocab : nullptr;
   for (int64_t v = 0; v < a.vocab; ++v) adjusted[v] = logits[v];
   if (seen)
     for (int64_t v = 0; v < a.vocab; ++v)
-      if (seen[v]) adjusted[v] = adjusted[v] > 0 ? adjusted[v] / a.repetitionPenalty : adjusted[v] * a.repetitionPenalty;
+      if (seen[v])
+        adjusted[v] = adjusted[v] > 0 ? adjusted[v] / a.repetitionPenalty : adjusted[v] * a.repetitionPenalty;
   bool valid = true;
   for (int64_t v = 0; v < a.vocab; ++v) valid &= logits[v] < INFINITY;
   if (!valid) {
-    const int64_t v = std::find_if(logits, logits + a.vocab, [](float x) { return !(x < INFINITY); }) - logits;
-    throw Error(code::kArgument, format("sample: logits[%lld, %lld] is NaN or infinite", static_cast<long long>(row),
-                                        static_cast<long long>(v)));
+    const int64_t v =
+        std::find_if(logits, logits + a.vocab, [](float x) { return !(x < INFINITY); }) - logits;
+    throw Error(code::kArgument, format("sample: logits[%lld, %lld] is NaN or infinite",
+                                        static_cast<long long>(row), static_cast<long long>(v)));
   }
   if (a.forbidden && (!a.forbid || a.forbid[row]))
     for (int64_t i = 0; i < a.forbiddenCount; ++i) adjusted[a.forbidden[i]] = -INFINITY;
   const double largest = *std::max_element(adjusted, adjusted + a.vocab);
   if (largest == -INFINITY)
-    throw Error(code::kArgument, format("sample: row %lld has no token left to draw", static_cast<long long>(row)));
+    throw Error(code::kArgument,
+                format("sample: row %lld has no token left to draw", static_cast<long long>(row)));
   return largest;
 }
 
-/// Moves the ids that top-k, top-p and min-p leave to the front of `ids` and returns how many there are. Sorts no more than it
-/// must: ever larger runs of the heaviest tokens, until their probability suffices.
+/// Moves the ids that top-k, top-p and min-p leave to the front of `ids` and returns how many there are.
+/// Sorts no more than it must: ever larger runs of the heaviest tokens, until their probability suffices.
 int64_t narrow(const Sample& a, const double* weights, int32_t* ids, int64_t count) {
   const auto isBefore = [&](int32_t left, int32_t right) {
     return weights[left] != weights[right] ? weights[left] > weights[right] : left < right;
@@ -119,7 +127,8 @@ int64_t narrow(const Sample& a, const double* weights, int32_t* ids, int64_t cou
   if (a.topP < 1) {
     double total = 0;
     for (int64_t i = 0; i < count; ++i) total += weights[ids[i]];
-    // Tokens lighter than this weigh less than (1 − topP)·total together, so the rest weighs more than topP·total.
+    // Tokens lighter than this weigh less than (1 − topP)·total together, so the rest
+    // weighs more than topP·total.
     const double negligible = 0.5 * (1 - a.topP) * total / static_cast<double>(count);
     count = std::partition(ids, ids + count, [&](int32_t id) { return weights[id] >= negligible; }) - ids;
     double cumulative = 0;
@@ -135,7 +144,8 @@ int64_t narrow(const Sample& a, const double* weights, int32_t* ids, int64_t cou
     }
     count = kept;
   }
-  if (a.minP > 0) count = std::partition(ids, ids + count, [&](int32_t id) { return weights[id] >= a.minP; }) - ids;
+  if (a.minP > 0)
+    count = std::partition(ids, ids + count, [&](int32_t id) { return weights[id] >= a.minP; }) - ids;
   return count;
 }
 
@@ -145,9 +155,12 @@ struct SampleScratch {
   int32_t* ids;     // [V]
 
   static int64_t padded(int64_t vocab) { return ceilDivide(vocab, kWidth) * kWidth; }
-  static int64_t bytes(int64_t vocab) { return padded(vocab) * static_cast<int64_t>(sizeof(double) + sizeof(int32_t)); }
+  static int64_t bytes(int64_t vocab) {
+    return padded(vocab) * static_cast<int64_t>(sizeof(double) + sizeof(int32_t));
+  }
   SampleScratch(char* memory, int64_t vocab)
-      : weights(reinterpret_cast<double*>(memory)), ids(reinterpret_cast<int32_t*>(weights + padded(vocab))) {}
+      : weights(reinterpret_cast<double*>(memory)),
+        ids(reinterpret_cast<int32_t*>(weights + padded(vocab))) {}
 };
 
 void sampleRow(const Sample& a, int64_t row, const SampleScratch& scratch) {
@@ -173,7 +186,8 @@ void sampleRow(const Sample& a, int64_t row, const SampleScratch& scratch) {
     std::sort(scratch.ids, scratch.ids + count);
     for (int64_t i = 0; i < count; ++i) weights[i] = weights[scratch.ids[i]];  // in place, since ids[i] ≥ i
   }
-  const PhiloxBlock random = philox(a.seed, static_cast<uint64_t>(a.streams[row]), static_cast<uint64_t>(a.positions[row]));
+  const PhiloxBlock random =
+      philox(a.seed, static_cast<uint64_t>(a.streams[row]), static_cast<uint64_t>(a.positions[row]));
   const Draw drawn = draw(weights, count, uniformDouble(random.word[0], random.word[1]));
   a.token[row] = narrowed ? scratch.ids[drawn.index] : static_cast<int32_t>(drawn.index);
   *logProb = static_cast<float>(std::log(drawn.probability));

@@ -4,14 +4,15 @@
 
 #include "cpu/simd.h"
 
-// Small matrix products inside the caches, the five of attention's forward and backward passes. All accumulators of a register
-// tile live in vector registers; A is read by broadcast and B along vector lanes, so neither is repacked. Element (r, c) of a
-// product is a chain of fused multiply-adds in rising k, whatever the tile that it falls in.
+// Small matrix products inside the caches, the five of attention's forward and backward passes. All
+// accumulators of a register tile live in vector registers; A is read by broadcast and B along vector lanes,
+// so neither is repacked. Element (r, c) of a product is a chain of fused multiply-adds in rising k, whatever
+// the tile that it falls in.
 
 namespace rlhf::RLHF_ISA {
 
-// 6 × 4 accumulators, 4 vectors of B and a broadcast take 29 of AVX-512's 32 registers, and 6·4 independent chains cover the
-// latency of two multiply-add units (4 cycles each); 6 × 2 does the same with 16 registers.
+// 6 × 4 accumulators, 4 vectors of B and a broadcast take 29 of AVX-512's 32 registers, and 6·4 independent
+// chains cover the latency of two multiply-add units (4 cycles each); 6 × 2 does the same with 16 registers.
 inline constexpr int kTileRows = 6;
 inline constexpr int kTileVectors = kWidth == 16 ? 4 : 2;
 
@@ -24,7 +25,7 @@ struct TileProduct {
   int64_t aStride;
   const float* b;  // [depth, columns], rows bStride apart
   int64_t bStride;
-  float* c;        // [rows, columns], rows cStride apart
+  float* c;  // [rows, columns], rows cStride apart
   int64_t cStride;
   bool accumulate;  // C += A·B instead of C = A·B
 };
@@ -63,8 +64,10 @@ void registerTile(const TileProduct& t, int lastCount) {
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) {
       float* const destination = c + r * cStride + v * kWidth;
-      if (Partial && v == Vectors - 1) storePartial(destination, sums[r][v], lastCount);
-      else store(destination, sums[r][v]);
+      if (Partial && v == Vectors - 1)
+        storePartial(destination, sums[r][v], lastCount);
+      else
+        store(destination, sums[r][v]);
     }
 }
 
@@ -90,16 +93,17 @@ inline void multiply(int64_t rows, int64_t columns, TileProduct t) {
       const int height = static_cast<int>(std::min<int64_t>(rows - row, kTileRows));
       t.a = a + (kind == Contiguous::Depth ? row * t.aStride : row);
       t.c = c + row * t.cStride + column;
-      kRegisterTiles<kind>[((height - 1) * kTileVectors + vectors - 1) * 2 + (lastCount < kWidth)](t, lastCount);
+      const int size = (height - 1) * kTileVectors + vectors - 1;
+      kRegisterTiles<kind>[2 * size + (lastCount < kWidth)](t, lastCount);
     }
     t.b += kTileVectors * kWidth;
   }
 }
 
-/// destination[c·destinationStride + r] = factor · source[r·sourceStride + c]; the columns beyond `rows`, up to a whole vector,
-/// become 0.
-inline void transposeScaled(const float* source, int64_t sourceStride, int64_t rows, int64_t columns, float factor,
-                            float* destination, int64_t destinationStride) {
+/// destination[c·destinationStride + r] = factor · source[r·sourceStride + c]; the columns beyond `rows`, up
+/// to a whole vector, become 0.
+inline void transposeScaled(const float* source, int64_t sourceStride, int64_t rows, int64_t columns,
+                            float factor, float* destination, int64_t destinationStride) {
   for (int64_t r = 0; r < rows; r += kWidth) {
     const int64_t height = std::min<int64_t>(kWidth, rows - r);
     for (int64_t c = 0; c < columns; c += kWidth) {
@@ -113,17 +117,19 @@ inline void transposeScaled(const float* source, int64_t sourceStride, int64_t r
   }
 }
 
-/// Asks for a tile ahead of its use. Its rows are short and far apart, which hardware prefetchers do not follow.
+/// Asks for a tile ahead of its use: hardware prefetchers do not follow rows that are short and far apart.
 inline void prefetchRows(const float* source, int64_t stride, int64_t rows, int64_t columns) {
   constexpr int64_t kLineFloats = 16;
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < columns; c += kLineFloats) __builtin_prefetch(source + r * stride + c, 0, 2);
 }
 
-/// Copies a tile into contiguous rows: rows far apart in memory fall into the same few cache sets and into a page each.
-inline void copyRows(const float* source, int64_t sourceStride, int64_t rows, int64_t columns, float* destination) {
+/// Copies a tile into contiguous rows: rows far apart share few cache sets and need a page each.
+inline void copyRows(const float* source, int64_t sourceStride, int64_t rows, int64_t columns,
+                     float* destination) {
   for (int64_t r = 0; r < rows; ++r)
-    std::memcpy(destination + r * columns, source + r * sourceStride, static_cast<size_t>(columns) * sizeof(float));
+    std::memcpy(destination + r * columns, source + r * sourceStride,
+                static_cast<size_t>(columns) * sizeof(float));
 }
 
 }  // namespace rlhf::RLHF_ISA

@@ -1,8 +1,8 @@
 #pragma once
 #include "cpu/simd.h"
 
-// Loops over arrays of any length: whole vectors, then one partial vector. A body is written once and gets `lanes`, which
-// loads and stores a whole or a partial vector.
+// Loops over arrays of any length: whole vectors, then one partial vector. A body is written once and gets
+// `lanes`, which loads and stores a whole or a partial vector.
 
 namespace rlhf::RLHF_ISA {
 
@@ -28,8 +28,8 @@ inline void forEachVector(int64_t count, Body&& body) {
   if (i < count) body(i, FirstLanes{static_cast<int>(count - i)});
 }
 
-/// Σ term(index, lanes) over all lanes. Four partial sums hide the latency of the addition; they make rounding errors grow with
-/// count / (4·kWidth) and not with count.
+/// Σ term(index, lanes) over all lanes. Four partial sums hide the latency of the addition; they make
+/// rounding errors grow with count / (4·kWidth) and not with count.
 template <class Term>
 inline float sumVectors(int64_t count, Term&& term) {
   Vec partial[4] = {};
