@@ -4,8 +4,8 @@
  *   npx tsx examples/happy-words/run.ts [--seed 0] [--lora] [--iterations 60] [--model ../shared/models/stories260k]
  *
  * Prints one JSON line per iteration: mean reward of the 64 answers, KL per answer to the starting point, share of clipped
- * ratios, entropy per token, seconds since the start. The setting is that of a plain PyTorch PPO (AdamW 1e-4, β 0.1, separate
- * value model); with --lora an adapter is trained instead and values come from a head on the policy's own hidden states.
+ * ratios, entropy per token, seconds since the start. β is 0.1; without --lora all weights train, and a separate value model; with
+ * it an adapter trains, and values come from a head on the policy's own hidden states.
  */
 import { parseArgs } from "node:util";
 import { CausalLM, type PPOConfig, PPOTrainer, Tokenizer } from "../../lib/index.ts";
@@ -34,10 +34,11 @@ const config: PPOConfig = {
   numMinibatches: 2,
   klCoefficient: 0.1,
   targetKl: null,
+  schedule: "linear",
   valueHead: "linear",
   ...(options.lora
-    ? { learningRate: 1e-3, lora: { r: 16, alpha: 32, targetModules: "all-linear" }, valueModel: "shared" }
-    : { learningRate: 1e-4, valueModel: "separate" }),
+    ? { learningRate: 2e-3, lora: { r: 16, alpha: 16, targetModules: "all-linear" }, valueModel: "shared" }
+    : { learningRate: 1.5e-4, valueModel: "separate" }),
 };
 
 const tokenizer = await Tokenizer.load(options.model);

@@ -10,7 +10,7 @@ const VARIANTS: [string, PPOConfig][] = [
   ["full training with a separate value model", { learningRate: 3e-4, valueModel: "separate" }],
   [
     "LoRA with a shared value head",
-    { learningRate: 2e-3, lora: { r: 16, alpha: 32, targetModules: "all-linear" }, valueModel: "shared" },
+    { learningRate: 2e-3, lora: { r: 16, alpha: 16, targetModules: "all-linear" }, valueModel: "shared" },
   ],
 ];
 
