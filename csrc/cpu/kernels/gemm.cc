@@ -8,13 +8,14 @@
 namespace rlhf::RLHF_ISA {
 namespace {
 
-// Two ways to share a product out. Where B is packed already, a task takes a group of rows: it packs its block of A, which stays in
-// the second-level cache while the panels of B pass by. Where B is not packed, all of A is packed first, then a task takes a
-// strip of columns: it packs its block of B, and the panels of A pass by.
+// Two ways to share a product out. Where B is packed, a task takes a group of rows: it packs its block of A, which stays in the
+// second-level cache while the panels of B pass by. Where it is not, and too few rows would use B's packed form to make it first, all of
+// A is packed; then a task takes a strip of columns: it packs its block of B, and the panels of A pass by.
 constexpr int64_t kBlockDepth = 960;
 constexpr int64_t kRowsPerPackedB = 1008;  // rows for which one packed block of B serves
 constexpr int64_t kRowsPerPackedA = 168;   // rows in a block of A
 constexpr int64_t kColsPerPackedA = 1024;  // columns for which one packed block of A serves; a multiple of kStripCols
+constexpr int64_t kRowsWorthPackingB = 256;
 constexpr int64_t kStripPanels = kStripCols / kPanelCols;
 
 // A second thread costs a few microseconds to call, the time of about this many multiply-adds.
@@ -283,10 +284,41 @@ float* SharedScratch::take(int64_t floats) {
   return taken;
 }
 
+void packColumns(OpContext& context, const MatrixView& b, int64_t depth, int64_t cols, float* packed) {
+  constexpr int64_t kPanelsPerTask = 4;
+  const int64_t colsPerTask = kPanelsPerTask * kPanelCols, panelStride = depth * kPanelCols;
+  forEachTask(context, ceilDivide(cols, colsPerTask), depth * cols >= kElementsPerTask, [&](int64_t task, int) {
+    const int64_t col = task * colsPerTask;
+    packB(b.from(0, col), depth, std::min(colsPerTask, cols - col), packed + task * kPanelsPerTask * panelStride, panelStride);
+  });
+}
+
 void gemm(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume, Columns columns) {
-  const int64_t step = product.terms[0].packedB ? product.rows : rowsThatFit(product, scratch.floatsLeft());
-  for (int64_t row = 0; row < product.rows; row += step)
-    RowPass(context, product, columns, consume, row, std::min(step, product.rows - row), scratch).run();
+  const Term& main = product.terms[0];
+  const int64_t stripsThatFit = scratch.floatsLeft() / (main.depth * kStripCols);
+  if (main.packedB || product.rows < kRowsWorthPackingB || stripsThatFit == 0) {
+    const int64_t step = main.packedB ? product.rows : rowsThatFit(product, scratch.floatsLeft());
+    for (int64_t row = 0; row < product.rows; row += step)
+      RowPass(context, product, columns, consume, row, std::min(step, product.rows - row), scratch).run();
+    return;
+  }
+  const int64_t strips = ceilDivide(product.cols, kStripCols);
+  const int64_t step = ceilDivide(strips, ceilDivide(strips, stripsThatFit)) * kStripCols;
+  float* const packed = scratch.take(main.depth * std::min(step, strips * kStripCols));
+  for (int64_t col = 0; col < product.cols; col += step) {
+    Product part = product;
+    part.cols = std::min(step, product.cols - col);
+    part.terms[0].packedB = packed;
+    part.terms[0].packedBStride = main.depth * kPanelCols;
+    part.terms[1].b = product.terms[1].b.from(0, col);
+    packColumns(context, main.b.from(0, col), main.depth, part.cols, packed);
+    auto shifted = [&](const Strip& strip) {
+      Strip moved = strip;
+      moved.col += col;
+      consume(moved);
+    };
+    RowPass(context, part, columns, shifted, 0, product.rows, scratch).run();
+  }
 }
 
 }  // namespace rlhf::RLHF_ISA

@@ -22,7 +22,8 @@ struct Term {
 
 struct Product {
   int64_t rows = 0, cols = 0;
-  Term terms[2];  // the second one (a low-rank update) runs in the accumulators of the first; depth 0: none
+  // The second term (a low-rank update, whose B is not packed) runs in the accumulators of the first; depth 0: none.
+  Term terms[2];
 };
 
 /// A finished piece of C: rows [row, row + rows), columns [col, col + cols); row i starts at values + i · stride. Columns start at
@@ -65,6 +66,9 @@ inline constexpr int64_t kStripCols = 256;
 
 /// Whether strips may be narrowed so that all threads get an equal share.
 enum class Columns { Balanced, FixedCuts };
+
+/// Packs all of B [depth, cols] into panels depth · kPanelCols floats apart, on all threads.
+void packColumns(OpContext& context, const MatrixView& b, int64_t depth, int64_t cols, float* packed);
 
 /// Computes the product and hands every element to `consume` exactly once, as part of a strip, on any thread.
 void gemm(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume,

@@ -124,14 +124,7 @@ void packWeight(OpContext& context, const PackWeight& p) {
   const int64_t depth = p.backward ? p.outputs : p.inputs, cols = p.backward ? p.inputs : p.outputs;
   const MatrixView b = p.backward ? asItIs(p.weight, p.outputs, p.inputs, p.transposed)
                                   : transposeOf(p.weight, p.outputs, p.inputs, p.transposed);
-  const int64_t panelStride = depth * kPanelCols;
-  constexpr int64_t kPanelsPerTask = 4;
-  const int64_t colsPerTask = kPanelsPerTask * kPanelCols;
-  forEachTask(context, ceilDivide(cols, colsPerTask), depth * cols >= kElementsPerTask, [&](int64_t task, int) {
-    const int64_t col = task * colsPerTask;
-    packB(b.from(0, col), depth, std::min(colsPerTask, cols - col),
-          floats(p.packed) + task * kPanelsPerTask * panelStride, panelStride);
-  });
+  packColumns(context, b, depth, cols, floats(p.packed));
 }
 
 void linearForward(OpContext& context, const LinearForward& f) {
