@@ -18,8 +18,10 @@ constexpr int64_t kColsPerPackedA = 1024;  // columns for which one packed block
 constexpr int64_t kRowsWorthPackingB = 256;
 constexpr int64_t kStripPanels = kStripCols / kPanelCols;
 
-// A second thread costs a few microseconds to call, the time of about this many multiply-adds.
-constexpr int64_t kSharedMultiplyAdds = 1 << 18;
+// Calling the other threads costs some ten microseconds, the time of about this many multiply-adds. Reading an element of B from
+// memory takes as long as some multiply-adds, which is what counts where few rows use it.
+constexpr int64_t kSharedWork = 1 << 20;
+constexpr int64_t kWorkPerElementOfB = 8;
 
 // A thread's scratch memory holds the block that it packed, a low-rank term's share of B, and unfinished strips.
 constexpr int64_t kBlockFloats = kBlockDepth * kStripCols;
@@ -62,9 +64,9 @@ class RowPass {
   }
 
   void run() {
-    const int64_t multiplyAdds = rows_ * product_.cols * (product_.terms[0].depth + product_.terms[1].depth);
-    const bool share = multiplyAdds >= kSharedMultiplyAdds;
-    if (packsB_) packAllRows(share);
+    const int64_t depth = product_.terms[0].depth + product_.terms[1].depth;
+    const bool share = (rows_ + kWorkPerElementOfB) * product_.cols * depth >= kSharedWork;
+    if (packsB_) packAllRows(share && rows_ * depth >= 2 * kElementsPerTask);
     forEachTask(context_, rowParts_ * colParts_, share, [&](int64_t task, int slot) {
       multiplyPart(task % rowParts_, task / rowParts_, slot);
     });
@@ -206,7 +208,7 @@ class RowPass {
       for (int64_t j = 0; j < colPanels; ++j)
         for (int64_t i = 0; i < rowPanels; ++i)
           multiplyTile(g, i, j, g.strips + i * panelRows_ * stride, stride,
-                       fetchPart(g, g.b, kPanelCols, j + 1, i, rowPanels));
+                       rowPanels == 1 ? fetchAhead(g.b, j) : fetchPart(g, g.b, kPanelCols, j + 1, i, rowPanels));
       if (g.last)
         for (int64_t i = 0; i < rowPanels; ++i) finishStrip(g, i, g.strips + i * panelRows_ * stride, stride);
     }
@@ -218,6 +220,12 @@ class RowPass {
     const int64_t bytesPerStep = static_cast<int64_t>(sizeof(float)) * width / parts;
     const auto* begin = reinterpret_cast<const char*>(panels.data[0] + panel * panels.stride[0]);
     return {begin + part * bytesPerStep * g.ranges[0].depth, bytesPerStep};
+  }
+
+  /// Where few rows use B, as in decoding, memory sets the pace: a panel of B is fetched while it is used, a page ahead.
+  static Prefetch fetchAhead(const Panels& b, int64_t panel) {
+    constexpr int64_t kFloatsAhead = 1024;
+    return {reinterpret_cast<const char*>(b.data[0] + panel * b.stride[0] + kFloatsAhead), sizeof(float) * kPanelCols};
   }
 
   void multiplyTile(const StripGroup& g, int64_t rowPanel, int64_t colPanel, float* values, int64_t stride,
