@@ -8,9 +8,9 @@
 namespace rlhf::RLHF_ISA {
 namespace {
 
-// Two ways to share a product out. Where B is packed, a task takes a group of rows: it packs its block of A, which stays in the
-// second-level cache while the panels of B pass by. Where it is not, and too few rows would use B's packed form to make it first, all of
-// A is packed; then a task takes a strip of columns: it packs its block of B, and the panels of A pass by.
+// Two ways to share a product out. Where B is packed, a task takes a group of rows: it packs its block of A, which stays in
+// the second-level cache while the panels of B pass by. Where it is not, and too few rows would use B's packed form to make
+// it first, all of A is packed; then a task takes a strip of columns: it packs its block of B, and the panels of A pass by.
 constexpr int64_t kBlockDepth = 960;
 constexpr int64_t kRowsPerPackedB = 1008;  // rows for which one packed block of B serves
 constexpr int64_t kRowsPerPackedA = 168;   // rows in a block of A
@@ -141,6 +141,7 @@ class RowPass {
   Panels rowsPackedBefore(int64_t beginRow) const {
     Panels a;
     for (int t = 0; t < 2; ++t) {
+      if (product_.terms[t].depth == 0) continue;
       a.stride[t] = aPanelStride(panelRows_, product_.terms[t].depth);
       a.data[t] = packedA_[t] + beginRow * a.stride[t];
     }
@@ -208,7 +209,7 @@ class RowPass {
       for (int64_t j = 0; j < colPanels; ++j)
         for (int64_t i = 0; i < rowPanels; ++i)
           multiplyTile(g, i, j, g.strips + i * panelRows_ * stride, stride,
-                       rowPanels == 1 ? fetchAhead(g.b, j) : fetchPart(g, g.b, kPanelCols, j + 1, i, rowPanels));
+                       rowPanels == 1 ? fetchAhead(g, g.b, j) : fetchPart(g, g.b, kPanelCols, j + 1, i, rowPanels));
       if (g.last)
         for (int64_t i = 0; i < rowPanels; ++i) finishStrip(g, i, g.strips + i * panelRows_ * stride, stride);
     }
@@ -217,14 +218,16 @@ class RowPass {
   /// Part `part` of `parts` of the first term's panel `panel`, which has `width` floats for each k.
   static Prefetch fetchPart(const StripGroup& g, const Panels& panels, int64_t width, int64_t panel, int64_t part,
                             int64_t parts) {
+    if (g.ranges[0].depth == 0) return {};
     const int64_t bytesPerStep = static_cast<int64_t>(sizeof(float)) * width / parts;
     const auto* begin = reinterpret_cast<const char*>(panels.data[0] + panel * panels.stride[0]);
     return {begin + part * bytesPerStep * g.ranges[0].depth, bytesPerStep};
   }
 
   /// Where few rows use B, as in decoding, memory sets the pace: a panel of B is fetched while it is used, a page ahead.
-  static Prefetch fetchAhead(const Panels& b, int64_t panel) {
+  static Prefetch fetchAhead(const StripGroup& g, const Panels& b, int64_t panel) {
     constexpr int64_t kFloatsAhead = 1024;
+    if (g.ranges[0].depth == 0) return {};
     return {reinterpret_cast<const char*>(b.data[0] + panel * b.stride[0] + kFloatsAhead), sizeof(float) * kPanelCols};
   }
 
@@ -318,7 +321,7 @@ void gemm(OpContext& context, SharedScratch scratch, const Product& product, Str
     part.cols = std::min(step, product.cols - col);
     part.terms[0].packedB = packed;
     part.terms[0].packedBStride = main.depth * kPanelCols;
-    part.terms[1].b = product.terms[1].b.from(0, col);
+    if (part.terms[1].depth > 0) part.terms[1].b = product.terms[1].b.from(0, col);
     packColumns(context, main.b.from(0, col), main.depth, part.cols, packed);
     auto shifted = [&](const Strip& strip) {
       Strip moved = strip;
