@@ -1,4 +1,5 @@
 import { messageOf, RlhfError } from "../errors.ts";
+import { didYouMean } from "../suggest.ts";
 import { readRawRows } from "./lines.ts";
 import type { BadRow, DataFormat, DataReport, Dataset } from "./types.ts";
 
@@ -69,6 +70,15 @@ function unknownFormat(value: unknown, formats: Readonly<Record<string, string>>
   return new RowProblem(`has ${found}; expected one of: ${Object.values(formats).join("; ")}`);
 }
 
+function checkFormat(format: string | undefined, known: readonly string[]): void {
+  if (format === undefined || format === "auto" || known.includes(format)) return;
+  throw new RlhfError(
+    "ERR_RLHF_ARGUMENT",
+    `unknown format "${format}"${didYouMean(format, known)}; expected auto, ${known.join(", ")}`,
+    { format },
+  );
+}
+
 /** Gathers rows and problems over the files of one data set. */
 class Collector<Format extends DataFormat, Row> {
   readonly rows: Row[] = [];
@@ -133,6 +143,7 @@ export async function loadRows<Format extends DataFormat, Row>(
   extraReport?: () => Partial<DataReport>,
 ): Promise<Dataset<Row>> {
   const files = typeof paths === "string" ? [paths] : [...paths];
+  checkFormat(options.format, Object.keys(reader.formats));
   const collector = new Collector(reader, options);
   for (const file of files) {
     if (!collector.full) await collector.readFile(file);

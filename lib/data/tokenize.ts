@@ -184,10 +184,24 @@ function checkMaxLength(maxLength: number | undefined): number {
   return maxLength;
 }
 
+/** Rows may come from code without types. Throws ERR_RLHF_DATA that names the row. */
+function checkTexts(row: object, keys: readonly string[], index: number): void {
+  for (const key of keys) {
+    const text = (row as Readonly<Record<string, unknown>>)[key];
+    if (typeof text === "string") continue;
+    throw new RlhfError("ERR_RLHF_DATA", `row ${index}: "${key}" must be a string, got ${typeof text}`, {
+      row: index,
+      key,
+    });
+  }
+}
+
 function nothingLeft(kind: string, dropped: number, maxLength: number): RlhfError {
   return new RlhfError(
     "ERR_RLHF_DATA",
-    `no ${kind} is left: all ${dropped} are longer than maxLength ${maxLength}; raise it`,
+    dropped === 0
+      ? `no ${kind} to tokenise: no row was given`
+      : `no ${kind} is left: all ${dropped} are empty or longer than maxLength ${maxLength}; raise it`,
     {
       dropped,
       maxLength,
@@ -211,11 +225,12 @@ export function tokenizeSft(
   let truncated = 0;
   let dropped = 0;
   let boundaryMerges = 0;
-  for (const row of rows) {
+  for (const [index, row] of rows.entries()) {
     let example: TokenizedExample;
     if ("messages" in row) {
       example = encodeConversation(tokenizer, row.messages, eos);
     } else {
+      checkTexts(row, ["prompt", "response"], index);
       const pair = encodePair(tokenizer, row.prompt, row.response);
       if (pair.merged) boundaryMerges++;
       const sequence = concat([pair.tokens, eos]);
@@ -255,7 +270,8 @@ export function tokenizePreferences(
   let tokens = 0;
   let dropped = 0;
   let boundaryMerges = 0;
-  for (const row of rows) {
+  for (const [index, row] of rows.entries()) {
+    checkTexts(row, ["prompt", "chosen", "rejected"], index);
     const pairs = [row.chosen, row.rejected].map((answer) => encodePair(tokenizer, row.prompt, answer));
     const [chosen, rejected] = pairs.map((pair): TokenizedExample => {
       const sequence = concat([pair.tokens, eos]);
@@ -288,8 +304,9 @@ export function tokenizePrompts(
   const maxLength = checkMaxLength(options.maxLength);
   const examples: TokenizedPrompt[] = [];
   let total = 0;
-  for (const item of rows) {
+  for (const [index, item] of rows.entries()) {
     const row = typeof item === "string" ? { prompt: item } : item;
+    checkTexts(row, ["prompt"], index);
     const tokens = encodePrompt(tokenizer, row.prompt);
     if (tokens.length > maxLength || tokens.length === 0) continue;
     total += tokens.length;

@@ -3,7 +3,7 @@ import { dirname } from "node:path";
 import { isRlhfError, messageOf, RlhfError } from "../errors.ts";
 
 /** Makes a rename durable: without it a crash may bring the old directory entry back. */
-async function syncDirectory(directory: string): Promise<void> {
+export async function syncDirectory(directory: string): Promise<void> {
   const handle = await open(directory, "r");
   try {
     await handle.sync();

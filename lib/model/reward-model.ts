@@ -60,6 +60,11 @@ export class RewardModel implements Disposable {
     return new RewardModel(model, options.adapter, false);
   }
 
+  /** This reward model through another adapter. The two share all they hold: dispose of this one only. */
+  with(options: Pick<RewardModelOptions, "adapter">): RewardModel {
+    return options.adapter === this.adapter ? this : new RewardModel(this.model, options.adapter, false);
+  }
+
   /**
    * Loads a directory with one label: transformers' …ForSequenceClassification (score.weight), or a model with heads.safetensors.
    * Throws ERR_RLHF_MODEL when it has no reward head.

@@ -12,6 +12,7 @@ import {
 } from "yaml";
 import type { z } from "zod";
 import { messageOf, RlhfError } from "../errors.ts";
+import { closest, didYouMean } from "../suggest.ts";
 import {
   pathKeys,
   pipelineSchema,
@@ -21,7 +22,6 @@ import {
   stageKinds,
   stageSchemas,
 } from "./schema.ts";
-import { closest, didYouMean } from "./suggest.ts";
 
 type Path = readonly PropertyKey[];
 

@@ -3,7 +3,7 @@ import { mkdir, readdir, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { messageOf, RlhfError } from "../errors.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
-import { readJsonIfPresent, writeJson } from "../model/files.ts";
+import { readJsonIfPresent, syncDirectory, writeJson } from "../model/files.ts";
 import type { Optimizer } from "../model/optimizer.ts";
 import { readSafetensors, readTensor, type TensorSource, writeSafetensors } from "../model/safetensors.ts";
 
@@ -76,16 +76,21 @@ async function checkpointSteps(outputDir: string): Promise<number[]> {
     .sort((a, b) => a - b);
 }
 
-async function removeLeftovers(outputDir: string, limit: number): Promise<void> {
+/**
+ * Removes what a killed run left, checkpoints of steps that this run has not reached (of an earlier run, that this one did not go
+ * on from), and all but the newest `limit` of the others.
+ */
+async function removeLeftovers(outputDir: string, step: number, limit: number): Promise<void> {
   const steps = await checkpointSteps(outputDir);
   const leftovers = (await readdir(outputDir)).filter((name) => TEMPORARY_NAME.test(name));
-  const surplus = steps.slice(0, Math.max(0, steps.length - limit)).map((step) => `checkpoint-${step}`);
+  const kept = steps.filter((other) => other <= step).slice(-limit);
+  const surplus = steps.filter((other) => !kept.includes(other)).map((other) => `checkpoint-${other}`);
   for (const name of [...leftovers, ...surplus])
     await rm(join(outputDir, name), { recursive: true, force: true });
 }
 
 /**
- * Writes a checkpoint as `checkpoint-<step>` and removes all but the newest `limit`. The manifest is written last and the
+ * Writes a checkpoint as `checkpoint-<step>`, removes later ones and all but the newest `limit`. The manifest is written last and the
  * directory renamed into place, so a run that is killed at any moment leaves whole checkpoints only. Throws ERR_RLHF_IO.
  */
 export async function saveCheckpoint(
@@ -109,7 +114,8 @@ export async function saveCheckpoint(
     await writeJson(join(temporary, MANIFEST), manifest);
     await rm(directory, { recursive: true, force: true });
     await rename(temporary, directory);
-    await removeLeftovers(outputDir, limit);
+    await syncDirectory(outputDir);
+    await removeLeftovers(outputDir, state.step, limit);
     return directory;
   } catch (error) {
     if (error instanceof RlhfError) throw error;

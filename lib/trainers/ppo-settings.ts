@@ -1,7 +1,24 @@
 import type { KlEstimator } from "../engine/losses.ts";
 import { RlhfError } from "../errors.ts";
 import type { HeadOptions } from "../model/heads.ts";
-import { COMMON_DEFAULTS, type CommonSettings, type TrainerConfig } from "./settings.ts";
+import {
+  COMMON_DEFAULTS,
+  COMMON_RULES,
+  type CommonSettings,
+  flag,
+  fraction,
+  listOf,
+  nonNegative,
+  nonNegativeInteger,
+  nullable,
+  oneOf,
+  oneOfOrObject,
+  positive,
+  positiveFraction,
+  positiveInteger,
+  type Rules,
+  type TrainerConfig,
+} from "./settings.ts";
 import type { TrainingTarget } from "./target.ts";
 
 /** Settings of PPO. Default learning rate: 1e-6 for all weights, 1e-5 for an adapter. */
@@ -95,6 +112,37 @@ export const PPO_DEFAULTS = {
   rewardClip: null as number | null,
   missingEosPenalty: null as number | null,
   valueModel: "shared" as NonNullable<PPOConfig["valueModel"]>,
+};
+
+export const PPO_RULES: Rules<PPOConfig> = {
+  ...COMMON_RULES,
+  numIterations: positiveInteger,
+  shufflePrompts: flag,
+  maxNewTokens: positiveInteger,
+  minNewTokens: nonNegativeInteger,
+  temperature: positive,
+  topP: positiveFraction,
+  stop: listOf(nonNegativeInteger),
+  numPpoEpochs: positiveInteger,
+  numMinibatches: positiveInteger,
+  klCoefficient: nonNegative,
+  klEstimator: oneOf("k1", "k2", "k3"),
+  klTarget: nullable(positive),
+  klHorizon: positive,
+  targetKl: nullable(positive),
+  clipRange: positive,
+  valueClipRange: nullable(positive),
+  valueLossCoefficient: nonNegative,
+  entropyCoefficient: nonNegative,
+  gamma: fraction,
+  lambda: fraction,
+  whitenRewards: flag,
+  whitenAdvantages: flag,
+  rewardClip: nullable(positive),
+  missingEosPenalty: nullable(nonNegative),
+  valueModel: oneOf("shared", "adapter", "separate"),
+  valueHead: oneOfOrObject("mlp", "linear"),
+  saveMerged: flag,
 };
 
 /** PPO's settings with all defaults filled in. */

@@ -12,10 +12,17 @@ import { hashSequences, type TrainedPart } from "./checkpoint.ts";
 import { type Experience, estimateAdvantages } from "./experience.ts";
 import { type MinibatchSums, type PpoMinibatch, summarizeMinibatch, updateMetrics } from "./ppo-metrics.ts";
 import { type Network, PpoNetworks } from "./ppo-networks.ts";
-import { checkCombination, PPO_DEFAULTS, type PPOConfig, type PPOSettings } from "./ppo-settings.ts";
-import { type Rollout, RolloutBatch } from "./rollouts.ts";
-import { withDefaults } from "./settings.ts";
 import {
+  checkCombination,
+  PPO_DEFAULTS,
+  PPO_RULES,
+  type PPOConfig,
+  type PPOSettings,
+} from "./ppo-settings.ts";
+import { type Rollout, RolloutBatch } from "./rollouts.ts";
+import { checkSettings, fittingMaxLength, withDefaults } from "./settings.ts";
+import {
+  addNewAdapter,
   chooseTarget,
   defaultLearningRate,
   nothingToTrain,
@@ -78,12 +85,13 @@ export class PPOTrainer extends Trainer<PPOSettings> {
   constructor(options: PPOTrainerOptions) {
     const { model, tokenizer, reward } = options;
     const config = withDefaults(PPO_DEFAULTS, options.config ?? {});
+    checkSettings(config, PPO_RULES);
     const target = chooseTarget(model, config, "policy");
     if (target.kind === "frozen") throw nothingToTrain();
     checkReward(reward, model, target);
     checkCombination(config, target.kind);
     const learningRate = config.learningRate ?? defaultLearningRate(target, LEARNING_RATES);
-    const { maxLength = Math.min(1024, model.maxLength - config.maxNewTokens) } = config;
+    const maxLength = fittingMaxLength(config.maxLength, model.maxLength, config.maxNewTokens);
     super({ ...config, learningRate, maxLength }, options.outputDir);
     this.model = model;
     this.tokenizer = tokenizer;
@@ -95,6 +103,7 @@ export class PPOTrainer extends Trainer<PPOSettings> {
       : [];
     this.dataHash = hashSequences(this.#prompts.map((prompt) => prompt.tokens));
     this.#klCoefficient = config.klCoefficient;
+    addNewAdapter(model, target);
   }
 
   get totalSteps(): number {

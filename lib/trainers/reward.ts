@@ -8,15 +8,23 @@ import { RewardModel } from "../model/reward-model.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { hashSequences, type TrainedPart } from "./checkpoint.ts";
-import { withDefaults } from "./settings.ts";
+import {
+  checkSettings,
+  fittingMaxLength,
+  nonNegative,
+  oneOfOrObject,
+  type Rules,
+  withDefaults,
+} from "./settings.ts";
 import {
   SUPERVISED_DEFAULTS,
+  SUPERVISED_RULES,
   type Sums,
   type SupervisedConfig,
   type SupervisedSettings,
   SupervisedTrainer,
 } from "./supervised.ts";
-import { chooseTarget, defaultLearningRate } from "./target.ts";
+import { addNewAdapter, chooseTarget, defaultLearningRate } from "./target.ts";
 
 /**
  * Settings of reward-model training. Default learning rate: 1e-5 for all weights, 1e-4 for an adapter, 1e-3 for the head alone
@@ -39,6 +47,12 @@ export interface RewardModelTrainerOptions {
   /** Where metrics.jsonl and checkpoints go. */
   readonly outputDir?: string;
 }
+
+const RULES: Rules<RewardConfig> = {
+  ...SUPERVISED_RULES,
+  centerCoefficient: nonNegative,
+  head: oneOfOrObject("linear", "mlp"),
+};
 
 const LEARNING_RATES = { full: 1e-5, lora: 1e-4, frozen: 1e-3 };
 
@@ -65,23 +79,21 @@ export class RewardModelTrainer extends SupervisedTrainer<
   constructor(options: RewardModelTrainerOptions) {
     const { model: given, tokenizer } = options;
     const config = withDefaults(SUPERVISED_DEFAULTS, options.config ?? {});
+    checkSettings(config, RULES);
     const model = given instanceof RewardModel ? given.model : given;
     const target = chooseTarget(model, config, "default");
     const learningRate = config.learningRate ?? defaultLearningRate(target, LEARNING_RATES);
-    const { maxLength = Math.min(1024, model.maxLength) } = config;
+    const maxLength = fittingMaxLength(config.maxLength, model.maxLength);
     const train = tokenizePreferences(options.trainData, tokenizer, { maxLength });
     const evaluation = options.evalData?.length
       ? tokenizePreferences(options.evalData, tokenizer, { maxLength }).examples
       : [];
     super({ ...config, learningRate, maxLength }, options.outputDir, train.examples, evaluation);
     const head = { seed: config.seed, ...headOptions(config.head, model.config.hidden) };
+    addNewAdapter(model, target);
+    const adapter = target.adapter === undefined ? {} : { adapter: target.adapter };
     this.rewardModel =
-      given instanceof RewardModel && given.adapter === target.adapter
-        ? given
-        : RewardModel.create(model, {
-            head,
-            ...(target.adapter === undefined ? {} : { adapter: target.adapter }),
-          });
+      given instanceof RewardModel ? given.with(adapter) : RewardModel.create(model, { head, ...adapter });
     this.tokenizer = tokenizer;
     this.tokenized = train.report;
     this.dataHash = hashSequences(

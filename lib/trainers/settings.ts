@@ -1,4 +1,5 @@
 import { RlhfError } from "../errors.ts";
+import { didYouMean } from "../suggest.ts";
 import type { Schedule } from "./schedule.ts";
 
 /** A LoRA adapter that the trainer adds to the model and trains instead of its weights. */
@@ -65,70 +66,140 @@ export const COMMON_DEFAULTS = {
 export type CommonSettings = TrainerConfig &
   Required<Pick<TrainerConfig, keyof typeof COMMON_DEFAULTS | "batchSize" | "learningRate" | "schedule">>;
 
-type Rule = readonly [description: string, holds: (value: number) => boolean];
+/** What a setting may be, in words and as a test. */
+export type Rule = readonly [description: string, holds: (value: unknown) => boolean];
 
-const positiveInteger: Rule = ["a positive integer", (value) => Number.isSafeInteger(value) && value > 0];
-const nonNegativeInteger: Rule = [
+/** A rule for every setting of a trainer; one that is forgotten does not compile. */
+export type Rules<Config> = { readonly [Name in keyof Required<Config>]: Rule };
+
+function numberRule(description: string, holds: (value: number) => boolean): Rule {
+  return [description, (value) => typeof value === "number" && Number.isFinite(value) && holds(value)];
+}
+
+export const positiveInteger = numberRule(
+  "a positive integer",
+  (value) => Number.isSafeInteger(value) && value > 0,
+);
+export const nonNegativeInteger = numberRule(
   "an integer of at least 0",
   (value) => Number.isSafeInteger(value) && value >= 0,
-];
-const positive: Rule = ["a number over 0", (value) => Number.isFinite(value) && value > 0];
-const nonNegative: Rule = ["a number of at least 0", (value) => Number.isFinite(value) && value >= 0];
-const fraction: Rule = ["a number from 0 to 1", (value) => value >= 0 && value <= 1];
+);
+export const positive = numberRule("a number over 0", (value) => value > 0);
+export const nonNegative = numberRule("a number of at least 0", (value) => value >= 0);
+export const fraction = numberRule("a number from 0 to 1", (value) => value >= 0 && value <= 1);
+export const positiveFraction = numberRule("a number over 0, at most 1", (value) => value > 0 && value <= 1);
+export const flag: Rule = ["true or false", (value) => typeof value === "boolean"];
 
-const RULES: Readonly<Record<string, Rule>> = {
+export function nullable([description, holds]: Rule): Rule {
+  return [`${description}, or null`, (value) => value === null || holds(value)];
+}
+
+export function oneOf(...values: readonly string[]): Rule {
+  const names = values.map((value) => JSON.stringify(value)).join(", ");
+  return [`one of ${names}`, (value) => typeof value === "string" && values.includes(value)];
+}
+
+/** One of some names, or an object that is checked where it is used. */
+export function oneOfOrObject(...values: readonly string[]): Rule {
+  const [description, holds] = oneOf(...values);
+  return [`${description}, or an object`, (value) => isObject(value) || holds(value)];
+}
+
+export function listOf([description, holds]: Rule): Rule {
+  return [`a list, each element ${description}`, (value) => Array.isArray(value) && value.every(holds)];
+}
+
+function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+const name: Rule = ["a name", (value) => typeof value === "string" && value !== ""];
+const allLinear = "all-linear";
+
+const LORA_RULES: Rules<LoraSettings> = {
+  r: positiveInteger,
+  alpha: positive,
+  targetModules: [
+    `a list of names of linear layers, or "${allLinear}"`,
+    (value) => value === allLinear || (Array.isArray(value) && value.length > 0 && value.every(name[1])),
+  ],
+};
+
+export const COMMON_RULES: Rules<TrainerConfig> = {
   batchSize: positiveInteger,
-  gradientAccumulationSteps: positiveInteger,
   microBatchTokens: positiveInteger,
-  maxSteps: positiveInteger,
-  numEpochs: positive,
   learningRate: nonNegative,
   warmupSteps: nonNegativeInteger,
+  schedule: oneOf("constant", "linear", "cosine"),
+  betas: [
+    "two numbers from 0 to below 1",
+    (value) =>
+      Array.isArray(value) && value.length === 2 && value.every((beta) => fraction[1](beta) && beta < 1),
+  ],
   eps: positive,
   weightDecay: nonNegative,
-  maxGradNorm: positive,
+  maxGradNorm: nullable(positive),
   maxLength: positiveInteger,
   evalSteps: positiveInteger,
   saveSteps: positiveInteger,
   saveTotalLimit: positiveInteger,
   loggingSteps: positiveInteger,
   seed: nonNegativeInteger,
-  centerCoefficient: nonNegative,
-  numIterations: positiveInteger,
-  maxNewTokens: positiveInteger,
-  minNewTokens: nonNegativeInteger,
-  temperature: positive,
-  topP: fraction,
-  numPpoEpochs: positiveInteger,
-  numMinibatches: positiveInteger,
-  klCoefficient: nonNegative,
-  klTarget: positive,
-  klHorizon: positive,
-  targetKl: positive,
-  clipRange: positive,
-  valueClipRange: positive,
-  valueLossCoefficient: nonNegative,
-  entropyCoefficient: nonNegative,
-  gamma: fraction,
-  lambda: fraction,
-  rewardClip: positive,
-  missingEosPenalty: nonNegative,
+  lora: ["an object { r, alpha, targetModules }", isObject],
+  adapter: name,
 };
 
-/** Throws ERR_RLHF_ARGUMENT, with the setting's name and what it may be, for the first setting out of its range. */
-export function checkSettings(settings: object): void {
-  for (const [name, value] of Object.entries(settings)) {
-    const rule = RULES[name];
-    if (!rule || value === null || value === undefined) continue;
-    const [description, holds] = rule;
-    if (typeof value !== "number" || !holds(value)) {
-      throw new RlhfError(
-        "ERR_RLHF_ARGUMENT",
-        `config.${name} must be ${description}, got ${String(value)}`,
-        { name, value },
-      );
+/**
+ * Throws ERR_RLHF_ARGUMENT for the first setting that the trainer does not have, with what was probably meant, or that is out of
+ * its range, with what it may be.
+ */
+export function checkSettings<Config extends object>(settings: Config, rules: Rules<Config>): void {
+  checkObject(settings, rules, "config");
+  const { lora } = settings as TrainerConfig;
+  if (lora) checkObject(lora, LORA_RULES, "config.lora");
+}
+
+function checkObject(settings: object, rules: Readonly<Record<string, Rule>>, where: string): void {
+  for (const [key, value] of Object.entries(settings)) {
+    if (value === undefined) continue;
+    const rule = Object.hasOwn(rules, key) ? rules[key] : undefined;
+    if (!rule) {
+      const hint = didYouMean(key, Object.keys(rules));
+      throw new RlhfError("ERR_RLHF_ARGUMENT", `${where}: unknown setting "${key}"${hint}`, { name: key });
     }
+    const [description, holds] = rule;
+    if (holds(value)) continue;
+    const found = typeof value === "number" ? String(value) : JSON.stringify(value);
+    throw new RlhfError("ERR_RLHF_ARGUMENT", `${where}.${key} must be ${description}, got ${found}`, {
+      name: key,
+      value,
+    });
   }
+}
+
+const DEFAULT_MAX_LENGTH = 1024;
+
+/**
+ * The longest sequence, or with `answer` the longest prompt before an answer of so many tokens: as it was set, else as much of 1024
+ * tokens as the model's context holds. Throws ERR_RLHF_ARGUMENT when the context is too short for it.
+ */
+export function fittingMaxLength(maxLength: number | undefined, context: number, answer = 0): number {
+  const room = context - answer;
+  if (answer > 0 && room < 2) {
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      `config.maxNewTokens (${answer}) leaves no room for a prompt in the model's context of ${context} tokens; lower it`,
+    );
+  }
+  if (maxLength !== undefined && maxLength > room) {
+    const longest =
+      answer > 0 ? `${room} tokens that maxNewTokens (${answer}) leaves of the` : `${room} tokens of the`;
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      `config.maxLength (${maxLength}) is over the ${longest} model's context; lower it, or leave it out`,
+    );
+  }
+  return maxLength ?? Math.min(DEFAULT_MAX_LENGTH, room);
 }
 
 /** The given settings over the defaults; a setting given as undefined counts as left out. */

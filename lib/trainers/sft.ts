@@ -6,15 +6,17 @@ import type { CausalLM } from "../model/causal-lm.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { hashSequences, type TrainedPart } from "./checkpoint.ts";
-import { withDefaults } from "./settings.ts";
+import { checkSettings, fittingMaxLength, flag, oneOf, type Rules, withDefaults } from "./settings.ts";
 import {
   SUPERVISED_DEFAULTS,
+  SUPERVISED_RULES,
   type Sums,
   type SupervisedConfig,
   type SupervisedSettings,
   SupervisedTrainer,
 } from "./supervised.ts";
 import {
+  addNewAdapter,
   chooseTarget,
   defaultLearningRate,
   nothingToTrain,
@@ -42,6 +44,13 @@ export interface SFTTrainerOptions {
   readonly outputDir?: string;
 }
 
+const RULES: Rules<SFTConfig> = {
+  ...SUPERVISED_RULES,
+  overlong: oneOf("truncate", "drop"),
+  lossOn: oneOf("completion", "all"),
+  saveMerged: flag,
+};
+
 const LEARNING_RATES = { full: 2e-5, lora: 2e-4 };
 
 /** Supervised fine-tuning: the mean negative log-likelihood of the response tokens. */
@@ -59,10 +68,12 @@ export class SFTTrainer extends SupervisedTrainer<TokenizedExample, SupervisedSe
   constructor(options: SFTTrainerOptions) {
     const { model, tokenizer } = options;
     const config = withDefaults(SUPERVISED_DEFAULTS, options.config ?? {});
+    checkSettings(config, RULES);
     const target = chooseTarget(model, config, "default");
     if (target.kind === "frozen") throw nothingToTrain();
     const learningRate = config.learningRate ?? defaultLearningRate(target, LEARNING_RATES);
-    const { maxLength = Math.min(1024, model.maxLength), overlong, lossOn } = config;
+    const { overlong, lossOn } = config;
+    const maxLength = fittingMaxLength(config.maxLength, model.maxLength);
     const tokenize = { maxLength, ...(overlong ? { overlong } : {}), ...(lossOn ? { lossOn } : {}) };
     const train = tokenizeSft(options.trainData, tokenizer, tokenize);
     const evaluation = options.evalData?.length
@@ -74,6 +85,7 @@ export class SFTTrainer extends SupervisedTrainer<TokenizedExample, SupervisedSe
     this.tokenized = train.report;
     this.dataHash = hashSequences(train.examples.map((example) => example.tokens));
     this.#target = target;
+    addNewAdapter(model, target);
     const optimizer = model.createOptimizer({ ...this.config, adapter: target.adapter });
     this.part = { name: "model", model, optimizer };
   }

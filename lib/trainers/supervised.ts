@@ -2,7 +2,15 @@ import { epochBatches, longestFirst, planMicroBatches } from "../data/batching.t
 import { throwIfAborted } from "../errors.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import type { TrainedPart } from "./checkpoint.ts";
-import { COMMON_DEFAULTS, type CommonSettings, type TrainerConfig } from "./settings.ts";
+import {
+  COMMON_DEFAULTS,
+  COMMON_RULES,
+  type CommonSettings,
+  positive,
+  positiveInteger,
+  type Rules,
+  type TrainerConfig,
+} from "./settings.ts";
 import { type StepOutcome, Trainer, type TrainingStep } from "./trainer.ts";
 
 /** Settings of trainers that pass over a data set. */
@@ -26,6 +34,13 @@ export const SUPERVISED_DEFAULTS = {
   gradientAccumulationSteps: 1,
   numEpochs: 1,
   schedule: "linear" as const,
+};
+
+export const SUPERVISED_RULES: Rules<SupervisedConfig> = {
+  ...COMMON_RULES,
+  gradientAccumulationSteps: positiveInteger,
+  numEpochs: positive,
+  maxSteps: positiveInteger,
 };
 
 /** Sums that micro-batches add up, by name. */

@@ -1,19 +1,20 @@
 import { RlhfError } from "../errors.ts";
+import type { AdapterOptions } from "../model/adapters.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { LoraSettings } from "./settings.ts";
 
 /** What of a model is trained: an adapter, all weights, or (by the trainers that allow it) only what is put on top. */
 export type TrainingTarget =
-  | { readonly kind: "lora"; readonly adapter: string }
+  | { readonly kind: "lora"; readonly adapter: string; readonly added?: AdapterOptions }
   | { readonly kind: "full"; readonly adapter: undefined }
   | { readonly kind: "frozen"; readonly adapter: undefined };
 
 type TargetConfig = { readonly lora?: LoraSettings; readonly adapter?: string; readonly seed: number };
 
 /**
- * Decides what is trained: the adapter that `lora` describes (added here as `newAdapter`), the one named, the model's only one,
- * or all its weights when it was loaded with trainable "all". Throws ERR_RLHF_ARGUMENT for an adapter on weights that are trained too.
+ * Decides what is trained: the adapter that `lora` describes (`addNewAdapter` adds it), the one named, the model's only one, or
+ * all its weights when it was loaded with trainable "all". Throws ERR_RLHF_ARGUMENT for an adapter on weights that are trained too.
  */
 export function chooseTarget(model: CausalLM, config: TargetConfig, newAdapter: string): TrainingTarget {
   const frozenBase = model.trainable === "none";
@@ -25,13 +26,8 @@ export function chooseTarget(model: CausalLM, config: TargetConfig, newAdapter: 
   }
   if (config.lora) {
     const { r = 16, alpha = 32, targetModules } = config.lora;
-    model.addAdapter(newAdapter, {
-      r,
-      alpha,
-      ...(targetModules ? { targetModules } : {}),
-      seed: config.seed,
-    });
-    return { kind: "lora", adapter: newAdapter };
+    const added = { r, alpha, ...(targetModules ? { targetModules } : {}), seed: config.seed };
+    return { kind: "lora", adapter: newAdapter, added };
   }
   const names = [...model.adapters.keys()];
   const adapter = config.adapter ?? (names.length === 1 ? names[0] : undefined);
@@ -51,6 +47,11 @@ export function chooseTarget(model: CausalLM, config: TargetConfig, newAdapter: 
     );
   }
   return { kind: frozenBase ? "frozen" : "full", adapter: undefined };
+}
+
+/** Adds the adapter that `lora` describes. Done when all else has been checked, so that a mistake leaves the model as it was. */
+export function addNewAdapter(model: CausalLM, target: TrainingTarget): void {
+  if (target.kind === "lora" && target.added) model.addAdapter(target.adapter, target.added);
 }
 
 /** The error of a trainer that was given a model of which nothing can be trained. */

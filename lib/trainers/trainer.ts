@@ -11,7 +11,7 @@ import {
   type TrainedPart,
 } from "./checkpoint.ts";
 import { learningRateAt } from "./schedule.ts";
-import { type CommonSettings, checkSettings } from "./settings.ts";
+import type { CommonSettings } from "./settings.ts";
 
 /** One finished step: its number, counted from 1, and what was measured in it. */
 export interface TrainingStep {
@@ -73,7 +73,6 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
   #skippedUpdates = 0;
 
   protected constructor(config: Settings, outputDir: string | undefined) {
-    checkSettings(config);
     this.config = config;
     this.outputDir = outputDir;
   }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { readPipeline, readStage } from "../../lib/pipeline/settings-file.ts";
-import { closest, editDistance } from "../../lib/pipeline/suggest.ts";
+import { closest, editDistance } from "../../lib/suggest.ts";
 import { temporaryDirectory, writeText } from "../data/support.ts";
 
 describe("pipeline files", () => {

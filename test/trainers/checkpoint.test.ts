@@ -67,6 +67,16 @@ describe("checkpoints", () => {
     });
   });
 
+  it("a run that starts anew keeps its own checkpoints, not later ones of the run before", async () => {
+    await withTemporaryDirectory(async (directory) => {
+      using _before = await run(directory, { config: { saveSteps: 2 } });
+      assert.deepEqual(await checkpoints(directory), ["checkpoint-10", "checkpoint-8"]);
+      const config = { learningRate: 1e-3, saveSteps: 3 };
+      using _anew = await run(directory, { config, stopAfter: 3, train: { resume: false } });
+      assert.deepEqual(await checkpoints(directory), ["checkpoint-3"]);
+    });
+  });
+
   it("a damaged checkpoint is passed over for the one before it", async () => {
     await withTemporaryDirectory(async (directory) => {
       using _model = await run(directory, { config: { saveSteps: 2 }, stopAfter: 6 });
