@@ -37,7 +37,13 @@ const config: PPOConfig = {
   schedule: "linear",
   valueHead: "linear",
   ...(options.lora
-    ? { learningRate: 2e-3, lora: { r: 16, alpha: 16, targetModules: "all-linear" }, valueModel: "shared" }
+    ? {
+        learningRate: 1.2e-3,
+        lora: { r: 16, alpha: 16, targetModules: "all-linear" },
+        valueModel: "shared",
+        // The head shares one clipped and normalised update with the policy; at the default weight it learns too slowly.
+        valueLossCoefficient: 1,
+      }
     : { learningRate: 1.5e-4, valueModel: "separate" }),
 };
 
