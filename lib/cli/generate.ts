@@ -78,26 +78,24 @@ async function generate(options: GenerateOptions, signal: AbortSignal): Promise<
     threads: options.threads,
     trainable: "none",
   });
+  const encoded = prompts.map((prompt) => encodePrompt(tokenizer, prompt));
   const { maxNewTokens, minNewTokens, temperature, topK, topP, minP, repetitionPenalty, seed } = options;
-  const answers = await model.generate(
-    prompts.map((prompt) => encodePrompt(tokenizer, prompt)),
-    {
-      maxNewTokens,
-      minNewTokens,
-      temperature,
-      topK,
-      topP,
-      minP,
-      repetitionPenalty,
-      seed,
-      stop: [...tokenizer.endTokenIds],
-      signal,
-    },
-  );
+  const answers = await model.generate(encoded, {
+    maxNewTokens,
+    minNewTokens,
+    temperature,
+    topK,
+    topP,
+    minP,
+    repetitionPenalty,
+    seed,
+    stop: [...tokenizer.endTokenIds],
+    signal,
+  });
   const rows = answers.map(
     (answer, index): GeneratedRow => ({
       prompt: prompts[index] as string,
-      response: tokenizer.decode(answer.tokens),
+      response: tokenizer.decodeContinuation(encoded[index] as Int32Array, answer.tokens),
       tokens: [...answer.tokens],
       finishReason: answer.finishReason,
     }),

@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { encodePrompt } from "../data/tokenize.ts";
 import { Engine, type EngineOptions } from "../engine/engine.ts";
 import {
   call,
@@ -400,11 +401,14 @@ export class CausalLM implements Disposable {
       if (typeof prompt !== "string") return prompt;
       if (!tokenizer)
         throw new RlhfError("ERR_RLHF_ARGUMENT", "generate: prompts that are strings need a tokenizer");
-      return tokenizer.encode(prompt);
+      return encodePrompt(tokenizer, prompt);
     });
     const generations = await generate(this.native, tokens, settings, this.eosTokenIds);
     if (!tokenizer) return generations;
-    return generations.map((generation) => ({ ...generation, text: tokenizer.decode(generation.tokens) }));
+    return generations.map((generation, i) => ({
+      ...generation,
+      text: tokenizer.decodeContinuation(tokens[i] as Int32Array, generation.tokens),
+    }));
   }
 
   #sources(group: string): TensorSource[] {

@@ -1,8 +1,9 @@
 import { readdir, readFile, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { writeJson } from "../model/files.ts";
+import { FREE_SETTINGS } from "../trainers/trainer.ts";
 import { fingerprint, hashOfValue, RUN_FILES } from "./fingerprint.ts";
-import { pathKeys, type Stage, type StageKind } from "./schema.ts";
+import { camelCase, pathKeys, type Stage, type StageKind } from "./schema.ts";
 
 const MANIFEST = "stage.json";
 
@@ -33,11 +34,12 @@ export interface StageManifest {
 
 export type StageState = "new" | "begun" | "complete";
 
-/** Hashes a stage's settings and inputs. */
+/** Hashes a stage's inputs, and those settings that decide its result. */
 export async function stageKey(stage: Stage): Promise<StageKey> {
   const settings: Record<string, unknown> = {};
   const inputs: Record<string, string> = {};
   for (const [key, value] of Object.entries(stage.settings)) {
+    if (FREE_SETTINGS.has(camelCase(key))) continue;
     if (!pathKeys.has(key)) {
       settings[key] = value;
     } else if (key !== "output_dir") {
@@ -87,13 +89,17 @@ export async function stageState(
 /**
  * Marks a stage as begun. When it is to start afresh in a directory that an earlier run marked as its own, the checkpoints of
  * that run are removed: resuming from them later would mix the two.
+ *
+ * @returns the names of the checkpoints that were removed
  */
-export async function markBegun(directory: string, key: StageKey, afresh: boolean): Promise<void> {
+export async function markBegun(directory: string, key: StageKey, afresh: boolean): Promise<string[]> {
+  let removed: string[] = [];
   if (afresh && (await readManifest(directory)) !== null) {
-    const checkpoints = (await readdir(directory)).filter((name) => CHECKPOINT.test(name));
-    for (const name of checkpoints) await rm(join(directory, name), { recursive: true, force: true });
+    removed = (await readdir(directory)).filter((name) => CHECKPOINT.test(name));
+    for (const name of removed) await rm(join(directory, name), { recursive: true, force: true });
   }
   await write(directory, { version: 1, key, complete: false, outputs: {}, summary: {} });
+  return removed;
 }
 
 /** Marks a stage as complete; written last, when all of its files are. */

@@ -23,10 +23,13 @@ export async function runPpoStage(settings: PpoStage, context: StageContext): Pr
   const prompts = await loadPrompts(settings.prompts_path, { onBadRow: settings.on_bad_row });
   context.log(`  ${describeReport(prompts.report)}`);
   const evalPrompts =
-    settings.eval_prompts_path === undefined ? [] : await loadPrompts(settings.eval_prompts_path);
+    settings.eval_prompts_path === undefined
+      ? []
+      : await loadPrompts(settings.eval_prompts_path, { onBadRow: settings.on_bad_row });
   const tokenizer = await Tokenizer.load(settings.model_path);
   using model = await CausalLM.load(settings.model_path, loadOptions(settings));
   const reward = await openReward(settings, model);
+  const { num_epochs: _epochs, ...trainerSettings } = settings;
   try {
     using trainer = new PPOTrainer({
       model,
@@ -36,11 +39,14 @@ export async function runPpoStage(settings: PpoStage, context: StageContext): Pr
       evalPrompts,
       config: {
         numIterations: stepsOfEpochs(settings),
-        ...trainerConfig<Omit<PpoStage, "num_epochs">, PPOConfig>(settings),
+        ...trainerConfig<Omit<PpoStage, "num_epochs">, PPOConfig>(trainerSettings),
         ...stopConfig(settings, tokenizer),
       },
       outputDir: settings.output_dir,
     });
+    const { dropped } = trainer.tokenized;
+    if (dropped > 0)
+      context.log(`  ${dropped} prompts left out as longer than ${trainer.config.maxLength} tokens`);
     const comparison = await trainAndCompare(trainer, context);
     await trainer.save(settings.output_dir);
     return {

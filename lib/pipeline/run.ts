@@ -43,10 +43,10 @@ function runStage(stage: Stage, context: StageContext): Promise<StageSummary> {
   }
 }
 
+/** ": name value, …", or nothing. */
 function describeSummary(summary: StageSummary): string {
-  return Object.entries(summary)
-    .map(([name, value]) => `${name} ${formatNumber(value)}`)
-    .join(", ");
+  const parts = Object.entries(summary).map(([name, value]) => `${name} ${formatNumber(value)}`);
+  return parts.length === 0 ? "" : `: ${parts.join(", ")}`;
 }
 
 /** An interruption, with how to go on. */
@@ -85,12 +85,13 @@ export async function runPipeline(
     const resume = state === "begun" && !options.force;
     log(`${name}: ${resume ? "going on in" : "writing to"} ${outputDir}`);
     const began = performance.now();
-    await markBegun(outputDir, key, !resume);
+    const removed = await markBegun(outputDir, key, !resume);
+    if (removed.length > 0) log(`  removed ${removed.join(", ")}: of a run with other settings or inputs`);
     try {
       const achieved = await runStage(stage, { signal: options.signal, resume, log });
       await markComplete(outputDir, key, achieved);
       log(
-        `${name}: done in ${formatDuration((performance.now() - began) / 1000)}: ${describeSummary(achieved)}`,
+        `${name}: done in ${formatDuration((performance.now() - began) / 1000)}${describeSummary(achieved)}`,
       );
       results.push({ kind: stage.kind, outputDir, skipped: false, summary: achieved });
     } catch (error) {

@@ -11,7 +11,9 @@ const positive = z.number().positive();
 const nonNegative = z.number().nonnegative();
 const fraction = z.number().min(0).max(1);
 const path = z.string().min(1);
-const paths = z.union([path, z.array(path).min(1)], { error: "expected a path or a list of paths" });
+const paths = z.union([path, z.array(path).min(1)], {
+  error: ({ input }) => (input === undefined ? "is required" : "expected a path or a list of paths"),
+});
 
 const device = z
   .enum(["auto", "cpu", "cuda"])
@@ -198,6 +200,7 @@ const ppo = z
   .superRefine((stage, context) => {
     exactlyOne(stage, ["reward_model_path", "reward_module"], context);
     adapterNeedsRank(stage, context);
+    epochsNeedSteps(stage, context);
     if (
       stage.min_new_tokens !== undefined &&
       stage.max_new_tokens !== undefined &&
@@ -234,6 +237,17 @@ function adapterNeedsRank(stage: Readonly<Record<string, unknown>>, context: Iss
   if (stage.lora_r !== undefined) return;
   const orphan = ["lora_alpha", "lora_target_modules"].find((key) => stage[key] !== undefined);
   if (orphan) context.addIssue({ code: "custom", path: [orphan], message: "has no effect without lora_r" });
+}
+
+/** PPO has no data set to pass over: its epochs are of so many steps each, in place of num_iterations. */
+function epochsNeedSteps(stage: Readonly<Record<string, unknown>>, context: IssueContext): void {
+  const issue = (key: string, message: string): void =>
+    context.addIssue({ code: "custom", path: [key], message });
+  if (stage.steps_per_epoch === undefined) {
+    if (stage.num_epochs !== undefined) issue("num_epochs", "has no effect without steps_per_epoch");
+  } else if (stage.num_iterations !== undefined) {
+    issue("steps_per_epoch", "steps_per_epoch and num_iterations exclude each other");
+  }
 }
 
 /** The schema of each kind of stage. */

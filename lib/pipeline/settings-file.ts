@@ -157,6 +157,9 @@ export class SettingsFile {
   }
 }
 
+/** What is said of a key that has to be there. */
+const MISSING = "is required";
+
 function startOf(node: Node): number {
   return node.range?.[0] ?? 0;
 }
@@ -166,12 +169,13 @@ function keyOf(pair: Pair): string | null {
 }
 
 function isMissing(issue: z.core.$ZodIssue): boolean {
+  if (issue.message === MISSING) return true;
   return issue.code === "invalid_type" && issue.message.endsWith("received undefined");
 }
 
 /** An issue's message in words that fit a configuration file. */
 export function describeIssue(issue: z.core.$ZodIssue): string {
-  if (isMissing(issue)) return "is required";
+  if (isMissing(issue)) return MISSING;
   return issue.message.replace(/^Invalid (input|option): /, "");
 }
 

@@ -143,6 +143,18 @@ export class Tokenizer {
     });
   }
 
+  /**
+   * The text that `continuation` adds to that of `prompt`. Decoded alone it would lose its leading space with many tokenizers.
+   */
+  decodeContinuation(prompt: Int32Array, continuation: Int32Array, options: DecodeOptions = {}): string {
+    const tokens = new Int32Array(prompt.length + continuation.length);
+    tokens.set(prompt);
+    tokens.set(continuation, prompt.length);
+    const before = this.decode(prompt, options);
+    const text = this.decode(tokens, options);
+    return text.startsWith(before) ? text.slice(before.length) : this.decode(continuation, options);
+  }
+
   /** The id of a token's exact content, or null. */
   tokenToId(token: string): number | null {
     return this.#backend.token_to_id(token) ?? null;

@@ -1,6 +1,6 @@
 import { epochBatches } from "../data/batching.ts";
 import { Random } from "../data/random.ts";
-import { tokenizePrompts } from "../data/tokenize.ts";
+import { type Tokenized, tokenizePrompts } from "../data/tokenize.ts";
 import type { PromptRow, TokenizedPrompt } from "../data/types.ts";
 import { ppoPolicyLoss, ppoValueLoss } from "../engine/losses.ts";
 import { RlhfError } from "../errors.ts";
@@ -66,6 +66,8 @@ export class PPOTrainer extends Trainer<PPOSettings> {
   readonly model: CausalLM;
   readonly tokenizer: Tokenizer;
   readonly reward: RewardSource;
+  /** What tokenising did to the prompts. */
+  readonly tokenized: Tokenized<TokenizedPrompt>["report"];
   protected readonly name = "ppo";
   protected readonly shownMetrics = [
     "objective/scores",
@@ -97,7 +99,9 @@ export class PPOTrainer extends Trainer<PPOSettings> {
     this.tokenizer = tokenizer;
     this.reward = reward;
     this.#target = target;
-    this.#prompts = tokenizePrompts(options.prompts, tokenizer, { maxLength }).examples;
+    const { examples, report } = tokenizePrompts(options.prompts, tokenizer, { maxLength });
+    this.#prompts = examples;
+    this.tokenized = report;
     this.#evalPrompts = options.evalPrompts?.length
       ? tokenizePrompts(options.evalPrompts, tokenizer, { maxLength }).examples
       : [];
@@ -124,7 +128,9 @@ export class PPOTrainer extends Trainer<PPOSettings> {
 
   async #ready(): Promise<PpoNetworks> {
     await this.prepare();
-    return this.#networks as PpoNetworks;
+    if (this.#networks === null)
+      throw new RlhfError("ERR_RLHF_DISPOSED", "this PPO trainer was used after dispose(); make another one");
+    return this.#networks;
   }
 
   protected get parts(): readonly TrainedPart[] {
@@ -212,19 +218,10 @@ export class PPOTrainer extends Trainer<PPOSettings> {
         row,
         tokens,
         promptLength: prompt.length,
-        response: this.#textAfter(prompt, tokens),
+        response: this.tokenizer.decodeContinuation(prompt, response),
         finishReason,
       };
     });
-  }
-
-  /** The text that the response adds: decoded alone it would lose a leading space with many tokenizers. */
-  #textAfter(prompt: Int32Array, tokens: Int32Array): string {
-    const before = this.tokenizer.decode(prompt);
-    const text = this.tokenizer.decode(tokens);
-    return text.startsWith(before)
-      ? text.slice(before.length)
-      : this.tokenizer.decode(tokens.subarray(prompt.length));
   }
 
   /** Scores rollouts, and measures log-probs, values, rewards with the KL penalty, advantages and returns. */

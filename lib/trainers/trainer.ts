@@ -50,7 +50,7 @@ export interface UpdateOutcome {
 }
 
 /** Settings that steer how a run is watched, not what it computes; a run may be resumed with others. */
-const FREE_SETTINGS: ReadonlySet<string> = new Set([
+export const FREE_SETTINGS: ReadonlySet<string> = new Set([
   "evalSteps",
   "saveSteps",
   "saveTotalLimit",

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Finding } from "../../lib/cli/doctor.ts";
-import { encodeSequence } from "../../lib/data/tokenize.ts";
+import { encodePrompt, encodeSequence } from "../../lib/data/tokenize.ts";
 import { initModel } from "../../lib/pipeline/init-model.ts";
 import type { Tokenizer } from "../../lib/tokenizer/tokenizer.ts";
 import { jsonLines, temporaryDirectory, writeText } from "../data/support.ts";
@@ -208,7 +208,8 @@ describe("command line: measuring and generating", () => {
     assert.ok(new Set(first!.map((row) => row.tokens.join())).size > 1, "samples differ");
     for (const row of first!) {
       assert.ok(row.tokens.length <= 6);
-      assert.equal(row.response, tokenizer.decode(row.tokens));
+      const prompt = encodePrompt(tokenizer, row.prompt);
+      assert.equal(row.response, tokenizer.decodeContinuation(prompt, Int32Array.from(row.tokens)));
       assert.equal(row.finishReason, row.tokens.at(-1) === tokenizer.eosTokenId ? "stop" : "length");
     }
   });

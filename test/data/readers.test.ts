@@ -164,6 +164,14 @@ describe("data readers", () => {
   });
 
   describe("formats", () => {
+    it("that are not known are refused before a row is read", async () => {
+      const format = "promt-response" as "prompt-response";
+      await assert.rejects(loadSft("none.jsonl", { format }), {
+        code: "ERR_RLHF_ARGUMENT",
+        message: /unknown format "promt-response" \(did you mean "prompt-response"\?\)/,
+      });
+    });
+
     it("of fine-tuning data are detected", async () => {
       const messages = [
         { role: "user", content: "q" },

@@ -34,6 +34,7 @@ describe("stage manifests", () => {
     writeText(directory, "copy.jsonl", '{"text":"a"}\n');
     assert.deepEqual(await stageKey(stage({ data_path: join(directory, "copy.jsonl") })), key);
     assert.notDeepEqual(await stageKey(stage({ seed: 2 })), key);
+    assert.deepEqual(await stageKey(stage({ save_steps: 5, eval_steps: 3, logging_steps: 2 })), key);
     writeText(directory, "data.jsonl", '{"text":"b"}\n');
     assert.notDeepEqual(await stageKey(stage()), key);
   });
@@ -74,11 +75,11 @@ describe("stage manifests", () => {
     const key = await stageKey(stage());
     const checkpoint = join(output, "checkpoint-5");
     mkdirSync(checkpoint, { recursive: true });
-    await markBegun(output, key, true);
+    assert.deepEqual(await markBegun(output, key, true), []);
     assert.ok(existsSync(checkpoint), "the directory was not ours");
-    await markBegun(output, key, false);
+    assert.deepEqual(await markBegun(output, key, false), []);
     assert.ok(existsSync(checkpoint), "the run goes on");
-    await markBegun(output, await stageKey(stage({ seed: 2 })), true);
+    assert.deepEqual(await markBegun(output, await stageKey(stage({ seed: 2 })), true), ["checkpoint-5"]);
     assert.ok(!existsSync(checkpoint), "the settings are others");
   });
 

@@ -85,6 +85,19 @@ stages:
       "7:22",
       /learning_rate: Too small: expected number to be >0/,
     ],
+    [
+      "epochs of PPO without their length",
+      good.replace("num_episodes: 5", "num_epochs: 5"),
+      "18:19",
+      /num_epochs: has no effect without steps_per_epoch/,
+    ],
+    [
+      "epochs of PPO beside a number of iterations",
+      good.replace("num_episodes: 5", "num_episodes: 5\n      steps_per_epoch: 5"),
+      "19:24",
+      /steps_per_epoch and num_iterations exclude each other/,
+    ],
+    ["a missing path", good.replace(/ {6}prompts_path: .*\n/, ""), "14:7", /prompts_path: is required/],
     ["a missing key", good.replace("      output_dir: /runs/sft\n", ""), "4:7", /output_dir: is required/],
     [
       "keys that exclude each other",

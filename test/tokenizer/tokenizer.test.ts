@@ -65,6 +65,14 @@ describe("Tokenizer", () => {
       assert.match(tokenizer.decode(ids, { skipSpecialTokens: false }), /^<s>/);
     });
 
+    it("decodes a continuation with the space it begins with", () => {
+      const ids = tokenizer.encode("Lily went home.");
+      const [prompt, rest] = [ids.subarray(0, 2), ids.subarray(2)];
+      assert.equal(tokenizer.decode(prompt), "Lily");
+      assert.equal(tokenizer.decode(rest), "went home.");
+      assert.equal(tokenizer.decodeContinuation(prompt, rest), " went home.");
+    });
+
     it("takes ids from the model's files", () => {
       assert.deepEqual(
         [tokenizer.bosTokenId, tokenizer.eosTokenId, tokenizer.padTokenId, tokenizer.vocabSize],

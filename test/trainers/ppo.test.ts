@@ -303,6 +303,22 @@ describe("PPOTrainer", () => {
     });
   });
 
+  it("counts prompts that are too long, and refuses to go on after dispose", async () => {
+    using model = await tinyModel(tokenizer);
+    const trainer = new PPOTrainer({
+      model,
+      tokenizer,
+      reward: countLetters,
+      prompts: [...prompts, "Xq".repeat(40)],
+      config: CONFIG,
+    });
+    assert.equal(trainer.tokenized.examples, prompts.length);
+    assert.equal(trainer.tokenized.dropped, 1);
+    await trainer.generateResponses(prompts);
+    trainer.dispose();
+    await assert.rejects(trainer.generateResponses(prompts), { code: "ERR_RLHF_DISPOSED" });
+  });
+
   it("refuses settings that exclude each other, and prompts that leave no room to answer", async () => {
     using model = await tinyModel(tokenizer);
     const refused = { code: "ERR_RLHF_ARGUMENT" };
