@@ -1,7 +1,7 @@
 import { planMicroBatches } from "../data/batching.ts";
 import { loadSequences, type SequenceRow } from "../data/sequences.ts";
 import { encodeSequence } from "../data/tokenize.ts";
-import { RlhfError } from "../errors.ts";
+import { RlhfError, throwIfAborted } from "../errors.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { MeasureOptions } from "./options.ts";
 
@@ -25,11 +25,13 @@ async function readSequences(options: MeasureOptions, appendEos: boolean): Promi
  * Measures the sequences of a data file in micro-batches of about equal size and gives the results in the order of the file.
  *
  * @param appendEos whether {prompt, response} rows end in the end-of-sequence token
+ * @param signal raised: ERR_RLHF_ABORTED before the next micro-batch
  * @param measure the results of one micro-batch, one per sequence
  */
 export async function* measureFile<Result>(
   options: MeasureOptions,
   appendEos: boolean,
+  signal: AbortSignal,
   measure: (sequences: readonly Int32Array[]) => Promise<readonly Result[]>,
 ): AsyncGenerator<{ tokens: Int32Array; result: Result }> {
   const sequences = await readSequences(options, appendEos);
@@ -41,6 +43,7 @@ export async function* measureFile<Result>(
       options.microBatchTokens,
     );
     for (const batch of plan) {
+      throwIfAborted(signal, "measuring");
       const measured = await measure(batch.map((index) => chunk[index] as Int32Array));
       batch.forEach((index, position) => {
         results.set(index, measured[position] as Result);

@@ -1,4 +1,5 @@
 import type { Command } from "commander";
+import { withInterrupt } from "./interrupt.ts";
 import { writeJsonLines } from "./json-lines.ts";
 import { measureFile } from "./measure.ts";
 import { type MeasureOptions, measureOptions } from "./options.ts";
@@ -11,13 +12,17 @@ export function addScoreCommand(program: Command): void {
       "write {tokens, reward} for each sequence; {prompt, response} rows end in the end-of-sequence token",
     );
   for (const option of measureOptions()) command.addOption(option);
-  command.action(async (options: MeasureOptions) => {
-    const { RewardModel } = await import("../model/reward-model.ts");
-    const { device, threads } = options;
-    using reward = await RewardModel.load(options.model, { device, threads });
-    const rows = measureFile(options, true, async (sequences) => [...(await reward.score([...sequences]))]);
-    await writeJsonLines(options.output, toRows(rows));
-  });
+  command.action((options: MeasureOptions) => withInterrupt((signal) => score(options, signal)));
+}
+
+async function score(options: MeasureOptions, signal: AbortSignal): Promise<void> {
+  const { RewardModel } = await import("../model/reward-model.ts");
+  const { device, threads } = options;
+  using reward = await RewardModel.load(options.model, { device, threads });
+  const measure = async (sequences: readonly Int32Array[]): Promise<number[]> => [
+    ...(await reward.score([...sequences])),
+  ];
+  await writeJsonLines(options.output, toRows(measureFile(options, true, signal, measure)));
 }
 
 async function* toRows(

@@ -1,7 +1,8 @@
 import { join } from "node:path";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { RlhfError } from "../errors.ts";
 import { readJsonIfPresent, writeJson } from "./files.ts";
-import { readSafetensors, readTensor, type TensorSource, writeSafetensors } from "./safetensors.ts";
+import { readSafetensors, type TensorEntry, type TensorSource, writeSafetensors } from "./safetensors.ts";
 
 /** A LoRA adapter (Hu et al. 2021): y += (alpha/r)·(x·Aᵀ)·Bᵀ on the linear layers named. */
 export interface AdapterOptions {
@@ -80,11 +81,11 @@ export async function savePeftDirectory(
   });
 }
 
-/** A PEFT directory read into memory. */
+/** A PEFT directory, its configuration read. */
 export interface PeftAdapter {
   readonly info: AdapterInfo;
-  /** By the engine's names, without the adapter. */
-  readonly parameters: ReadonlyMap<string, Float32Array>;
+  /** Where its tensors lie, by the engine's names without the adapter. */
+  readonly tensors: ReadonlyMap<string, TensorEntry>;
 }
 
 /** Settings of a PEFT configuration that would change what the adapter computes. */
@@ -130,7 +131,7 @@ export async function readPeftDirectory(directory: string): Promise<PeftAdapter>
       path,
     });
   const { entries } = await readSafetensors(join(directory, "adapter_model.safetensors"));
-  const parameters = new Map<string, Float32Array>();
+  const tensors = new Map<string, TensorEntry>();
   for (const entry of entries.values()) {
     const match = /^base_model\.model\.(.+\.lora_[AB])\.weight$/.exec(entry.name);
     if (!match)
@@ -139,31 +140,36 @@ export async function readPeftDirectory(directory: string): Promise<PeftAdapter>
         `${entry.path}: tensor "${entry.name}" is not a lora_A or lora_B of a linear layer`,
         { tensor: entry.name },
       );
-    parameters.set(match[1] as string, await readTensor(entry));
+    tensors.set(match[1] as string, entry);
   }
-  return { info: { r, alpha, targetModules: modules as string[] }, parameters };
+  return { info: { r, alpha, targetModules: modules as string[] }, tensors };
 }
 
+/** Multiply-adds between two turns of the event loop: some milliseconds. */
+const WORK_PER_TURN = 4_000_000;
+
 /**
- * What a merged layer's weight is: W + (alpha/r)·B·A, in W's own layout.
+ * What a merged layer's weight is: W + (alpha/r)·B·A, in W's own layout. Lets the event loop go on in between.
  *
  * @param weight [out, in], or [in, out] when `transposed`; a copy is returned
  * @param a lora_A, [r, in]   @param b lora_B, [out, r]
  */
-export function mergeLora(
+export async function mergeLora(
   weight: Float32Array,
   a: Float32Array,
   b: Float32Array,
   r: number,
   alpha: number,
   transposed: boolean,
-): Float32Array {
+): Promise<Float32Array> {
   const inputs = a.length / r;
   const outputs = b.length / r;
   const scale = alpha / r;
   const merged = weight.slice();
   const row = new Float64Array(inputs);
+  const rowsPerTurn = Math.ceil(WORK_PER_TURN / (inputs * r));
   for (let o = 0; o < outputs; o++) {
+    if (o % rowsPerTurn === rowsPerTurn - 1) await nextTurn();
     row.fill(0);
     for (let k = 0; k < r; k++) {
       const factor = scale * (b[o * r + k] as number);

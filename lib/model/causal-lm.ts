@@ -71,6 +71,8 @@ export interface OptimizerOptions extends AdamWOptions {
 export interface SaveOptions {
   /** Merges this adapter into the saved weights; the model in memory stays as it is. */
   readonly merge?: string;
+  /** Heads to save. Default: all. */
+  readonly heads?: readonly string[];
 }
 
 /** One parameter of a model; names and shapes are those of transformers' named_parameters(). */
@@ -296,20 +298,20 @@ export class CausalLM implements Disposable {
 
   /** Loads a PEFT directory as an adapter. Throws ERR_RLHF_MODEL, ERR_RLHF_UNSUPPORTED or ERR_RLHF_WEIGHTS. */
   async loadAdapter(name: string, directory: string): Promise<void> {
-    const { info, parameters } = await readPeftDirectory(directory);
+    const { info, tensors } = await readPeftDirectory(directory);
     this.addAdapter(name, info);
     try {
+      const entries = new Map([...tensors].map(([parameter, entry]) => [`${name}:${parameter}`, entry]));
       const expected = this.parameters().filter((parameter) => parameter.group === `adapter:${name}`);
-      for (const { name: full, shape } of expected) {
-        const values = parameters.get(full.slice(name.length + 1));
-        if (!values)
-          throw new RlhfError(
-            "ERR_RLHF_WEIGHTS",
-            `${directory}: has no tensor for ${full.slice(name.length + 1)} [${shape.join(", ")}]`,
-            { directory },
-          );
-        await this.writeParameter(full, values);
-      }
+      const names = new Set(expected.map((parameter) => parameter.name));
+      const surplus = [...entries].find(([parameter]) => !names.has(parameter))?.[1];
+      if (surplus)
+        throw new RlhfError(
+          "ERR_RLHF_WEIGHTS",
+          `${surplus.path}: tensor "${surplus.name}" belongs to no layer that target_modules names in this model; it is an adapter of another one`,
+          { tensor: surplus.name },
+        );
+      await loadParameters(this.native, expected, { entries, metadata: {} }, directory);
     } catch (error) {
       this.removeAdapter(name);
       throw error;
@@ -448,9 +450,10 @@ export class CausalLM implements Disposable {
     await this.#saveConfig(directory, architectureOf(this.config.family, "CausalLM"), {});
     if (this.#generationConfig)
       await writeJson(join(directory, "generation_config.json"), this.#generationConfig);
-    if (this.#heads.size > 0) {
-      const sources = [...this.#heads.keys()].flatMap((name) => this.#sources(`head:${name}`));
-      await saveHeads(directory, this.#heads, sources);
+    const heads = new Map([...this.#heads].filter(([name]) => options.heads?.includes(name) ?? true));
+    if (heads.size > 0) {
+      const sources = [...heads.keys()].flatMap((name) => this.#sources(`head:${name}`));
+      await saveHeads(directory, heads, sources);
     }
   }
 

@@ -1,5 +1,5 @@
-import { type FileHandle, mkdir, open, readFile, rename, rm } from "node:fs/promises";
-import { dirname } from "node:path";
+import { type FileHandle, mkdir, open, readdir, readFile, rename, rm } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
 import { isRlhfError, messageOf, RlhfError } from "../errors.ts";
 
 /** Makes a rename durable: without it a crash may bring the old directory entry back. */
@@ -12,6 +12,27 @@ export async function syncDirectory(directory: string): Promise<void> {
   }
 }
 
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return !(error instanceof Error && "code" in error && error.code === "ESRCH");
+  }
+}
+
+/** Removes what processes that were killed while they wrote `path` left beside it; weights are large. */
+async function removeAbandoned(path: string): Promise<void> {
+  const begin = `${basename(path)}.`;
+  for (const name of await readdir(dirname(path))) {
+    const writer = name.startsWith(begin) ? /^(\d+)\.\d+\.tmp$/.exec(name.slice(begin.length)) : null;
+    if (writer && !isRunning(Number(writer[1]))) await rm(join(dirname(path), name), { force: true });
+  }
+}
+
+/** Tells apart the files that one process writes at the same time. */
+let written = 0;
+
 /**
  * Writes a file beside its place, syncs it and renames it into place: a reader finds the old file or the whole new one, never a
  * part, also after a crash or on a full disk. Throws ERR_RLHF_IO with the path.
@@ -20,9 +41,10 @@ export async function writeAtomically(
   path: string,
   write: (file: FileHandle) => Promise<void>,
 ): Promise<void> {
-  const temporary = `${path}.${process.pid}.tmp`;
+  const temporary = `${path}.${process.pid}.${written++}.tmp`;
   try {
     await mkdir(dirname(path), { recursive: true });
+    await removeAbandoned(path);
     const file = await open(temporary, "w");
     try {
       await write(file);

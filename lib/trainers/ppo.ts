@@ -410,13 +410,16 @@ export class PPOTrainer extends Trainer<PPOSettings> {
   }
 
   /**
-   * Writes policy and tokenizer as a directory that transformers loads, an adapter merged into the weights unless `saveMerged` is
-   * false. The value head goes with them; a value model of its own into `value`.
+   * Writes policy and tokenizer as a directory that transformers loads, the value head beside the weights, an adapter merged into
+   * them; with `saveMerged` false the adapter alone. A value model of its own goes into `value`.
    */
   async save(directory?: string): Promise<void> {
     const { value } = await this.#ready();
     const target = this.saveDirectory(directory);
-    await saveTarget(this.model, this.tokenizer, this.#target, target, this.config.saveMerged);
+    const { saveMerged } = this.config;
+    // A reward model that was lent the policy's weights has its head there too; it is no part of the policy.
+    const heads = value.model === this.model ? [value.head] : [];
+    await saveTarget(this.model, this.tokenizer, this.#target, target, { saveMerged, heads });
     if (value.model !== this.model) await value.model.save(`${target}/value`);
   }
 

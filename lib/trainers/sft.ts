@@ -124,13 +124,8 @@ export class SFTTrainer extends SupervisedTrainer<TokenizedExample, SupervisedSe
    * result the base of the next stage; with `saveMerged: false` it is written alone, as peft does.
    */
   async save(directory?: string): Promise<void> {
-    await saveTarget(
-      this.model,
-      this.tokenizer,
-      this.#target,
-      this.saveDirectory(directory),
-      this.config.saveMerged,
-    );
+    const { saveMerged } = this.config;
+    await saveTarget(this.model, this.tokenizer, this.#target, this.saveDirectory(directory), { saveMerged });
   }
 
   dispose(): void {

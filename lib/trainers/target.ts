@@ -72,16 +72,17 @@ export function defaultLearningRate(
 
 /**
  * Writes model and tokenizer as a directory that transformers loads. An adapter is merged into the weights, or with `saveMerged`
- * false written alone, as peft does.
+ * false written alone, as peft does. Heads go with the weights: all of the model's, or those named.
  */
 export async function saveTarget(
   model: CausalLM,
   tokenizer: Tokenizer,
   target: TrainingTarget,
   directory: string,
-  saveMerged = true,
+  { saveMerged = true, heads }: { saveMerged?: boolean | undefined; heads?: readonly string[] } = {},
 ): Promise<void> {
+  const merge = target.kind === "lora" ? { merge: target.adapter } : {};
   if (target.kind === "lora" && !saveMerged) await model.saveAdapter(target.adapter, directory);
-  else await model.save(directory, target.kind === "lora" ? { merge: target.adapter } : {});
+  else await model.save(directory, { ...merge, ...(heads ? { heads } : {}) });
   await tokenizer.save(directory);
 }

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Finding } from "../../lib/cli/doctor.ts";
+import { measureFile } from "../../lib/cli/measure.ts";
 import { encodePrompt, encodeSequence } from "../../lib/data/tokenize.ts";
 import { initModel } from "../../lib/pipeline/init-model.ts";
 import type { Tokenizer } from "../../lib/tokenizer/tokenizer.ts";
@@ -158,6 +159,31 @@ describe("command line: measuring and generating", () => {
     );
     assert.equal(code, 1);
     assert.match(stderr, /\[ERR_RLHF_TOKEN_RANGE\]/);
+  });
+
+  it("an interruption ends measuring before the next micro-batch", async () => {
+    const data = writeText(
+      directory,
+      "three.jsonl",
+      jsonLines([[1], [2], [3]].map((tokens) => ({ tokens }))),
+    );
+    const controller = new AbortController();
+    const options = {
+      model: small,
+      device: "cpu",
+      dataPath: data,
+      output,
+      microBatchTokens: 1,
+      onBadRow: "error",
+    } as const;
+    let passes = 0;
+    const measured = measureFile(options, false, controller.signal, async (sequences) => {
+      passes++;
+      controller.abort();
+      return sequences;
+    });
+    await assert.rejects(measured.next(), { code: "ERR_RLHF_ABORTED" });
+    assert.equal(passes, 1);
   });
 
   it("generate: texts on stdout, rows in a file, the same for the same seed", async () => {

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { readFile, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CausalLM, type Pass, packSequences } from "../../lib/index.ts";
+import { readSafetensors, readTensor, type TensorEntry } from "../../lib/model/safetensors.ts";
 import { randomSequences, TINY_GPT2, TINY_LLAMA, withTemporaryDirectory } from "../support/tiny.ts";
 
 const sequences = randomSequences([5, 1, 9, 2], 50).map((tokens) => ({ tokens }));
@@ -32,6 +33,28 @@ function closeTo(actual: Float32Array, expected: Float32Array, tolerance: number
       `element ${i}: ${value} and ${expected[i]}`,
     );
   });
+}
+
+/** Writes tensors as a file of bfloat16, the upper halves of their float32 values; those without values are zero. */
+async function writeBfloat16(
+  path: string,
+  tensors: readonly TensorEntry[],
+  stored: ReadonlyMap<string, Float32Array>,
+): Promise<void> {
+  const header: Record<string, unknown> = {};
+  const parts: Uint8Array[] = [];
+  let end = 0;
+  for (const entry of tensors) {
+    const values = stored.get(entry.name) ?? new Float32Array(entry.count);
+    const halves = Uint16Array.from(new Uint32Array(values.buffer), (bits) => bits >>> 16);
+    parts.push(new Uint8Array(halves.buffer));
+    header[entry.name] = { dtype: "BF16", shape: entry.shape, data_offsets: [end, end + halves.byteLength] };
+    end += halves.byteLength;
+  }
+  const text = Buffer.from(JSON.stringify(header));
+  const prefix = Buffer.alloc(8);
+  prefix.writeBigUInt64LE(BigInt(text.length));
+  await writeFile(path, Buffer.concat([prefix, text, ...parts]));
 }
 
 for (const [family, config] of [
@@ -90,6 +113,40 @@ for (const [family, config] of [
       });
       await model.mergeAdapter("again");
       closeTo(await logProbs(model), adapted, 2e-5);
+    });
+
+    it("loads an adapter stored as bfloat16, and refuses one that is not this model's", async () => {
+      model.addAdapter("policy", { r: 3, alpha: 6, seed: 1 });
+      await randomiseAdapter(model, "policy");
+      await withTemporaryDirectory(async (directory) => {
+        await model.saveAdapter("policy", directory);
+        const path = join(directory, "adapter_model.safetensors");
+        const { entries } = await readSafetensors(path);
+        const stored = new Map<string, Float32Array>();
+        for (const entry of entries.values()) stored.set(entry.name, await readTensor(entry));
+        await writeBfloat16(path, [...entries.values()], stored);
+        await model.loadAdapter("half", directory);
+        for (const { name } of model.parameters().filter(({ group }) => group === "adapter:half")) {
+          const full = await model.readParameter(name.replace("half:", "policy:"));
+          closeTo(await model.readParameter(name), full, 2 ** -7);
+          assert.notDeepEqual(await model.readParameter(name), full, "it was rounded");
+        }
+        const [first] = [...entries.values()] as [TensorEntry];
+        const refused = { code: "ERR_RLHF_WEIGHTS" };
+        await writeBfloat16(
+          path,
+          [{ ...first, shape: [...first.shape].reverse() }, ...[...entries.values()].slice(1)],
+          stored,
+        );
+        await assert.rejects(model.loadAdapter("turned", directory), { ...refused, message: /has shape/ });
+        const elsewhere = first.name.replace(/\d+/, "77");
+        await writeBfloat16(path, [...entries.values(), { ...first, name: elsewhere }], stored);
+        await assert.rejects(model.loadAdapter("deeper", directory), {
+          ...refused,
+          message: /belongs to no layer/,
+        });
+        assert.deepEqual([...model.adapters.keys()], ["policy", "half"]);
+      });
     });
 
     it("backward adds to the gradients; the optimizer zeroes them and changes the weights", async () => {

@@ -303,6 +303,19 @@ describe("PPOTrainer", () => {
     });
   });
 
+  it("saves the policy without the head of a reward model that it lends its weights", async () => {
+    using model = await tinyModel(tokenizer, "none");
+    using reward = RewardModel.create(model);
+    await withTemporaryDirectory(async (directory) => {
+      const config = { ...CONFIG, lora: { r: 2 } };
+      using trainer = new PPOTrainer({ model, tokenizer, reward, prompts, config });
+      await trainer.trainStep();
+      await trainer.save(directory);
+      using saved = await CausalLM.load(directory, { device: "cpu" });
+      assert.deepEqual([...saved.heads.keys()], ["value"]);
+    });
+  });
+
   it("counts prompts that are too long, and refuses to go on after dispose", async () => {
     using model = await tinyModel(tokenizer);
     const trainer = new PPOTrainer({
