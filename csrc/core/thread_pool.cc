@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <system_error>
+
+#include "core/error.h"
 
 namespace rlhf {
 namespace {
@@ -33,10 +36,17 @@ int defaultThreadCount() {
 }
 
 ThreadPool::ThreadPool(int threads) {
-  for (int slot = 1; slot < std::max(1, threads); ++slot) workers_.emplace_back([this, slot] { work(slot); });
+  try {
+    for (int slot = 1; slot < std::max(1, threads); ++slot) workers_.emplace_back([this, slot] { work(slot); });
+  } catch (const std::system_error& error) {
+    stop();
+    throw Error(code::kArgument, format("the system does not start %d threads (%s): ask for fewer", threads, error.what()));
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;

@@ -36,6 +36,7 @@ class ThreadPool {
  private:
   using Body = void (*)(void* self, int64_t index, int slot);
   void runErased(int64_t count, Body body, void* self);
+  void stop();
   void work(int slot);
   void drain(int slot);
 

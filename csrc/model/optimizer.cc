@@ -105,6 +105,7 @@ Optimizer::~Optimizer() = default;
 
 double Optimizer::Impl::gradientNorm() {
   Engine& engine = model->engine();
+  engine.reserveScratch(ScratchLimits{});  // there is none before the engine's first pass
   std::vector<double> sums(groups.size());
   for (size_t i = 0; i < groups.size(); ++i) {
     ParameterGroup& group = model->group(groups[i]);
@@ -146,6 +147,8 @@ Optimizer::Result Optimizer::step(double learningRate, double maxGradNorm, doubl
   requireSetting(learningRate >= 0 && std::isfinite(learningRate), "learningRate", learningRate,
                  "at least 0");
   requireSetting(std::isfinite(gradientScale), "gradientScale", gradientScale, "a finite number");
+  requireSetting(!std::isnan(maxGradNorm), "maxGradNorm", maxGradNorm, "a number; 0 does not clip");
+  for (const std::string& name : impl_->groups) impl_->of(impl_->model->group(name));  // all of them or no update
   Result result;
   result.gradientNorm = impl_->gradientNorm() * std::abs(gradientScale);
   result.skipped = !std::isfinite(result.gradientNorm);

@@ -7,6 +7,7 @@ namespace rlhf {
 namespace {
 
 constexpr int64_t kAlignmentElements = kAlignment / sizeof(float);
+constexpr int64_t kMaxElements = int64_t{1} << 48;  // sums and sizes in bytes stay far from overflow
 
 int64_t editDistance(const std::string& a, const std::string& b) {
   std::vector<int64_t> row(b.size() + 1);
@@ -28,6 +29,8 @@ int64_t editDistance(const std::string& a, const std::string& b) {
 int ParameterGroup::add(std::string name, std::vector<int64_t> shape) {
   Parameter parameter{std::move(name), std::move(shape), count_, 1};
   for (const int64_t size : parameter.shape) parameter.count *= size;
+  if (count_ > kMaxElements)
+    throw Error(code::kOutOfMemory, format("%s has more parameters than any memory holds", name_.c_str()));
   count_ += (parameter.count + kAlignmentElements - 1) / kAlignmentElements * kAlignmentElements;
   parameters_.push_back(std::move(parameter));
   return static_cast<int>(parameters_.size()) - 1;

@@ -50,6 +50,11 @@ Napi::Object toObject(Napi::Value value, const char* name) {
   return value.As<Napi::Object>();
 }
 
+Napi::Function toFunction(Napi::Value value, const char* name) {
+  if (!value.IsFunction()) throwArgument(format("%s must be a function", name));
+  return value.As<Napi::Function>();
+}
+
 std::vector<int32_t> toInt32s(Napi::Value value, const char* name) {
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array)
     throwArgument(format("%s must be an Int32Array", name));
@@ -57,12 +62,25 @@ std::vector<int32_t> toInt32s(Napi::Value value, const char* name) {
   return std::vector<int32_t>(array.Data(), array.Data() + array.ElementLength());
 }
 
-FloatSpan toFloats(Napi::Value value, const char* name, const Pins& pins) {
+namespace {
+
+Napi::Float32Array toFloat32Array(Napi::Value value, const char* name) {
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array)
     throwArgument(format("%s must be a Float32Array", name));
-  Napi::Float32Array array = value.As<Napi::Float32Array>();
+  return value.As<Napi::Float32Array>();
+}
+
+}  // namespace
+
+FloatSpan toFloats(Napi::Value value, const char* name, const Pins& pins) {
+  Napi::Float32Array array = toFloat32Array(value, name);
   pins->push_back(Napi::Persistent(value.As<Napi::Object>()));
   return {array.Data(), static_cast<int64_t>(array.ElementLength())};
+}
+
+Floats copyFloats(Napi::Value value, const char* name) {
+  const Napi::Float32Array array = toFloat32Array(value, name);
+  return std::make_shared<const std::vector<float>>(array.Data(), array.Data() + array.ElementLength());
 }
 
 double number(const Napi::Object& object, const char* name, double fallback) {

@@ -21,6 +21,7 @@ bool toBoolean(Napi::Value value, const char* name);
 std::string toText(Napi::Value value, const char* name);
 std::vector<std::string> toTexts(Napi::Value value, const char* name);
 Napi::Object toObject(Napi::Value value, const char* name);
+Napi::Function toFunction(Napi::Value value, const char* name);
 std::vector<int32_t> toInt32s(Napi::Value value, const char* name);
 
 /// A field of an object, or the fallback where it is undefined.
@@ -35,23 +36,31 @@ Napi::Value field(const Napi::Object& object, const char* name);
 using Pins = std::shared_ptr<std::vector<Napi::ObjectReference>>;
 inline Pins makePins() { return std::make_shared<std::vector<Napi::ObjectReference>>(); }
 
-/// The memory of a Float32Array, kept in place by `pins`.
+/// The memory of a Float32Array that a command fills, kept alive by `pins`. Only for arrays that nobody else sees before the promise
+/// settles: JavaScript can take an array's memory away, and arrays that a command reads are therefore copied.
 struct FloatSpan {
   float* data = nullptr;
   int64_t length = 0;
 };
 FloatSpan toFloats(Napi::Value value, const char* name, const Pins& pins);
+/// A copy of a Float32Array.
+using Floats = std::shared_ptr<const std::vector<float>>;
+Floats copyFloats(Napi::Value value, const char* name);
 
 /// Runs a wrapped function: what it throws becomes a JavaScript exception with a code.
 template <class Body>
-Napi::Value guarded(const Napi::CallbackInfo& info, Body body) {
+Napi::Value guarded(Napi::Env env, Body body) {
   try {
     return body();
   } catch (const Napi::Error&) {
     throw;
   } catch (...) {
-    throw toNapiError(info.Env(), std::current_exception());
+    throw toNapiError(env, std::current_exception());
   }
+}
+template <class Body>
+Napi::Value guarded(const Napi::CallbackInfo& info, Body body) {
+  return guarded(info.Env(), std::move(body));
 }
 
 }  // namespace rlhf::node

@@ -41,15 +41,14 @@ Napi::Value ArrayWrap::read(const Napi::CallbackInfo& info) {
   });
 }
 
-ArrayInput::ArrayInput(Napi::Value value, const char* name, int64_t length, bool required, const Pins& pins) {
+ArrayInput::ArrayInput(Napi::Value value, const char* name, int64_t length, bool required) {
   if (value.IsUndefined() || value.IsNull()) {
     if (required) throwArgument(format("%s is missing: a Float32Array or a DeviceArray", name));
     return;
   }
   if (value.IsTypedArray()) {
-    const FloatSpan span = toFloats(value, name, pins);
-    host_ = span.data;
-    length_ = span.length;
+    host_ = copyFloats(value, name);
+    length_ = static_cast<int64_t>(host_->size());
   } else {
     array_ = ArrayWrap::unwrap(value, name).handle();
     requireUsable(*array_);
@@ -62,10 +61,11 @@ ArrayInput::ArrayInput(Napi::Value value, const char* name, int64_t length, bool
 
 const void* ArrayInput::on(EngineHandle& engine) {
   if (array_) return array_->data;
-  if (!host_ || engine.engine->device()->unifiedMemory) return host_;
-  const size_t bytes = static_cast<size_t>(length_) * sizeof(float);
+  if (!host_) return nullptr;
+  if (engine.engine->device()->unifiedMemory) return host_->data();
+  const size_t bytes = host_->size() * sizeof(float);
   copy_ = DeviceMemory(*engine.engine, bytes, "an input array");
-  engine.engine->copy(copy_.data(), host_, bytes);
+  engine.engine->copy(copy_.data(), host_->data(), bytes);
   return copy_.data();
 }
 

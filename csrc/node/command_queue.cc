@@ -30,19 +30,20 @@ std::shared_ptr<CommandQueue> CommandQueue::create(Napi::Env env) {
   queue->channel_ = Channel::New(env, "node-rlhf commands", 0, 1, queue.get());
   queue->channel_.Unref(env);  // an idle queue does not keep the process alive
   queue->thread_ = std::thread([raw = queue.get()] { raw->loop(); });
-  // The hook holds the queue: at the environment's end the thread is joined before the channel goes away.
-  env.AddCleanupHook([queue] { queue->stop(); });
+  // At the environment's end the thread is joined before the channel goes away.
+  queue->atEnvironmentEnd_ = env.AddCleanupHook(StopAtEnd{queue});
   return queue;
 }
 
 CommandQueue::~CommandQueue() { stop(); }
 
 void CommandQueue::stop() {
+  std::deque<Command> dropped;  // what these hold may be in use until the running command ends
   {
     std::lock_guard lock(mutex_);
     if (stopping_) return;
     stopping_ = true;
-    commands_.clear();
+    dropped.swap(commands_);
     for (const auto& flag : cancelFlags_)
       if (const auto alive = flag.lock()) alive->store(true);
   }
@@ -81,6 +82,23 @@ void CommandQueue::release(std::shared_ptr<void> owned) {
     std::lock_guard lock(mutex_);
     if (stopping_) return;  // the thread is gone: freeing here is safe
     commands_.push_back(Command{[owned = std::move(owned)]() mutable { owned.reset(); }, nullptr, nullptr});
+  }
+  changed_.notify_one();
+}
+
+void CommandQueue::close() {
+  const auto stopOnEventLoop = [this] {
+    notify(
+        [queue = shared_from_this()](Napi::Env env) {
+          queue->atEnvironmentEnd_.Remove(env);
+          queue->stop();
+        },
+        nullptr);
+  };
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_) return;
+    commands_.push_back(Command{stopOnEventLoop, nullptr, nullptr});
   }
   changed_.notify_one();
 }
@@ -148,6 +166,8 @@ void CommandQueue::settle(Napi::Env env, Message& message) {
     command.deferred->Resolve(command.settle(env));
   } catch (const Napi::Error& error) {
     command.deferred->Reject(error.Value());
+  } catch (...) {
+    command.deferred->Reject(toNapiError(env, std::current_exception()).Value());
   }
 }
 

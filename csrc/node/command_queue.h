@@ -38,6 +38,9 @@ class CommandQueue : public std::enable_shared_from_this<CommandQueue> {
   /// Drops a reference on the queue's thread, so that what it owns is never freed under a running command.
   void release(std::shared_ptr<void> owned);
 
+  /// Ends the queue's thread after what is queued; nothing may be submitted any more. Call on any thread.
+  void close();
+
   /// A flag that long commands watch; it is also raised when the environment ends.
   std::shared_ptr<std::atomic<bool>> makeCancelFlag();
 
@@ -57,6 +60,11 @@ class CommandQueue : public std::enable_shared_from_this<CommandQueue> {
     std::function<void(const std::string&)> onError;
   };
 
+  struct StopAtEnd {
+    std::shared_ptr<CommandQueue> queue;
+    void operator()() const { queue->stop(); }
+  };
+
   CommandQueue() = default;
   void push(Command command);
   void loop();
@@ -67,6 +75,7 @@ class CommandQueue : public std::enable_shared_from_this<CommandQueue> {
   using Channel = Napi::TypedThreadSafeFunction<CommandQueue, Message, onEventLoop>;
 
   Channel channel_;
+  Napi::Env::CleanupHook<StopAtEnd> atEnvironmentEnd_;  // holds the queue
   std::thread thread_;
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -19,13 +19,16 @@ struct AddonData {
   Napi::FunctionReference engine, model, pass, array, optimizer;
 };
 
-/// A device in use with its command queue.
+/// A device in use with its command queue, which ends with it.
 struct EngineHandle {
   std::unique_ptr<cpu::CpuDevice> device;
   std::shared_ptr<Engine> engine;  // uses the device, so it goes first
   std::shared_ptr<CommandQueue> queue;
 
-  ~EngineHandle() { engine.reset(); }
+  ~EngineHandle() {
+    engine.reset();
+    if (queue) queue->close();
+  }
 };
 
 struct ModelHandle {
@@ -59,8 +62,19 @@ class HandleWrap : public Napi::ObjectWrap<Wrapper> {
 
   static Wrapper& unwrap(Napi::Value value, const char* name) {
     if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&Wrapper::kTag))
-      throwArgument(format("%s must be a %s of this package", name, Wrapper::kName));
+      throwArgument(format("%s must be of this package's class %s", name, Wrapper::kName));
     return *Napi::ObjectWrap<Wrapper>::Unwrap(value.As<Napi::Object>());
+  }
+
+  /// What ObjectWrap calls for `this`. Its own version trusts that the object is a Wrapper, which a getter taken from one class and
+  /// called on an object of another is not.
+  static Wrapper* Unwrap(Napi::Object object) {
+    Wrapper* wrapper = nullptr;
+    guarded(object.Env(), [&] {
+      wrapper = &unwrap(object, "this");
+      return Napi::Value();
+    });
+    return wrapper;
   }
 
   /// The native object. Throws ERR_RLHF_DISPOSED after dispose().
@@ -99,21 +113,27 @@ Napi::Object wrap(Napi::Env env, const Napi::FunctionReference& constructor, std
 /// The handle that `wrap` passed. A JavaScript caller has no External, so these classes cannot be constructed from outside.
 template <class Handle>
 std::shared_ptr<Handle> handleFrom(const Napi::CallbackInfo& info, const char* name) {
-  if (info.Length() < 1 || !info[0].IsExternal()) throwArgument(format("%s cannot be constructed directly", name));
-  return *info[0].As<Napi::External<std::shared_ptr<Handle>>>().Data();
+  std::shared_ptr<Handle> handle;
+  guarded(info.Env(), [&] {
+    if (!info[0].IsExternal()) throwArgument(format("%s cannot be constructed directly", name));
+    handle = *info[0].As<Napi::External<std::shared_ptr<Handle>>>().Data();
+    return Napi::Value();
+  });
+  return handle;
 }
 
-/// A Float32Array or a DeviceArray as input of a command: its memory where the engine's device can read it.
+/// A Float32Array, of which a copy is made, or a DeviceArray as input of a command: its memory where the engine's device can read it.
 class ArrayInput {
  public:
   /// Undefined and null give an absent input where `required` is false. `length` < 0 accepts any length.
-  ArrayInput(Napi::Value value, const char* name, int64_t length, bool required, const Pins& pins);
+  ArrayInput(Napi::Value value, const char* name, int64_t length, bool required);
+  bool present() const { return host_ || array_; }
   int64_t length() const { return length_; }
   /// Call inside the command only. Copies to the device if it cannot read the process's memory.
   const void* on(EngineHandle& engine);
 
  private:
-  float* host_ = nullptr;
+  Floats host_;
   std::shared_ptr<ArrayHandle> array_;
   DeviceMemory copy_;
   int64_t length_ = 0;

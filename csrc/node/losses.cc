@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <initializer_list>
 
 #include "node/array.h"
@@ -23,16 +24,24 @@ class Call {
 
   /// The first input decides the length that all later ones must have.
   std::shared_ptr<ArrayInput> array(const char* name, bool required = true) {
-    auto input = std::make_shared<ArrayInput>(arguments_.Get(name), name, length_, required, pins_);
-    if (length_ < 0 && input->length() > 0) length_ = input->length();
+    auto input = std::make_shared<ArrayInput>(arguments_.Get(name), name, length_, required);
+    if (length_ < 0 && input->present()) length_ = input->length();
     return input;
   }
   /// An input whose length is another than the number of tokens.
   std::shared_ptr<ArrayInput> array(const char* name, int64_t length, bool required = true) {
-    return std::make_shared<ArrayInput>(arguments_.Get(name), name, length, required, pins_);
+    return std::make_shared<ArrayInput>(arguments_.Get(name), name, length, required);
   }
   std::shared_ptr<std::vector<int32_t>> indices(const char* name) {
     return std::make_shared<std::vector<int32_t>>(toInt32s(field(arguments_, name), name));
+  }
+  /// The bounds of the sequences that the tokens divide into: kernels trust them.
+  std::shared_ptr<std::vector<int32_t>> offsets() {
+    auto values = indices("offsets");
+    if (values->size() < 2 || values->front() != 0 || values->back() != length_ ||
+        !std::is_sorted(values->begin(), values->end()))
+      throwArgument(format("offsets must rise from 0 to the number of tokens, %lld", static_cast<long long>(length_)));
+    return values;
   }
   double value(const char* name, double fallback) { return number(arguments_, name, fallback); }
   bool flag(const char* name, bool fallback) { return boolean(arguments_, name, fallback); }
@@ -49,7 +58,7 @@ class Call {
           engine->engine->synchronize();
           return outputs;
         },
-        [pins = pins_](Napi::Env env, const Outputs& outputs) -> Napi::Value { return toObject(env, outputs); });
+        [](Napi::Env env, const Outputs& outputs) -> Napi::Value { return toObject(env, outputs); });
   }
 
  private:
@@ -66,7 +75,6 @@ class Call {
 
   std::shared_ptr<EngineHandle> engine_;
   Napi::Object arguments_;
-  Pins pins_ = makePins();
   int64_t length_ = -1;
 };
 
@@ -135,7 +143,7 @@ Napi::Value klReward(const Napi::CallbackInfo& info) {
   return guarded(info, [&] {
     Call call(info);
     const auto logProb = call.array("logProb"), refLogProb = call.array("refLogProb"), mask = call.array("mask");
-    const auto offsets = call.indices("offsets");
+    const auto offsets = call.offsets();
     const auto score = call.array("score", static_cast<int64_t>(offsets->size()) - 1);
     KlReward arguments;
     arguments.rows = call.length();
@@ -162,7 +170,7 @@ Napi::Value gae(const Napi::CallbackInfo& info) {
   return guarded(info, [&] {
     Call call(info);
     const auto reward = call.array("reward"), value = call.array("value"), mask = call.array("mask");
-    const auto offsets = call.indices("offsets");
+    const auto offsets = call.offsets();
     Gae arguments;
     arguments.rows = call.length();
     arguments.sequences = static_cast<int64_t>(offsets->size()) - 1;

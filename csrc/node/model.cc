@@ -158,9 +158,11 @@ Napi::Value ModelWrap::loadParameter(const Napi::CallbackInfo& info) {
 Napi::Value ModelWrap::writeParameter(const Napi::CallbackInfo& info) {
   return guarded(info, [&] {
     const std::string name = toText(info[0], "name");
-    const Pins pins = makePins();
-    const FloatSpan values = toFloats(info[1], "values", pins);
-    return command(info, [=](Model& model) { model.writeParameter(name, values.data, values.length); }, pins);
+    const Floats values = copyFloats(info[1], "values");
+    return command(
+        info,
+        [=](Model& model) { model.writeParameter(name, values->data(), static_cast<int64_t>(values->size())); },
+        nullptr);
   });
 }
 
@@ -214,7 +216,7 @@ Napi::Value ModelWrap::generate(const Napi::CallbackInfo& info) {
     const GenerateOptions options = toGenerateOptions(toObject(info[1], "options"));
     const auto cancel = queue->makeCancelFlag();
     std::function<void(int64_t, int32_t)> listener;
-    if (info[2].IsFunction()) listener = TokenListener(info[2].As<Napi::Function>(), queue, cancel);
+    if (!info[2].IsUndefined()) listener = TokenListener(toFunction(info[2], "onToken"), queue, cancel);
     // The listener holds a JavaScript function, so its last owner is the settling closure, on the event loop.
     const auto held = std::make_shared<std::function<void(int64_t, int32_t)>>(std::move(listener));
     const Napi::Promise promise = queue->submit(

@@ -82,11 +82,14 @@ Napi::Value OptimizerWrap::exportMoments(const Napi::CallbackInfo& info) {
 Napi::Value OptimizerWrap::importMoments(const Napi::CallbackInfo& info) {
   return guarded(info, [&] {
     const std::string parameter = toText(info[0], "parameter");
-    const Pins pins = makePins();
-    const FloatSpan m = toFloats(info[1], "m", pins), v = toFloats(info[2], "v", pins);
-    if (m.length != v.length) throwArgument("m and v must have the same length");
+    const Floats m = copyFloats(info[1], "m"), v = copyFloats(info[2], "v");
+    if (m->size() != v->size()) throwArgument("m and v must have the same length");
     return command(
-        info, [=](Optimizer& optimizer) { optimizer.importMoments(parameter, m.data, v.data, m.length); }, pins);
+        info,
+        [=](Optimizer& optimizer) {
+          optimizer.importMoments(parameter, m->data(), v->data(), static_cast<int64_t>(m->size()));
+        },
+        nullptr);
   });
 }
 

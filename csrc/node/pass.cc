@@ -52,12 +52,11 @@ Napi::Value PassWrap::backward(const Napi::CallbackInfo& info) {
     const std::shared_ptr<PassHandle> pass = handle();
     requireNotConsumed(*pass);
     const Napi::Object gradients = toObject(info[0], "gradients");
-    const Pins pins = makePins();
     const int64_t rows = pass->pass->rows();
     struct Inputs {
       ArrayInput logProb, lse, entropy, value;
     };
-    const auto input = [&](const char* name) { return ArrayInput(gradients.Get(name), name, rows, false, pins); };
+    const auto input = [&](const char* name) { return ArrayInput(gradients.Get(name), name, rows, false); };
     const auto inputs = std::make_shared<Inputs>(Inputs{input("dLogProb"), input("dLse"), input("dEntropy"), input("dValue")});
     pass->consumed = true;
     const std::shared_ptr<EngineHandle> engine = pass->model->engine;
@@ -73,7 +72,7 @@ Napi::Value PassWrap::backward(const Napi::CallbackInfo& info) {
           engine->engine->synchronize();
           return true;
         },
-        [pins](Napi::Env env, bool) -> Napi::Value { return env.Undefined(); });
+        [](Napi::Env env, bool) -> Napi::Value { return env.Undefined(); });
   });
 }
 
