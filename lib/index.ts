@@ -14,12 +14,15 @@ export {
 } from "./model/causal-lm.ts";
 export type { GenerateOptions, Generation } from "./model/generation.ts";
 export type { HeadInfo, HeadOptions } from "./model/heads.ts";
+export { type LoadedModel, loadModel } from "./model/load-model.ts";
+export { LoRALinear, type LoRALinearOptions } from "./model/lora-linear.ts";
 export {
   type RewardLoadOptions,
   RewardModel,
   type RewardModelOptions,
   type ScoreOptions,
 } from "./model/reward-model.ts";
+export { ValueHead } from "./model/value-head.ts";
 
 // Trainers
 
@@ -37,6 +40,11 @@ export type { TrainingStep, TrainOptions, TrainResult } from "./trainers/trainer
 // Tokenizers and data
 
 export { planMicroBatches } from "./data/batching.ts";
+export {
+  type PaddedPreferences,
+  type PaddedSequences,
+  PreferenceDataset,
+} from "./data/preference-dataset.ts";
 export { loadPreferences } from "./data/preferences.ts";
 export { loadPrompts } from "./data/prompts.ts";
 export { Random } from "./data/random.ts";

@@ -1,5 +1,7 @@
 import { Engine } from "../engine/engine.ts";
 import { bradleyTerryLoss, gae } from "../engine/losses.ts";
+import { RlhfError } from "../errors.ts";
+import type { AdapterOptions } from "../model/adapters.ts";
 import type { PackedBatch } from "../model/batch.ts";
 import type { CausalLM, ForwardOptions, Parameter } from "../model/causal-lm.ts";
 
@@ -92,6 +94,31 @@ export function getLoraParameters(model: CausalLM, adapter?: string): Parameter[
     .filter(({ group }) =>
       adapter === undefined ? group.startsWith("adapter:") : group === `adapter:${adapter}`,
     );
+}
+
+/** Adds a LoRA adapter to a model and returns the model. Default: name "default", r 16, alpha 32, the attention projections. */
+export function applyLoraToModel(
+  model: CausalLM,
+  options: Partial<AdapterOptions> = {},
+  name = "default",
+): CausalLM {
+  model.addAdapter(name, { r: 16, alpha: 32, ...options });
+  return model;
+}
+
+/**
+ * Adds an adapter to the model's weights for good, and removes it. It may be left out where the model has only one; throws
+ * ERR_RLHF_ARGUMENT where it has several, or none.
+ */
+export async function mergeLoraWeights(model: CausalLM, adapter?: string): Promise<void> {
+  const names = [...model.adapters.keys()];
+  const name = adapter ?? (names.length === 1 ? names[0] : undefined);
+  if (name === undefined)
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      `mergeLoraWeights: name the adapter to merge; the model has ${names.join(", ") || "none"}`,
+    );
+  await model.mergeAdapter(name);
 }
 
 /** What `targetModules` of an adapter may name: the model's linear layers, e.g. "q_proj". */

@@ -1,0 +1,17 @@
+import { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { CausalLM, type LoadOptions } from "./causal-lm.ts";
+
+/** A model directory in memory. */
+export interface LoadedModel {
+  readonly model: CausalLM;
+  readonly tokenizer: Tokenizer;
+  /** Where the model computes, "cpu". */
+  readonly device: string;
+}
+
+/** Loads a directory's model and tokenizer together. Throws what `CausalLM.load` and `Tokenizer.load` throw. */
+export async function loadModel(directory: string, options: LoadOptions = {}): Promise<LoadedModel> {
+  const tokenizer = await Tokenizer.load(directory);
+  const model = await CausalLM.load(directory, options);
+  return { model, tokenizer, device: model.engine.info.device };
+}

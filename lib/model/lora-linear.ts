@@ -1,0 +1,112 @@
+import { RlhfError } from "../errors.ts";
+import { mergeLora } from "./adapters.ts";
+import type { CausalLM } from "./causal-lm.ts";
+
+/** The matrices of one adapted layer. */
+export interface LoRALinearOptions {
+  /** Float32Array[out·in]: the frozen weight W. */
+  readonly weight: Float32Array;
+  /** Float32Array[out], or left out: no bias. */
+  readonly bias?: Float32Array;
+  /** Float32Array[r·in]. */
+  readonly loraA: Float32Array;
+  /** Float32Array[out·r]. */
+  readonly loraB: Float32Array;
+  readonly r: number;
+  readonly alpha: number;
+}
+
+function transpose(values: Float32Array, rows: number, columns: number): Float32Array {
+  return Float32Array.from(values, (_, i) => values[(i % rows) * columns + Math.floor(i / rows)] as number);
+}
+
+/** x·Wᵀ for x [rows, inputs] and W [outputs, inputs]. */
+function product(x: Float32Array, weight: Float32Array, inputs: number): Float64Array {
+  const [rows, outputs] = [x.length / inputs, weight.length / inputs];
+  const y = new Float64Array(rows * outputs);
+  for (let row = 0; row < rows; row++)
+    for (let o = 0; o < outputs; o++)
+      for (let i = 0; i < inputs; i++)
+        y[row * outputs + o]! += (x[row * inputs + i] as number) * (weight[o * inputs + i] as number);
+  return y;
+}
+
+/**
+ * What one adapted layer computes: y = x·Wᵀ + b + (alpha/r)·(x·Aᵀ)·Bᵀ (Hu et al. 2021). In plain TypeScript, to look inside and to
+ * check against; models run the engine's fused kernel.
+ */
+export class LoRALinear {
+  readonly inFeatures: number;
+  readonly outFeatures: number;
+  readonly #options: LoRALinearOptions;
+
+  /** Throws ERR_RLHF_SHAPE when the matrices do not fit each other. */
+  constructor(options: LoRALinearOptions) {
+    const { weight, bias, loraA, loraB, r } = options;
+    this.inFeatures = loraA.length / r;
+    this.outFeatures = loraB.length / r;
+    const fits =
+      Number.isInteger(this.inFeatures) &&
+      Number.isInteger(this.outFeatures) &&
+      weight.length === this.inFeatures * this.outFeatures &&
+      (bias === undefined || bias.length === this.outFeatures);
+    if (!fits)
+      throw new RlhfError(
+        "ERR_RLHF_SHAPE",
+        `LoRALinear: weight has ${weight.length} elements, A ${loraA.length}, B ${loraB.length}, bias ${bias?.length ?? "none"}; with r ${r} expected [out, in], [r, in], [out, r], [out]`,
+      );
+    this.#options = options;
+  }
+
+  /**
+   * A copy of one adapted layer of a model.
+   *
+   * @param module the layer's full name, e.g. "model.layers.0.self_attn.q_proj"; throws ERR_RLHF_UNKNOWN_NAME for one that the
+   * adapter does not cover
+   */
+  static async of(model: CausalLM, adapter: string, module: string): Promise<LoRALinear> {
+    const info = model.adapters.get(adapter);
+    const names = new Set(model.parameters().map((parameter) => parameter.name));
+    const a = `${adapter}:${module}.lora_A`;
+    if (!info || !names.has(a))
+      throw new RlhfError(
+        "ERR_RLHF_UNKNOWN_NAME",
+        `LoRALinear: adapter "${adapter}" does not cover "${module}"`,
+        {
+          adapter,
+          module,
+        },
+      );
+    const { r, alpha } = info;
+    const loraA = await model.readParameter(a);
+    const loraB = await model.readParameter(`${adapter}:${module}.lora_B`);
+    const stored = await model.readParameter(`${module}.weight`);
+    // GPT-2's Conv1D keeps its weight as [in, out].
+    const weight =
+      model.config.family === "gpt2" ? transpose(stored, loraA.length / r, loraB.length / r) : stored;
+    const bias = names.has(`${module}.bias`) ? { bias: await model.readParameter(`${module}.bias`) } : {};
+    return new LoRALinear({ weight, loraA, loraB, r, alpha, ...bias });
+  }
+
+  /** y for x, Float32Array[rows·in] → Float32Array[rows·out]. Throws ERR_RLHF_SHAPE when x is no whole number of rows. */
+  forward(x: Float32Array): Float32Array {
+    const { weight, bias, loraA, loraB, r, alpha } = this.#options;
+    if (x.length % this.inFeatures !== 0)
+      throw new RlhfError(
+        "ERR_RLHF_SHAPE",
+        `LoRALinear: x has ${x.length} elements, expected rows of ${this.inFeatures}`,
+      );
+    const y = product(x, weight, this.inFeatures);
+    const low = product(Float32Array.from(product(x, loraA, this.inFeatures)), loraB, r);
+    return Float32Array.from(
+      y,
+      (value, i) => value + (bias?.[i % this.outFeatures] ?? 0) + (alpha / r) * (low[i] as number),
+    );
+  }
+
+  /** W + (alpha/r)·B·A, Float32Array[out·in]: the weight of a plain layer that computes the same. */
+  mergedWeight(): Promise<Float32Array> {
+    const { weight, loraA, loraB, r, alpha } = this.#options;
+    return mergeLora(weight, loraA, loraB, r, alpha, false);
+  }
+}
