@@ -35,7 +35,7 @@ export function splitDataset<Row>(rows: readonly Row[], options: SplitOptions<Ro
   if (groups.size < 2) {
     throw new RlhfError(
       "ERR_RLHF_DATA",
-      "splitDataset: needs at least two rows (or two different prompts) to hold some out",
+      "splitDataset: needs at least two rows (or two different prompts) to hold some out; set evalFraction / eval_fraction to 0 to hold out none",
       {
         rows: rows.length,
         groups: groups.size,

@@ -398,7 +398,9 @@ export class CausalLM implements Disposable {
     prompts: readonly Int32Array[] | readonly string[],
     options: GenerateOptions & { tokenizer?: Tokenizer },
   ): Promise<Generation[]> {
-    const { tokenizer, ...settings } = options;
+    if (!Array.isArray(prompts))
+      throw new RlhfError("ERR_RLHF_ARGUMENT", "generate: prompts must be a list of Int32Arrays or strings");
+    const { tokenizer, ...settings } = options ?? {};
     const tokens = prompts.map((prompt) => {
       if (typeof prompt !== "string") return prompt;
       if (!tokenizer)

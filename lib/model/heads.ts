@@ -28,11 +28,22 @@ export interface HeadInfo {
   readonly bias: boolean;
 }
 
+/** A head's shape from its options. Throws ERR_RLHF_ARGUMENT for a kind or width that does not exist. */
 export function toHeadInfo(options: HeadOptions, hidden: number): HeadInfo {
-  const kind = options.kind ?? "linear";
+  const { kind = "linear", innerSize = hidden } = options;
+  if (kind !== "linear" && kind !== "mlp")
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      `a head's kind must be "linear" or "mlp", got "${String(kind)}"`,
+    );
+  if (kind === "mlp" && !(Number.isSafeInteger(innerSize) && innerSize > 0))
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      `a head's innerSize must be a positive integer, got ${innerSize}`,
+    );
   return {
     kind,
-    innerSize: kind === "mlp" ? (options.innerSize ?? hidden) : 0,
+    innerSize: kind === "mlp" ? innerSize : 0,
     activation: options.activation ?? "tanh",
     bias: options.bias ?? true,
   };

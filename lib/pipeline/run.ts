@@ -1,3 +1,4 @@
+import { resolve } from "node:path";
 import { isRlhfError, RlhfError } from "../errors.ts";
 import { formatDuration, formatNumber } from "../monitor/format.ts";
 import { markBegun, markComplete, type StageSummary, stageKey, stageState } from "./manifest.ts";
@@ -62,9 +63,35 @@ function interrupted(error: unknown, stage: Stage, again: string | undefined): u
   );
 }
 
+/** Settings that name a model to read. */
+const MODEL_KEYS = ["model_path", "reward_model_path"] as const;
+
+/** A stage that wrote over a model it reads, or over another stage's result, would destroy it. */
+function checkOutputs(stages: readonly Stage[]): void {
+  const owners = new Map<string, string>();
+  for (const { kind, settings } of stages) {
+    const output = resolve(settings.output_dir);
+    const inputs = settings as { readonly [Key in (typeof MODEL_KEYS)[number]]?: string };
+    const same = MODEL_KEYS.find((key) => inputs[key] !== undefined && resolve(inputs[key]) === output);
+    if (same !== undefined)
+      throw new RlhfError(
+        "ERR_RLHF_CONFIG",
+        `${kind}: output_dir is ${same} too (${settings.output_dir}), which would be overwritten; name another directory`,
+      );
+    const owner = owners.get(output);
+    if (owner !== undefined)
+      throw new RlhfError(
+        "ERR_RLHF_CONFIG",
+        `${kind}: output_dir ${settings.output_dir} is that of the ${owner} stage too; each stage needs its own`,
+      );
+    owners.set(output, kind);
+  }
+}
+
 /**
  * Runs stages in order. A stage whose results are complete for the same settings and inputs is skipped; one that was cut off
- * goes on from its last checkpoint. Throws ERR_RLHF_ABORTED, after a checkpoint, when the signal is raised.
+ * goes on from its last checkpoint. Throws ERR_RLHF_CONFIG when a stage would write over what another one made or reads, and
+ * ERR_RLHF_ABORTED, after a checkpoint, when the signal is raised.
  */
 export async function runPipeline(
   stages: readonly Stage[],
@@ -72,6 +99,7 @@ export async function runPipeline(
 ): Promise<StageResult[]> {
   const log = options.log ?? ((text: string) => process.stderr.write(`${text}\n`));
   const results: StageResult[] = [];
+  checkOutputs(stages);
   for (const [index, stage] of stages.entries()) {
     const name = `[${index + 1}/${stages.length}] ${stage.kind}`;
     const outputDir = stage.settings.output_dir;

@@ -243,6 +243,17 @@ describe("CausalLM: misuse", () => {
   });
   after(() => model.dispose());
 
+  it("refuses heads of no known kind, and prompts that are no list", async () => {
+    const refused = { code: "ERR_RLHF_ARGUMENT" };
+    assert.throws(() => model.addHead("h", { kind: "linaer" as "linear" }), { ...refused, message: /kind/ });
+    assert.throws(() => model.addHead("h", { kind: "mlp", innerSize: 0 }), {
+      ...refused,
+      message: /innerSize/,
+    });
+    const prompts = "once" as unknown as Int32Array[];
+    await assert.rejects(model.generate(prompts, { maxNewTokens: 1 }), { ...refused, message: /list/ });
+  });
+
   it("refuses tokens outside the vocabulary and sequences longer than the context", async () => {
     await assert.rejects(model.forward(packSequences([{ tokens: [1, 61] }])), {
       code: "ERR_RLHF_TOKEN_RANGE",

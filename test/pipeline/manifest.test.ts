@@ -4,10 +4,28 @@ import { join } from "node:path";
 import { hashOfValue } from "../../lib/pipeline/fingerprint.ts";
 import { markBegun, markComplete, stageKey, stageState } from "../../lib/pipeline/manifest.ts";
 import { loadRewardModule } from "../../lib/pipeline/reward-module.ts";
+import { runPipeline } from "../../lib/pipeline/run.ts";
 import { camelCase, type SftStage, type Stage, stageSchemas } from "../../lib/pipeline/schema.ts";
 import { stepsOfEpochs, trainerConfig } from "../../lib/pipeline/settings.ts";
 import type { SFTConfig } from "../../lib/trainers/sft.ts";
 import { temporaryDirectory, writeText } from "../data/support.ts";
+
+describe("pipelines", () => {
+  it("refuse to write over a model that a stage reads, or over another stage's result", async () => {
+    const sft = (output: string, model = "base"): Stage => ({
+      kind: "sft",
+      settings: { model_path: model, data_path: "none.jsonl", output_dir: output },
+    });
+    const refused = { code: "ERR_RLHF_CONFIG" };
+    const cases: [Stage[], RegExp][] = [
+      [[sft("models/../base")], /output_dir is model_path too/],
+      [[sft("out"), sft("./out")], /is that of the sft stage too/],
+    ];
+    for (const [stages, message] of cases)
+      await assert.rejects(runPipeline(stages, { log: () => {} }), { ...refused, message });
+    assert.ok(!existsSync("out"));
+  });
+});
 
 describe("stage manifests", () => {
   const directory = temporaryDirectory();
