@@ -1,0 +1,49 @@
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import * as library from "../../lib/index.ts";
+import { camelCase, stageAliases, stageKinds, stageSchemas } from "../../lib/pipeline/schema.ts";
+import { SettingsFile } from "../../lib/pipeline/settings-file.ts";
+
+const guide = readFileSync(new URL("../../docs/GUIDE.md", import.meta.url), "utf8");
+
+describe("the guide", () => {
+  for (const kind of stageKinds) {
+    it(`names every setting of ${kind}`, () => {
+      const keys = Object.keys(stageSchemas[kind].shape);
+      const missing = keys.filter(
+        (key) => ![key, camelCase(key)].some((name) => guide.includes(`\`${name}\``)),
+      );
+      assert.deepEqual(missing, []);
+    });
+  }
+
+  it("imports and calls only what the package exports", () => {
+    const code = [...guide.matchAll(/```ts\n([\s\S]*?)```/g)].map((match) => match[1]).join("\n");
+    const imported = [...code.matchAll(/import \{([^}]*)\}/g)].flatMap((match) =>
+      (match[1] ?? "").split(","),
+    );
+    const called = [...code.matchAll(/(?:await|new|const .* =) ([A-Za-z]+)\(/g)].map(
+      (match) => match[1] ?? "",
+    );
+    const names = [...imported, ...called]
+      .map((name) => name.trim())
+      .filter((name) => name !== "AbortController");
+    assert.ok(names.length > 8, `${names}`);
+    for (const name of names) assert.ok(name in library, name);
+  });
+
+  it("shows a pipeline of known keys, and aliases that exist", () => {
+    const yaml = /```yaml\n([\s\S]*?)```/.exec(guide)?.[1] ?? "";
+    const { stages } = SettingsFile.parse(yaml, "guide").value as { stages: Record<string, unknown>[] };
+    assert.equal(stages.length, 3);
+    for (const stage of stages)
+      for (const kind of stageKinds) if (stage[kind] !== undefined) stageSchemas[kind].parse(stage[kind]);
+    const aliases = stageKinds.flatMap((kind) => Object.keys(stageAliases[kind]));
+    const listed = /aliases \(([^)]*)\)/.exec(guide)?.[1] ?? "";
+    const flags = [...listed.matchAll(/`--([a-z-]+)`/g)].map((match) =>
+      (match[1] ?? "").replaceAll("-", "_"),
+    );
+    assert.ok(flags.length > 3);
+    for (const flag of flags) assert.ok(aliases.includes(flag), flag);
+  });
+});
