@@ -46,6 +46,7 @@ Napi::Value EngineWrap::createModel(const Napi::CallbackInfo& info) {
           auto model = std::make_shared<ModelHandle>();
           model->engine = engine;
           model->model = Model::create(engine->engine, config, trainable);
+          model->noteParameters();
           return model;
         },
         [](Napi::Env env, const std::shared_ptr<ModelHandle>& model) -> Napi::Value {

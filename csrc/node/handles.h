@@ -2,6 +2,7 @@
 #include <napi.h>
 
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "cpu/backend.h"
@@ -34,6 +35,22 @@ struct EngineHandle {
 struct ModelHandle {
   std::shared_ptr<EngineHandle> engine;
   std::shared_ptr<Model> model;
+
+  /// The parameters as the last command that changed their list left them: asking for them waits for no command.
+  std::vector<ParameterInfo> parameters() const {
+    std::lock_guard lock(mutex_);
+    return parameters_;
+  }
+  /// Call in a command.
+  void noteParameters() {
+    std::vector<ParameterInfo> now = model->parameters();
+    std::lock_guard lock(mutex_);
+    parameters_ = std::move(now);
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<ParameterInfo> parameters_;
 };
 
 struct PassHandle {

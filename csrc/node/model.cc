@@ -46,7 +46,10 @@ ModelWrap::ModelWrap(const Napi::CallbackInfo& info) : HandleWrap(info) {
 
 Napi::Value ModelWrap::change(const Napi::CallbackInfo& info, const std::function<void(Model&)>& body) {
   const std::shared_ptr<ModelHandle> model = handle();
-  model->engine->queue->runAndWait([&] { body(*model->model); });
+  model->engine->queue->runAndWait([&] {
+    body(*model->model);
+    model->noteParameters();
+  });
   return info.Env().Undefined();
 }
 
@@ -63,17 +66,12 @@ Napi::Value ModelWrap::command(const Napi::CallbackInfo& info, std::function<voi
 }
 
 Napi::Value ModelWrap::parameters(const Napi::CallbackInfo& info) {
-  return guarded(info, [&]() -> Napi::Value {
-    std::vector<ParameterInfo> parameters;
-    change(info, [&](Model& model) { parameters = model.parameters(); });
-    return toParameterList(info.Env(), parameters);
-  });
+  return guarded(info, [&] { return toParameterList(info.Env(), handle()->parameters()); });
 }
 
 Napi::Value ModelWrap::linearModuleNames(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
-    std::vector<std::string> names;
-    change(info, [&](Model& model) { names = model.linearModuleNames(); });
+    const std::vector<std::string> names = handle()->model->linearModuleNames();  // never change
     Napi::Array result = Napi::Array::New(info.Env(), names.size());
     for (uint32_t i = 0; i < names.size(); ++i) result.Set(i, names[i]);
     return result;
@@ -83,7 +81,8 @@ Napi::Value ModelWrap::linearModuleNames(const Napi::CallbackInfo& info) {
 Napi::Value ModelWrap::memory(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     std::map<std::string, size_t> memory;
-    change(info, [&](Model& model) { memory = model.memory(); });
+    const std::shared_ptr<ModelHandle> model = handle();
+    model->engine->queue->runAndWait([&] { memory = model->model->memory(); });
     Napi::Object result = Napi::Object::New(info.Env());
     for (const auto& [category, bytes] : memory) result.Set(category, static_cast<double>(bytes));
     return result;
@@ -137,8 +136,13 @@ Napi::Value ModelWrap::initialise(const Napi::CallbackInfo& info) {
 
 Napi::Value ModelWrap::mergeAdapter(const Napi::CallbackInfo& info) {
   return guarded(info, [&] {
+    const std::shared_ptr<ModelHandle> model = handle();
     const std::string name = toText(info[0], "name");
-    return command(info, [name](Model& model) { model.mergeAdapter(name); }, nullptr);
+    const auto merge = [model, name](Model& target) {
+      target.mergeAdapter(name);
+      model->noteParameters();
+    };
+    return command(info, merge, nullptr);
   });
 }
 

@@ -376,6 +376,39 @@ describe("the lives of the addon's objects", () => {
     assert.ok((await threads()) <= before, `${await threads()} threads, ${before} before`);
   });
 
+  it("tells a model's parameters while commands run", async () => {
+    const lora = { rank: 2, alpha: 4, targetModules: ["q_proj"], seed: 1 };
+    const names = (): string[] => model.parameters().map((parameter) => parameter.name);
+    const base = names();
+    model.addAdapter("policy", lora);
+    assert.deepEqual(names().slice(base.length), [
+      "policy:model.layers.0.self_attn.q_proj.lora_A",
+      "policy:model.layers.0.self_attn.q_proj.lora_B",
+      "policy:model.layers.1.self_attn.q_proj.lora_A",
+      "policy:model.layers.1.self_attn.q_proj.lora_B",
+    ]);
+    const long = await makeModel(engine, LONG_CONTEXT);
+    let finished = false;
+    const running = long.generate([Int32Array.of(1)], LONG_ANSWER);
+    const merged = model.mergeAdapter("policy").then(() => {
+      finished = true;
+    });
+    assert.equal(names().length, base.length + 4);
+    assert.equal(long.parameters().length, base.length);
+    await new Promise((done) => setTimeout(done, 5));
+    assert.equal(finished, false);
+    running.cancel();
+    await refuses("ERR_RLHF_ABORTED", () => running.promise);
+    await merged;
+    assert.deepEqual(names(), base);
+    model.addAdapter("policy", lora);
+    const mergedAgain = model.mergeAdapter("policy");
+    model.addAdapter("policy", lora);
+    await mergedAgain;
+    assert.equal(names().length, base.length + 4);
+    long.dispose();
+  });
+
   it("cancels a generation before it starts and while it runs", async () => {
     const waiting = model.generate([Int32Array.of(1)], GENERATE);
     waiting.cancel();
