@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { RlhfError, throwIfAborted } from "../errors.ts";
+import { isRlhfError, RlhfError, throwIfAborted } from "../errors.ts";
 import { type Metrics, MetricsWriter } from "../monitor/metrics.ts";
 import { ConsoleProgress, type ProgressReporter, silentProgress } from "../monitor/progress.ts";
 import {
@@ -142,7 +142,11 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
     using metricsFile = this.#openMetrics();
     try {
       while (this.#step < this.totalSteps) {
-        const metrics = await this.#finishedStep(progress);
+        const metrics = await this.#finishedStep(progress).catch(async (error: unknown) => {
+          // Rewards are asked for before anything is updated: what was reached is whole, and a service may come back.
+          if (isRlhfError(error) && error.code === "ERR_RLHF_REWARD") await this.#checkpoint(progress);
+          throw error;
+        });
         const step = this.#step;
         if (step % this.config.loggingSteps === 0 || step === this.totalSteps)
           metricsFile?.write(step, metrics);
@@ -155,11 +159,23 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
     }
   }
 
-  /** Runs and counts one step of the algorithm. */
+  /**
+   * Runs and counts one step of the algorithm. One that fails before it updates anything leaves the trainer as it was, so that it
+   * can be tried again.
+   */
   protected async countedStep(run: (learningRate: number) => Promise<StepOutcome>): Promise<StepOutcome> {
+    await this.prepare();
     const learningRate = this.learningRate;
     const began = performance.now();
-    const { metrics, tokens } = await run(learningRate);
+    const state = this.algorithmState();
+    const { metrics, tokens } = await run(learningRate).catch(async (error: unknown) => {
+      this.restoreAlgorithmState(state);
+      for (const { model, optimizer } of this.parts) {
+        // The first error is the one to tell.
+        await model.zeroGradients(optimizer.groups).catch(() => undefined);
+      }
+      throw error;
+    });
     this.#step++;
     const seconds = (performance.now() - began) / 1000;
     return { metrics: { ...metrics, lr: learningRate, "tokens/s": tokens / seconds }, tokens };
@@ -232,9 +248,14 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
   }
 
   async #checkpointIfDue(signal: AbortSignal | undefined, progress: ProgressReporter): Promise<void> {
-    const { saveSteps, saveTotalLimit } = this.config;
+    const { saveSteps } = this.config;
     const due = saveSteps !== undefined && this.#step % saveSteps === 0;
-    if (this.outputDir === undefined || !(due || signal?.aborted)) return;
+    if (due || signal?.aborted) await this.#checkpoint(progress);
+  }
+
+  async #checkpoint(progress: ProgressReporter): Promise<void> {
+    if (this.outputDir === undefined || this.#step === 0) return;
+    const { saveTotalLimit } = this.config;
     const directory = await saveCheckpoint(this.outputDir, this.#state(), this.parts, saveTotalLimit);
     progress.note(`${this.name}: checkpoint in ${directory}`);
   }

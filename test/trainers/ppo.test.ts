@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import {
   CausalLM,
@@ -257,6 +258,36 @@ describe("PPOTrainer", () => {
       using resumed = await run(join(directory, "cut"));
       using whole = await run(join(directory, "whole"));
       await assertSameWeights(resumed, whole);
+    });
+  });
+
+  it("a reward that fails costs no finished step: in the same trainer or another, the run goes on as if it had not", async () => {
+    await withTemporaryDirectory(async (directory) => {
+      const config: PPOConfig = { valueModel: "separate" };
+      let calls = 0;
+      let failing = true;
+      const flaky: RewardFunction = (prompt, response, context) => {
+        // The first iteration asks for six.
+        if (++calls > 6 && failing) throw new Error("service is down");
+        return countLetters(prompt, response, context);
+      };
+      const finish = async (trainer: PPOTrainer): Promise<void> => {
+        for await (const _ of trainer.steps());
+      };
+      using model = await tinyModel(tokenizer);
+      using trainer = makeTrainer(model, config, flaky, join(directory, "cut"));
+      await assert.rejects(finish(trainer), { code: "ERR_RLHF_REWARD" });
+      assert.ok(existsSync(join(directory, "cut", "checkpoint-1")));
+      using another = await tinyModel(tokenizer);
+      using resumed = makeTrainer(another, config, countLetters, join(directory, "cut"));
+      await finish(resumed);
+      failing = false;
+      await finish(trainer);
+      using untroubled = await tinyModel(tokenizer);
+      using whole = makeTrainer(untroubled, config, countLetters, join(directory, "whole"));
+      await finish(whole);
+      await assertSameWeights(model, untroubled);
+      await assertSameWeights(another, untroubled);
     });
   });
 
