@@ -1,4 +1,4 @@
-import { readFile } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { ChatMessage } from "../data/types.ts";
 import { messageOf, RlhfError } from "../errors.ts";
@@ -98,6 +98,12 @@ export class Tokenizer {
       if (bytes) files.set(name, bytes);
     }
     if (!files.has("tokenizer.json")) {
+      if (!(await stat(directory).catch(() => null)))
+        throw new RlhfError(
+          "ERR_RLHF_TOKENIZER",
+          `${directory}: there is no such directory; give the path of a Hugging Face model directory (names on the hub are not downloaded)`,
+          { directory },
+        );
       const hint = files.has("tokenizer.model")
         ? "it has only a SentencePiece tokenizer.model; convert it with transformers (AutoTokenizer…save_pretrained)"
         : "a model directory needs tokenizer.json";

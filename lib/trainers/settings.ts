@@ -39,7 +39,7 @@ export interface TrainerConfig {
   readonly saveSteps?: number;
   /** Checkpoints to keep. Default 2. */
   readonly saveTotalLimit?: number;
-  /** Steps between records of metrics.jsonl. Default 1. */
+  /** Steps between records of metrics.jsonl, where steps with an evaluation are always recorded. Default 1. */
   readonly loggingSteps?: number;
   /** Everything random follows from it. Default 0. */
   readonly seed?: number;

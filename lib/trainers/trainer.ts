@@ -148,7 +148,7 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
           throw error;
         });
         const step = this.#step;
-        if (step % this.config.loggingSteps === 0 || step === this.totalSteps)
+        if (step % this.config.loggingSteps === 0 || this.#isEvaluated(step))
           metricsFile?.write(step, metrics);
         await this.#checkpointIfDue(signal, progress);
         throwIfAborted(signal, `${this.name} training after step ${step} of ${this.totalSteps}`);
@@ -181,12 +181,17 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
     return { metrics: { ...metrics, lr: learningRate, "tokens/s": tokens / seconds }, tokens };
   }
 
+  /** Whether held-out data is measured after a step: after the last one, and every `evalSteps`. */
+  #isEvaluated(step: number): boolean {
+    const { evalSteps } = this.config;
+    return step === this.totalSteps || (evalSteps !== undefined && step % evalSteps === 0);
+  }
+
   async #finishedStep(progress: ProgressReporter): Promise<Metrics> {
     const outcome = await this.countedStep((learningRate) => this.runStep(learningRate));
-    const last = this.#step === this.totalSteps;
-    const { evalSteps } = this.config;
-    const due = last || (evalSteps !== undefined && this.#step % evalSteps === 0);
-    const metrics = due ? { ...outcome.metrics, ...(await this.evaluate()) } : outcome.metrics;
+    const metrics = this.#isEvaluated(this.#step)
+      ? { ...outcome.metrics, ...(await this.evaluate()) }
+      : outcome.metrics;
     progress.update(this.#step, metrics, outcome.tokens);
     return metrics;
   }

@@ -97,6 +97,12 @@ describe("Tokenizer", () => {
   describe("edges", () => {
     const tokenizer = trainTokenizer(CORPUS, { vocabSize: 300 });
 
+    it("a directory that does not exist, or has no tokenizer, is an error that says which", async () => {
+      const refused = { code: "ERR_RLHF_TOKENIZER" };
+      await assert.rejects(Tokenizer.load("gpt2-of-the-hub"), { ...refused, message: /no such directory/ });
+      await assert.rejects(Tokenizer.load("test"), { ...refused, message: /needs tokenizer\.json/ });
+    });
+
     it("empty text and no ids", () => {
       assert.equal(tokenizer.encode("").length, 0);
       assert.equal(tokenizer.decode([]), "");

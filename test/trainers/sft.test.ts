@@ -125,6 +125,29 @@ describe("SFTTrainer", () => {
     });
   });
 
+  it("records every evaluation, also between two steps that are logged", async () => {
+    await withTemporaryDirectory(async (outputDir) => {
+      using model = await tinyModel(tokenizer);
+      using trainer = new SFTTrainer({
+        model,
+        tokenizer,
+        trainData: sftRows,
+        evalData: sftRows.slice(0, 4),
+        config: { ...CONFIG, maxSteps: 7, evalSteps: 3, loggingSteps: 5 },
+        outputDir,
+      });
+      for await (const _ of trainer.steps());
+      const records = readMetrics(join(outputDir, "metrics.jsonl"));
+      const steps = records.map(({ step, metrics }) => [step, "eval/loss" in metrics]);
+      assert.deepEqual(steps, [
+        [3, true],
+        [5, false],
+        [6, true],
+        [7, true],
+      ]);
+    });
+  });
+
   it("writes metrics.jsonl with a record per step", async () => {
     await withTemporaryDirectory(async (outputDir) => {
       using model = await tinyModel(tokenizer);
