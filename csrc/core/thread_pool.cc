@@ -1,27 +1,32 @@
 #include "core/thread_pool.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
-#include <system_error>
-
-#include "core/error.h"
+#include <stdexcept>
 
 namespace rlhf {
 namespace {
 
 // A training step is a chain of short loops, so a worker looks for the next one for a moment before it sleeps: waking a
 // sleeping thread costs more than most of these loops.
-constexpr auto kSpinTime = std::chrono::microseconds(100);
+constexpr int kSpinsBeforeSleep = 4000;
+// Where there are more busy threads than processors, the one that is waited for needs this one's.
+constexpr int kSpinsBeforeYield = 200;
+constexpr int kYieldEvery = 50;
+
+constexpr uint64_t kOneLoop = uint64_t{1} << 32;
+constexpr uint64_t kTasksMask = kOneLoop - 1;
 
 thread_local bool insideTask = false;
 thread_local int currentSlot = 0;
 
-void pause() {
+void pause(int spins) {
+  if (spins > kSpinsBeforeYield && spins % kYieldEvery == 0) {
+    std::this_thread::yield();
+    return;
+  }
 #if defined(__x86_64__)
   __builtin_ia32_pause();
-#else
-  std::this_thread::yield();
 #endif
 }
 
@@ -36,74 +41,86 @@ int defaultThreadCount() {
 }
 
 ThreadPool::ThreadPool(int threads) {
-  try {
-    for (int slot = 1; slot < std::max(1, threads); ++slot) workers_.emplace_back([this, slot] { work(slot); });
-  } catch (const std::system_error& error) {
-    stop();
-    throw Error(code::kArgument, format("the system does not start %d threads (%s): ask for fewer", threads, error.what()));
-  }
+  for (int slot = 1; slot < std::max(1, threads); ++slot) workers_.emplace_back([this, slot] { work(slot); });
 }
 
-ThreadPool::~ThreadPool() { stop(); }
-
-void ThreadPool::stop() {
+ThreadPool::~ThreadPool() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
-    generation_.fetch_add(1);
+    ticket_.fetch_add(kOneLoop);
   }
   wake_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
 void ThreadPool::runErased(int64_t count, Body body, void* self) {
-  if (count <= 0) return;
   if (count == 1 || workers_.empty() || insideTask) {
     for (int64_t index = 0; index < count; ++index) body(self, index, currentSlot);
     return;
   }
+  if (count > static_cast<int64_t>(kTasksMask)) throw std::length_error("ThreadPool: more tasks than a loop can have");
+  if (count > 0) runInParts(count, body, self);
+}
+
+void ThreadPool::runInParts(int64_t count, Body body, void* self) {
   count_ = count;
   body_ = body;
   self_ = self;
   failure_ = nullptr;
-  next_.store(0, std::memory_order_relaxed);
-  busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  failed_.store(false, std::memory_order_relaxed);
+  unfinished_.store(count, std::memory_order_relaxed);
+  const uint64_t loop = (ticket_.load(std::memory_order_relaxed) & ~kTasksMask) + kOneLoop;
+  bool wake;
   {
-    std::lock_guard lock(mutex_);
-    generation_.fetch_add(1, std::memory_order_release);
+    std::lock_guard lock(mutex_);  // no worker is between its last look at the ticket and its sleep
+    ticket_.store(loop | static_cast<uint64_t>(count), std::memory_order_release);
+    wake = sleepers_ > 0;
   }
-  wake_.notify_all();
-  drain(0);
-  while (busy_.load(std::memory_order_acquire) != 0) pause();
+  if (wake) wake_.notify_all();
+  while (runOne(currentSlot)) {
+  }
+  for (int spins = 0; unfinished_.load(std::memory_order_acquire) != 0; ++spins) pause(spins);
   if (failure_) std::rethrow_exception(failure_);
 }
 
-void ThreadPool::drain(int slot) {
+/// Takes one task of the loop that is on and runs it; false when there is none left.
+bool ThreadPool::runOne(int slot) {
+  uint64_t ticket = ticket_.load(std::memory_order_relaxed);
+  do {
+    if ((ticket & kTasksMask) == 0) return false;
+  } while (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acquire, std::memory_order_relaxed));
+  const int64_t index = count_ - static_cast<int64_t>(ticket & kTasksMask);
   insideTask = true;
   try {
-    for (int64_t index; (index = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) body_(self_, index, slot);
+    if (!failed_.load(std::memory_order_relaxed)) body_(self_, index, slot);
   } catch (...) {
-    std::lock_guard lock(failureMutex_);
-    if (!failure_) failure_ = std::current_exception();
-    next_.store(count_, std::memory_order_relaxed);
+    if (!failed_.exchange(true)) failure_ = std::current_exception();
   }
   insideTask = false;
+  unfinished_.fetch_sub(1, std::memory_order_acq_rel);
+  return true;
+}
+
+void ThreadPool::awaitTicketAfter(uint64_t seen) {
+  for (int spins = 0; spins < kSpinsBeforeSleep; ++spins) {
+    if (ticket_.load(std::memory_order_relaxed) != seen) return;
+    pause(spins);
+  }
+  std::unique_lock lock(mutex_);
+  ++sleepers_;
+  wake_.wait(lock, [&] { return ticket_.load(std::memory_order_relaxed) != seen; });
+  --sleepers_;
 }
 
 void ThreadPool::work(int slot) {
   currentSlot = slot;
-  uint64_t seen = 0;
   for (;;) {
-    const auto deadline = std::chrono::steady_clock::now() + kSpinTime;
-    while (generation_.load(std::memory_order_acquire) == seen && std::chrono::steady_clock::now() < deadline) pause();
-    if (generation_.load(std::memory_order_acquire) == seen) {
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
+    while (runOne(slot)) {
     }
-    seen = generation_.load(std::memory_order_acquire);
-    if (stopping_) return;
-    drain(slot);
-    busy_.fetch_sub(1, std::memory_order_release);
+    const uint64_t seen = ticket_.load(std::memory_order_relaxed);
+    if (stopping_.load(std::memory_order_acquire)) return;
+    if ((seen & kTasksMask) == 0) awaitTicketAfter(seen);
   }
 }
 

@@ -36,22 +36,27 @@ class ThreadPool {
  private:
   using Body = void (*)(void* self, int64_t index, int slot);
   void runErased(int64_t count, Body body, void* self);
-  void stop();
+  void runInParts(int64_t count, Body body, void* self);
   void work(int slot);
-  void drain(int slot);
+  bool runOne(int slot);
+  void awaitTicketAfter(uint64_t seen);
 
   std::vector<std::thread> workers_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::atomic<uint64_t> generation_{0};
-  std::atomic<int64_t> next_{0};
-  std::atomic<int> busy_{0};
+  int sleepers_ = 0;  // under mutex_
   std::atomic<bool> stopping_{false};
+
+  // The loop's number in the high half, tasks not yet taken in the low half. Taking a task is one compare-and-swap, so a thread
+  // that comes late to a loop finds nothing to take, and the caller never waits for a thread that has not begun.
+  std::atomic<uint64_t> ticket_{0};
+  std::atomic<int64_t> unfinished_{0};
+  // The loop's task. Read only by who has taken a part of it, which keeps the loop from ending.
   int64_t count_ = 0;
   Body body_ = nullptr;
   void* self_ = nullptr;
+  std::atomic<bool> failed_{false};
   std::exception_ptr failure_;
-  std::mutex failureMutex_;
 };
 
 /// Number of threads to use when nobody says: RLHF_NUM_THREADS, else the number of hardware threads.
