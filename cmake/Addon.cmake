@@ -2,7 +2,10 @@
 
 add_library(rlhf_napi INTERFACE)
 target_include_directories(rlhf_napi SYSTEM INTERFACE ${CMAKE_JS_INC})
-target_compile_definitions(rlhf_napi INTERFACE NAPI_VERSION=8 NODE_ADDON_API_CPP_EXCEPTIONS)
+# A JavaScript function that is cut off because its thread ends throws what no code can catch: swallowing it, and not ending the
+# process, is what the last definition asks for.
+target_compile_definitions(rlhf_napi INTERFACE
+  NAPI_VERSION=8 NODE_ADDON_API_CPP_EXCEPTIONS NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS)
 target_link_libraries(rlhf_napi INTERFACE rlhf_options)
 
 # csrc/node: addon.cc registers the shipped module, kernels*.cc are the repository's own one, the rest serves both.

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
 import {
@@ -420,16 +420,27 @@ describe("the lives of the addon's objects", () => {
     assert.equal((await logProbs(model)).length, ROWS);
   });
 
-  it("survives worker threads that are terminated in the middle of commands", async () => {
-    const script = fileURLToPath(new URL("terminated-worker.mjs", import.meta.url));
+  /** A worker thread in the middle of long commands. */
+  function startWorker(exits: boolean): Worker {
     const build = process.env["RLHF_BUILD_DIR"] ?? fileURLToPath(new URL("../../build", import.meta.url));
-    const workerData = {
-      addon: join(build, "Release", "rlhf.node"),
-      config: LONG_CONTEXT,
-      generate: LONG_ANSWER,
-    };
+    return new Worker(fileURLToPath(new URL("terminated-worker.mjs", import.meta.url)), {
+      workerData: {
+        addon: resolve(build, "Release", "rlhf.node"),
+        config: LONG_CONTEXT,
+        generate: LONG_ANSWER,
+        exits,
+      },
+    });
+  }
+
+  it("survives worker threads that exit inside a callback of a command", async () => {
+    for (let i = 0; i < 3; i++) assert.deepEqual(await once(startWorker(true), "exit"), [7]);
+    assert.equal((await logProbs(model)).length, ROWS);
+  });
+
+  it("survives worker threads that are terminated in the middle of commands", async () => {
     for (let i = 0; i < 5; i++) {
-      const worker = new Worker(script, { workerData });
+      const worker = startWorker(false);
       const [message] = await once(worker, "message");
       assert.equal(message, "running");
       await new Promise((done) => setTimeout(done, 17 * i));

@@ -1,4 +1,4 @@
-// Starts commands that take long, says so, and waits to be terminated.
+// Starts commands that take long, says so, and waits to be terminated; or leaves by itself inside a callback.
 import { createRequire } from "node:module";
 import { parentPort, workerData } from "node:worker_threads";
 
@@ -9,6 +9,7 @@ await model.initialise(0.1, 1);
 let drawn = 0;
 model.generate([Int32Array.of(1), Int32Array.of(2)], workerData.generate, () => {
   if (drawn++ === 0) parentPort.postMessage("running");
+  if (workerData.exits && drawn === 3) process.exit(7);
 });
 const rows = 256;
 const batch = {
