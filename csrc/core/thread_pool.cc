@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
+#include <system_error>
+
+#include "core/error.h"
 
 namespace rlhf {
 namespace {
@@ -30,6 +33,17 @@ void pause(int spins) {
 #endif
 }
 
+/// Joins the threads after `tellThem`, which makes their loops end.
+template <class Tell>
+void endWorkers(std::vector<std::thread>& workers, std::mutex& mutex, std::condition_variable& wake, Tell tellThem) {
+  {
+    std::lock_guard lock(mutex);
+    tellThem();
+  }
+  wake.notify_all();
+  for (std::thread& worker : workers) worker.join();
+}
+
 }  // namespace
 
 int defaultThreadCount() {
@@ -41,17 +55,16 @@ int defaultThreadCount() {
 }
 
 ThreadPool::ThreadPool(int threads) {
-  for (int slot = 1; slot < std::max(1, threads); ++slot) workers_.emplace_back([this, slot] { work(slot); });
+  try {
+    for (int slot = 1; slot < std::max(1, threads); ++slot) workers_.emplace_back([this, slot] { work(slot); });
+  } catch (const std::system_error& error) {
+    endWorkers(workers_, mutex_, wake_, [&] { stopping_ = true, ticket_.fetch_add(kOneLoop); });
+    throw Error(code::kArgument, format("the system does not start %d threads (%s): ask for fewer", threads, error.what()));
+  }
 }
 
 ThreadPool::~ThreadPool() {
-  {
-    std::lock_guard lock(mutex_);
-    stopping_ = true;
-    ticket_.fetch_add(kOneLoop);
-  }
-  wake_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
+  endWorkers(workers_, mutex_, wake_, [&] { stopping_ = true, ticket_.fetch_add(kOneLoop); });
 }
 
 void ThreadPool::runErased(int64_t count, Body body, void* self) {
