@@ -131,8 +131,7 @@ Generator::Generator(Model::Impl& model, const std::vector<std::vector<int32_t>>
   int64_t longest = 0;
   for (size_t i = 0; i < prompts.size(); ++i) {
     const int64_t length = static_cast<int64_t>(prompts[i].size());
-    if (length >= config_.maxPositions || options.maxNewTokens == 0)
-      continue;  // no room for a new token: an empty generation
+    if (options.maxNewTokens == 0) continue;  // nothing is asked for: an empty generation
     waiting_.push_back(static_cast<int64_t>(i));
     longest = std::max(longest, length);
     prefillRows_ += length;
