@@ -6,6 +6,7 @@
 
 #include "core/arena.h"
 #include "core/error.h"
+#include "ops/host_device.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -39,30 +40,6 @@ Status allocate(Device*, size_t bytes, void** out) {
 #endif
   return *out ? kOk : kNoMemory;
 }
-
-void release(Device*, void* memory) { std::free(memory); }
-
-Status copy(Device*, Stream*, void* destination, const void* source, size_t bytes) {
-  if (bytes > 0) std::memmove(destination, source, bytes);
-  return kOk;
-}
-
-Status fill(Device*, Stream*, void* destination, int byteValue, size_t bytes) {
-  if (bytes > 0) std::memset(destination, byteValue, bytes);
-  return kOk;
-}
-
-// Everything has run by the time a call returns, so streams and events hold nothing; null stands for each of them.
-template <class Handle>
-Status createNothing(Device*, Handle** out) {
-  *out = nullptr;
-  return kOk;
-}
-template <class Handle>
-void destroyNothing(Device*, Handle*) {}
-Status synchronize(Device*, Stream*) { return kOk; }
-Status recordEvent(Device*, Event*, Stream*) { return kOk; }
-Status waitEvent(Device*, Stream*, Event*) { return kOk; }
 
 /// Floats of scratch memory that all threads share. Products pack their left operand there, and go through its rows in passes
 /// where it is larger than kLargestPackedFloats.
@@ -168,22 +145,9 @@ double measureMultiplyAddPeak(int threads) {
   return chosen().measureMultiplyAddPeak(pool);
 }
 
-CpuDevice::CpuDevice(int threads) : Device{}, pool(threads) {
-  abiHash = rlhf::abiHash();
-  name = "cpu";
+CpuDevice::CpuDevice(int threads) : Device(makeHostDevice("cpu")), pool(threads) {
   self = this;
-  unifiedMemory = 1;
-  allocate = cpu::allocate;
-  release = cpu::release;
-  copyAsync = copy;
-  fillAsync = fill;
-  createStream = createNothing<Stream>;
-  destroyStream = destroyNothing<Stream>;
-  synchronize = cpu::synchronize;
-  createEvent = createNothing<Event>;
-  destroyEvent = destroyNothing<Event>;
-  recordEvent = cpu::recordEvent;
-  waitEvent = cpu::waitEvent;
+  Device::allocate = cpu::allocate;
 }
 
 }  // namespace rlhf::cpu

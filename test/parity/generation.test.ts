@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { CausalLM, Tokenizer } from "../../lib/index.ts";
-import { modelDirectory, readJson, sharedDirectory } from "./reference.ts";
+import { needsShared } from "../data/support.ts";
+import { modelDirectory, readJson } from "./reference.ts";
 
 interface Continuation {
   prompt: number[];
@@ -24,11 +25,7 @@ describe("greedy continuations against transformers", () => {
   }
 
   it("stories260k: the published continuation of “Once upon a time”, 100 tokens exactly", async function () {
-    const directory = sharedDirectory("models/stories260k");
-    if (directory === null) {
-      console.log("      skipped: ../shared/models/stories260k is not there");
-      return this.skip();
-    }
+    const directory = needsShared(this, "models/stories260k");
     const { prompt, tokens, text } = expected.stories260k[0]!;
     const tokenizer = await Tokenizer.load(directory);
     assert.deepEqual(Array.from(tokenizer.encode("Once upon a time")), prompt);

@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
 /** Where the files made by test/reference/make_*.py lie. */
@@ -6,12 +6,6 @@ export const REFERENCE = fileURLToPath(new URL("../reference/", import.meta.url)
 
 /** The directory of one of the tiny models. */
 export const modelDirectory = (name: string): string => `${REFERENCE}models/${name}`;
-
-/** ../shared beside the checkout, or null where it is absent. */
-export function sharedDirectory(path: string): string | null {
-  const directory = fileURLToPath(new URL(`../../../shared/${path}`, import.meta.url));
-  return existsSync(directory) ? directory : null;
-}
 
 export function readJson<T>(name: string): T {
   return JSON.parse(readFileSync(REFERENCE + name, "utf8")) as T;
