@@ -1,87 +1,26 @@
 import { z } from "zod";
+import {
+  adapterNeedsRank,
+  common,
+  device,
+  dtype,
+  exactlyOne,
+  fraction,
+  type IssueContext,
+  nonNegative,
+  nonNegativeInteger,
+  path,
+  paths,
+  positive,
+  positiveInteger,
+  seed,
+  supervised,
+} from "./schema-keys.ts";
 
 /**
  * The settings of every stage, as YAML keys. A key's camelCase form is the setting of the trainer's `config`; settings that are
  * left out keep the trainer's defaults, so that each default stands in one place.
  */
-
-const positiveInteger = z.int().positive();
-const nonNegativeInteger = z.int().nonnegative();
-const positive = z.number().positive();
-const nonNegative = z.number().nonnegative();
-const fraction = z.number().min(0).max(1);
-const path = z.string().min(1);
-const paths = z.union([path, z.array(path).min(1)], {
-  error: ({ input }) => (input === undefined ? "is required" : "expected a path or a list of paths"),
-});
-
-const device = z
-  .enum(["auto", "cpu", "cuda"])
-  .describe("where the model runs; auto takes CUDA where it works");
-const dtype = z.enum(["float32"]).describe("data type of the weights in memory");
-const seed = z.int().nonnegative().describe("everything random follows from it");
-
-/** Keys of every stage. */
-const common = {
-  output_dir: path.describe("directory of the results: model files, checkpoints, metrics.jsonl"),
-  seed: seed.optional(),
-  device: device.optional(),
-  dtype: dtype.optional(),
-  learning_rate: positive.optional().describe("peak learning rate"),
-  warmup_steps: nonNegativeInteger
-    .optional()
-    .describe("optimizer steps in which the learning rate rises to its peak"),
-  schedule: z
-    .enum(["constant", "linear", "cosine"])
-    .optional()
-    .describe("course of the learning rate after the warm-up"),
-  betas: z.tuple([fraction, fraction]).optional().describe("AdamW's decay rates"),
-  eps: positive.optional().describe("AdamW's epsilon"),
-  weight_decay: nonNegative.optional(),
-  max_grad_norm: positive
-    .nullable()
-    .optional()
-    .describe("gradients are scaled down to this global norm; null: never"),
-  batch_size: positiveInteger
-    .optional()
-    .describe("sequences per optimizer step; for PPO rollouts per iteration"),
-  micro_batch_tokens: positiveInteger
-    .optional()
-    .describe("most tokens of one forward pass; the memory setting"),
-  max_length: positiveInteger.optional().describe("longest sequence in tokens; for PPO longest prompt"),
-  eval_steps: positiveInteger.optional().describe("steps between evaluations"),
-  save_steps: positiveInteger.optional().describe("steps between checkpoints"),
-  save_total_limit: positiveInteger.optional().describe("checkpoints to keep"),
-  logging_steps: positiveInteger.optional().describe("steps between lines of metrics.jsonl"),
-  lora_r: positiveInteger
-    .optional()
-    .describe("rank of a LoRA adapter to train; left out: all weights are trained"),
-  lora_alpha: positive.optional().describe("scale of the adapter is alpha / r"),
-  lora_target_modules: z
-    .union([z.literal("all-linear"), z.array(z.string().min(1)).min(1)], {
-      error: 'expected "all-linear" or a list of module names',
-    })
-    .optional()
-    .describe("names of the linear layers to adapt; default: the attention projections"),
-  on_bad_row: z.enum(["error", "skip"]).optional().describe("what to do with malformed data rows"),
-};
-
-/** Keys of the stages that pass over a data set. */
-const supervised = {
-  data_path: paths.describe(".json, .jsonl or .jsonl.gz file, or several"),
-  eval_data_path: paths.optional().describe("held-out data; left out: eval_fraction of data_path"),
-  eval_fraction: z
-    .number()
-    .min(0)
-    .max(0.9)
-    .optional()
-    .describe("share of data_path to hold out; default 0.05"),
-  max_rows: positiveInteger.optional().describe("reads at most this many rows"),
-  num_epochs: positive.optional(),
-  max_steps: positiveInteger.optional().describe("ends training after this many optimizer steps"),
-  steps_per_epoch: positiveInteger.optional().describe("with num_epochs: sets max_steps to their product"),
-  gradient_accumulation_steps: positiveInteger.optional().describe("batches per optimizer step"),
-};
 
 /** A model made in the run, with random weights. */
 const init = z
@@ -213,31 +152,6 @@ const ppo = z
       });
     }
   });
-
-/** What a check across keys is given to report with. */
-interface IssueContext {
-  addIssue(issue: { code: "custom"; path: string[]; message: string }): void;
-}
-
-function exactlyOne(
-  stage: Readonly<Record<string, unknown>>,
-  keys: readonly [string, string],
-  context: IssueContext,
-): void {
-  const given = keys.filter((key) => stage[key] !== undefined);
-  if (given.length === 1) return;
-  const message =
-    given.length === 0
-      ? `one of ${keys.join(" and ")} is required`
-      : `${keys.join(" and ")} exclude each other`;
-  context.addIssue({ code: "custom", path: given.length === 0 ? [] : [given[1] as string], message });
-}
-
-function adapterNeedsRank(stage: Readonly<Record<string, unknown>>, context: IssueContext): void {
-  if (stage.lora_r !== undefined) return;
-  const orphan = ["lora_alpha", "lora_target_modules"].find((key) => stage[key] !== undefined);
-  if (orphan) context.addIssue({ code: "custom", path: [orphan], message: "has no effect without lora_r" });
-}
 
 /** PPO has no data set to pass over: its epochs are of so many steps each, in place of num_iterations. */
 function epochsNeedSteps(stage: Readonly<Record<string, unknown>>, context: IssueContext): void {

@@ -1,0 +1,108 @@
+import { z } from "zod";
+
+/*
+ * Keys that several kinds of stages share, and checks across keys.
+ */
+
+export const positiveInteger = z.int().positive();
+export const nonNegativeInteger = z.int().nonnegative();
+export const positive = z.number().positive();
+export const nonNegative = z.number().nonnegative();
+export const fraction = z.number().min(0).max(1);
+export const path = z.string().min(1);
+export const paths = z.union([path, z.array(path).min(1)], {
+  error: ({ input }) => (input === undefined ? "is required" : "expected a path or a list of paths"),
+});
+
+export const device = z
+  .enum(["auto", "cpu", "cuda"])
+  .describe("where the model runs; auto takes CUDA where it works");
+export const dtype = z.enum(["float32"]).describe("data type of the weights in memory");
+export const seed = z.int().nonnegative().describe("everything random follows from it");
+
+/** Keys of every stage. */
+export const common = {
+  output_dir: path.describe("directory of the results: model files, checkpoints, metrics.jsonl"),
+  seed: seed.optional(),
+  device: device.optional(),
+  dtype: dtype.optional(),
+  learning_rate: positive.optional().describe("peak learning rate"),
+  warmup_steps: nonNegativeInteger
+    .optional()
+    .describe("optimizer steps in which the learning rate rises to its peak"),
+  schedule: z
+    .enum(["constant", "linear", "cosine"])
+    .optional()
+    .describe("course of the learning rate after the warm-up"),
+  betas: z.tuple([fraction, fraction]).optional().describe("AdamW's decay rates"),
+  eps: positive.optional().describe("AdamW's epsilon"),
+  weight_decay: nonNegative.optional(),
+  max_grad_norm: positive
+    .nullable()
+    .optional()
+    .describe("gradients are scaled down to this global norm; null: never"),
+  batch_size: positiveInteger
+    .optional()
+    .describe("sequences per optimizer step; for PPO rollouts per iteration"),
+  micro_batch_tokens: positiveInteger
+    .optional()
+    .describe("most tokens of one forward pass; the memory setting"),
+  max_length: positiveInteger.optional().describe("longest sequence in tokens; for PPO longest prompt"),
+  eval_steps: positiveInteger.optional().describe("steps between evaluations"),
+  save_steps: positiveInteger.optional().describe("steps between checkpoints"),
+  save_total_limit: positiveInteger.optional().describe("checkpoints to keep"),
+  logging_steps: positiveInteger.optional().describe("steps between lines of metrics.jsonl"),
+  lora_r: positiveInteger
+    .optional()
+    .describe("rank of a LoRA adapter to train; left out: all weights are trained"),
+  lora_alpha: positive.optional().describe("scale of the adapter is alpha / r"),
+  lora_target_modules: z
+    .union([z.literal("all-linear"), z.array(z.string().min(1)).min(1)], {
+      error: 'expected "all-linear" or a list of module names',
+    })
+    .optional()
+    .describe("names of the linear layers to adapt; default: the attention projections"),
+  on_bad_row: z.enum(["error", "skip"]).optional().describe("what to do with malformed data rows"),
+};
+
+/** Keys of the stages that pass over a data set. */
+export const supervised = {
+  data_path: paths.describe(".json, .jsonl or .jsonl.gz file, or several"),
+  eval_data_path: paths.optional().describe("held-out data; left out: eval_fraction of data_path"),
+  eval_fraction: z
+    .number()
+    .min(0)
+    .max(0.9)
+    .optional()
+    .describe("share of data_path to hold out; default 0.05"),
+  max_rows: positiveInteger.optional().describe("reads at most this many rows"),
+  num_epochs: positive.optional(),
+  max_steps: positiveInteger.optional().describe("ends training after this many optimizer steps"),
+  steps_per_epoch: positiveInteger.optional().describe("with num_epochs: sets max_steps to their product"),
+  gradient_accumulation_steps: positiveInteger.optional().describe("batches per optimizer step"),
+};
+
+/** What a check across keys is given to report with. */
+export interface IssueContext {
+  addIssue(issue: { code: "custom"; path: string[]; message: string }): void;
+}
+
+export function exactlyOne(
+  stage: Readonly<Record<string, unknown>>,
+  keys: readonly [string, string],
+  context: IssueContext,
+): void {
+  const given = keys.filter((key) => stage[key] !== undefined);
+  if (given.length === 1) return;
+  const message =
+    given.length === 0
+      ? `one of ${keys.join(" and ")} is required`
+      : `${keys.join(" and ")} exclude each other`;
+  context.addIssue({ code: "custom", path: given.length === 0 ? [] : [given[1] as string], message });
+}
+
+export function adapterNeedsRank(stage: Readonly<Record<string, unknown>>, context: IssueContext): void {
+  if (stage.lora_r !== undefined) return;
+  const orphan = ["lora_alpha", "lora_target_modules"].find((key) => stage[key] !== undefined);
+  if (orphan) context.addIssue({ code: "custom", path: [orphan], message: "has no effect without lora_r" });
+}
