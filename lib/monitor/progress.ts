@@ -14,6 +14,12 @@ export interface ProgressReporter {
 /** Says nothing. */
 export const silentProgress: ProgressReporter = { update() {}, note() {}, finish() {} };
 
+/** Says only the lines that stay: for work before the first step. */
+export const consoleNotes: ProgressReporter = {
+  ...silentProgress,
+  note: (text) => void process.stderr.write(`${text}\n`),
+};
+
 /** Where progress is written: process.stderr, or anything like it. */
 export interface ProgressStream {
   readonly isTTY?: boolean;

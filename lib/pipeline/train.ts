@@ -1,4 +1,5 @@
 import type { Metrics } from "../monitor/metrics.ts";
+import { silentProgress } from "../monitor/progress.ts";
 import type { CommonSettings } from "../trainers/settings.ts";
 import type { Trainer } from "../trainers/trainer.ts";
 import type { StageSummary } from "./manifest.ts";
@@ -18,10 +19,15 @@ export async function trainAndCompare(
   trainer: Trainer<CommonSettings>,
   context: StageContext,
 ): Promise<Comparison> {
-  const before = await trainer.evaluate();
+  const { signal } = context;
+  await trainer.prepare({
+    signal,
+    progress: { ...silentProgress, note: (text) => context.log(`  ${text}`) },
+  });
+  const before = await trainer.evaluate(signal);
   // Checkpoints are gone on from only when they are of this very stage.
   const { metrics } = await trainer.train({
-    signal: context.signal,
+    signal,
     resume: context.resume ? "auto" : false,
   });
   // A run resumed at its very end has no last step to take them from.

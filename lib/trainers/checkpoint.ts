@@ -15,6 +15,15 @@ export interface TrainedPart {
   readonly optimizer: Optimizer;
 }
 
+/** Weights that change in a run without an optimizer, such as those of a reference that follows the policy. */
+export interface KeptWeights {
+  /** Distinguishes them from the trainer's parts. */
+  readonly name: string;
+  readonly model: CausalLM;
+  /** Groups of the model's parameters: "base", "adapter:<name>". */
+  readonly groups: readonly string[];
+}
+
 /** What a checkpoint holds beside weights and moments. Everything random follows from the seed and these counters. */
 export interface CheckpointState {
   readonly trainer: string;
@@ -46,13 +55,22 @@ const MANIFEST = "trainer.json";
 const NAME = /^checkpoint-(\d+)$/;
 const TEMPORARY_NAME = /^\.checkpoint-\d+\.tmp$/;
 
-function tensorsOf(part: TrainedPart): TensorSource[] {
-  const groups = new Set(part.optimizer.groups);
+function weightsOf({ name: owner, model, groups }: KeptWeights): TensorSource[] {
+  return model
+    .parameters()
+    .filter((parameter) => groups.includes(parameter.group))
+    .map(({ name, shape }) => ({
+      name: `${owner}/weight/${name}`,
+      shape,
+      read: () => model.readParameter(name),
+    }));
+}
+
+function momentsOf(part: TrainedPart): TensorSource[] {
   return part.model
     .parameters()
-    .filter((parameter) => groups.has(parameter.group))
+    .filter((parameter) => part.optimizer.groups.includes(parameter.group))
     .flatMap(({ name, shape }) => [
-      { name: `${part.name}/weight/${name}`, shape, read: () => part.model.readParameter(name) },
       {
         name: `${part.name}/m/${name}`,
         shape,
@@ -64,6 +82,11 @@ function tensorsOf(part: TrainedPart): TensorSource[] {
         read: async () => (await part.optimizer.exportMoments(name)).v,
       },
     ]);
+}
+
+function tensorsOf(part: TrainedPart): TensorSource[] {
+  const { name, model, optimizer } = part;
+  return [...weightsOf({ name, model, groups: optimizer.groups }), ...momentsOf(part)];
 }
 
 /** Steps of the checkpoints in a directory, whole or not, ascending. */
@@ -97,6 +120,7 @@ export async function saveCheckpoint(
   outputDir: string,
   state: CheckpointState,
   parts: readonly TrainedPart[],
+  kept: readonly KeptWeights[],
   limit: number,
 ): Promise<string> {
   const directory = join(outputDir, `checkpoint-${state.step}`);
@@ -104,7 +128,8 @@ export async function saveCheckpoint(
   try {
     await rm(temporary, { recursive: true, force: true });
     await mkdir(temporary, { recursive: true });
-    await writeSafetensors(join(temporary, TENSORS), parts.flatMap(tensorsOf));
+    const tensors = [...parts.flatMap(tensorsOf), ...kept.flatMap(weightsOf)];
+    await writeSafetensors(join(temporary, TENSORS), tensors);
     const manifest: Manifest = {
       version: 1,
       ...state,
@@ -154,7 +179,11 @@ export async function findCheckpoint(outputDir: string): Promise<Checkpoint | nu
 }
 
 /** Puts weights, moments and step counts of a checkpoint back. Throws ERR_RLHF_CHECKPOINT where they do not fit the parts. */
-export async function restoreParts(checkpoint: Checkpoint, parts: readonly TrainedPart[]): Promise<void> {
+export async function restoreParts(
+  checkpoint: Checkpoint,
+  parts: readonly TrainedPart[],
+  kept: readonly KeptWeights[] = [],
+): Promise<void> {
   const { entries } = await readSafetensors(join(checkpoint.directory, TENSORS));
   const tensor = async (name: string): Promise<Float32Array> => {
     const entry = entries.get(name);
@@ -177,6 +206,10 @@ export async function restoreParts(checkpoint: Checkpoint, parts: readonly Train
       });
     }
     await optimizer.setStepCount(optimizerSteps[part] ?? 0);
+  }
+  for (const { name: owner, model, groups } of kept) {
+    for (const { name } of model.parameters().filter((parameter) => groups.includes(parameter.group)))
+      await model.writeParameter(name, await tensor(`${owner}/weight/${name}`));
   }
 }
 

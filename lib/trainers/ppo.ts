@@ -119,7 +119,7 @@ export class PPOTrainer extends Trainer<PPOSettings> {
     return this.#klCoefficient;
   }
 
-  protected override prepare(): Promise<void> {
+  override prepare(): Promise<void> {
     this.#preparing ??= PpoNetworks.create(this.model, this.#target, this.config).then((networks) => {
       this.#networks = networks;
     });

@@ -52,10 +52,14 @@ export function addSums(total: Sums, more: Sums): Sums {
   return sums;
 }
 
-/** A trainer that passes over examples in a random order, some at each step, and can measure its loss on held-out ones. */
+/**
+ * A trainer that passes over examples in a random order, some at each step, and can measure its loss on held-out ones. The examples
+ * of a step, and all held-out ones, are a window: whatever a loss averages or compares, it does over the whole of it.
+ */
 export abstract class SupervisedTrainer<
   Example,
   Settings extends SupervisedSettings = SupervisedSettings,
+  Window = undefined,
 > extends Trainer<Settings> {
   readonly trainExamples: readonly Example[];
   readonly evalExamples: readonly Example[];
@@ -76,11 +80,19 @@ export abstract class SupervisedTrainer<
   protected abstract tokensOf(example: Example): number;
   /** What the loss of some examples is averaged over: tokens, pairs. */
   protected abstract lossCount(examples: readonly Example[]): number;
+  /** What the loss of every micro-batch has to know of the whole window, beside what it is averaged over. */
+  protected windowOf(_examples: readonly Example[], _signal?: AbortSignal): Promise<Window> {
+    return Promise.resolve(undefined as Window);
+  }
   /**
    * The sums of one micro-batch, the sum of its losses under "loss". With a `scale` it also adds scale·loss's gradient to the
    * accumulated one.
    */
-  protected abstract runMicroBatch(examples: readonly Example[], scale: number | null): Promise<Sums>;
+  protected abstract runMicroBatch(
+    examples: readonly Example[],
+    scale: number | null,
+    window: Window,
+  ): Promise<Sums>;
   /** Means from the sums of a whole window or evaluation. */
   protected abstract toMetrics(sums: Sums): Metrics;
   protected abstract readonly part: TrainedPart;
@@ -135,19 +147,27 @@ export abstract class SupervisedTrainer<
   }
 
   async #sumOver(examples: readonly Example[], scale: number | null, signal?: AbortSignal): Promise<Sums> {
-    const lengths = examples.map((example) => this.tokensOf(example));
+    const window = await this.windowOf(examples, signal);
     let sums: Sums = {};
-    for (const indices of planMicroBatches(lengths, this.config.microBatchTokens)) {
+    for (const microBatch of this.microBatches(examples)) {
       throwIfAborted(signal, "evaluation");
-      const microBatch = indices.map((index) => examples[index] as Example);
-      sums = addSums(sums, await this.runMicroBatch(microBatch, scale));
+      sums = addSums(sums, await this.runMicroBatch(microBatch, scale, window));
     }
     return sums;
+  }
+
+  /** Examples, shared out to forward passes. */
+  protected microBatches(examples: readonly Example[]): Example[][] {
+    const lengths = examples.map((example) => this.tokensOf(example));
+    return planMicroBatches(lengths, this.config.microBatchTokens).map((indices) =>
+      indices.map((index) => examples[index] as Example),
+    );
   }
 
   /** Metrics of the held-out examples under "eval/…"; none where there are none. */
   async evaluate(signal?: AbortSignal): Promise<Metrics> {
     if (this.evalExamples.length === 0) return {};
+    await this.prepare({ signal });
     const lengths = this.evalExamples.map((example) => this.tokensOf(example));
     const ordered = longestFirst(lengths).map((index) => this.evalExamples[index] as Example);
     const metrics = this.toMetrics(await this.#sumOver(ordered, null, signal));

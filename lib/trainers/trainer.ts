@@ -1,11 +1,12 @@
 import { join } from "node:path";
 import { isRlhfError, RlhfError, throwIfAborted } from "../errors.ts";
 import { type Metrics, MetricsWriter } from "../monitor/metrics.ts";
-import { ConsoleProgress, type ProgressReporter, silentProgress } from "../monitor/progress.ts";
+import { ConsoleProgress, consoleNotes, type ProgressReporter, silentProgress } from "../monitor/progress.ts";
 import {
   type CheckpointState,
   checkSameRun,
   findCheckpoint,
+  type KeptWeights,
   restoreParts,
   saveCheckpoint,
   type TrainedPart,
@@ -80,7 +81,7 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
   /** Steps of the whole run. */
   abstract readonly totalSteps: number;
   /** Measures held-out data; metrics named "eval/…", none where there is no such data. */
-  abstract evaluate(): Promise<Metrics>;
+  abstract evaluate(signal?: AbortSignal): Promise<Metrics>;
   /** Writes the trained model as a Hugging Face directory, by default `final` in `outputDir`. */
   abstract save(directory?: string): Promise<void>;
   /** Frees what the trainer made; models that were given to it stay. */
@@ -92,13 +93,25 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
   protected abstract readonly parts: readonly TrainedPart[];
   /** Hash of the training data. */
   protected abstract readonly dataHash: string;
-  /** Makes what the first step and a restored checkpoint need. */
-  protected async prepare(): Promise<void> {}
+  /** Weights that a checkpoint has to hold although no optimizer updates them. */
+  protected get keptWeights(): readonly KeptWeights[] {
+    return [];
+  }
+  /** Warnings that a finished step gives rise to, with the cure; each is to be told once. */
+  protected warningsOf(_step: TrainingStep): readonly string[] {
+    return [];
+  }
   /** What the algorithm keeps from step to step, beside the step counter. */
   protected algorithmState(): Readonly<Record<string, number>> {
     return {};
   }
   protected restoreAlgorithmState(_state: Readonly<Record<string, number>>): void {}
+
+  /**
+   * Makes what the first step, an evaluation and a restored checkpoint need. They call it themselves; where it takes long, an
+   * earlier call shows its progress and can be stopped.
+   */
+  async prepare(_options: Pick<TrainOptions, "signal" | "progress"> = {}): Promise<void> {}
 
   /** Steps done. */
   get step(): number {
@@ -117,7 +130,7 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
 
   /** Trains to the end of the run; see `steps`. Throws ERR_RLHF_ABORTED after a checkpoint when the signal is raised. */
   async train(options: TrainOptions = {}): Promise<TrainResult> {
-    await this.#start(options);
+    await this.#start({ ...options, progress: options.progress ?? consoleNotes });
     const progress =
       options.progress ??
       new ConsoleProgress({
@@ -193,6 +206,8 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
       ? { ...outcome.metrics, ...(await this.evaluate()) }
       : outcome.metrics;
     progress.update(this.#step, metrics, outcome.tokens);
+    for (const warning of this.warningsOf({ step: this.#step, metrics }))
+      progress.note(`${this.name}: warning: ${warning}`);
     return metrics;
   }
 
@@ -221,12 +236,12 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
   }
 
   async #start(options: TrainOptions): Promise<void> {
-    await this.prepare();
+    await this.prepare(options);
     if (this.#step > 0 || this.outputDir === undefined || options.resume === false) return;
     const checkpoint = await findCheckpoint(this.outputDir);
     if (!checkpoint) return;
     checkSameRun(checkpoint, this.#state());
-    await restoreParts(checkpoint, this.parts);
+    await restoreParts(checkpoint, this.parts, this.keptWeights);
     this.restoreAlgorithmState(checkpoint.state.algorithm);
     this.#step = checkpoint.state.step;
     this.#skippedUpdates = checkpoint.state.skippedUpdates;
@@ -261,7 +276,8 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
   async #checkpoint(progress: ProgressReporter): Promise<void> {
     if (this.outputDir === undefined || this.#step === 0) return;
     const { saveTotalLimit } = this.config;
-    const directory = await saveCheckpoint(this.outputDir, this.#state(), this.parts, saveTotalLimit);
+    const { parts, keptWeights } = this;
+    const directory = await saveCheckpoint(this.outputDir, this.#state(), parts, keptWeights, saveTotalLimit);
     progress.note(`${this.name}: checkpoint in ${directory}`);
   }
 
