@@ -23,6 +23,14 @@ export interface TokenizeOptions {
   readonly appendEos?: boolean;
 }
 
+export interface TokenizePreferenceOptions extends TokenizeOptions {
+  /**
+   * What happens to pairs with an answer over `maxLength`: "drop" (default) leaves them out whole, "truncate" cuts the answer's
+   * end off and leaves out those whose prompt alone fills the limit.
+   */
+  readonly overlong?: "truncate" | "drop";
+}
+
 export interface TokenizeSftOptions extends TokenizeOptions {
   /** What happens to examples over `maxLength`: "truncate" (default) cuts their end off, "drop" leaves them out. */
   readonly overlong?: "truncate" | "drop";
@@ -38,6 +46,8 @@ export interface TokenizeReport {
   readonly truncated: number;
   /** Left out: too long, or nothing left to learn after truncation. */
   readonly dropped: number;
+  /** Pairs left out because their two answers are the same tokens. */
+  readonly identical?: number;
   /** Rows where prompt and response tokenised together begin otherwise than the prompt alone; they are tokenised apart. */
   readonly boundaryMerges: number;
 }
@@ -209,6 +219,15 @@ function nothingLeft(kind: string, dropped: number, maxLength: number): RlhfErro
   );
 }
 
+function onlyEqualAnswers(identical: number, dropped: number, maxLength: number): RlhfError {
+  const others = dropped === 0 ? "" : `, and ${dropped} are longer than maxLength ${maxLength}`;
+  return new RlhfError(
+    "ERR_RLHF_DATA",
+    `no pair is left: in ${identical} the chosen answer is the rejected one too, token by token${others}; a pair has to differ within maxLength`,
+    { identical, dropped },
+  );
+}
+
 /**
  * Tokenises examples for supervised fine-tuning. The loss is on the response (of a conversation: on what the assistant says)
  * unless `lossOn` is "all". Throws ERR_RLHF_DATA when nothing is left.
@@ -256,24 +275,27 @@ export function tokenizeSft(
 }
 
 /**
- * Tokenises preference pairs. A pair with an answer over `maxLength` is dropped whole: a cut answer would be judged by a
- * token that is not its last. Throws ERR_RLHF_DATA when nothing is left.
+ * Tokenises preference pairs. Unless `overlong` says otherwise a pair with an answer over `maxLength` is dropped whole: a reward
+ * model would judge a cut answer by a token that is not its last. Pairs of equal answers prefer nothing and are dropped.
+ * Throws ERR_RLHF_DATA when nothing is left.
  */
 export function tokenizePreferences(
   rows: readonly PreferenceRow[],
   tokenizer: PromptEncoder,
-  options: TokenizeOptions = {},
+  options: TokenizePreferenceOptions = {},
 ): Tokenized<TokenizedPreference> {
   const maxLength = checkMaxLength(options.maxLength);
   const eos = endOfSequence(tokenizer, options);
   const examples: TokenizedPreference[] = [];
   let tokens = 0;
+  let truncated = 0;
   let dropped = 0;
+  let identical = 0;
   let boundaryMerges = 0;
   for (const [index, row] of rows.entries()) {
     checkTexts(row, ["prompt", "chosen", "rejected"], index);
     const pairs = [row.chosen, row.rejected].map((answer) => encodePair(tokenizer, row.prompt, answer));
-    const [chosen, rejected] = pairs.map((pair): TokenizedExample => {
+    let [chosen, rejected] = pairs.map((pair): TokenizedExample => {
       const sequence = concat([pair.tokens, eos]);
       return {
         tokens: sequence,
@@ -281,16 +303,30 @@ export function tokenizePreferences(
         lossMask: completionMask(sequence.length, pair.promptLength),
       };
     }) as [TokenizedExample, TokenizedExample];
-    if (Math.max(chosen.tokens.length, rejected.tokens.length) > maxLength) {
+    const overlong = Math.max(chosen.tokens.length, rejected.tokens.length) > maxLength;
+    if (overlong && (options.overlong !== "truncate" || chosen.promptLength >= maxLength)) {
       dropped++;
       continue;
     }
+    if (overlong) [chosen, rejected] = [cut(chosen, maxLength), cut(rejected, maxLength)];
+    // An empty prompt before a single token: nothing predicts it.
+    if (!chosen.lossMask.includes(1) || !rejected.lossMask.includes(1)) {
+      dropped++;
+      continue;
+    }
+    if (chosen.tokens.length === rejected.tokens.length && startsWith(chosen.tokens, rejected.tokens)) {
+      identical++;
+      continue;
+    }
+    if (overlong) truncated++;
     if (pairs.some((pair) => pair.merged)) boundaryMerges++;
     tokens += chosen.tokens.length + rejected.tokens.length;
     examples.push({ chosen, rejected, margin: row.margin ?? 0 });
   }
+  if (examples.length === 0 && identical > 0) throw onlyEqualAnswers(identical, dropped, maxLength);
   if (examples.length === 0) throw nothingLeft("pair", dropped, maxLength);
-  return { examples, report: { examples: examples.length, tokens, truncated: 0, dropped, boundaryMerges } };
+  const report = { examples: examples.length, tokens, truncated, dropped, identical, boundaryMerges };
+  return { examples, report };
 }
 
 /**

@@ -93,6 +93,7 @@ export function describeTokenized(report: TokenizeReport): string {
   const parts = [`${report.examples} examples of ${report.tokens} tokens`];
   if (report.truncated > 0) parts.push(`${report.truncated} cut at max_length`);
   if (report.dropped > 0) parts.push(`${report.dropped} left out as too long`);
+  if (report.identical) parts.push(`${report.identical} left out because their answers are the same tokens`);
   if (report.boundaryMerges > 0)
     parts.push(`${report.boundaryMerges} with prompt and response tokenised apart`);
   return `training on ${parts.join(", ")}`;

@@ -81,6 +81,25 @@ describe("tokenising for training", () => {
     assert.equal(report.dropped, 1);
   });
 
+  it("pairs may be cut instead; those whose prompt fills the limit or whose answers are equal after the cut are left out", () => {
+    const rows = [
+      { prompt: "the cat", chosen: " sat sat", rejected: " cat sat cat sat cat sat" },
+      { prompt: "the cat sat on the mat", chosen: " sat", rejected: " on" },
+      { prompt: "the cat", chosen: " sat on the mat", rejected: " sat on the cat" },
+      { prompt: "the", chosen: " cat", rejected: " cat" },
+    ];
+    const { examples, report } = tokenizePreferences(rows, tokenizer, { maxLength: 6, overlong: "truncate" });
+    assert.equal(examples.length, 1);
+    const { chosen, rejected } = examples[0]!;
+    assert.deepEqual([chosen.tokens.length, rejected.tokens.length, rejected.lossMask.length], [5, 6, 6]);
+    assert.deepEqual([chosen.tokens.at(-1) === EOS, rejected.tokens.includes(EOS)], [true, false]);
+    assert.deepEqual([report.truncated, report.dropped, report.identical], [1, 1, 2]);
+    assert.throws(() => tokenizePreferences(rows.slice(3), tokenizer), {
+      code: "ERR_RLHF_DATA",
+      message: /in 1 the chosen answer is the rejected one too/,
+    });
+  });
+
   it("prompts over the limit are dropped and counted", () => {
     const { examples, report } = tokenizePrompts(
       ["the cat", { prompt: "the cat sat on the mat" }],
