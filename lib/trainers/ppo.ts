@@ -11,7 +11,7 @@ import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { hashSequences, type TrainedPart } from "./checkpoint.ts";
 import { type Experience, estimateAdvantages } from "./experience.ts";
 import { type MinibatchSums, type PpoMinibatch, summarizeMinibatch, updateMetrics } from "./ppo-metrics.ts";
-import { type Network, PpoNetworks } from "./ppo-networks.ts";
+import { PpoNetworks } from "./ppo-networks.ts";
 import {
   checkCombination,
   PPO_DEFAULTS,
@@ -19,6 +19,7 @@ import {
   type PPOConfig,
   type PPOSettings,
 } from "./ppo-settings.ts";
+import type { Network } from "./reference.ts";
 import { type Rollout, RolloutBatch } from "./rollouts.ts";
 import { checkSettings, fittingMaxLength, withDefaults } from "./settings.ts";
 import {
