@@ -5,12 +5,14 @@ namespace rlhf {
 
 /// Causal attention inside each sequence of a packed batch, with grouped queries (head h reads key/value head h·G/H), in the
 /// FlashAttention manner: the [length, length] scores never stand in memory (Dao et al., 2022). Tiles are cut at positions of the
-/// sequence, so that a row's bits do not depend on its neighbours in the batch.
+/// sequence, so that a row's bits do not depend on its neighbours in the batch. With a window (Beltagy et al., 2020) the query at
+/// position i of its sequence sees the keys at positions j with i − window < j ≤ i.
 struct AttentionForward {
   DType type = DType::F32;
   int64_t rows = 0, sequences = 0, maxLength = 0;  // maxLength: the longest sequence
   int64_t heads = 0, kvHeads = 0, headDim = 0;
   int64_t qStride = 0, kStride = 0, vStride = 0, oStride = 0;
+  int64_t window = 0;                  // keys that a query sees, its own included; 0: all before it
   double scale = 0;                    // multiplies q·k, usually D^(-1/2)
   const int32_t* offsets = nullptr;    // [S+1], offsets[0] = 0, offsets[S] = N
   const void* q = nullptr;             // [N, H, D]
@@ -22,8 +24,8 @@ struct AttentionForward {
   template <class F> void fields(F&& f) {
     f("type", type), f("rows", rows), f("sequences", sequences), f("maxLength", maxLength), f("heads", heads);
     f("kvHeads", kvHeads), f("headDim", headDim), f("qStride", qStride), f("kStride", kStride), f("vStride", vStride);
-    f("oStride", oStride), f("scale", scale), f("offsets", offsets), f("q", q), f("k", k), f("v", v), f("o", o);
-    f("lse", lse);
+    f("oStride", oStride), f("window", window), f("scale", scale), f("offsets", offsets), f("q", q), f("k", k), f("v", v);
+    f("o", o), f("lse", lse);
   }
 };
 
@@ -33,6 +35,7 @@ struct AttentionBackward {
   int64_t rows = 0, sequences = 0, maxLength = 0;
   int64_t heads = 0, kvHeads = 0, headDim = 0;
   int64_t qStride = 0, kStride = 0, vStride = 0, oStride = 0;  // dq, dk, dv and dO have the strides of q, k, v and o
+  int64_t window = 0;
   double scale = 0;
   const int32_t* offsets = nullptr;  // [S+1]
   const void* q = nullptr;
@@ -49,8 +52,8 @@ struct AttentionBackward {
   template <class F> void fields(F&& f) {
     f("type", type), f("rows", rows), f("sequences", sequences), f("maxLength", maxLength), f("heads", heads);
     f("kvHeads", kvHeads), f("headDim", headDim), f("qStride", qStride), f("kStride", kStride), f("vStride", vStride);
-    f("oStride", oStride), f("scale", scale), f("offsets", offsets), f("q", q), f("k", k), f("v", v), f("o", o);
-    f("lse", lse), f("dO", dO), f("dq", dq), f("dk", dk), f("dv", dv), f("delta", delta);
+    f("oStride", oStride), f("window", window), f("scale", scale), f("offsets", offsets), f("q", q), f("k", k), f("v", v);
+    f("o", o), f("lse", lse), f("dO", dO), f("dq", dq), f("dk", dk), f("dv", dv), f("delta", delta);
   }
 };
 

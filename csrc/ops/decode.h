@@ -21,10 +21,12 @@ struct KvAppend {
   }
 };
 
-/// One query per sequence against its cached keys and values: o = softmax(scale·q·Kᵀ)·V over the first lengths[b] positions.
+/// One query per sequence against its cached keys and values: o = softmax(scale·q·Kᵀ)·V over the first lengths[b] positions, or
+/// over the last `window` of them.
 struct DecodeAttention {
   DType type = DType::F32;
   int64_t rows = 0, heads = 0, kvHeads = 0, headDim = 0, capacity = 0, qStride = 0, oStride = 0;
+  int64_t window = 0;                // positions that a query sees, its own included; 0: all of them
   double scale = 0;
   const int32_t* slots = nullptr;    // [B]
   const int32_t* lengths = nullptr;  // [B], the current token included
@@ -35,8 +37,8 @@ struct DecodeAttention {
 
   template <class F> void fields(F&& f) {
     f("type", type), f("rows", rows), f("heads", heads), f("kvHeads", kvHeads), f("headDim", headDim);
-    f("capacity", capacity), f("qStride", qStride), f("oStride", oStride), f("scale", scale), f("slots", slots);
-    f("lengths", lengths), f("q", q), f("kCache", kCache), f("vCache", vCache), f("o", o);
+    f("capacity", capacity), f("qStride", qStride), f("oStride", oStride), f("window", window), f("scale", scale);
+    f("slots", slots), f("lengths", lengths), f("q", q), f("kCache", kCache), f("vCache", vCache), f("o", o);
   }
 };
 

@@ -216,6 +216,7 @@ void checkAttentionSizes(const ArgumentCheck& check, const Arguments& a) {
   check.stride("kStride", a.kStride, "kvHeads · headDim", a.kvHeads * a.headDim);
   check.stride("vStride", a.vStride, "kvHeads · headDim", a.kvHeads * a.headDim);
   check.stride("oStride", a.oStride, "heads · headDim", a.heads * a.headDim);
+  check.atLeast("window", a.window, 0);
   check.finite("scale", a.scale);
   check.present("offsets", a.offsets);
   check.present("q", a.q);
@@ -425,6 +426,7 @@ void validate(const DecodeAttention& a) {
   check.atLeast("capacity", a.capacity, 1);
   check.stride("qStride", a.qStride, "heads · headDim", a.heads * a.headDim);
   check.stride("oStride", a.oStride, "heads · headDim", a.heads * a.headDim);
+  check.atLeast("window", a.window, 0);
   check.finite("scale", a.scale);
   check.present("slots", a.slots);
   check.present("lengths", a.lengths);

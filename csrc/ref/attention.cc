@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <limits>
 #include <vector>
 
@@ -10,8 +11,12 @@ namespace {
 /// One query row of one head: where its own data and the keys and values that it may see begin.
 struct QueryRow {
   int64_t row, head, kvHead;
-  int64_t first;  // the first row of the sequence: keys are rows first … row
+  int64_t first;  // keys are rows first … row
 };
+
+int64_t firstKey(int64_t begin, int64_t row, int64_t window) {
+  return window > 0 ? std::max(begin, row - window + 1) : begin;
+}
 
 /// Calls body for every query row of the batch, sequence by sequence.
 template <class Arguments, class Body>
@@ -19,7 +24,8 @@ void forEachQuery(const char* op, const Arguments& a, Body&& body) {
   checkOffsets(op, a.offsets, a.sequences, a.rows);
   for (int64_t s = 0; s < a.sequences; ++s)
     for (int64_t n = a.offsets[s]; n < a.offsets[s + 1]; ++n)
-      for (int64_t h = 0; h < a.heads; ++h) body(QueryRow{n, h, h * a.kvHeads / a.heads, a.offsets[s]});
+      for (int64_t h = 0; h < a.heads; ++h)
+        body(QueryRow{n, h, h * a.kvHeads / a.heads, firstKey(a.offsets[s], n, a.window)});
 }
 
 template <class T>

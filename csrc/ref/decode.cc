@@ -30,23 +30,24 @@ void run(const DecodeAttention& a) {
   for (int64_t b = 0; b < a.rows; ++b) {
     const int64_t length = a.lengths[b];
     checkIndex("decodeAttention", "lengths", b, length - 1, a.capacity);
+    const int64_t first = a.window > 0 ? std::max<int64_t>(0, length - a.window) : 0;
     for (int64_t h = 0; h < a.heads; ++h) {
       const T* q = in<T>(a.q) + b * a.qStride + h * width;
       const int64_t cacheAt = (a.slots[b] * a.kvHeads + h * a.kvHeads / a.heads) * a.capacity * width;
       const T* k = in<T>(a.kCache) + cacheAt;
       const T* v = in<T>(a.vCache) + cacheAt;
       double largest = -std::numeric_limits<double>::infinity();
-      for (int64_t j = 0; j < length; ++j) {
+      for (int64_t j = first; j < length; ++j) {
         T score = 0;
         for (int64_t d = 0; d < width; ++d) score += q[d] * k[j * width + d];
         weights[j] = T(a.scale) * score;
         largest = std::max(largest, realPart(weights[j]));
       }
       T total = 0;
-      for (int64_t j = 0; j < length; ++j) total += weights[j] = std::exp(weights[j] - T(largest));
+      for (int64_t j = first; j < length; ++j) total += weights[j] = std::exp(weights[j] - T(largest));
       for (int64_t d = 0; d < width; ++d) {
         T sum = 0;
-        for (int64_t j = 0; j < length; ++j) sum += weights[j] * v[j * width + d];
+        for (int64_t j = first; j < length; ++j) sum += weights[j] * v[j * width + d];
         out<T>(a.o)[b * a.oStride + h * width + d] = sum / total;
       }
     }

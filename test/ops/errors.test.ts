@@ -72,6 +72,7 @@ const badCalls: readonly BadCall[] = [
     code: SHAPE,
     message: "maxLength is 2, expected 1 to 1",
   },
+  { op: "attentionForward", change: { window: -1 }, code: SHAPE, message: "window is -1, expected ≥ 0" },
   { op: "attentionBackward", change: { dO: null }, code: ARGUMENT, message: "dO is null" },
   {
     op: "rotary",

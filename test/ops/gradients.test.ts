@@ -77,17 +77,18 @@ function cleared(args: CaseArguments, names: readonly string[]): CaseArguments {
   return copy;
 }
 
-function attentionCase(): GradientCase {
+function attentionCase(window = 0): GradientCase {
   const data = new CaseData("gradient of attention");
-  const shape = { lengths: [5, 1, 7], heads: 4, kvHeads: 2, headDim: 3, gap: 2, sharpness: 2 };
+  const shape = { lengths: [5, 1, 7], heads: 4, kvHeads: 2, headDim: 3, gap: 2, window, sharpness: 2 };
   const forward = attentionForwardArguments(data, shape);
   const backward = attentionBackwardArguments(data, forward);
   return {
-    name: "attention, grouped and strided",
+    name: `attention, grouped and strided${window > 0 ? `, window of ${window}` : ""}`,
     forward: { op: "attentionForward", args: forward },
     upstream: { o: backward["dO"] as Float64Array },
     backward: { op: "attentionBackward", args: backward },
-    gradients: { q: "dq", k: "dk", v: "dv" },
+    // Of a single key the probability is 1, whatever the scores are.
+    gradients: window === 1 ? { v: "dv" } : { q: "dq", k: "dk", v: "dv" },
     method: "complex",
   };
 }
@@ -381,6 +382,9 @@ function lossCases(): GradientCase[] {
 
 const cases: readonly GradientCase[] = [
   attentionCase(),
+  attentionCase(1),
+  attentionCase(2),
+  attentionCase(3),
   normCase("rmsNorm"),
   normCase("layerNorm"),
   linearCase(false, 0),

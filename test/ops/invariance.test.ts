@@ -53,10 +53,10 @@ function checkLinear(
 }
 
 /** Every sequence of a packed batch, alone. */
-function checkAttention(run: Run): void {
+function checkAttention(run: Run, window = 0): void {
   const data = new CaseData("row invariance of attention");
   const lengths = [3, 70, 1, 33, 64];
-  const shape = { heads: 4, kvHeads: 2, headDim: 16 };
+  const shape = { heads: 4, kvHeads: 2, headDim: 16, window };
   const args = attentionForwardArguments(data, { lengths, ...shape });
   const batch = run("attentionForward", args);
   const offsets = offsetsOf(lengths);
@@ -85,11 +85,12 @@ function checkAttention(run: Run): void {
 }
 
 /** A prefix of a sequence has the bits that it has in the whole: what came later was masked. */
-function checkAttentionPrefix(run: Run): void {
+function checkAttentionPrefix(run: Run, window = 0): void {
   const data = new CaseData("prefix invariance of attention");
-  const args = attentionForwardArguments(data, { lengths: [97], heads: 2, kvHeads: 1, headDim: 16 });
+  const shape = { lengths: [197], heads: 2, kvHeads: 1, headDim: 16, window };
+  const args = attentionForwardArguments(data, shape);
   const whole = run("attentionForward", args);
-  for (const length of [1, 31, 64, 65]) {
+  for (const length of [1, 31, 64, 65, 130, 196]) {
     const prefix = run("attentionForward", {
       ...args,
       rows: length,
@@ -103,6 +104,15 @@ function checkAttentionPrefix(run: Run): void {
     });
     assert.deepEqual(prefix["o"], rowsOf(whole["o"]!, 0, length, 32), `prefix of ${length}`);
   }
+}
+
+/** A window as long as the sequence has the bits of none. */
+function checkWideWindow(run: Run): void {
+  const data = new CaseData("wide window of attention");
+  const shape = { lengths: [97, 64], heads: 2, kvHeads: 1, headDim: 16 };
+  const args = attentionForwardArguments(data, shape);
+  for (const window of [97, 98, 1000])
+    assert.deepEqual(run("attentionForward", { ...args, window }), run("attentionForward", args));
 }
 
 /** Every prediction of a batch, alone. */
@@ -145,6 +155,12 @@ for (const backend of kernels.backends().filter((name) => name !== "ref")) {
       if (operators.has("attentionForward")) {
         it(`attentionForward, ${type}`, () => checkAttention(run));
         it(`attentionForward of a prefix, ${type}`, () => checkAttentionPrefix(run));
+        for (const window of [1, 40, 70]) {
+          it(`attentionForward with a window of ${window}, ${type}`, () => checkAttention(run, window));
+          it(`attentionForward of a prefix with a window of ${window}, ${type}`, () =>
+            checkAttentionPrefix(run, window));
+        }
+        it(`attentionForward with a window beyond the length, ${type}`, () => checkWideWindow(run));
       }
       if (operators.has("tokenLogProbForward"))
         it(`tokenLogProbForward, ${type}`, () => checkTokenLogProb(run));

@@ -21,73 +21,84 @@ function dot(left: Float64Array, right: Float64Array): number {
   return left.reduce((sum, value, index) => sum + value * right[index]!, 0);
 }
 
+/** attentionForward written out once more, for a window or none. */
+function checkNaiveAttention(window: number): void {
+  const data = new CaseData("naive attention");
+  const [heads, kvHeads, headDim] = [4, 2, 5];
+  const lengths = [3, 6];
+  const args = attentionForwardArguments(data, { lengths, heads, kvHeads, headDim, window });
+  const at = (name: string, row: number, width: number, head: number): Float64Array =>
+    (args[name] as Float64Array).subarray(row * width + head * headDim, row * width + (head + 1) * headDim);
+  const expected = new Float64Array(9 * heads * headDim);
+  for (const [first, length] of [
+    [0, 3],
+    [3, 6],
+  ] as const)
+    for (let row = first; row < first + length; row++)
+      for (let head = 0; head < heads; head++) {
+        const kvHead = Math.floor(head / (heads / kvHeads));
+        const oldest = window > 0 ? Math.max(first, row - window + 1) : first;
+        const keys = Array.from({ length: row - oldest + 1 }, (_, index) => oldest + index);
+        const probabilities = softmax(
+          keys.map((key) => dot(at("q", row, 20, head), at("k", key, 10, kvHead)) / Math.sqrt(headDim)),
+        );
+        for (const [index, key] of keys.entries())
+          for (let d = 0; d < headDim; d++)
+            expected[row * 20 + head * headDim + d]! += probabilities[index]! * at("v", key, 10, kvHead)[d]!;
+      }
+  assert.ok(relativeDistance(evaluate("attentionForward", args)["o"]!, expected) < 1e-14);
+}
+
+/** decodeAttention against the last row of attentionForward. */
+function checkDecode(window: number): void {
+  const data = new CaseData("decode is attention");
+  const [length, heads, kvHeads, headDim, capacity] = [9, 4, 2, 6, 12];
+  const forward = attentionForwardArguments(data, { lengths: [length], heads, kvHeads, headDim, window });
+  const cache = {
+    kCache: unset(2 * kvHeads * capacity * headDim),
+    vCache: unset(2 * kvHeads * capacity * headDim),
+  };
+  const filled = evaluate("kvAppend", {
+    rows: length,
+    kvHeads,
+    headDim,
+    capacity,
+    kStride: kvHeads * headDim,
+    vStride: kvHeads * headDim,
+    slots: new Int32Array(length).fill(1),
+    positions: Int32Array.from({ length }, (_, position) => position),
+    k: forward["k"]!,
+    v: forward["v"]!,
+    ...cache,
+  });
+  const width = heads * headDim;
+  const { o } = evaluate("decodeAttention", {
+    rows: 1,
+    heads,
+    kvHeads,
+    headDim,
+    capacity,
+    qStride: width,
+    oStride: width,
+    window,
+    scale: forward["scale"]!,
+    slots: Int32Array.of(1),
+    lengths: Int32Array.of(length),
+    q: (forward["q"] as Float64Array).slice(-width),
+    kCache: filled["kCache"]!,
+    vCache: filled["vCache"]!,
+    o: unset(width),
+  });
+  assert.ok(relativeDistance(o!, evaluate("attentionForward", forward)["o"]!.slice(-width)) < 1e-14);
+}
+
 describe("the oracle", () => {
   it("attends as a masked softmax per head", () => {
-    const data = new CaseData("naive attention");
-    const [heads, kvHeads, headDim] = [4, 2, 5];
-    const lengths = [3, 6];
-    const args = attentionForwardArguments(data, { lengths, heads, kvHeads, headDim });
-    const at = (name: string, row: number, width: number, head: number): Float64Array =>
-      (args[name] as Float64Array).subarray(row * width + head * headDim, row * width + (head + 1) * headDim);
-    const expected = new Float64Array(9 * heads * headDim);
-    for (const [first, length] of [
-      [0, 3],
-      [3, 6],
-    ] as const)
-      for (let row = first; row < first + length; row++)
-        for (let head = 0; head < heads; head++) {
-          const kvHead = Math.floor(head / (heads / kvHeads));
-          const keys = Array.from({ length: row - first + 1 }, (_, index) => first + index);
-          const probabilities = softmax(
-            keys.map((key) => dot(at("q", row, 20, head), at("k", key, 10, kvHead)) / Math.sqrt(headDim)),
-          );
-          for (const [index, key] of keys.entries())
-            for (let d = 0; d < headDim; d++)
-              expected[row * 20 + head * headDim + d]! +=
-                probabilities[index]! * at("v", key, 10, kvHead)[d]!;
-        }
-    assert.ok(relativeDistance(evaluate("attentionForward", args)["o"]!, expected) < 1e-14);
+    for (const window of [0, 1, 2, 4, 7]) checkNaiveAttention(window);
   });
 
   it("decodes as the last row of attention over the same keys", () => {
-    const data = new CaseData("decode is attention");
-    const [length, heads, kvHeads, headDim, capacity] = [9, 4, 2, 6, 12];
-    const forward = attentionForwardArguments(data, { lengths: [length], heads, kvHeads, headDim });
-    const cache = {
-      kCache: unset(2 * kvHeads * capacity * headDim),
-      vCache: unset(2 * kvHeads * capacity * headDim),
-    };
-    const filled = evaluate("kvAppend", {
-      rows: length,
-      kvHeads,
-      headDim,
-      capacity,
-      kStride: kvHeads * headDim,
-      vStride: kvHeads * headDim,
-      slots: new Int32Array(length).fill(1),
-      positions: Int32Array.from({ length }, (_, position) => position),
-      k: forward["k"]!,
-      v: forward["v"]!,
-      ...cache,
-    });
-    const width = heads * headDim;
-    const { o } = evaluate("decodeAttention", {
-      rows: 1,
-      heads,
-      kvHeads,
-      headDim,
-      capacity,
-      qStride: width,
-      oStride: width,
-      scale: forward["scale"]!,
-      slots: Int32Array.of(1),
-      lengths: Int32Array.of(length),
-      q: (forward["q"] as Float64Array).slice(-width),
-      kCache: filled["kCache"]!,
-      vCache: filled["vCache"]!,
-      o: unset(width),
-    });
-    assert.ok(relativeDistance(o!, evaluate("attentionForward", forward)["o"]!.slice(-width)) < 1e-14);
+    for (const window of [0, 1, 4, 9, 20]) checkDecode(window);
   });
 
   it("scores tokens as a log-softmax", () => {

@@ -15,16 +15,20 @@ struct RunningSoftmax {
   alignas(64) float correction[kTile];
 };
 
-/// scores becomes exp(scores − maximum so far), 0 where the key lies after the query.
-void softmaxTile(int64_t keys, int64_t lanes, bool diagonal, float* scores, RunningSoftmax& running) {
+/// scores becomes exp(scores − maximum so far), 0 where the query does not see the key. A query that sees none yet
+/// keeps the maximum −∞ and the sum 0.
+void softmaxTile(int64_t queries, int64_t keys, const TileMask& mask, float* scores, RunningSoftmax& running) {
+  const bool masked = mask.hidesAny(queries, keys);
+  const int64_t lanes = roundUp(queries, kWidth);
   for (int64_t lane = 0; lane < lanes; lane += kWidth) {
     float* const column = scores + lane;
-    const int64_t visible = visibleKeys(lane, keys, diagonal);
-    if (diagonal) {
+    const int64_t visible = visibleKeys(lane, keys, mask.diagonal());
+    if (masked) {
       const IntVec query = laneIndex() + static_cast<int>(lane);
-      for (int64_t key = lane; key < visible; ++key)
-        store(column + key * kTile,
-              query < static_cast<int>(key) ? set1(-INFINITY) : load(column + key * kTile));
+      for (int64_t key = 0; key < visible; ++key)
+        store(column + key * kTile, mask.hidden(query, IntVec{} + static_cast<int>(key))
+                                        ? set1(-INFINITY)
+                                        : load(column + key * kTile));
     }
     const Vec before = load(running.maximum + lane);
     Vec best[4] = {before, before, before, before};
@@ -34,10 +38,11 @@ void softmaxTile(int64_t keys, int64_t lanes, bool diagonal, float* scores, Runn
     for (; key < visible; ++key) best[0] = max(best[0], load(column + key * kTile));
     const Vec now = max(max(best[0], best[1]), max(best[2], best[3]));
 
-    const Vec correction = exp(before - now);
+    const Vec origin = now == -INFINITY ? Vec{} : now;  // −∞ − (−∞) is no number
+    const Vec correction = exp(before - origin);
     Vec total = load(running.sum + lane) * correction;
     for (key = 0; key < visible; ++key) {
-      const Vec p = exp(load(column + key * kTile) - now);
+      const Vec p = exp(load(column + key * kTile) - origin);
       store(column + key * kTile, p);
       total += p;
     }
@@ -73,7 +78,7 @@ void accumulateValues(int64_t queries, int64_t keys, int64_t headDim, bool diago
 
 void forwardTile(const AttentionForward& a, int64_t head, const SequenceTile& tile, char* memory) {
   const int64_t kvHead = head * a.kvHeads / a.heads, dim = a.headDim, queries = tile.rows();
-  const int64_t lanes = roundUp(queries, kWidth);
+  const int64_t lanes = roundUp(queries, kWidth), firstTile = firstVisibleKey(tile.tile * kTile, a.window) / kTile;
   ScratchFloats scratch(memory);
   float* const queriesT = scratch.take(dim * kTile);
   float* const scores = scratch.take(kTile * kTile);
@@ -89,22 +94,22 @@ void forwardTile(const AttentionForward& a, int64_t head, const SequenceTile& ti
                  dim);
   };
   prefetchRows(q, a.qStride, queries, dim);
-  prefetchKeyTile(0);
+  prefetchKeyTile(firstTile);
   transposeScaled(q, a.qStride, queries, dim, static_cast<float>(a.scale), queriesT, kTile);
   RunningSoftmax running;
   std::fill_n(running.maximum, kTile, -INFINITY);
   std::fill_n(running.sum, kTile, 0.0f);
 
-  for (int64_t keyTile = 0; keyTile <= tile.tile; ++keyTile) {
+  for (int64_t keyTile = firstTile; keyTile <= tile.tile; ++keyTile) {
     const SequenceTile key{tile.begin, tile.length, keyTile};
     const bool diagonal = keyTile == tile.tile;
     if (!diagonal) prefetchKeyTile(keyTile + 1);
     const float* k = static_cast<const float*>(a.k) + key.row() * a.kStride + kvHead * dim;
     const float* v = static_cast<const float*>(a.v) + key.row() * a.vStride + kvHead * dim;
     multiplyKeyRows(k, a.kStride, key.rows(), dim, queriesT, lanes, diagonal, scores);
-    softmaxTile(key.rows(), lanes, diagonal, scores, running);
+    softmaxTile(queries, key.rows(), {(tile.tile - keyTile) * kTile, a.window}, scores, running);
     copyRows(v, a.vStride, key.rows(), dim, valueCopy);
-    accumulateValues(queries, key.rows(), dim, diagonal, keyTile == 0, valueCopy, scores, running, output);
+    accumulateValues(queries, key.rows(), dim, diagonal, keyTile == firstTile, valueCopy, scores, running, output);
   }
 
   float* const lse = static_cast<float*>(a.lse) + tile.row() * a.heads + head;
@@ -122,7 +127,7 @@ void forwardTile(const AttentionForward& a, int64_t head, const SequenceTile& ti
 void attentionForward(OpContext& context, const AttentionForward& a) {
   requireFloat32(a.type, "attentionForward");
   requireHeadDim(a.headDim, "attentionForward");
-  const TileList tiles(a.offsets, a.sequences, a.heads);
+  const TileList tiles(a.offsets, a.sequences, a.heads, a.window);
   const bool worthSharing = tiles.pairs() * a.headDim > kSharedAttentionWork;
   forEachTask(context, tiles.size(), worthSharing, [&](int64_t index, int slot) {
     const TileList::Item item = tiles[index];

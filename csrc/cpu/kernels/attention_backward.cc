@@ -74,8 +74,9 @@ void loadQueryTile(const AttentionBackward& a, int64_t head, const SequenceTile&
 
 /// p[key][query] and dScore[key][query] of one pair of tiles.
 void scoreGradients(const AttentionBackward& a, const QueryTile& query, int64_t queries, const float* k,
-                    const float* v, int64_t keys, bool diagonal, float* p, float* dScore) {
+                    const float* v, int64_t keys, const TileMask& mask, float* p, float* dScore) {
   const int64_t lanes = roundUp(queries, kWidth);
+  const bool diagonal = mask.diagonal(), masked = mask.hidesAny(queries, keys);
   multiplyKeyRows(k, a.kStride, keys, a.headDim, query.queriesT, lanes, diagonal, p);
   multiplyKeyRows(v, a.vStride, keys, a.headDim, query.dOutputT, lanes, diagonal, dScore);
   const float scale = static_cast<float>(a.scale);
@@ -87,7 +88,7 @@ void scoreGradients(const AttentionBackward& a, const QueryTile& query, int64_t 
       float* const score = p + key * kTile + lane;
       float* const gradient = dScore + key * kTile + lane;
       Vec probability = exp(load(score) - lse);
-      if (diagonal) probability = index < static_cast<int>(key) ? Vec{} : probability;
+      if (masked) probability = mask.hidden(index, IntVec{} + static_cast<int>(key)) ? Vec{} : probability;
       store(score, probability);
       store(gradient, probability * (load(gradient) - delta) * scale);
     }
@@ -145,18 +146,20 @@ void queryTileBackward(const AttentionBackward& a, int64_t head, const SequenceT
     prefetchRows(rowOf(static_cast<const float*>(a.v), key.row(), a.vStride, kvHead, dim), a.vStride,
                  key.rows(), dim);
   };
-  prefetchKeyTile(0);
+  const int64_t firstTile = firstVisibleKey(tile.tile * kTile, a.window) / kTile;
+  prefetchKeyTile(firstTile);
   loadQueryTile(a, head, tile, scratch.query);
-  for (int64_t keyTile = 0; keyTile <= tile.tile; ++keyTile) {
+  for (int64_t keyTile = firstTile; keyTile <= tile.tile; ++keyTile) {
     const SequenceTile key{tile.begin, tile.length, keyTile};
     const int64_t keys = key.rows();
     const bool diagonal = keyTile == tile.tile;
     if (!diagonal) prefetchKeyTile(keyTile + 1);
     const float* k = rowOf(static_cast<const float*>(a.k), key.row(), a.kStride, kvHead, dim);
     const float* v = rowOf(static_cast<const float*>(a.v), key.row(), a.vStride, kvHead, dim);
-    scoreGradients(a, scratch.query, queries, k, v, keys, diagonal, scratch.p, scratch.dScore);
+    scoreGradients(a, scratch.query, queries, k, v, keys, {(tile.tile - keyTile) * kTile, a.window}, scratch.p,
+                   scratch.dScore);
     copyRows(k, a.kStride, keys, dim, scratch.keyCopy);
-    accumulateDQuery(dim, queries, keys, diagonal, keyTile == 0, scratch.dScore, scratch.keyCopy,
+    accumulateDQuery(dim, queries, keys, diagonal, keyTile == firstTile, scratch.dScore, scratch.keyCopy,
                      scratch.query.dQuery);
     if (!keySide) continue;
     accumulateKeySide<Contiguous::Depth>(dim, queries, keys, diagonal, scratch.p, scratch.query.dOutput,
@@ -197,12 +200,13 @@ struct KeyScratch {
 
 /// p[query][key] and dScore[query][key]: scoreGradients with the sides exchanged, the same bits.
 void scoreGradientsByKey(const AttentionBackward& a, const float* lse, const float* delta, int64_t queries,
-                         int64_t keys, bool diagonal, const KeyScratch& s) {
+                         int64_t keys, const TileMask& mask, const KeyScratch& s) {
   const int64_t allLanes = roundUp(keys, kWidth);
+  const bool masked = mask.hidesAny(queries, keys);
   const float scale = static_cast<float>(a.scale);
   for (int64_t first = 0; first < queries; first += kTileRows) {
     const int64_t rows = std::min<int64_t>(kTileRows, queries - first);
-    const int64_t lanes = diagonal ? std::min(allLanes, roundUp(first + rows, kWidth)) : allLanes;
+    const int64_t lanes = mask.diagonal() ? std::min(allLanes, roundUp(first + rows, kWidth)) : allLanes;
     multiply<Contiguous::Depth>(rows, lanes,
                                 {.depth = a.headDim,
                                  .a = s.scaled + first * a.headDim,
@@ -226,12 +230,20 @@ void scoreGradientsByKey(const AttentionBackward& a, const float* lse, const flo
         float* const score = s.p + query * kTile + lane;
         float* const gradient = s.dScore + query * kTile + lane;
         Vec probability = exp(load(score) - lse[query * a.heads]);
-        if (diagonal)
-          probability = laneIndex() + static_cast<int>(lane) > static_cast<int>(query) ? Vec{} : probability;
+        if (masked)
+          probability = mask.hidden(IntVec{} + static_cast<int>(query), laneIndex() + static_cast<int>(lane))
+                            ? Vec{}
+                            : probability;
         store(score, probability);
         store(gradient, probability * (load(gradient) - delta[query * a.heads]) * scale);
       }
   }
+}
+
+/// The first query tile after `key` that no longer sees any of it.
+int64_t endOfQueryTiles(const SequenceTile& key, int64_t window) {
+  const int64_t tiles = ceilDivide(key.length, kTile);
+  return window > 0 ? std::min(tiles, key.tile + ceilDivide(kTile - 1 + std::min(window, key.length), kTile)) : tiles;
 }
 
 /// dK and dV of one key tile from all queries that see it. Needs delta.
@@ -247,8 +259,9 @@ void keyTileBackward(const AttentionBackward& a, int64_t kvHead, const SequenceT
   clearRows(dk, a.kStride, keys, dim);
   clearRows(dv, a.vStride, keys, dim);
 
+  const int64_t end = endOfQueryTiles(key, a.window);
   for (int64_t head = kvHead * group; head < (kvHead + 1) * group; ++head)
-    for (int64_t tile = key.tile; tile < ceilDivide(key.length, kTile); ++tile) {
+    for (int64_t tile = key.tile; tile < end; ++tile) {
       const SequenceTile query{key.begin, key.length, tile};
       const int64_t queries = query.rows();
       const bool diagonal = tile == key.tile;
@@ -260,7 +273,8 @@ void keyTileBackward(const AttentionBackward& a, int64_t kvHead, const SequenceT
       for (int64_t i = 0; i < queries * dim; ++i) s.scaled[i] = s.queries[i] * scale;
       const int64_t statistic = query.row() * a.heads + head;
       scoreGradientsByKey(a, static_cast<const float*>(a.lse) + statistic,
-                          static_cast<const float*>(a.delta) + statistic, queries, keys, diagonal, s);
+                          static_cast<const float*>(a.delta) + statistic, queries, keys,
+                          {(tile - key.tile) * kTile, a.window}, s);
       accumulateKeySide<Contiguous::Rows>(dim, queries, keys, diagonal, s.p, s.dOutput, dv, a.vStride);
       accumulateKeySide<Contiguous::Rows>(dim, queries, keys, diagonal, s.dScore, s.queries, dk, a.kStride);
     }
@@ -270,9 +284,9 @@ void keyTileBackward(const AttentionBackward& a, int64_t kvHead, const SequenceT
 bool separateIsFaster(const AttentionBackward& a, int threads) {
   double total = 0, largest = 0;
   for (int64_t s = 0; s < a.sequences; ++s) {
-    const double length = a.offsets[s + 1] - a.offsets[s];
-    total += length * length * static_cast<double>(a.kvHeads);
-    largest = std::max(largest, length * length);
+    const auto pairs = static_cast<double>(visiblePairs(a.offsets[s + 1] - a.offsets[s], a.window));
+    total += pairs * static_cast<double>(a.kvHeads);
+    largest = std::max(largest, pairs);
   }
   return 7 * total / threads < 5 * std::max(largest, total / threads);
 }
@@ -282,7 +296,8 @@ bool separateIsFaster(const AttentionBackward& a, int threads) {
 void attentionBackward(OpContext& context, const AttentionBackward& a) {
   requireFloat32(a.type, "attentionBackward");
   requireHeadDim(a.headDim, "attentionBackward");
-  const TileList queryTiles(a.offsets, a.sequences, a.heads), keyTiles(a.offsets, a.sequences, a.kvHeads);
+  const TileList queryTiles(a.offsets, a.sequences, a.heads, a.window);
+  const TileList keyTiles(a.offsets, a.sequences, a.kvHeads, a.window);
   const bool worthSharing = queryTiles.pairs() * a.headDim * 5 / 2 > kSharedAttentionWork;
   if (!worthSharing || !separateIsFaster(a, cpu::pool(context).size())) {
     forEachTask(context, a.sequences * a.kvHeads, worthSharing, [&](int64_t index, int slot) {

@@ -49,6 +49,34 @@ struct SequenceTile {
   int64_t rows() const { return std::min(kTile, length - tile * kTile); }
 };
 
+/// Position of the oldest key that the query at `position` sees.
+constexpr int64_t firstVisibleKey(int64_t position, int64_t window) {
+  return window > 0 ? std::max<int64_t>(0, position - window + 1) : 0;
+}
+
+/// Pairs of a query and a key that it sees in a sequence of `length`.
+constexpr int64_t visiblePairs(int64_t length, int64_t window) {
+  const int64_t hidden = window > 0 ? std::max<int64_t>(0, length - window) : 0;
+  return length * (length + 1) / 2 - hidden * (hidden + 1) / 2;
+}
+
+/// Which keys of one tile the queries of another see: query q sees key k where q + shift − window < k ≤ q + shift.
+struct TileMask {
+  int64_t shift;   // position of the first query less that of the first key
+  int64_t window;  // 0: none
+
+  bool diagonal() const { return shift == 0; }
+  /// Whether some query does not see some key.
+  bool hidesAny(int64_t queries, int64_t keys) const {
+    return shift < keys - 1 || (window > 0 && shift + queries > window);
+  }
+  /// Lanes that hold a pair of which the query does not see the key; queries and keys are counted inside their tiles.
+  IntVec hidden(IntVec query, IntVec key) const {
+    const IntVec age = query + static_cast<int>(shift) - key;
+    return window > 0 ? (age < 0) | (age >= static_cast<int>(std::min<int64_t>(window, INT32_MAX))) : age < 0;
+  }
+};
+
 /// Every tile of every head of a packed batch: sequence after sequence, then head after head, so that the
 /// tiles in flight share rows in the caches; the last and most expensive tile of a head first.
 class TileList {
@@ -58,13 +86,13 @@ class TileList {
     int64_t head;
   };
 
-  TileList(const int32_t* offsets, int64_t sequences, int64_t heads)
+  TileList(const int32_t* offsets, int64_t sequences, int64_t heads, int64_t window)
       : offsets_(offsets), heads_(heads), ends_(static_cast<size_t>(sequences)) {
     for (int64_t s = 0; s < sequences; ++s) {
       const int64_t length = offsets[s + 1] - offsets[s];
       size_ += heads * ceilDivide(length, kTile);
       ends_[static_cast<size_t>(s)] = size_;
-      pairs_ += heads * length * (length + 1) / 2;
+      pairs_ += heads * visiblePairs(length, window);
     }
   }
   int64_t size() const { return size_; }

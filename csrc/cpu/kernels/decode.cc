@@ -41,7 +41,7 @@ void decodeGroup(const DecodeAttention& a, int64_t row, int64_t kvHead, char* me
   std::fill_n(sums, group, 0.0f);
 
   const int64_t cache = (a.slots[row] * a.kvHeads + kvHead) * a.capacity * dim;
-  for (int64_t first = 0; first < length; first += kTile) {
+  for (int64_t first = firstVisibleKey(length - 1, a.window); first < length; first += kTile) {
     const int64_t keys = std::min(kTile, length - first);
     const float* k = static_cast<const float*>(a.kCache) + cache + first * dim;
     const float* v = static_cast<const float*>(a.vCache) + cache + first * dim;
@@ -106,7 +106,7 @@ void decodeAttention(OpContext& context, const DecodeAttention& a) {
   int64_t positions = 0;
   for (int64_t n = 0; n < a.rows; ++n) {
     requireIndex("decodeAttention", "lengths", n, a.lengths[n] - int64_t{1}, a.capacity);
-    positions += a.lengths[n];
+    positions += a.window > 0 ? std::min<int64_t>(a.lengths[n], a.window) : a.lengths[n];
   }
   const bool worthSharing = positions * a.heads * a.headDim > kElementsPerTask;
   forEachTask(context, a.rows * a.kvHeads, worthSharing, [&](int64_t index, int slot) {

@@ -9,6 +9,7 @@ interface CacheShape {
   headDim: number;
   capacity: number;
   gap: number;
+  window?: number;
 }
 
 const CACHES: readonly CacheShape[] = [
@@ -16,11 +17,15 @@ const CACHES: readonly CacheShape[] = [
   { rows: 3, slotCount: 5, heads: 4, kvHeads: 2, headDim: 7, capacity: 33, gap: 3 },
   { rows: 7, slotCount: 7, heads: 6, kvHeads: 6, headDim: 16, capacity: 129, gap: 0 },
   { rows: 2, slotCount: 2, heads: 2, kvHeads: 1, headDim: 64, capacity: 300, gap: 1 },
+  { rows: 5, slotCount: 6, heads: 4, kvHeads: 2, headDim: 8, capacity: 130, gap: 0, window: 1 },
+  { rows: 9, slotCount: 9, heads: 2, kvHeads: 1, headDim: 16, capacity: 300, gap: 2, window: 70 },
+  { rows: 3, slotCount: 3, heads: 2, kvHeads: 2, headDim: 8, capacity: 90, gap: 0, window: 1000 },
 ];
 
 function cacheCases(shape: CacheShape): OpCase[] {
-  const { rows, slotCount, heads, kvHeads, headDim, capacity, gap } = shape;
-  const name = `${rows} rows, ${heads}/${kvHeads} heads of ${headDim}, capacity ${capacity}`;
+  const { rows, slotCount, heads, kvHeads, headDim, capacity, gap, window = 0 } = shape;
+  const suffix = window > 0 ? `, window ${window}` : "";
+  const name = `${rows} rows, ${heads}/${kvHeads} heads of ${headDim}, capacity ${capacity}${suffix}`;
   const data = new CaseData(`cache ${name}`);
   const kvWidth = kvHeads * headDim;
   const cacheSize = slotCount * kvWidth * capacity;
@@ -56,6 +61,7 @@ function cacheCases(shape: CacheShape): OpCase[] {
         capacity,
         qStride: heads * headDim + gap,
         oStride: heads * headDim + 2 * gap,
+        window,
         scale: headDim ** -0.5,
         slots,
         lengths: data.integers(rows, capacity).map((length) => length + 1),
