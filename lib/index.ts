@@ -40,17 +40,29 @@ export type { TrainingStep, TrainOptions, TrainResult } from "./trainers/trainer
 // Tokenizers and data
 
 export { planMicroBatches } from "./data/batching.ts";
+export { loadScored, loadUnpaired } from "./data/labelled.ts";
 export {
   type PaddedPreferences,
   type PaddedSequences,
   PreferenceDataset,
 } from "./data/preference-dataset.ts";
-export { loadPreferences } from "./data/preferences.ts";
+export { type LoadPreferencesOptions, loadPreferences, streamPreferences } from "./data/preferences.ts";
 export { loadPrompts } from "./data/prompts.ts";
 export { Random } from "./data/random.ts";
-export { loadSft } from "./data/sft.ts";
-export { splitDataset } from "./data/split.ts";
-export { tokenizePreferences, tokenizePrompts, tokenizeSft } from "./data/tokenize.ts";
+export { type LoadOptions as DataOptions, type OnBadRow, placeOf, RowStream } from "./data/readers.ts";
+export { loadSft, streamSft } from "./data/sft.ts";
+export { isHeldOut, type Split, type SplitOptions, splitDataset } from "./data/split.ts";
+export {
+  type Tokenized,
+  type TokenizeOptions,
+  type TokenizeReport,
+  type TokenizeSftOptions,
+  tokenizePreferences,
+  tokenizePrompts,
+  tokenizeScored,
+  tokenizeSft,
+  tokenizeUnpaired,
+} from "./data/tokenize.ts";
 export type * from "./data/types.ts";
 export {
   type ChatOptions,

@@ -1,6 +1,7 @@
 import { type Command, Option } from "commander";
+import { encodeChatPrompt, encodePrompt } from "../data/encode.ts";
 import { loadPrompts } from "../data/prompts.ts";
-import { encodePrompt } from "../data/tokenize.ts";
+import type { PromptRow } from "../data/types.ts";
 import { RlhfError } from "../errors.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { withInterrupt } from "./interrupt.ts";
@@ -59,17 +60,17 @@ function samplingOptions(): Option[] {
   );
 }
 
-async function readPrompts(options: GenerateOptions): Promise<string[]> {
+async function readPrompts(options: GenerateOptions): Promise<PromptRow[]> {
   if ((options.prompt === undefined) === (options.promptsPath === undefined)) {
     throw new RlhfError("ERR_RLHF_USAGE", "generate: give the prompts by either --prompt or --prompts-path");
   }
-  if (options.promptsPath === undefined) return [...(options.prompt ?? [])];
-  return (await loadPrompts(options.promptsPath)).map((row) => row.prompt);
+  if (options.promptsPath === undefined) return (options.prompt ?? []).map((prompt) => ({ prompt }));
+  return [...(await loadPrompts(options.promptsPath))];
 }
 
 async function generate(options: GenerateOptions, signal: AbortSignal): Promise<void> {
   const prompts = (await readPrompts(options)).flatMap((prompt) =>
-    new Array<string>(options.numSamples).fill(prompt),
+    new Array<PromptRow>(options.numSamples).fill(prompt),
   );
   const { CausalLM } = await import("../model/causal-lm.ts");
   const tokenizer = await Tokenizer.load(options.model);
@@ -78,7 +79,9 @@ async function generate(options: GenerateOptions, signal: AbortSignal): Promise<
     threads: options.threads,
     trainable: "none",
   });
-  const encoded = prompts.map((prompt) => encodePrompt(tokenizer, prompt));
+  const encoded = prompts.map(({ prompt, messages }) =>
+    messages ? encodeChatPrompt(tokenizer, messages) : encodePrompt(tokenizer, prompt),
+  );
   const { maxNewTokens, minNewTokens, temperature, topK, topP, minP, repetitionPenalty, seed } = options;
   const answers = await model.generate(encoded, {
     maxNewTokens,
@@ -94,7 +97,7 @@ async function generate(options: GenerateOptions, signal: AbortSignal): Promise<
   });
   const rows = answers.map(
     (answer, index): GeneratedRow => ({
-      prompt: prompts[index] as string,
+      prompt: (prompts[index] as PromptRow).prompt,
       response: tokenizer.decodeContinuation(encoded[index] as Int32Array, answer.tokens),
       tokens: [...answer.tokens],
       finishReason: answer.finishReason,

@@ -1,19 +1,31 @@
+import { isArena, isChatPair, readArena, readChatPair, withoutTie } from "./conversations.ts";
 import {
-  describeType,
+  isBlank,
   isRecord,
-  type LoadOptions,
-  loadRows,
+  numberField,
+  promptAndReplies,
+  RowDropped,
   RowProblem,
-  type RowReader,
+  recordOf,
+  sameText,
   stringField,
-} from "./readers.ts";
-import type { Dataset, PreferenceCounts, PreferenceFormat, PreferenceRow } from "./types.ts";
+  textOrMessagesField,
+} from "./fields.ts";
+import { collectRows, type LoadOptions, type RowReader, RowStream } from "./readers.ts";
+import type { DataReport, Dataset, PreferenceFormat, PreferenceRow, TextOrMessages } from "./types.ts";
 
 /** Each format as messages describe it. */
 export const PREFERENCE_FORMATS: Readonly<Record<PreferenceFormat, string>> = {
   "prompt-chosen-rejected": "{prompt, chosen, rejected}",
   "hh-rlhf": "{chosen, rejected} with whole dialogues",
+  "chat-pair": "{prompt?, chosen, rejected} with lists of messages",
+  "chatbot-arena": "{conversation_a, conversation_b, winner}",
 };
+
+export interface LoadPreferencesOptions extends LoadOptions<PreferenceFormat> {
+  /** Rows whose answers were judged alike: "drop" (default), or "keep" them with `tie: true`. */
+  readonly ties?: "drop" | "keep";
+}
 
 const HUMAN = "\n\nHuman:";
 const ASSISTANT = "\n\nAssistant:";
@@ -32,14 +44,18 @@ export function splitDialogue(dialogue: string): SplitDialogue | null {
   return { prompt: dialogue.slice(0, end), response: dialogue.slice(end) };
 }
 
-/** Human turns in a prompt of the HH-RLHF form; 0 for other prompts. */
-function humanTurns(prompt: string): number {
-  return prompt.split(HUMAN).length - 1;
+/** Human turns in a conversation or a prompt of the HH-RLHF form; 0 for other prompts. */
+function humanTurns(prompt: TextOrMessages): number {
+  return typeof prompt === "string"
+    ? prompt.split(HUMAN).length - 1
+    : prompt.filter((message) => message.role === "user").length;
 }
 
 /** The preference format of a row, or null. */
 export function detectPreference(value: unknown): PreferenceFormat | null {
+  if (isArena(value)) return "chatbot-arena";
   if (!isRecord(value) || !("chosen" in value) || !("rejected" in value)) return null;
+  if (isChatPair(value)) return "chat-pair";
   return "prompt" in value ? "prompt-chosen-rejected" : "hh-rlhf";
 }
 
@@ -47,77 +63,88 @@ export function detectPreference(value: unknown): PreferenceFormat | null {
 export class PreferenceReader implements RowReader<PreferenceFormat, PreferenceRow> {
   readonly formats = PREFERENCE_FORMATS;
   readonly detect = detectPreference;
-  #multiTurn = 0;
-  #differingPrompts = 0;
-  #emptyReply = 0;
-  #identical = 0;
+  readonly #keepTies: boolean;
+  readonly #counts = { multiTurn: 0, differingPrompts: 0, emptyReply: 0, identical: 0, ties: 0 };
 
-  readonly read = (value: unknown, format: PreferenceFormat): PreferenceRow | null => {
-    if (!isRecord(value))
-      throw new RowProblem(`is ${describeType(value)}; expected ${PREFERENCE_FORMATS[format]}`);
-    const row = format === "hh-rlhf" ? this.#readDialogues(value) : this.#readPair(value);
-    if (row === null) return null;
-    if (row.chosen.trim() === "" || row.rejected.trim() === "") {
-      this.#emptyReply++;
-      return null;
-    }
-    if (row.chosen === row.rejected) {
-      this.#identical++;
-      return null;
-    }
-    return row;
-  };
-
-  #readPair(value: Readonly<Record<string, unknown>>): PreferenceRow {
-    const row = {
-      prompt: stringField(value, "prompt"),
-      chosen: stringField(value, "chosen"),
-      rejected: stringField(value, "rejected"),
-    };
-    this.#countTurns(row.prompt);
-    if (value.margin === undefined) return row;
-    if (typeof value.margin !== "number")
-      throw new RowProblem(`"margin" must be a number, got ${describeType(value.margin)}`);
-    return { ...row, margin: value.margin };
+  constructor(ties: LoadPreferencesOptions["ties"] = "drop") {
+    this.#keepTies = ties === "keep";
   }
 
-  #readDialogues(value: Readonly<Record<string, unknown>>): PreferenceRow | null {
+  readonly read = (value: unknown, format: PreferenceFormat): PreferenceRow => {
+    const row = this.#readAs(recordOf(value, PREFERENCE_FORMATS[format]), format);
+    this.#countTurns(row.prompt);
+    if (isBlank(row.chosen) || isBlank(row.rejected)) throw this.#drop("emptyReply", "has an empty answer");
+    if (row.tie) this.#counts.ties++;
+    else if (sameText(row.chosen, row.rejected)) throw this.#drop("identical", "has the same answer twice");
+    return withoutTie(row, this.#keepTies);
+  };
+
+  #readAs(row: Readonly<Record<string, unknown>>, format: PreferenceFormat): PreferenceRow {
+    switch (format) {
+      case "hh-rlhf":
+        return this.#readDialogues(row);
+      case "prompt-chosen-rejected":
+        return withMargin(row, readPair(row));
+      case "chat-pair":
+        return withMargin(row, readChatPair(row));
+      case "chatbot-arena":
+        return readArena(row);
+    }
+  }
+
+  #readDialogues(value: Readonly<Record<string, unknown>>): PreferenceRow {
     const chosen = splitDialogue(stringField(value, "chosen"));
     const rejected = splitDialogue(stringField(value, "rejected"));
-    if (chosen === null || rejected === null) {
+    if (chosen === null || rejected === null)
       throw new RowProblem(`${chosen === null ? '"chosen"' : '"rejected"'} has no "\\n\\nAssistant:" turn`);
-    }
-    this.#countTurns(chosen.prompt);
     if (chosen.prompt !== rejected.prompt) {
-      this.#differingPrompts++;
-      return null;
+      this.#countTurns(chosen.prompt);
+      throw this.#drop("differingPrompts", "has dialogues that differ before the last answer");
     }
     return { prompt: chosen.prompt, chosen: chosen.response, rejected: rejected.response };
   }
 
-  #countTurns(prompt: string): void {
-    if (humanTurns(prompt) > 1) this.#multiTurn++;
+  #countTurns(prompt: TextOrMessages): void {
+    if (humanTurns(prompt) > 1) this.#counts.multiTurn++;
   }
 
-  counts(): PreferenceCounts {
-    return {
-      multiTurn: this.#multiTurn,
-      differingPrompts: this.#differingPrompts,
-      emptyReply: this.#emptyReply,
-      identical: this.#identical,
-    };
+  #drop(counter: "differingPrompts" | "emptyReply" | "identical", reason: string): RowDropped {
+    this.#counts[counter]++;
+    return new RowDropped(reason);
   }
+
+  readonly report = (): Partial<DataReport> => ({ preferences: { ...this.#counts } });
+}
+
+function readPair(value: Readonly<Record<string, unknown>>): PreferenceRow {
+  const prompt = textOrMessagesField(value, "prompt");
+  return promptAndReplies(prompt, {
+    chosen: textOrMessagesField(value, "chosen"),
+    rejected: textOrMessagesField(value, "rejected"),
+  });
+}
+
+function withMargin(value: Readonly<Record<string, unknown>>, row: PreferenceRow): PreferenceRow {
+  return value.margin === undefined ? row : { ...row, margin: numberField(value, "margin") };
 }
 
 /**
- * Reads preference pairs from .json, .jsonl or .jsonl.gz files with rows {prompt, chosen, rejected} or HH-RLHF's whole dialogues
- * {chosen, rejected}, which are split before the last answer. Pairs whose prompts differ, with an empty or twice the same answer
- * are dropped and counted in `report.preferences`. Throws ERR_RLHF_DATA with file and line.
+ * Reads preference pairs: rows {prompt, chosen, rejected}, as texts or as lists of messages; HH-RLHF's whole dialogues
+ * {chosen, rejected}, split before the last answer; the Chatbot Arena's {conversation_a, conversation_b, winner}. Files may be
+ * .json, .jsonl, .jsonl.gz or .parquet. Pairs whose prompts differ, with an empty or twice the same answer, and ties are dropped
+ * and counted in `report.preferences`. Throws ERR_RLHF_DATA with file and line.
  */
-export function loadPreferences(
+export async function loadPreferences(
   paths: string | readonly string[],
-  options: LoadOptions<PreferenceFormat> = {},
+  options: LoadPreferencesOptions = {},
 ): Promise<Dataset<PreferenceRow>> {
-  const reader = new PreferenceReader();
-  return loadRows(paths, reader, options, () => ({ preferences: reader.counts() }));
+  return collectRows(streamPreferences(paths, options));
+}
+
+/** The rows of `loadPreferences`, one at a time: for files larger than memory. */
+export function streamPreferences(
+  paths: string | readonly string[],
+  options: LoadPreferencesOptions = {},
+): RowStream<PreferenceRow, PreferenceFormat> {
+  return new RowStream(paths, () => new PreferenceReader(options.ties), options);
 }

@@ -1,7 +1,11 @@
+import { createHash } from "node:crypto";
 import { messageOf, RlhfError } from "../errors.ts";
 import { didYouMean } from "../suggest.ts";
-import { readRawRows } from "./lines.ts";
-import type { BadRow, DataFormat, DataReport, Dataset } from "./types.ts";
+import { breather } from "./breathe.ts";
+import { describeType, isRecord, RowDropped, RowProblem } from "./fields.ts";
+import { readRawRows } from "./raw.ts";
+import type { RawRow } from "./raw-row.ts";
+import type { BadRow, DataFormat, DataReport, Dataset, RowPlace } from "./types.ts";
 
 /** What to do with a row that does not have the form it should. */
 export type OnBadRow = "error" | "skip";
@@ -13,60 +17,49 @@ export interface LoadOptions<Format extends DataFormat = DataFormat> {
   readonly onBadRow?: OnBadRow;
   /** Reads at most this many rows. */
   readonly limit?: number;
+  /** "drop" leaves out rows that say the same as one before; one hash per row is kept. Default "keep". */
+  readonly duplicates?: "keep" | "drop";
 }
 
 /** How rows of one kind of data set are recognised and read. */
-export interface RowReader<Format extends DataFormat, Row> {
+export interface RowReader<Format extends DataFormat, Row extends object> {
   /** The formats in order of detection, each with its description for messages. */
   readonly formats: Readonly<Record<Format, string>>;
   /** The format of a parsed row, or null when it has none. */
   readonly detect: (value: unknown) => Format | null;
-  /** Reads a row; null drops it (and the reader counts why); a thrown `RowProblem` makes it a bad row. */
-  readonly read: (value: unknown, format: Format) => Row | null;
+  /** The row, or the rows it stands for. A thrown `RowProblem` makes it a bad row, `RowDropped` leaves it out. */
+  readonly read: (value: unknown, format: Format) => Row | readonly Row[];
+  /** Adds to the report. */
+  readonly report?: () => Partial<DataReport>;
 }
 
-/** What is wrong with one row; becomes a bad row with file and line. */
-export class RowProblem extends Error {}
+const KEPT_ROWS_OF_REPORT = 20;
 
-const KEPT_BAD_ROWS = 20;
+const places = new WeakMap<object, RowPlace>();
 
-/** The string under a key; anything else is a problem of the row. */
-export function stringField(row: Readonly<Record<string, unknown>>, key: string): string {
-  const value = row[key];
-  if (value === undefined) throw new RowProblem(`"${key}" is missing`);
-  if (typeof value !== "string")
-    throw new RowProblem(`"${key}" must be a string, got ${describeType(value)}`);
-  return value;
+/** Where a row was read, as long as it is the object that a reader gave. */
+export function placeOf(row: object): RowPlace | undefined {
+  return places.get(row);
 }
 
-/** The name of a value's type as JSON knows it. */
-export function describeType(value: unknown): string {
-  if (value === null) return "null";
-  return Array.isArray(value) ? "an array" : typeof value;
+/** "file:line", of a parquet file "file: row n". */
+export function describePlace({ file, line }: RowPlace): string {
+  return file.endsWith(".parquet") ? `${file}: row ${line}` : `${file}:${line}`;
 }
 
-/** True for JSON objects. */
-export function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-function parseRow(text: string | null): unknown {
-  if (text === null) throw new RowProblem("is not UTF-8 text");
+function parseRow(raw: RawRow): unknown {
+  if ("value" in raw) return raw.value;
+  if (raw.text === null) throw new RowProblem("is not UTF-8 text");
   try {
-    return JSON.parse(text) as unknown;
+    return JSON.parse(raw.text) as unknown;
   } catch (error) {
     throw new RowProblem(`is not JSON: ${messageOf(error)}`);
   }
 }
 
 function unknownFormat(value: unknown, formats: Readonly<Record<string, string>>): RowProblem {
-  const found = isRecord(value)
-    ? `keys ${
-        Object.keys(value)
-          .map((key) => `"${key}"`)
-          .join(", ") || "(none)"
-      }`
-    : describeType(value);
+  const keys = isRecord(value) ? Object.keys(value).map((key) => `"${key}"`) : [];
+  const found = isRecord(value) ? `keys ${keys.join(", ") || "(none)"}` : describeType(value);
   return new RowProblem(`has ${found}; expected one of: ${Object.values(formats).join("; ")}`);
 }
 
@@ -79,92 +72,162 @@ function checkFormat(format: string | undefined, known: readonly string[]): void
   );
 }
 
-/** Gathers rows and problems over the files of one data set. */
-class Collector<Format extends DataFormat, Row> {
-  readonly rows: Row[] = [];
+/** Drops rows of which the same were seen; a hash stands for each. */
+function checkNew(rows: readonly object[], seen: Set<string>): void {
+  const key = createHash("sha256").update(JSON.stringify(rows)).digest("base64").slice(0, 24);
+  if (seen.has(key)) throw new RowDropped("says the same as a row before");
+  seen.add(key);
+}
+
+/** Counts of one reading, and the first rows that were not kept. */
+class Tally {
   readonly badRows: BadRow[] = [];
-  readonly formats = new Set<Format>();
+  readonly droppedRows: BadRow[] = [];
+  readonly formats = new Set<DataFormat>();
   rowsRead = 0;
-  badCount = 0;
-  readonly reader: RowReader<Format, Row>;
-  readonly options: LoadOptions<Format>;
+  rowsKept = 0;
+  bad = 0;
+  dropped = 0;
 
-  constructor(reader: RowReader<Format, Row>, options: LoadOptions<Format>) {
-    this.reader = reader;
-    this.options = options;
+  addBad(row: BadRow): void {
+    this.bad++;
+    if (this.badRows.length < KEPT_ROWS_OF_REPORT) this.badRows.push(row);
   }
 
-  get full(): boolean {
-    return this.rowsRead >= (this.options.limit ?? Number.POSITIVE_INFINITY);
-  }
-
-  async readFile(file: string): Promise<void> {
-    const named = this.options.format;
-    let format: Format | null = named === undefined || named === "auto" ? null : named;
-    for await (const raw of readRawRows(file)) {
-      if (this.full) return;
-      this.rowsRead++;
-      try {
-        const value = parseRow(raw.text);
-        const rowFormat: Format | null = format ?? this.reader.detect(value);
-        if (rowFormat === null) throw unknownFormat(value, this.reader.formats);
-        const row = this.reader.read(value, rowFormat);
-        format = rowFormat;
-        this.formats.add(rowFormat);
-        if (row !== null) this.rows.push(row);
-      } catch (error) {
-        if (!(error instanceof RowProblem)) throw error;
-        this.addBadRow({ file, line: raw.line, reason: error.message });
-      }
-    }
-  }
-
-  addBadRow(bad: BadRow): void {
-    if (this.options.onBadRow !== "skip") {
-      throw new RlhfError(
-        "ERR_RLHF_DATA",
-        `${bad.file}:${bad.line}: row ${bad.reason} (set onBadRow / on_bad_row to "skip" to leave such rows out)`,
-        { ...bad },
-      );
-    }
-    this.badCount++;
-    if (this.badRows.length < KEPT_BAD_ROWS) this.badRows.push(bad);
+  addDropped(row: BadRow): void {
+    this.dropped++;
+    if (this.droppedRows.length < KEPT_ROWS_OF_REPORT) this.droppedRows.push(row);
   }
 }
 
 /**
- * Reads the rows of one or more files. Throws ERR_RLHF_DATA when a file cannot be read, when a row is bad and `onBadRow` is
- * "error", and when no good row is left.
+ * The rows of one or more files, read when they are asked for: `for await (const row of stream)`. No more than a row (of .parquet:
+ * a row group) is held in memory. Each pass over a stream reads the files again. Iterating throws ERR_RLHF_DATA when a file cannot
+ * be read, when a row is bad and `onBadRow` is "error", and at the end when there was no good row.
  */
-export async function loadRows<Format extends DataFormat, Row>(
-  paths: string | readonly string[],
-  reader: RowReader<Format, Row>,
-  options: LoadOptions<Format>,
-  extraReport?: () => Partial<DataReport>,
-): Promise<Dataset<Row>> {
-  const files = typeof paths === "string" ? [paths] : [...paths];
-  checkFormat(options.format, Object.keys(reader.formats));
-  const collector = new Collector(reader, options);
-  for (const file of files) {
-    if (!collector.full) await collector.readFile(file);
+export class RowStream<Row extends object, Format extends DataFormat = DataFormat>
+  implements AsyncIterable<Row>
+{
+  readonly files: readonly string[];
+  readonly #makeReader: () => RowReader<Format, Row>;
+  readonly #options: LoadOptions<Format>;
+  #reader: RowReader<Format, Row>;
+  #tally = new Tally();
+
+  constructor(
+    paths: string | readonly string[],
+    makeReader: () => RowReader<Format, Row>,
+    options: LoadOptions<Format>,
+  ) {
+    this.files = typeof paths === "string" ? [paths] : [...paths];
+    this.#makeReader = makeReader;
+    this.#reader = makeReader();
+    this.#options = options;
+    checkFormat(options.format, Object.keys(this.#reader.formats));
   }
-  if (collector.rows.length === 0) {
-    const first = collector.badRows[0];
-    const why = first ? `; the first bad row is ${first.file}:${first.line}: ${first.reason}` : "";
-    throw new RlhfError(
+
+  /** What the pass that was begun last has found so far. */
+  get report(): DataReport {
+    const tally = this.#tally;
+    return {
+      files: this.files,
+      formats: [...tally.formats],
+      rowsRead: tally.rowsRead,
+      rowsKept: tally.rowsKept,
+      badRows: tally.bad,
+      firstBadRows: tally.badRows,
+      droppedRows: tally.dropped,
+      firstDroppedRows: tally.droppedRows,
+      ...this.#reader.report?.(),
+    };
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Row> {
+    this.#reader = this.#makeReader();
+    this.#tally = new Tally();
+    const seen = this.#options.duplicates === "drop" ? new Set<string>() : null;
+    for (const file of this.files) {
+      if (this.#full) break;
+      yield* this.#readFile(file, seen);
+    }
+    if (this.#tally.rowsKept === 0) throw this.#nothingRead();
+  }
+
+  get #full(): boolean {
+    return this.#tally.rowsRead >= (this.#options.limit ?? Number.POSITIVE_INFINITY);
+  }
+
+  async *#readFile(file: string, seen: Set<string> | null): AsyncGenerator<Row> {
+    const named = this.#options.format;
+    let format: Format | null = named === undefined || named === "auto" ? null : named;
+    const breathe = breather();
+    let rows: readonly Row[];
+    for await (const raw of readRawRows(file)) {
+      if (this.#full) return;
+      await breathe();
+      this.#tally.rowsRead++;
+      const place = { file, line: raw.line };
+      try {
+        const value = parseRow(raw);
+        const rowFormat: Format | null = format ?? this.#reader.detect(value);
+        if (rowFormat === null) throw unknownFormat(value, this.#reader.formats);
+        rows = this.#readRow(value, rowFormat, seen, place);
+        format = rowFormat;
+      } catch (error) {
+        if (!(error instanceof RowProblem)) throw error;
+        this.#addBadRow({ ...place, reason: error.message });
+        continue;
+      }
+      this.#tally.rowsKept += rows.length;
+      yield* rows;
+    }
+  }
+
+  /** The rows that one entry of a file stands for, none where it is left out. */
+  #readRow(value: unknown, format: Format, seen: Set<string> | null, place: RowPlace): readonly Row[] {
+    try {
+      const read = this.#reader.read(value, format);
+      const rows: readonly Row[] = Array.isArray(read) ? (read as readonly Row[]) : [read as Row];
+      if (seen !== null) checkNew(rows, seen);
+      for (const row of rows) places.set(row, place);
+      return rows;
+    } catch (error) {
+      if (!(error instanceof RowDropped)) throw error;
+      this.#tally.addDropped({ ...place, reason: error.message });
+      return [];
+    } finally {
+      this.#tally.formats.add(format);
+    }
+  }
+
+  #addBadRow(bad: BadRow): void {
+    if (this.#options.onBadRow !== "skip") {
+      throw new RlhfError(
+        "ERR_RLHF_DATA",
+        `${describePlace(bad)}: row ${bad.reason} (set onBadRow / on_bad_row to "skip" to leave such rows out)`,
+        { ...bad },
+      );
+    }
+    this.#tally.addBad(bad);
+  }
+
+  #nothingRead(): RlhfError {
+    const first = this.#tally.badRows[0] ?? this.#tally.droppedRows[0];
+    const kind = this.#tally.badRows[0] ? "bad" : "dropped";
+    const why = first ? `; the first ${kind} row is ${describePlace(first)}: ${first.reason}` : "";
+    return new RlhfError(
       "ERR_RLHF_DATA",
-      `${files.join(", ")}: no usable row among ${collector.rowsRead} read${why}`,
-      { files },
+      `${this.files.join(", ")}: no usable row among ${this.#tally.rowsRead} read${why}`,
+      { files: this.files },
     );
   }
-  const report: DataReport = {
-    files,
-    formats: [...collector.formats],
-    rowsRead: collector.rowsRead,
-    rowsKept: collector.rows.length,
-    badRows: collector.badCount,
-    firstBadRows: collector.badRows,
-    ...extraReport?.(),
-  };
-  return Object.assign(collector.rows, { report });
+}
+
+/** All rows of a stream in memory, with its report. */
+export async function collectRows<Row extends object, Format extends DataFormat>(
+  stream: RowStream<Row, Format>,
+): Promise<Dataset<Row>> {
+  const rows: Row[] = [];
+  for await (const row of stream) rows.push(row);
+  return Object.assign(rows, { report: stream.report });
 }

@@ -1,12 +1,5 @@
-import {
-  describeType,
-  isRecord,
-  type LoadOptions,
-  loadRows,
-  RowProblem,
-  type RowReader,
-  stringField,
-} from "./readers.ts";
+import { describeType, isRecord, RowProblem, recordOf, stringField } from "./fields.ts";
+import { collectRows, type LoadOptions, type RowReader, RowStream } from "./readers.ts";
 import type { Dataset, SequenceFormat } from "./types.ts";
 
 /** A sequence to measure: token ids, or a prompt and a response to tokenise. */
@@ -40,16 +33,16 @@ const READER: RowReader<SequenceFormat, SequenceRow> = {
   formats: FORMATS,
   detect,
   read(value, format) {
-    if (!isRecord(value)) throw new RowProblem(`is ${describeType(value)}; expected ${FORMATS[format]}`);
-    if (format === "tokens") return { tokens: readTokens(value.tokens) };
-    return { prompt: stringField(value, "prompt"), response: stringField(value, "response") };
+    const row = recordOf(value, FORMATS[format]);
+    if (format === "tokens") return { tokens: readTokens(row.tokens) };
+    return { prompt: stringField(row, "prompt"), response: stringField(row, "response") };
   },
 };
 
-/** Reads sequences to measure from .json, .jsonl or .jsonl.gz files with rows {tokens} or {prompt, response}. */
-export function loadSequences(
+/** Reads sequences to measure from .json, .jsonl, .jsonl.gz or .parquet files with rows {tokens} or {prompt, response}. */
+export async function loadSequences(
   paths: string | readonly string[],
   options: LoadOptions<SequenceFormat> = {},
 ): Promise<Dataset<SequenceRow>> {
-  return loadRows(paths, READER, options);
+  return collectRows(new RowStream(paths, () => READER, options));
 }

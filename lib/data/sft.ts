@@ -1,17 +1,21 @@
-import { detectPreference, PREFERENCE_FORMATS, PreferenceReader } from "./preferences.ts";
 import {
-  describeType,
   isRecord,
-  type LoadOptions,
-  loadRows,
+  messagesField,
+  nonEmpty,
+  promptAndReplies,
+  RowDropped,
   RowProblem,
-  type RowReader,
+  recordOf,
   stringField,
-} from "./readers.ts";
-import type { ChatMessage, Dataset, PreferenceFormat, SftFormat, SftRow } from "./types.ts";
+  textOrMessagesField,
+} from "./fields.ts";
+import { detectPreference, PREFERENCE_FORMATS, PreferenceReader } from "./preferences.ts";
+import { collectRows, type LoadOptions, type RowReader, RowStream } from "./readers.ts";
+import type { DataReport, Dataset, PreferenceFormat, SftFormat, SftRow } from "./types.ts";
 
 const FORMATS: Readonly<Record<SftFormat, string>> = {
   "prompt-response": "{prompt, response}",
+  "prompt-completion": "{prompt, completion}",
   "document-target": "{document, target}",
   messages: "{messages: [{role, content}, …]}",
   text: "{text}",
@@ -21,35 +25,25 @@ const FORMATS: Readonly<Record<SftFormat, string>> = {
 function detect(value: unknown): SftFormat | null {
   if (!isRecord(value)) return null;
   if ("prompt" in value && "response" in value) return "prompt-response";
+  if ("prompt" in value && "completion" in value) return "prompt-completion";
   if ("document" in value && "target" in value) return "document-target";
   if ("messages" in value) return "messages";
   return "text" in value ? "text" : detectPreference(value);
 }
 
-/** The messages of a conversation, checked: each an object with a role and a content of strings. */
-export function readMessages(value: unknown): ChatMessage[] {
-  if (!Array.isArray(value)) throw new RowProblem(`"messages" must be an array, got ${describeType(value)}`);
-  return value.map((message: unknown, index) => {
-    if (!isRecord(message) || typeof message.role !== "string" || typeof message.content !== "string") {
-      throw new RowProblem(`"messages[${index}]" must be {role, content} with two strings`);
-    }
-    return { role: message.role, content: message.content };
-  });
+function promptAnd(value: Readonly<Record<string, unknown>>, key: "response" | "completion"): SftRow {
+  if (value.label === false) throw new RowDropped('has label false: "completion" is no answer to imitate');
+  const prompt = textOrMessagesField(value, "prompt");
+  return promptAndReplies(prompt, { response: nonEmpty(textOrMessagesField(value, key), key) });
 }
 
-function nonEmpty(text: string, key: string): string {
-  if (text.trim() === "") throw new RowProblem(`"${key}" is empty`);
-  return text;
-}
-
-function readDemonstration(value: unknown, format: Exclude<SftFormat, PreferenceFormat>): SftRow {
-  if (!isRecord(value)) throw new RowProblem(`is ${describeType(value)}; expected ${FORMATS[format]}`);
+function readDemonstration(row: unknown, format: Exclude<SftFormat, PreferenceFormat>): SftRow {
+  const value = recordOf(row, FORMATS[format]);
   switch (format) {
     case "prompt-response":
-      return {
-        prompt: stringField(value, "prompt"),
-        response: nonEmpty(stringField(value, "response"), "response"),
-      };
+      return promptAnd(value, "response");
+    case "prompt-completion":
+      return promptAnd(value, "completion");
     case "document-target":
       return {
         prompt: stringField(value, "document"),
@@ -58,7 +52,7 @@ function readDemonstration(value: unknown, format: Exclude<SftFormat, Preference
     case "text":
       return { prompt: "", response: nonEmpty(stringField(value, "text"), "text") };
     case "messages": {
-      const messages = readMessages(value.messages);
+      const messages = messagesField(value, "messages");
       if (!messages.some((message) => message.role === "assistant"))
         throw new RowProblem("has no assistant message to train on");
       return { messages };
@@ -66,23 +60,43 @@ function readDemonstration(value: unknown, format: Exclude<SftFormat, Preference
   }
 }
 
+function isPreference(format: SftFormat): format is PreferenceFormat {
+  return format in PREFERENCE_FORMATS;
+}
+
+/** Reads demonstrations; of preference rows the prompt and the chosen answer. */
+class SftReader implements RowReader<SftFormat, SftRow> {
+  readonly formats = FORMATS;
+  readonly detect = detect;
+  readonly #pairs = new PreferenceReader();
+  #sawPairs = false;
+
+  readonly read = (value: unknown, format: SftFormat): SftRow => {
+    if (!isPreference(format)) return readDemonstration(value, format);
+    this.#sawPairs = true;
+    const pair = this.#pairs.read(value, format);
+    return { prompt: pair.prompt, response: pair.chosen };
+  };
+
+  readonly report = (): Partial<DataReport> => (this.#sawPairs ? this.#pairs.report() : {});
+}
+
 /**
- * Reads examples for supervised fine-tuning from .json, .jsonl or .jsonl.gz files with rows {prompt, response},
- * {document, target}, {messages} or {text}. Preference rows are read as prompt and chosen answer, with the same rows dropped and
- * counted as by `loadPreferences`. Throws ERR_RLHF_DATA with file and line.
+ * Reads examples for supervised fine-tuning: rows {prompt, response} or {prompt, completion}, as texts or as lists of messages,
+ * {document, target}, {messages} or {text}. Files may be .json, .jsonl, .jsonl.gz or .parquet. Preference rows are read as prompt
+ * and chosen answer, with the same rows dropped and counted as by `loadPreferences`. Throws ERR_RLHF_DATA with file and line.
  */
-export function loadSft(
+export async function loadSft(
   paths: string | readonly string[],
   options: LoadOptions<SftFormat> = {},
 ): Promise<Dataset<SftRow>> {
-  const pairs = new PreferenceReader();
-  let sawPairs = false;
-  const read = (value: unknown, format: SftFormat): SftRow | null => {
-    if (format !== "prompt-chosen-rejected" && format !== "hh-rlhf") return readDemonstration(value, format);
-    sawPairs = true;
-    const pair = pairs.read(value, format);
-    return pair && { prompt: pair.prompt, response: pair.chosen };
-  };
-  const reader: RowReader<SftFormat, SftRow> = { formats: FORMATS, detect, read };
-  return loadRows(paths, reader, options, () => (sawPairs ? { preferences: pairs.counts() } : {}));
+  return collectRows(streamSft(paths, options));
+}
+
+/** The rows of `loadSft`, one at a time: for files larger than memory. */
+export function streamSft(
+  paths: string | readonly string[],
+  options: LoadOptions<SftFormat> = {},
+): RowStream<SftRow, SftFormat> {
+  return new RowStream(paths, () => new SftReader(), options);
 }

@@ -1,12 +1,12 @@
+import { createHash } from "node:crypto";
 import { RlhfError } from "../errors.ts";
-import { Random } from "./random.ts";
 
 export interface SplitOptions<Row> {
-  /** Share of the rows held out for evaluation, in [0, 1). At least one row stays on each side when the share is over 0. */
+  /** Share of the rows held out for evaluation, in [0, 1). */
   readonly evalFraction: number;
   readonly seed: number;
-  /** Rows of the same group land on the same side, e.g. answers to one prompt. Left out: every row is its own group. */
-  readonly groupOf?: (row: Row) => string;
+  /** Rows with the same key land on the same side, e.g. answers to one prompt. Left out: the row itself. */
+  readonly groupOf?: (row: Row) => unknown;
 }
 
 export interface Split<Row> {
@@ -14,44 +14,55 @@ export interface Split<Row> {
   readonly eval: Row[];
 }
 
-/** Splits rows into training and evaluation by seed; both keep the order of the input. */
+function checkFraction(evalFraction: number): void {
+  if (evalFraction >= 0 && evalFraction < 1) return;
+  throw new RlhfError(
+    "ERR_RLHF_ARGUMENT",
+    `splitDataset: evalFraction must be in [0, 1), got ${evalFraction}`,
+    { evalFraction },
+  );
+}
+
+/** A number in [0, 1) that is drawn from a group's content and the seed. */
+function draw(key: unknown, seed: number): number {
+  const text = typeof key === "string" ? key : JSON.stringify(key);
+  const hash = createHash("sha256").update(`${seed}\0${text}`).digest();
+  return hash.readUIntBE(0, 6) / 2 ** 48;
+}
+
+/**
+ * Whether a row is held out for evaluation. It follows from the row's group and the seed alone, so that it holds for a stream and
+ * for a data set that grows: rows that are added move none of those before.
+ */
+export function isHeldOut<Row>(row: Row, options: SplitOptions<Row>): boolean {
+  const { evalFraction, seed, groupOf } = options;
+  checkFraction(evalFraction);
+  return draw(groupOf ? groupOf(row) : row, seed) < evalFraction;
+}
+
+/**
+ * Splits rows into training and evaluation by their content and the seed (see `isHeldOut`); both keep the order of the input. The
+ * share held out is met on average, and a share over 0 leaves at least one group on each side. Throws ERR_RLHF_DATA when there are
+ * fewer than two groups to share out.
+ */
 export function splitDataset<Row>(rows: readonly Row[], options: SplitOptions<Row>): Split<Row> {
   const { evalFraction, seed, groupOf } = options;
-  if (!(evalFraction >= 0 && evalFraction < 1)) {
-    throw new RlhfError(
-      "ERR_RLHF_ARGUMENT",
-      `splitDataset: evalFraction must be in [0, 1), got ${evalFraction}`,
-      { evalFraction },
-    );
-  }
+  checkFraction(evalFraction);
   if (evalFraction === 0) return { train: [...rows], eval: [] };
-  const groups = new Map<string, number[]>();
-  rows.forEach((row, index) => {
-    const key = groupOf ? groupOf(row) : String(index);
-    const members = groups.get(key);
-    if (members) members.push(index);
-    else groups.set(key, [index]);
-  });
-  if (groups.size < 2) {
+  const draws = rows.map((row) => draw(groupOf ? groupOf(row) : row, seed));
+  const sorted = [...new Set(draws)].sort((a, b) => a - b);
+  if (sorted.length < 2) {
     throw new RlhfError(
       "ERR_RLHF_DATA",
-      "splitDataset: needs at least two rows (or two different prompts) to hold some out; set evalFraction / eval_fraction to 0 to hold out none",
-      {
-        rows: rows.length,
-        groups: groups.size,
-      },
+      "splitDataset: needs at least two different rows (or two different prompts) to hold some out; set evalFraction / eval_fraction to 0 to hold out none",
+      { rows: rows.length, groups: sorted.length },
     );
   }
-  const wanted = Math.max(1, Math.round(rows.length * evalFraction));
-  const heldOut = new Set<number>();
-  const order = new Random(seed, "split").shuffle([...groups.values()]);
-  // The last group always stays for training.
-  for (const members of order.slice(0, -1)) {
-    if (heldOut.size >= wanted) break;
-    for (const index of members) heldOut.add(index);
-  }
+  const [smallest, second, largest] = [sorted[0], sorted[1], sorted.at(-1)] as [number, number, number];
+  // The draws of a small set may all lie on one side.
+  const threshold = smallest >= evalFraction ? second : Math.min(evalFraction, largest);
   return {
-    train: rows.filter((_, index) => !heldOut.has(index)),
-    eval: rows.filter((_, index) => heldOut.has(index)),
+    train: rows.filter((_, index) => (draws[index] as number) >= threshold),
+    eval: rows.filter((_, index) => (draws[index] as number) < threshold),
   };
 }

@@ -1,20 +1,29 @@
 import { RlhfError } from "../errors.ts";
+import {
+  type EncodedExample,
+  encodeChatPrompt,
+  encodeConversation,
+  encodePrompt,
+  encodeReply,
+  endOfSequence,
+  type PromptEncoder,
+} from "./encode.ts";
+import { describePlace, placeOf } from "./readers.ts";
 import type {
-  ChatMessage,
   PreferenceRow,
   PromptRow,
+  RowPlace,
+  ScoredRow,
   SftRow,
   TokenizedExample,
   TokenizedPreference,
   TokenizedPrompt,
+  TokenizedScored,
+  TokenizedUnpaired,
+  UnpairedRow,
 } from "./types.ts";
 
-/** What tokenising needs of a tokenizer; `Tokenizer` has it all. */
-export interface PromptEncoder {
-  readonly eosTokenId: number | null;
-  encode(text: string, options?: { addSpecialTokens?: boolean }): Int32Array;
-  applyChatTemplate(messages: readonly ChatMessage[], options?: { addGenerationPrompt?: boolean }): string;
-}
+export { encodePrompt, encodeSequence, type PromptEncoder } from "./encode.ts";
 
 export interface TokenizeOptions {
   /** Longest sequence in tokens, the end-of-sequence token included. Left out: no limit. */
@@ -38,6 +47,15 @@ export interface TokenizeSftOptions extends TokenizeOptions {
   readonly lossOn?: "completion" | "all";
 }
 
+/** A row that tokenising left out. */
+export interface DroppedExample {
+  /** Counted from 0. */
+  readonly row: number;
+  /** Where it was read, if it was. */
+  readonly place?: RowPlace;
+  readonly reason: string;
+}
+
 /** What tokenising a data set did. */
 export interface TokenizeReport {
   readonly examples: number;
@@ -48,6 +66,8 @@ export interface TokenizeReport {
   readonly dropped: number;
   /** Pairs left out because their two answers are the same tokens. */
   readonly identical?: number;
+  /** The first rows that were left out (all are counted, at most 20 are kept here). */
+  readonly firstDropped: readonly DroppedExample[];
   /** Rows where prompt and response tokenised together begin otherwise than the prompt alone; they are tokenised apart. */
   readonly boundaryMerges: number;
 }
@@ -57,129 +77,22 @@ export interface Tokenized<Example> {
   readonly report: TokenizeReport;
 }
 
-function startsWith(tokens: Int32Array, prefix: Int32Array): boolean {
-  return tokens.length >= prefix.length && prefix.every((token, index) => tokens[index] === token);
-}
-
-function concat(parts: readonly (Int32Array | readonly number[])[]): Int32Array {
-  const result = new Int32Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    result.set(part, at);
-    at += part.length;
-  }
-  return result;
-}
-
-/** Some tokenizers add the end-of-sequence token to whatever they encode; a prompt to continue must not have it. */
-function withoutEos(tokens: Int32Array, eos: number | null): Int32Array {
-  return tokens.length > 0 && tokens[tokens.length - 1] === eos ? tokens.subarray(0, -1) : tokens;
-}
-
-/** A prompt as generation sees it: with the tokenizer's leading special tokens, without an end-of-sequence token. */
-export function encodePrompt(tokenizer: PromptEncoder, prompt: string): Int32Array {
-  return withoutEos(tokenizer.encode(prompt), tokenizer.eosTokenId).slice();
-}
-
-interface EncodedPair {
-  readonly tokens: Int32Array;
-  readonly promptLength: number;
-  readonly merged: boolean;
-}
-
-/**
- * Prompt and response as one sequence that begins with exactly the prompt's own tokens, which is what the model will be
- * given when it generates. Where the tokenizer would merge across the boundary, the two are tokenised apart.
- */
-function encodePair(tokenizer: PromptEncoder, prompt: string, response: string): EncodedPair {
-  const promptTokens = encodePrompt(tokenizer, prompt);
-  const together = withoutEos(tokenizer.encode(prompt + response), tokenizer.eosTokenId);
-  if (startsWith(together, promptTokens))
-    return { tokens: together, promptLength: promptTokens.length, merged: false };
-  const tokens = concat([promptTokens, tokenizer.encode(response, { addSpecialTokens: false })]);
-  return { tokens, promptLength: promptTokens.length, merged: true };
-}
-
-/**
- * A prompt and its response as one sequence, Int32Array[T], the way training tokenises them; with `appendEos` (default true) it
- * ends in the end-of-sequence token, where reward models read their score.
- */
-export function encodeSequence(
-  tokenizer: PromptEncoder,
-  prompt: string,
-  response: string,
-  options: Pick<TokenizeOptions, "appendEos"> = {},
-): { tokens: Int32Array; promptLength: number } {
-  const { tokens, promptLength } = encodePair(tokenizer, prompt, response);
-  return { tokens: concat([tokens, endOfSequence(tokenizer, options)]), promptLength };
-}
-
-function endOfSequence(tokenizer: PromptEncoder, options: TokenizeOptions): number[] {
-  if (options.appendEos === false) return [];
-  if (tokenizer.eosTokenId === null) {
-    throw new RlhfError(
-      "ERR_RLHF_TOKENIZER",
-      "the tokenizer has no end-of-sequence token; name one in tokenizer_config.json (eos_token) or set appendEos to false",
-    );
-  }
-  return [tokenizer.eosTokenId];
-}
-
-/** 1 from `promptLength` on; index 0 is never predicted. */
-function completionMask(length: number, promptLength: number): Uint8Array {
-  return new Uint8Array(length).fill(1, Math.max(1, promptLength));
-}
-
-function cut(example: TokenizedExample, maxLength: number): TokenizedExample {
-  return {
-    tokens: example.tokens.slice(0, maxLength),
-    promptLength: Math.min(example.promptLength, maxLength),
-    lossMask: example.lossMask.slice(0, maxLength),
-  };
-}
-
-/**
- * A conversation with a mask over what its assistant turns say, found by rendering the conversation up to each turn: the text
- * that one more assistant message adds after the generation prompt is that message's.
- */
-function encodeConversation(
-  tokenizer: PromptEncoder,
-  messages: readonly ChatMessage[],
-  eos: readonly number[],
-): TokenizedExample {
-  const segments: { text: string; learnt: boolean }[] = [];
-  let rendered = "";
-  messages.forEach((message, index) => {
-    if (message.role !== "assistant") return;
-    const before = tokenizer.applyChatTemplate(messages.slice(0, index), { addGenerationPrompt: true });
-    const after = tokenizer.applyChatTemplate(messages.slice(0, index + 1));
-    if (!before.startsWith(rendered) || !after.startsWith(before)) {
-      throw new RlhfError(
-        "ERR_RLHF_DATA",
-        "the chat template rewrites earlier turns of a conversation, so its assistant turns cannot be told apart; use {prompt, response} rows",
-      );
+/** What became of one row. */
+export type RowOutcome<Example> =
+  | {
+      readonly example: Example;
+      readonly tokens: number;
+      readonly truncated: boolean;
+      readonly merged: boolean;
     }
-    segments.push(
-      { text: before.slice(rendered.length), learnt: false },
-      { text: after.slice(before.length), learnt: true },
-    );
-    rendered = after;
-  });
-  // Templates write their special tokens as text, so none are added.
-  const pieces = segments.map((segment) => ({
-    ...segment,
-    tokens: tokenizer.encode(segment.text, { addSpecialTokens: false }),
-  }));
-  const body = concat(pieces.map((piece) => piece.tokens));
-  const ending = body.length > 0 && body[body.length - 1] === eos[0] ? [] : eos;
-  const lossMask = new Uint8Array(body.length + ending.length).fill(1);
-  let at = 0;
-  for (const piece of pieces) {
-    if (!piece.learnt) lossMask.fill(0, at, at + piece.tokens.length);
-    at += piece.tokens.length;
-  }
-  lossMask[0] = 0;
-  return { tokens: concat([body, ending]), promptLength: pieces[0]?.tokens.length ?? 0, lossMask };
+  | { readonly dropped: string; readonly identical?: true };
+
+/** How rows of one kind become examples. */
+export interface RowTokenizer<Row, Example> {
+  /** What messages call an example. */
+  readonly noun: string;
+  readonly maxLength: number;
+  tokenize(row: Row, index: number): RowOutcome<Example>;
 }
 
 function checkMaxLength(maxLength: number | undefined): number {
@@ -198,34 +111,257 @@ function checkMaxLength(maxLength: number | undefined): number {
 function checkTexts(row: object, keys: readonly string[], index: number): void {
   for (const key of keys) {
     const text = (row as Readonly<Record<string, unknown>>)[key];
-    if (typeof text === "string") continue;
-    throw new RlhfError("ERR_RLHF_DATA", `row ${index}: "${key}" must be a string, got ${typeof text}`, {
-      row: index,
-      key,
-    });
+    if (typeof text === "string" || Array.isArray(text)) continue;
+    throw new RlhfError(
+      "ERR_RLHF_DATA",
+      `row ${index}: "${key}" must be a string or a list of messages, got ${typeof text}`,
+      { row: index, key },
+    );
   }
 }
 
-function nothingLeft(kind: string, dropped: number, maxLength: number): RlhfError {
-  return new RlhfError(
-    "ERR_RLHF_DATA",
-    dropped === 0
-      ? `no ${kind} to tokenise: no row was given`
-      : `no ${kind} is left: all ${dropped} are empty or longer than maxLength ${maxLength}; raise it`,
-    {
-      dropped,
-      maxLength,
-    },
-  );
+function cut(example: EncodedExample, maxLength: number): EncodedExample {
+  return {
+    tokens: example.tokens.slice(0, maxLength),
+    promptLength: Math.min(example.promptLength, maxLength),
+    lossMask: example.lossMask.slice(0, maxLength),
+    merged: example.merged,
+  };
 }
 
-function onlyEqualAnswers(identical: number, dropped: number, maxLength: number): RlhfError {
-  const others = dropped === 0 ? "" : `, and ${dropped} are longer than maxLength ${maxLength}`;
-  return new RlhfError(
-    "ERR_RLHF_DATA",
-    `no pair is left: in ${identical} the chosen answer is the rejected one too, token by token${others}; a pair has to differ within maxLength`,
-    { identical, dropped },
-  );
+function tooLong(length: number, maxLength: number): { dropped: string } {
+  return { dropped: `is ${length} tokens long, over maxLength ${maxLength}` };
+}
+
+function exampleOf({ tokens, promptLength, lossMask }: EncodedExample): TokenizedExample {
+  return { tokens, promptLength, lossMask };
+}
+
+/** Rows for supervised fine-tuning: the loss is on the response, unless `lossOn` is "all". */
+export function sftRows(
+  tokenizer: PromptEncoder,
+  options: TokenizeSftOptions = {},
+): RowTokenizer<SftRow, TokenizedExample> {
+  const maxLength = checkMaxLength(options.maxLength);
+  const eos = endOfSequence(tokenizer, options);
+  const encode = (row: SftRow, index: number): EncodedExample => {
+    if ("messages" in row) return encodeConversation(tokenizer, row.messages, eos);
+    checkTexts(row, ["prompt", "response"], index);
+    return encodeReply(tokenizer, row.prompt, row.response, eos);
+  };
+  return {
+    noun: "example",
+    maxLength,
+    tokenize(row, index) {
+      const whole = encode(row, index);
+      const { length } = whole.tokens;
+      const truncated = length > maxLength;
+      if (truncated && options.overlong === "drop") return tooLong(length, maxLength);
+      const kept = truncated ? cut(whole, maxLength) : whole;
+      if (options.lossOn === "all") kept.lossMask.fill(1, 1);
+      if (!kept.lossMask.includes(1))
+        return truncated
+          ? { dropped: `has a prompt that fills maxLength ${maxLength}: nothing to learn is left` }
+          : { dropped: "has no token to learn" };
+      return { example: exampleOf(kept), tokens: kept.tokens.length, truncated, merged: kept.merged };
+    },
+  };
+}
+
+function sameTokens(a: Int32Array, b: Int32Array): boolean {
+  return a.length === b.length && a.every((token, index) => token === b[index]);
+}
+
+/**
+ * Preference pairs. Unless `overlong` says otherwise one with an answer over `maxLength` is dropped whole: a reward model would judge
+ * a cut answer by a token that is not its last. Pairs of equal answers prefer nothing and are dropped, but for ties.
+ */
+export function preferenceRows(
+  tokenizer: PromptEncoder,
+  options: TokenizePreferenceOptions = {},
+): RowTokenizer<PreferenceRow, TokenizedPreference> {
+  const maxLength = checkMaxLength(options.maxLength);
+  const eos = endOfSequence(tokenizer, options);
+  return {
+    noun: "pair",
+    maxLength,
+    tokenize(row, index) {
+      checkTexts(row, ["prompt", "chosen", "rejected"], index);
+      const whole = [row.chosen, row.rejected].map((reply) => encodeReply(tokenizer, row.prompt, reply, eos));
+      const longest = Math.max(...whole.map((answer) => answer.tokens.length));
+      const truncated = longest > maxLength;
+      const promptLength = whole[0]?.promptLength ?? 0;
+      if (truncated && (options.overlong !== "truncate" || promptLength >= maxLength))
+        return tooLong(longest, maxLength);
+      const kept = truncated ? whole.map((answer) => cut(answer, maxLength)) : whole;
+      const [chosen, rejected] = kept as [EncodedExample, EncodedExample];
+      if (!kept.every((answer) => answer.lossMask.includes(1)))
+        return { dropped: "has an answer without a token to learn" };
+      if (!row.tie && sameTokens(chosen.tokens, rejected.tokens))
+        return { dropped: "has two answers of the same tokens", identical: true };
+      const example = {
+        chosen: exampleOf(chosen),
+        rejected: exampleOf(rejected),
+        margin: row.margin ?? 0,
+        ...(row.tie ? { tie: true } : {}),
+      };
+      const tokens = chosen.tokens.length + rejected.tokens.length;
+      return { example, tokens, truncated, merged: kept.some((answer) => answer.merged) };
+    },
+  };
+}
+
+/** Single answers with something said of them; one over `maxLength` is dropped. */
+function replyRows<Row extends object, Example>(
+  tokenizer: PromptEncoder,
+  options: TokenizeOptions,
+  key: keyof Row & string,
+  finish: (example: TokenizedExample, row: Row) => Example,
+): RowTokenizer<Row & { readonly prompt: PreferenceRow["prompt"] }, Example> {
+  const maxLength = checkMaxLength(options.maxLength);
+  const eos = endOfSequence(tokenizer, options);
+  return {
+    noun: "example",
+    maxLength,
+    tokenize(row, index) {
+      checkTexts(row, ["prompt", key], index);
+      const encoded = encodeReply(tokenizer, row.prompt, row[key] as PreferenceRow["chosen"], eos);
+      const { length } = encoded.tokens;
+      if (length > maxLength) return tooLong(length, maxLength);
+      return {
+        example: finish(exampleOf(encoded), row),
+        tokens: length,
+        truncated: false,
+        merged: encoded.merged,
+      };
+    },
+  };
+}
+
+export function unpairedRows(
+  tokenizer: PromptEncoder,
+  options: TokenizeOptions = {},
+): RowTokenizer<UnpairedRow, TokenizedUnpaired> {
+  return replyRows(tokenizer, options, "completion", (example, row: UnpairedRow) => ({
+    ...example,
+    label: row.label,
+  }));
+}
+
+export function scoredRows(
+  tokenizer: PromptEncoder,
+  options: TokenizeOptions = {},
+): RowTokenizer<ScoredRow, TokenizedScored> {
+  return replyRows(tokenizer, options, "response", (example, row: ScoredRow) => ({
+    ...example,
+    score: row.score,
+  }));
+}
+
+/** Prompts to answer; those over `maxLength` are dropped. */
+export function promptRows(
+  tokenizer: PromptEncoder,
+  options: Pick<TokenizeOptions, "maxLength"> = {},
+): RowTokenizer<string | PromptRow, TokenizedPrompt> {
+  const maxLength = checkMaxLength(options.maxLength);
+  return {
+    noun: "prompt",
+    maxLength,
+    tokenize(item, index) {
+      const row = typeof item === "string" ? { prompt: item } : item;
+      checkTexts(row, ["prompt"], index);
+      const tokens = row.messages
+        ? encodeChatPrompt(tokenizer, row.messages)
+        : encodePrompt(tokenizer, row.prompt);
+      if (tokens.length === 0) return { dropped: "has no token" };
+      if (tokens.length > maxLength) return tooLong(tokens.length, maxLength);
+      return { example: { tokens, row }, tokens: tokens.length, truncated: false, merged: false };
+    },
+  };
+}
+
+const KEPT_DROPPED = 20;
+
+/** Counts what tokenising does, row by row. */
+export class TokenizeTally {
+  readonly #noun: string;
+  readonly #maxLength: number;
+  #rows = 0;
+  #examples = 0;
+  #tokens = 0;
+  #truncated = 0;
+  #dropped = 0;
+  #identical = 0;
+  #boundaryMerges = 0;
+  readonly #firstDropped: DroppedExample[] = [];
+
+  constructor({ noun, maxLength }: Pick<RowTokenizer<unknown, unknown>, "noun" | "maxLength">) {
+    this.#noun = noun;
+    this.#maxLength = maxLength;
+  }
+
+  /** Tokenises one row; null where it is left out. An error of the row tells where it stands. */
+  add<Row, Example>(rows: RowTokenizer<Row, Example>, row: Row): Example | null {
+    const index = this.#rows++;
+    const outcome = rows.tokenize(row, index);
+    if ("dropped" in outcome) {
+      if (outcome.identical) this.#identical++;
+      else this.#dropped++;
+      const place = typeof row === "object" && row !== null ? placeOf(row) : undefined;
+      if (this.#firstDropped.length < KEPT_DROPPED)
+        this.#firstDropped.push({ row: index, ...(place ? { place } : {}), reason: outcome.dropped });
+      return null;
+    }
+    this.#examples++;
+    this.#tokens += outcome.tokens;
+    if (outcome.truncated) this.#truncated++;
+    if (outcome.merged) this.#boundaryMerges++;
+    return outcome.example;
+  }
+
+  /** The report. Throws ERR_RLHF_DATA when nothing is left. */
+  finish(): TokenizeReport {
+    if (this.#examples === 0) throw this.#nothingLeft();
+    return {
+      examples: this.#examples,
+      tokens: this.#tokens,
+      truncated: this.#truncated,
+      dropped: this.#dropped,
+      ...(this.#noun === "pair" ? { identical: this.#identical } : {}),
+      firstDropped: this.#firstDropped,
+      boundaryMerges: this.#boundaryMerges,
+    };
+  }
+
+  #nothingLeft(): RlhfError {
+    const dropped = this.#dropped;
+    const identical = this.#identical;
+    const maxLength = this.#maxLength;
+    const first = this.#firstDropped[0];
+    const where = first?.place ? describePlace(first.place) : `row ${first?.row}`;
+    const example = first ? ` (${where} ${first.reason})` : "";
+    const others = dropped === 0 ? "" : `, and ${dropped} are longer than maxLength ${maxLength}`;
+    const why =
+      identical > 0
+        ? `no pair is left: in ${identical} the chosen answer is the rejected one too, token by token${others}; a pair has to differ within maxLength`
+        : dropped === 0
+          ? `no ${this.#noun} to tokenise: no row was given`
+          : `no ${this.#noun} is left: all ${dropped} are empty or longer than maxLength ${maxLength}; raise it`;
+    return new RlhfError("ERR_RLHF_DATA", `${why}${example}`, { dropped, identical, maxLength });
+  }
+}
+
+function tokenizeAll<Row, Example>(
+  rows: readonly Row[],
+  rowTokenizer: RowTokenizer<Row, Example>,
+): Tokenized<Example> {
+  const tally = new TokenizeTally(rowTokenizer);
+  const examples: Example[] = [];
+  for (const row of rows) {
+    const example = tally.add(rowTokenizer, row);
+    if (example !== null) examples.push(example);
+  }
+  return { examples, report: tally.finish() };
 }
 
 /**
@@ -237,41 +373,7 @@ export function tokenizeSft(
   tokenizer: PromptEncoder,
   options: TokenizeSftOptions = {},
 ): Tokenized<TokenizedExample> {
-  const maxLength = checkMaxLength(options.maxLength);
-  const eos = endOfSequence(tokenizer, options);
-  const examples: TokenizedExample[] = [];
-  let tokens = 0;
-  let truncated = 0;
-  let dropped = 0;
-  let boundaryMerges = 0;
-  for (const [index, row] of rows.entries()) {
-    let example: TokenizedExample;
-    if ("messages" in row) {
-      example = encodeConversation(tokenizer, row.messages, eos);
-    } else {
-      checkTexts(row, ["prompt", "response"], index);
-      const pair = encodePair(tokenizer, row.prompt, row.response);
-      if (pair.merged) boundaryMerges++;
-      const sequence = concat([pair.tokens, eos]);
-      example = {
-        tokens: sequence,
-        promptLength: pair.promptLength,
-        lossMask: completionMask(sequence.length, pair.promptLength),
-      };
-    }
-    if (options.lossOn === "all") example.lossMask.fill(1, 1);
-    const overlong = example.tokens.length > maxLength;
-    if (overlong && options.overlong !== "drop") example = cut(example, maxLength);
-    if (example.tokens.length > maxLength || !example.lossMask.includes(1)) {
-      dropped++;
-      continue;
-    }
-    if (overlong) truncated++;
-    tokens += example.tokens.length;
-    examples.push(example);
-  }
-  if (examples.length === 0) throw nothingLeft("example", dropped, maxLength);
-  return { examples, report: { examples: examples.length, tokens, truncated, dropped, boundaryMerges } };
+  return tokenizeAll(rows, sftRows(tokenizer, options));
 }
 
 /**
@@ -284,49 +386,25 @@ export function tokenizePreferences(
   tokenizer: PromptEncoder,
   options: TokenizePreferenceOptions = {},
 ): Tokenized<TokenizedPreference> {
-  const maxLength = checkMaxLength(options.maxLength);
-  const eos = endOfSequence(tokenizer, options);
-  const examples: TokenizedPreference[] = [];
-  let tokens = 0;
-  let truncated = 0;
-  let dropped = 0;
-  let identical = 0;
-  let boundaryMerges = 0;
-  for (const [index, row] of rows.entries()) {
-    checkTexts(row, ["prompt", "chosen", "rejected"], index);
-    const pairs = [row.chosen, row.rejected].map((answer) => encodePair(tokenizer, row.prompt, answer));
-    let [chosen, rejected] = pairs.map((pair): TokenizedExample => {
-      const sequence = concat([pair.tokens, eos]);
-      return {
-        tokens: sequence,
-        promptLength: pair.promptLength,
-        lossMask: completionMask(sequence.length, pair.promptLength),
-      };
-    }) as [TokenizedExample, TokenizedExample];
-    const overlong = Math.max(chosen.tokens.length, rejected.tokens.length) > maxLength;
-    if (overlong && (options.overlong !== "truncate" || chosen.promptLength >= maxLength)) {
-      dropped++;
-      continue;
-    }
-    if (overlong) [chosen, rejected] = [cut(chosen, maxLength), cut(rejected, maxLength)];
-    // An empty prompt before a single token: nothing predicts it.
-    if (!chosen.lossMask.includes(1) || !rejected.lossMask.includes(1)) {
-      dropped++;
-      continue;
-    }
-    if (chosen.tokens.length === rejected.tokens.length && startsWith(chosen.tokens, rejected.tokens)) {
-      identical++;
-      continue;
-    }
-    if (overlong) truncated++;
-    if (pairs.some((pair) => pair.merged)) boundaryMerges++;
-    tokens += chosen.tokens.length + rejected.tokens.length;
-    examples.push({ chosen, rejected, margin: row.margin ?? 0 });
-  }
-  if (examples.length === 0 && identical > 0) throw onlyEqualAnswers(identical, dropped, maxLength);
-  if (examples.length === 0) throw nothingLeft("pair", dropped, maxLength);
-  const report = { examples: examples.length, tokens, truncated, dropped, identical, boundaryMerges };
-  return { examples, report };
+  return tokenizeAll(rows, preferenceRows(tokenizer, options));
+}
+
+/** Tokenises answers with a label of desirable or not; those over `maxLength` are dropped. Throws ERR_RLHF_DATA when nothing is left. */
+export function tokenizeUnpaired(
+  rows: readonly UnpairedRow[],
+  tokenizer: PromptEncoder,
+  options: TokenizeOptions = {},
+): Tokenized<TokenizedUnpaired> {
+  return tokenizeAll(rows, unpairedRows(tokenizer, options));
+}
+
+/** Tokenises answers with a score; those over `maxLength` are dropped. Throws ERR_RLHF_DATA when nothing is left. */
+export function tokenizeScored(
+  rows: readonly ScoredRow[],
+  tokenizer: PromptEncoder,
+  options: TokenizeOptions = {},
+): Tokenized<TokenizedScored> {
+  return tokenizeAll(rows, scoredRows(tokenizer, options));
 }
 
 /**
@@ -337,21 +415,5 @@ export function tokenizePrompts(
   tokenizer: PromptEncoder,
   options: Pick<TokenizeOptions, "maxLength"> = {},
 ): Tokenized<TokenizedPrompt> {
-  const maxLength = checkMaxLength(options.maxLength);
-  const examples: TokenizedPrompt[] = [];
-  let total = 0;
-  for (const [index, item] of rows.entries()) {
-    const row = typeof item === "string" ? { prompt: item } : item;
-    checkTexts(row, ["prompt"], index);
-    const tokens = encodePrompt(tokenizer, row.prompt);
-    if (tokens.length > maxLength || tokens.length === 0) continue;
-    total += tokens.length;
-    examples.push({ tokens, row });
-  }
-  const dropped = rows.length - examples.length;
-  if (examples.length === 0) throw nothingLeft("prompt", dropped, maxLength);
-  return {
-    examples,
-    report: { examples: examples.length, tokens: total, truncated: 0, dropped, boundaryMerges: 0 },
-  };
+  return tokenizeAll(rows, promptRows(tokenizer, options));
 }

@@ -4,41 +4,76 @@ export interface ChatMessage {
   readonly content: string;
 }
 
+/** Text as it is, or turns of a conversation, which the tokenizer's chat template renders. */
+export type TextOrMessages = string | readonly ChatMessage[];
+
 /**
  * One example to imitate. `{text}` rows arrive as an empty prompt and the text as response; `{document, target}` rows as prompt
- * and response, preference rows as prompt and chosen answer. A row with `messages` is trained on its assistant turns and needs a tokenizer with a chat template.
+ * and response, preference rows as prompt and chosen answer. A row with `messages` is trained on its assistant turns, one whose
+ * prompt and response are lists of messages on the assistant turns of the response; both need a tokenizer with a chat template.
  */
 export type SftRow =
-  | { readonly prompt: string; readonly response: string }
+  | { readonly prompt: TextOrMessages; readonly response: TextOrMessages }
   | { readonly messages: readonly ChatMessage[] };
 
-/** Two answers to one prompt, of which the first was preferred. */
+/** Two answers to one prompt, of which the first was preferred. Lists of messages need a tokenizer with a chat template. */
 export interface PreferenceRow {
-  readonly prompt: string;
-  readonly chosen: string;
-  readonly rejected: string;
+  readonly prompt: TextOrMessages;
+  readonly chosen: TextOrMessages;
+  readonly rejected: TextOrMessages;
   /** By how much the scores should differ at least; 0 where the data does not say. */
   readonly margin?: number;
+  /** Both answers were judged alike, so that "chosen" is only the first; such rows are read with `ties: "keep"` alone. */
+  readonly tie?: boolean;
+}
+
+/** One answer and whether it was desirable, without a second one to compare it with. */
+export interface UnpairedRow {
+  readonly prompt: TextOrMessages;
+  readonly completion: TextOrMessages;
+  readonly label: boolean;
+}
+
+/** One answer and its score. */
+export interface ScoredRow {
+  readonly prompt: TextOrMessages;
+  readonly response: TextOrMessages;
+  readonly score: number;
 }
 
 /** A prompt to answer; keys of the row other than the prompt are kept for reward functions to read. */
 export interface PromptRow {
+  /** The text; of a conversation, what its last message says. */
   readonly prompt: string;
+  /** The conversation to continue, rendered by the tokenizer's chat template in place of `prompt`. */
+  readonly messages?: readonly ChatMessage[];
   readonly metadata?: Readonly<Record<string, unknown>>;
 }
 
 /** The forms a row can have; "auto" looks at the first good row of each file. */
-export type SftFormat = "prompt-response" | "document-target" | "text" | "messages" | PreferenceFormat;
-export type PreferenceFormat = "prompt-chosen-rejected" | "hh-rlhf";
-export type PromptFormat = "string" | "prompt";
+export type SftFormat =
+  | "prompt-response"
+  | "prompt-completion"
+  | "document-target"
+  | "text"
+  | "messages"
+  | PreferenceFormat;
+export type PreferenceFormat = "prompt-chosen-rejected" | "hh-rlhf" | "chat-pair" | "chatbot-arena";
+export type UnpairedFormat = "prompt-completion-label" | PreferenceFormat;
+export type ScoredFormat = "prompt-response-score";
+export type PromptFormat = "string" | "prompt" | "messages";
 export type SequenceFormat = "tokens" | "prompt-response";
-export type DataFormat = SftFormat | PromptFormat | SequenceFormat;
+export type DataFormat = SftFormat | UnpairedFormat | ScoredFormat | PromptFormat | SequenceFormat;
+
+/** Where a row stands. */
+export interface RowPlace {
+  readonly file: string;
+  /** The line it starts on, counted from 1; of a .parquet file the number of the row. */
+  readonly line: number;
+}
 
 /** A row that does not have the form it should. */
-export interface BadRow {
-  readonly file: string;
-  /** Counted from 1. */
-  readonly line: number;
+export interface BadRow extends RowPlace {
   readonly reason: string;
 }
 
@@ -52,6 +87,8 @@ export interface PreferenceCounts {
   readonly emptyReply: number;
   /** Rows whose two answers are the same (dropped). */
   readonly identical: number;
+  /** Rows whose two answers were judged alike (dropped unless `ties` is "keep"). */
+  readonly ties: number;
 }
 
 /** What reading a data set found. */
@@ -64,6 +101,10 @@ export interface DataReport {
   readonly badRows: number;
   /** The first bad rows (all are counted, at most 20 are kept here). */
   readonly firstBadRows: readonly BadRow[];
+  /** Well-formed rows that were left out. */
+  readonly droppedRows: number;
+  /** The first of them with the reason (all are counted, at most 20 are kept here). */
+  readonly firstDroppedRows: readonly BadRow[];
   /** Preference data only. */
   readonly preferences?: PreferenceCounts;
 }
@@ -86,6 +127,18 @@ export interface TokenizedPreference {
   readonly chosen: TokenizedExample;
   readonly rejected: TokenizedExample;
   readonly margin: number;
+  /** Both answers were judged alike. */
+  readonly tie?: boolean;
+}
+
+/** A tokenised answer and whether it was desirable. */
+export interface TokenizedUnpaired extends TokenizedExample {
+  readonly label: boolean;
+}
+
+/** A tokenised answer and its score. */
+export interface TokenizedScored extends TokenizedExample {
+  readonly score: number;
 }
 
 /** A tokenised prompt and the row it came from. */

@@ -1,4 +1,4 @@
-import type { SftRow } from "../data/types.ts";
+import type { SftRow, TextOrMessages } from "../data/types.ts";
 import { CausalLM, type LoadOptions } from "../model/causal-lm.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { trainTokenizer } from "../tokenizer/train.ts";
@@ -12,10 +12,16 @@ function defaultIntermediateSize(hidden: number): number {
   return Math.ceil((8 * hidden) / 3 / multiple) * multiple;
 }
 
+function contents(value: TextOrMessages): string[] {
+  return typeof value === "string" ? [value] : value.map((message) => message.content);
+}
+
 function* textsOf(rows: readonly SftRow[]): Generator<string> {
   for (const row of rows) {
-    if ("messages" in row) yield* row.messages.map((message) => message.content);
-    else yield row.prompt + row.response;
+    if ("messages" in row) yield* contents(row.messages);
+    else if (typeof row.prompt === "string" && typeof row.response === "string")
+      yield row.prompt + row.response;
+    else yield* [row.prompt, row.response].flatMap(contents);
   }
 }
 

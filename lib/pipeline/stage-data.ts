@@ -11,7 +11,7 @@ const DEFAULT_EVAL_FRACTION = 0.05;
 async function trainAndEval<Row>(
   settings: SftStage | RewardStage,
   load: (path: string | readonly string[], limit?: number) => Promise<Dataset<Row>>,
-  groupOf: (row: Row) => string,
+  groupOf: (row: Row) => unknown,
   log: (text: string) => void,
 ): Promise<Split<Row>> {
   const rows = await load(settings.data_path, settings.max_rows);
@@ -30,8 +30,8 @@ async function trainAndEval<Row>(
 /** The data of an SFT stage. Examples with the same prompt are kept on one side, so that the held-out ones are unseen. */
 export function sftData(settings: SftStage, log: (text: string) => void): Promise<Split<SftRow>> {
   const { format, on_bad_row: onBadRow } = settings;
-  const groupOf = (row: SftRow): string =>
-    "messages" in row ? JSON.stringify(row.messages[0]) : row.prompt === "" ? row.response : row.prompt;
+  const groupOf = (row: SftRow): unknown =>
+    "messages" in row ? row.messages[0] : row.prompt === "" ? row.response : row.prompt;
   return trainAndEval(settings, (path, limit) => loadSft(path, { format, onBadRow, limit }), groupOf, log);
 }
 

@@ -4,7 +4,7 @@ import type { ChatMessage } from "../data/types.ts";
 import { messageOf, RlhfError } from "../errors.ts";
 import { writeFileAtomically } from "../model/files.ts";
 import { type BackendTokenizer, createBackend, type TokenizerJson } from "./backend.ts";
-import { ChatTemplate } from "./chat.ts";
+import { ChatTemplate, type RenderedChat } from "./chat.ts";
 
 /** Files that belong to a tokenizer, copied as they are by `save`. */
 const TOKENIZER_FILES = [
@@ -190,17 +190,36 @@ export class Tokenizer {
 
   /** The text of a conversation in the form the model was trained on. Throws ERR_RLHF_TOKENIZER without a chat template. */
   applyChatTemplate(messages: readonly ChatMessage[], options: ChatOptions = {}): string {
-    if (this.#template === null) {
-      throw new RlhfError(
-        "ERR_RLHF_TOKENIZER",
-        "this tokenizer has no chat template; add chat_template to tokenizer_config.json, or give prompts and responses as text",
-      );
-    }
-    const clean =
-      options.sanitize === false
-        ? messages
-        : messages.map((message) => ({ ...message, content: this.stripSpecialTokens(message.content) }));
-    return this.#template.render(clean, options.addGenerationPrompt ?? false, this.#templateVariables());
+    const { addGenerationPrompt = false } = options;
+    return this.#chatTemplate().render(
+      this.#clean(messages, options),
+      addGenerationPrompt,
+      this.#templateVariables(),
+    );
+  }
+
+  /**
+   * The text of a conversation and which parts of it the assistant wrote, as {% generation %} in the template or the turns
+   * themselves tell. Throws ERR_RLHF_TOKENIZER without a chat template, or with one that rewrites earlier turns.
+   */
+  renderChat(
+    messages: readonly ChatMessage[],
+    options: Omit<ChatOptions, "addGenerationPrompt"> = {},
+  ): RenderedChat {
+    return this.#chatTemplate().renderWithSpans(this.#clean(messages, options), this.#templateVariables());
+  }
+
+  #chatTemplate(): ChatTemplate {
+    if (this.#template !== null) return this.#template;
+    throw new RlhfError(
+      "ERR_RLHF_TOKENIZER",
+      "this tokenizer has no chat template; add chat_template to tokenizer_config.json (addTokens can), or give prompts and responses as text",
+    );
+  }
+
+  #clean(messages: readonly ChatMessage[], options: ChatOptions): readonly ChatMessage[] {
+    if (options.sanitize === false) return messages;
+    return messages.map((message) => ({ ...message, content: this.stripSpecialTokens(message.content) }));
   }
 
   /** The bytes of one of the tokenizer's files, e.g. "tokenizer.json"; undefined where it has none of that name. */

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { epochBatches, longestFirst, planMicroBatches } from "../../lib/data/batching.ts";
-import { splitDataset } from "../../lib/data/split.ts";
+import { isHeldOut, splitDataset } from "../../lib/data/split.ts";
 
 const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
 
@@ -77,13 +77,14 @@ describe("epochBatches", () => {
 });
 
 describe("splitDataset", () => {
-  const rows = Array.from({ length: 40 }, (_, index) => ({ prompt: `p${index % 10}`, index }));
+  const rows = Array.from({ length: 400 }, (_, index) => ({ prompt: `p${index % 100}`, index }));
 
   it("is the same for the same seed, complete and without overlap", () => {
     const first = splitDataset(rows, { evalFraction: 0.25, seed: 1 });
     assert.deepEqual(first, splitDataset(rows, { evalFraction: 0.25, seed: 1 }));
     assert.notDeepEqual(first.eval, splitDataset(rows, { evalFraction: 0.25, seed: 2 }).eval);
-    assert.equal(first.eval.length, 10);
+    // Four standard deviations of a binomial with 400 draws.
+    assert.ok(Math.abs(first.eval.length - 100) < 4 * Math.sqrt(400 * 0.25 * 0.75), `${first.eval.length}`);
     assert.deepEqual(
       [...first.train, ...first.eval].map((row) => row.index).sort((a, b) => a - b),
       rows.map((row) => row.index),
@@ -93,8 +94,36 @@ describe("splitDataset", () => {
   it("keeps answers to one prompt on one side", () => {
     const split = splitDataset(rows, { evalFraction: 0.2, seed: 0, groupOf: (row) => row.prompt });
     const heldOut = new Set(split.eval.map((row) => row.prompt));
-    assert.equal(heldOut.size, 2);
+    assert.equal(split.eval.length, 4 * heldOut.size);
     assert.ok(split.train.every((row) => !heldOut.has(row.prompt)));
+  });
+
+  it("does not depend on order or on other rows, so that a set that grows keeps its split", () => {
+    const options = { evalFraction: 0.1, seed: 3 };
+    fc.assert(
+      fc.property(fc.shuffledSubarray(rows, { minLength: 60 }), (some) => {
+        const split = splitDataset(some, options);
+        assert.deepEqual(
+          split.eval,
+          some.filter((row) => isHeldOut(row, options)),
+        );
+      }),
+      { numRuns: 20 },
+    );
+  });
+
+  it("leaves one group on each side, however small the set and the share", () => {
+    fc.assert(
+      fc.property(
+        fc.uniqueArray(fc.string(), { minLength: 2, maxLength: 5 }),
+        fc.double({ min: 0.001, max: 0.999, noNaN: true }),
+        (texts, evalFraction) => {
+          const split = splitDataset(texts, { evalFraction, seed: 0 });
+          assert.ok(split.eval.length > 0 && split.train.length > 0);
+          assert.equal(split.eval.length + split.train.length, texts.length);
+        },
+      ),
+    );
   });
 
   it("holds nothing out at 0 and says when it cannot", () => {

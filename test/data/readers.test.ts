@@ -58,11 +58,11 @@ describe("data readers", () => {
         ["absent.jsonl.gz", null, /absent\.jsonl\.gz: cannot be read: ENOENT/],
         ["data.csv", "a,b", /unknown kind of data file/],
         ["object.json", '{"prompt": 1}', /object\.json:1: .*must hold an array/],
-        ["open.json", '[{"text":"a"},\n{"text":"b"}', /open\.json:1: the array is not closed/],
+        ["open.json", '[{"text":"a"},\n{"text":"b"}', /open\.json:2: the array is not closed/],
         [
           "more.json",
           '[{"text":"a"}]\n[{"text":"b"}]',
-          /more\.json:1: there is more after the end of the array/,
+          /more\.json:2: there is more after the end of the array/,
         ],
         ["empty.json", "[]", /no usable row among 0 read/],
         ["empty.jsonl", "\n\n", /no usable row among 0 read/],
@@ -213,7 +213,7 @@ describe("data readers", () => {
       assert.deepEqual([...(await loadSft(file, { format: "text" }))], [{ prompt: "", response: "t" }]);
       await assert.rejects(loadSft(file, { format: "messages" }), {
         code: "ERR_RLHF_DATA",
-        message: /"messages" must be an array/,
+        message: /"messages" is missing/,
       });
     });
 
@@ -238,6 +238,7 @@ describe("data readers", () => {
         differingPrompts: 0,
         emptyReply: 1,
         identical: 1,
+        ties: 0,
       });
     });
   });
@@ -261,6 +262,7 @@ describe("data readers", () => {
         differingPrompts: 5,
         emptyReply: 4,
         identical: 0,
+        ties: 0,
       });
     });
   });

@@ -21,6 +21,7 @@ describe("tokenising for training", () => {
       tokens: example!.tokens.length,
       truncated: 0,
       dropped: 0,
+      firstDropped: [],
       boundaryMerges: 0,
     });
   });
@@ -168,8 +169,8 @@ describe("tokenising for training", () => {
         },
       );
       assert.throws(() => tokenizeSft([{ messages }], rewriting), {
-        code: "ERR_RLHF_DATA",
-        message: /rewrites earlier turns/,
+        code: "ERR_RLHF_TOKENIZER",
+        message: /rewrites earlier turns .* put \{% generation %\}/,
       });
     });
   });

@@ -1,11 +1,5 @@
 import assert from "node:assert/strict";
-import {
-  CausalLM,
-  type PreferenceRow,
-  type SftRow,
-  type Tokenizer,
-  trainTokenizer,
-} from "../../lib/index.ts";
+import { CausalLM, type SftRow, type Tokenizer, trainTokenizer } from "../../lib/index.ts";
 import { TINY_LLAMA } from "../support/tiny.ts";
 
 const NAMES = ["Ann", "Ben", "Cleo", "Dan"];
@@ -15,7 +9,7 @@ export const sftRows: SftRow[] = NAMES.flatMap((name) =>
   THINGS.map((thing) => ({ prompt: `${name} wants`, response: ` ${thing}.` })),
 );
 
-export const preferenceRows: PreferenceRow[] = NAMES.flatMap((name) =>
+export const preferenceRows: { prompt: string; chosen: string; rejected: string }[] = NAMES.flatMap((name) =>
   THINGS.map((thing) => ({
     prompt: `${name} wants`,
     chosen: ` ${thing}, please.`,

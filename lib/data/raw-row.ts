@@ -1,0 +1,17 @@
+/** One row before it is looked into: its place, and its text or, of a file that is no text, its value. */
+export type RawRow =
+  | {
+      readonly line: number;
+      /** Null where the bytes are not UTF-8. */
+      readonly text: string | null;
+    }
+  | { readonly line: number; readonly value: unknown };
+
+/** The text of UTF-8 bytes; null where they are none. */
+export function decodeUtf8(bytes: Uint8Array): string | null {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    return null;
+  }
+}
