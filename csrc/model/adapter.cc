@@ -56,7 +56,7 @@ Adapter::Adapter(Engine& engine, const Architecture& architecture, const std::st
         if (std::none_of(config.targetModules.begin(), config.targetModules.end(), targets)) continue;
         const size_t index = static_cast<size_t>(layer.index);
         a[index] = group.add(name + ":" + layer.name + ".lora_A", {config.rank, layer.inputs});
-        b[index] = group.add(name + ":" + layer.name + ".lora_B", {layer.outputs, config.rank});
+        b[index] = group.add(name + ":" + layer.name + ".lora_B", {layer.outputs, config.rank}, layer.rows);
         lowestStage = std::min(lowestStage, static_cast<int>(block) * kStages + stage);
       }
   group.allocate(engine);

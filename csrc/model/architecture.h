@@ -28,6 +28,7 @@ struct LinearLayer {
   int64_t inputs = 0, outputs = 0;
   int64_t column = 0;  // of the shared rows
   int weight = -1, bias = -1;
+  RowOrder rows;  // of weight and bias, and so of an adapter's B
 };
 
 /// The four places of a block where linear layers stand, in the order of the forward pass.
@@ -35,10 +36,13 @@ enum Stage { kQkv = 0, kAttentionOut = 1, kMlpIn = 2, kMlpOut = 3, kStages = 4 }
 
 struct Block {
   NormLayer attentionNorm, mlpNorm;
+  NormLayer queryNorm, keyNorm;  // of every head, shared by the heads of a layer; weight −1: none
+  int64_t window = 0;            // keys that a query sees, its own included; 0: all
   std::array<std::vector<LinearLayer>, kStages> stages;
 };
 
 /// A pre-norm decoder:  x += attentionOut(attention(qkv(norm(x)))),  x += mlpOut(activation(mlpIn(norm(x)))).
+/// With parallel residuals both read the same x:  x += attentionOut(…norm(x)) + mlpOut(…norm(x)).
 struct Architecture {
   Architecture(const ModelConfig& config,
                ParameterGroup& base);  // adds the parameters in the order of named_parameters()
@@ -47,7 +51,6 @@ struct Architecture {
   NormKind norm;
   bool transposedLinears;  // GPT-2's Conv1D stores [inputs, outputs]
   bool gatedMlp;           // mlpIn is gate and up; the activation is silu(gate)·up
-  int64_t rotary;          // dimensions of a head that turn with the position; 0: learned positions
   int embedding = -1, positionEmbedding = -1;
   int head = -1;  // the embedding when tied
   NormLayer finalNorm;
@@ -58,6 +61,8 @@ struct Architecture {
   int64_t keyWidth() const { return config.kvHeads * config.headDim; }
   int64_t qkvWidth() const { return queryWidth() + 2 * keyWidth(); }
   int64_t mlpInWidth() const { return gatedMlp ? 2 * config.intermediate : config.intermediate; }
+  /// Dimensions of a head that turn with the position, its first ones; 0: learned positions.
+  int64_t rotary() const { return 2 * static_cast<int64_t>(config.inverseFrequencies.size()); }
   /// Width of the rows that the layers of a stage write, and of those that they read.
   int64_t outputWidth(int stage) const;
   int64_t inputWidth(int stage) const;
@@ -67,9 +72,12 @@ struct Architecture {
  private:
   void describeGpt2(ParameterGroup& base);
   void describeLlama(ParameterGroup& base);
+  void describeGptNeoX(ParameterGroup& base);
   NormLayer addNorm(ParameterGroup& base, const std::string& name);
+  void addHeadNorms(ParameterGroup& base, Block& block, const std::string& path);
+  void addHead(ParameterGroup& base);
   void addLinear(ParameterGroup& base, Block& block, Stage stage, const std::string& name, int64_t outputs,
-                 bool bias);
+                 bool bias, RowOrder rows = {});
 };
 
 }  // namespace rlhf

@@ -21,6 +21,12 @@ BlockBuffers layOutBlock(const Engine& engine, const Architecture& architecture,
   if (centred) block.attentionMean = layout.reserve(rows, statistic);
   block.attentionRstd = layout.reserve(rows, statistic);
   block.qkv = layout.reserve(rows * architecture.qkvWidth(), element);
+  if (saved && architecture.config.headNorm) {
+    block.queryNormalised = layout.reserve(rows * architecture.queryWidth(), element);
+    block.queryRstd = layout.reserve(rows * architecture.config.heads, statistic);
+    block.keyNormalised = layout.reserve(rows * architecture.keyWidth(), element);
+    block.keyRstd = layout.reserve(rows * architecture.config.kvHeads, statistic);
+  }
   block.attention = layout.reserve(rows * architecture.queryWidth(), element);
   block.attentionLse = layout.reserve(rows * architecture.config.heads, statistic);
   block.middle = saved ? layout.reserve(rows * hidden, element) : input;
@@ -95,6 +101,8 @@ BackwardBuffers layOutBackward(const Engine& engine, const Architecture& archite
   const int64_t rows = shape.rows, hidden = architecture.config.hidden;
   BackwardBuffers buffers;
   buffers.dStream = work.reserve(rows * hidden, element);
+  buffers.dNextStream =
+      architecture.config.parallelResidual ? work.reserve(rows * hidden, element) : buffers.dStream;
   buffers.dNormed = work.reserve(rows * hidden, element);
   if (shape.adapter) buffers.loraGradient = work.reserve(rows * shape.adapter->config.rank, element);
   if (shape.head && shape.head->config.inner > 0)

@@ -44,6 +44,10 @@ struct BlockBuffers {
   void* attentionMean = nullptr;    // [N] (LayerNorm)
   void* attentionRstd = nullptr;    // [N]
   void* qkv = nullptr;              // [N, (H+2G)·D], q and k rotated
+  void* queryNormalised = nullptr;  // [N, H, D] (head norms; in saved blocks)
+  void* queryRstd = nullptr;        // [N, H]
+  void* keyNormalised = nullptr;    // [N, G, D]
+  void* keyRstd = nullptr;          // [N, G]
   void* attention = nullptr;        // [N, H·D]
   void* attentionLse = nullptr;     // [N, H]
   void* middle = nullptr;           // [N, C] residual stream between attention and MLP
@@ -94,6 +98,7 @@ ForwardBuffers layOutForward(const Engine& engine, const Architecture& architect
 /// Work arrays of a backward pass. The gradient of mlpIn overwrites mlpIn where the MLP is gated.
 struct BackwardBuffers {
   void* dStream = nullptr;       // [N, C] gradient of the residual stream
+  void* dNextStream = nullptr;   // [N, C] parallel residuals: gradient of the stream below a block; else dStream
   void* dNormed = nullptr;       // [N, C] gradient of a norm's output, first of the final hidden states
   void* dActivated = nullptr;    // [N, F]
   void* dAttention = nullptr;    // [N, H·D]

@@ -32,20 +32,43 @@ void ModelConfig::validate() const {
   if (heads % kvHeads != 0) reject("kvHeads", std::to_string(kvHeads), "a divisor of heads");
   if (!(normEps > 0) || !std::isfinite(normEps))
     reject("normEps", format("%g", normEps), "a positive number");
+  validateRotary();
+  if (!windows.empty() && static_cast<int64_t>(windows.size()) != layers)
+    reject("windows", format("a list of %zu", windows.size()), "one per layer, or an empty list");
+  for (const int64_t window : windows)
+    if (window < 0 || window > INT32_MAX) reject("windows", std::to_string(window), "at least 0");
+  validateFamily();
+}
+
+void ModelConfig::validateRotary() const {
+  const int64_t rotary = 2 * static_cast<int64_t>(inverseFrequencies.size());
+  if ((rotary == 0) != (family == Family::Gpt2))
+    reject("inverseFrequencies", format("a list of %zu", inverseFrequencies.size()),
+           "an empty list for gpt2, which learns its positions, and a frequency per pair elsewhere");
+  if (rotary > headDim)
+    reject("inverseFrequencies", format("a list of %zu", inverseFrequencies.size()),
+           "at most headDim / 2, since rotary positions turn pairs");
+  for (const double frequency : inverseFrequencies)
+    if (!(frequency >= 0) || !std::isfinite(frequency))
+      reject("inverseFrequencies", format("%g", frequency), "numbers of at least 0");
+  if (!(rotaryScale > 0) || !std::isfinite(rotaryScale))
+    reject("rotaryScale", format("%g", rotaryScale), "a positive number");
+}
+
+void ModelConfig::validateFamily() const {
   if (family == Family::Llama) {
-    if (headDim % 2 != 0)
-      reject("headDim", std::to_string(headDim), "an even number, since rotary positions turn pairs");
-    if (!(ropeTheta > 0) || !std::isfinite(ropeTheta))
-      reject("ropeTheta", format("%g", ropeTheta), "a positive number");
     if (activation != Activation::Silu)
       reject("activation", std::to_string(static_cast<int>(activation)),
              "silu, the only gated activation of this build");
   } else {
     if (kvHeads != heads)
-      reject("kvHeads", std::to_string(kvHeads), "equal to heads, since GPT-2 has no grouped queries");
+      reject("kvHeads", std::to_string(kvHeads), "equal to heads: this family has no grouped queries");
     if (heads * headDim != hidden) reject("headDim", std::to_string(headDim), "hidden / heads");
     if (activation == Activation::None) reject("activation", "none", "gelu_tanh, gelu, tanh, relu or silu");
+    if (headNorm) reject("headNorm", "true", "false: this family has no norm of queries and keys");
   }
+  if (parallelResidual && family != Family::GptNeoX)
+    reject("parallelResidual", "true", "false: only gpt_neox has parallel residuals");
 }
 
 }  // namespace rlhf

@@ -7,7 +7,8 @@
 
 namespace rlhf {
 
-enum class Family { Gpt2, Llama };
+/// Whose names and places of parameters a model has. Mistral and Qwen are Llama's with other settings.
+enum class Family { Gpt2, Llama, GptNeoX };
 
 /// The shape of a decoder-only transformer. lib/model/config.ts makes it from a Hugging Face config.json.
 struct ModelConfig {
@@ -15,14 +16,23 @@ struct ModelConfig {
   int64_t layers = 0, hidden = 0, heads = 0, kvHeads = 0, headDim = 0, intermediate = 0, vocab = 0;
   int64_t maxPositions = 0;       // the context length; sequences are at most this long
   double normEps = 1e-5;
-  double ropeTheta = 10000;       // llama
-  Activation activation = Activation::Silu;  // gpt2: one of the GELUs; llama: Silu (gated)
+  std::vector<double> inverseFrequencies;  // rotary positions: radians per position of each pair of a head; empty: learned
+  double rotaryScale = 1;         // multiplies rotary sines and cosines (YaRN's attention factor)
+  std::vector<int64_t> windows;   // per layer, how many keys a query sees, its own included; 0: all. Empty: all everywhere
+  Activation activation = Activation::Silu;  // llama: Silu (gated); else of the plain MLP
   bool tiedEmbeddings = false;    // the head is the embedding table
-  bool attentionBias = false;     // llama: biases on q, k, v, o
+  bool attentionBias = false;     // biases on q, k and v
+  bool attentionOutBias = false;  // bias on attention's output projection
   bool mlpBias = false;           // llama: biases on gate, up, down
+  bool headNorm = false;          // llama: RMSNorm of each query and key head before it is rotated
+  bool parallelResidual = false;  // gpt_neox: attention and MLP read the same residual stream
 
   /// Throws Error(ERR_RLHF_CONFIG) that names the field, its value and what is allowed.
   void validate() const;
+
+ private:
+  void validateRotary() const;
+  void validateFamily() const;
 };
 
 /// One LoRA adapter: on which linear layers (by the last part of their name, "q_proj", "c_attn", …), rank and scale α/r.

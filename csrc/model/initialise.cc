@@ -36,11 +36,15 @@ void initialiseConstant(ParameterGroup& group, int parameter, double value) {
 
 void initialiseBase(const Architecture& architecture, ParameterGroup& base, double std, uint64_t seed) {
   std::vector<double> spread(base.parameters().size(), std);
-  const auto norm = [&](const NormLayer& layer) { initialiseConstant(base, layer.weight, 1); };
+  const auto norm = [&](const NormLayer& layer) {
+    if (layer.weight >= 0) initialiseConstant(base, layer.weight, 1);
+  };
   norm(architecture.finalNorm);
   for (const Block& block : architecture.blocks) {
     norm(block.attentionNorm);
     norm(block.mlpNorm);
+    norm(block.queryNorm);
+    norm(block.keyNorm);
     if (architecture.config.family != Family::Gpt2) continue;
     for (const Stage stage : {kAttentionOut, kMlpOut})
       for (const LinearLayer& layer : block.stages[stage])

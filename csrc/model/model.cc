@@ -189,7 +189,7 @@ void Model::mergeAdapter(const std::string& name) {
         // W += (scale·Bᵀ)ᵀ·A is the weight gradient of a linear layer with R rows, x = A and dy = scale·Bᵀ.
         const int b = adapter->b[static_cast<size_t>(layer.index)];
         std::vector<float> factors(static_cast<size_t>(layer.outputs * rank)), transposed(factors.size());
-        adapter->group.read(b, factors.data());
+        readAsFloat(engine, adapter->group.data(b), engine.type(), factors.data(), layer.outputs * rank);
         const float scale = static_cast<float>(adapter->factors(layer).scale);
         for (int64_t m = 0; m < layer.outputs; ++m)
           for (int64_t r = 0; r < rank; ++r)

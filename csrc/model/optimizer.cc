@@ -49,7 +49,7 @@ struct Optimizer::Impl {
   /// Finds a parameter and its place in the moments' arrays.
   struct Place {
     ParameterGroup& group;
-    const Parameter& parameter;
+    int index;
     char* m;
     char* v;
   };
@@ -67,7 +67,7 @@ struct Optimizer::Impl {
                            static_cast<long long>(parameter.count), static_cast<long long>(count)));
       Moments& state = of(group);
       const size_t offset = static_cast<size_t>(parameter.offset) * dtypeSize(group.engine().accumulator());
-      return {group, parameter, state.m.data() + offset, state.v.data() + offset};
+      return {group, index, state.m.data() + offset, state.v.data() + offset};
     }
     throw Error(code::kUnknownName, format("the optimizer has no parameter \"%s\"; did you mean \"%s\"?",
                                            name.c_str(), nearestName(name, known).c_str()));
@@ -166,16 +166,16 @@ int64_t Optimizer::stepCount() const { return impl_->steps; }
 
 void Optimizer::exportMoments(const std::string& parameter, float* m, float* v, int64_t count) {
   const Impl::Place place = impl_->find(parameter, count);
-  Engine& engine = place.group.engine();
-  readAsFloat(engine, place.m, engine.accumulator(), m, count);
-  readAsFloat(engine, place.v, engine.accumulator(), v, count);
+  const DType type = place.group.engine().accumulator();
+  place.group.readFrom(place.index, place.m, type, m);
+  place.group.readFrom(place.index, place.v, type, v);
 }
 
 void Optimizer::importMoments(const std::string& parameter, const float* m, const float* v, int64_t count) {
   const Impl::Place place = impl_->find(parameter, count);
-  Engine& engine = place.group.engine();
-  writeFromFloat(engine, place.m, engine.accumulator(), m, count);
-  writeFromFloat(engine, place.v, engine.accumulator(), v, count);
+  const DType type = place.group.engine().accumulator();
+  place.group.writeTo(place.index, place.m, type, m);
+  place.group.writeTo(place.index, place.v, type, v);
 }
 
 void Optimizer::setStepCount(int64_t steps) {

@@ -24,10 +24,20 @@ int64_t editDistance(const std::string& a, const std::string& b) {
   return row[b.size()];
 }
 
+/// [outer][inner][block] → [inner][outer][block].
+void exchange(int64_t outer, int64_t inner, int64_t count, const float* source, float* destination) {
+  const int64_t block = count / (outer * inner);
+  for (int64_t o = 0; o < outer; ++o)
+    for (int64_t i = 0; i < inner; ++i)
+      std::copy_n(source + (o * inner + i) * block, block, destination + (i * outer + o) * block);
+}
+
+bool sameOrder(const Parameter& parameter) { return parameter.rows.outer == 1 || parameter.rows.inner == 1; }
+
 }  // namespace
 
-int ParameterGroup::add(std::string name, std::vector<int64_t> shape) {
-  Parameter parameter{std::move(name), std::move(shape), count_, 1};
+int ParameterGroup::add(std::string name, std::vector<int64_t> shape, RowOrder rows) {
+  Parameter parameter{std::move(name), std::move(shape), count_, 1, rows};
   for (const int64_t size : parameter.shape) parameter.count *= size;
   if (count_ > kMaxElements)
     throw Error(code::kOutOfMemory, format("%s has more parameters than any memory holds", name_.c_str()));
@@ -75,20 +85,36 @@ void ParameterGroup::zeroGradients() {
 }
 
 void ParameterGroup::write(int index, const float* values) {
-  writeFromFloat(*engine_, data(index), engine_->type(), values, parameter(index).count);
+  writeTo(index, data(index), engine_->type(), values);
   markChanged();
 }
 
 void ParameterGroup::read(int index, float* values) const {
-  readAsFloat(*engine_, data(index), engine_->type(), values, parameter(index).count);
+  readFrom(index, data(index), engine_->type(), values);
 }
 
 void ParameterGroup::readGradient(int index, float* values) {
   if (hasGradients()) {
-    readAsFloat(*engine_, gradient(index), engine_->accumulator(), values, parameter(index).count);
+    readFrom(index, gradient(index), engine_->accumulator(), values);
   } else {
     std::fill_n(values, parameter(index).count, 0.0f);
   }
+}
+
+void ParameterGroup::writeTo(int index, void* array, DType type, const float* values) {
+  const Parameter& target = parameter(index);
+  if (sameOrder(target)) return writeFromFloat(*engine_, array, type, values, target.count);
+  std::vector<float> ordered(static_cast<size_t>(target.count));
+  exchange(target.rows.outer, target.rows.inner, target.count, values, ordered.data());
+  writeFromFloat(*engine_, array, type, ordered.data(), target.count);
+}
+
+void ParameterGroup::readFrom(int index, const void* array, DType type, float* values) const {
+  const Parameter& source = parameter(index);
+  if (sameOrder(source)) return readAsFloat(*engine_, array, type, values, source.count);
+  std::vector<float> ordered(static_cast<size_t>(source.count));
+  readAsFloat(*engine_, array, type, ordered.data(), source.count);
+  exchange(source.rows.inner, source.rows.outer, source.count, ordered.data(), values);
 }
 
 void readAsFloat(Engine& engine, const void* source, DType type, float* values, int64_t count) {

@@ -8,12 +8,19 @@
 
 namespace rlhf {
 
+/// A tensor whose rows stand in files as [outer][inner][…] and in memory as [inner][outer][…], so that GPT-NeoX's
+/// query_key_value, [head][q, k, v], reads like the projections of other families.
+struct RowOrder {
+  int64_t outer = 1, inner = 1;
+};
+
 /// One tensor of a ParameterGroup; `offset` and `count` are in elements of the group's flat arrays.
 struct Parameter {
   std::string name;
   std::vector<int64_t> shape;
   int64_t offset = 0;
   int64_t count = 0;
+  RowOrder rows{};
 };
 
 /// A flat block of parameters that train (or not) together. First `add` every parameter, then `allocate`
@@ -23,7 +30,7 @@ class ParameterGroup {
   ParameterGroup(std::string name, bool trainable) : name_(std::move(name)), trainable_(trainable) {}
 
   /// Returns the index by which the parameter is known from now on.
-  int add(std::string name, std::vector<int64_t> shape);
+  int add(std::string name, std::vector<int64_t> shape, RowOrder rows = {});
   void allocate(Engine& engine);  // zeroes all parameters
 
   const std::string& name() const { return name_; }
@@ -46,9 +53,13 @@ class ParameterGroup {
   size_t parameterBytes() const { return data_.bytes(); }
   size_t gradientBytes() const { return gradients_.bytes(); }
 
+  // Values come and go in the order of files.
   void write(int index, const float* values);
   void read(int index, float* values) const;
   void readGradient(int index, float* values);
+  /// The same for an array of `type` that is laid out as the parameter is: an optimizer's moments.
+  void writeTo(int index, void* array, DType type, const float* values);
+  void readFrom(int index, const void* array, DType type, float* values) const;
 
   /// Counts changes made from outside the optimizer; packed copies of a frozen weight are valid for one
   /// version.

@@ -69,13 +69,17 @@ class Transformer {
     const RowSet& rows;
     Adapter* adapter;
     int lowest;
+    void* dOutput;  // gradient of the residual stream above a block, and below it: one array that both
+    void* dInput;   // branches add to, or two where they are parallel
   };
 
   void makeRotaryTables();
   void embed(const ForwardBuffers& buffers, const RowSet& rows);
   void norm(const NormLayer& layer, int64_t rows, const void* x, void* y, void* mean, void* rstd);
+  void headNorms(const BlockBuffers& buffers, const Block& block, int64_t rows);
   void rotate(const ForwardBuffers& buffers, int64_t rows, void* qkv, bool inverse);
   void attend(const ForwardBuffers& buffers, const RowSet& rows, size_t block, const CacheUse* cache);
+  void normMlpInput(const BlockBuffers& buffers, const Block& block, int64_t rows);
   void mlp(const ForwardBuffers& buffers, const RowSet& rows, size_t block, const Adapter* adapter,
            void* output);
   /// y = x·Wᵀ + … for all layers of a stage, side by side.
@@ -84,6 +88,7 @@ class Transformer {
 
   void normBackward(const NormLayer& layer, int64_t rows, const void* x, const void* mean, const void* rstd,
                     const void* dy, void* dx, bool accumulate);
+  void headNormsBackward(const BlockBuffers& buffers, const Block& block, int64_t rows, void* dQkv);
   /// dy of all layers of a stage → dx (null: not wanted) and the layers' own gradients.
   void projectBackward(const BackwardStep& step, size_t block, Stage stage, const void* x, const void* dy,
                        void* dx);
@@ -101,7 +106,7 @@ class Transformer {
   Architecture architecture_;
   PackedWeights packed_;
   DeviceMemory rotaryTables_;
-  void* cosine_ = nullptr;  // [maxPositions, rotary/2]
+  void* cosine_ = nullptr;  // [maxPositions, rotary/2], times the configuration's rotaryScale
   void* sine_ = nullptr;
 };
 

@@ -1,4 +1,5 @@
 #include <cmath>
+#include <utility>
 
 #include "model/transformer.h"
 
@@ -34,11 +35,17 @@ void Transformer::tokenStatisticsBackward(const ForwardBuffers& buffers, const B
 void Transformer::backward(const ForwardBuffers& buffers, const BackwardBuffers& work, const RowSet& rows,
                            Adapter* adapter, int lowest) {
   packed_.prepareLinears(PackedWeights::kBackward);
-  const BackwardStep step{buffers, work, rows, adapter, lowest};
+  BackwardStep step{buffers, work, rows, adapter, lowest, work.dStream, work.dNextStream};
   normBackward(architecture_.finalNorm, rows.rows, buffers.output, buffers.finalMean, buffers.finalRstd,
-               work.dNormed, work.dStream, false);
-  for (size_t block = buffers.blocks.size(); block-- > 0;)
+               work.dNormed, step.dOutput, false);
+  for (size_t block = buffers.blocks.size(); block-- > 0;) {
+    if (architecture_.config.parallelResidual) {
+      const size_t bytes = static_cast<size_t>(rows.rows * architecture_.config.hidden) * dtypeSize(engine_.type());
+      engine_.copy(step.dInput, step.dOutput, bytes);  // the residual connection's own part
+    }
     if (!mlpBackward(step, block) || !attentionBackward(step, block)) return;
+    std::swap(step.dOutput, step.dInput);
+  }
 
   const ModelConfig& config = architecture_.config;
   EmbeddingBackward arguments{.type = engine_.type(),
@@ -48,7 +55,7 @@ void Transformer::backward(const ForwardBuffers& buffers, const BackwardBuffers&
                               .maxPositions = config.maxPositions};
   arguments.tokens = buffers.tokens;
   arguments.positions = buffers.positions;
-  arguments.dy = work.dStream;
+  arguments.dy = step.dOutput;
   arguments.dTable = base_.gradient(architecture_.embedding);
   arguments.dPositionTable = base_.gradient(architecture_.positionEmbedding);
   engine_.run(engine_.ops().embeddingBackward, arguments);
@@ -60,7 +67,7 @@ bool Transformer::mlpBackward(const BackwardStep& step, size_t index) {
   const int place = static_cast<int>(index) * kStages;
   void* dActivated = step.work.dActivated;
 
-  projectBackward(step, index, kMlpOut, block.mlpActivated, step.work.dStream, dActivated);
+  projectBackward(step, index, kMlpOut, block.mlpActivated, step.dOutput, dActivated);
   if (place + kMlpOut == step.lowest) return false;
   void* dMlpIn = dActivated;
   if (architecture_.gatedMlp) {
@@ -85,8 +92,9 @@ bool Transformer::mlpBackward(const BackwardStep& step, size_t index) {
   }
   projectBackward(step, index, kMlpIn, block.mlpNormed, dMlpIn, step.work.dNormed);
   if (place + kMlpIn == step.lowest) return false;
-  normBackward(architecture_.blocks[index].mlpNorm, rows, block.middle, block.mlpMean, block.mlpRstd,
-               step.work.dNormed, step.work.dStream, true);
+  const void* stream = architecture_.config.parallelResidual ? block.input : block.middle;
+  normBackward(architecture_.blocks[index].mlpNorm, rows, stream, block.mlpMean, block.mlpRstd,
+               step.work.dNormed, step.dInput, true);
   return true;
 }
 
@@ -97,7 +105,7 @@ bool Transformer::attentionBackward(const BackwardStep& step, size_t index) {
   const int64_t keyColumn = architecture_.queryWidth(), valueColumn = keyColumn + architecture_.keyWidth();
   const int place = static_cast<int>(index) * kStages;
 
-  projectBackward(step, index, kAttentionOut, block.attention, step.work.dStream, step.work.dAttention);
+  projectBackward(step, index, kAttentionOut, block.attention, step.dOutput, step.work.dAttention);
   if (place + kAttentionOut == step.lowest) return false;
   AttentionBackward attention{.type = engine_.type(),
                               .rows = rows,
@@ -110,6 +118,7 @@ bool Transformer::attentionBackward(const BackwardStep& step, size_t index) {
                               .kStride = stride,
                               .vStride = stride,
                               .oStride = architecture_.queryWidth(),
+                              .window = architecture_.blocks[index].window,
                               .scale = 1 / std::sqrt(static_cast<double>(config.headDim))};
   attention.offsets = step.buffers.offsets;
   attention.q = block.qkv;
@@ -124,11 +133,12 @@ bool Transformer::attentionBackward(const BackwardStep& step, size_t index) {
   attention.delta = step.work.delta;
   engine_.run(engine_.ops().attentionBackward, attention);
   rotate(step.buffers, rows, step.work.dQkv, true);
+  headNormsBackward(block, architecture_.blocks[index], rows, step.work.dQkv);
 
   projectBackward(step, index, kQkv, block.attentionNormed, step.work.dQkv, step.work.dNormed);
   if (place + kQkv == step.lowest) return false;
   normBackward(architecture_.blocks[index].attentionNorm, rows, block.input, block.attentionMean,
-               block.attentionRstd, step.work.dNormed, step.work.dStream, true);
+               block.attentionRstd, step.work.dNormed, step.dInput, true);
   return true;
 }
 
@@ -160,6 +170,29 @@ void Transformer::normBackward(const NormLayer& layer, int64_t rows, const void*
                                                                    .dWeight = base_.gradient(layer.weight),
                                                                    .dBias = base_.gradient(layer.bias)});
   }
+}
+
+void Transformer::headNormsBackward(const BlockBuffers& buffers, const Block& block, int64_t rows, void* dQkv) {
+  if (!architecture_.config.headNorm) return;
+  const ModelConfig& config = architecture_.config;
+  HeadNormBackward arguments{.type = engine_.type(),
+                             .rows = rows,
+                             .heads = config.heads,
+                             .headDim = config.headDim,
+                             .stride = architecture_.qkvWidth()};
+  arguments.weight = base_.data(block.queryNorm.weight);
+  arguments.normalised = buffers.queryNormalised;
+  arguments.rstd = buffers.queryRstd;
+  arguments.dx = dQkv;
+  arguments.dWeight = base_.gradient(block.queryNorm.weight);
+  engine_.run(engine_.ops().headNormBackward, arguments);
+  arguments.heads = config.kvHeads;
+  arguments.weight = base_.data(block.keyNorm.weight);
+  arguments.normalised = buffers.keyNormalised;
+  arguments.rstd = buffers.keyRstd;
+  arguments.dx = at(dQkv, architecture_.queryWidth());
+  arguments.dWeight = base_.gradient(block.keyNorm.weight);
+  engine_.run(engine_.ops().headNormBackward, arguments);
 }
 
 void Transformer::projectBackward(const BackwardStep& step, size_t block, Stage stage, const void* x,

@@ -8,7 +8,7 @@ namespace rlhf {
 Transformer::Transformer(Engine& engine, const ModelConfig& config, bool trainable)
     : engine_(engine), base_("base", trainable), architecture_(config, base_), packed_(architecture_, base_) {
   base_.allocate(engine);
-  if (architecture_.rotary > 0) makeRotaryTables();
+  if (architecture_.rotary() > 0) makeRotaryTables();
 }
 
 namespace {
@@ -30,17 +30,14 @@ std::vector<char> convertedTo(DType type, const std::vector<double>& values) {
 
 void Transformer::makeRotaryTables() {
   const ModelConfig& config = architecture_.config;
-  const int64_t half = architecture_.rotary / 2;
+  const int64_t half = architecture_.rotary() / 2;
   const size_t count = static_cast<size_t>(config.maxPositions * half);
   std::vector<double> cosines(count), sines(count);
-  for (int64_t i = 0; i < half; ++i) {
-    const double frequency =
-        std::pow(config.ropeTheta, -2.0 * static_cast<double>(i) / static_cast<double>(architecture_.rotary));
-    for (int64_t position = 0; position < config.maxPositions; ++position) {
-      const size_t index = static_cast<size_t>(position * half + i);
-      cosines[index] = std::cos(static_cast<double>(position) * frequency);
-      sines[index] = std::sin(static_cast<double>(position) * frequency);
-    }
+  for (size_t index = 0; index < count; ++index) {
+    const double angle = static_cast<double>(index / static_cast<size_t>(half)) *
+                         config.inverseFrequencies[index % static_cast<size_t>(half)];
+    cosines[index] = config.rotaryScale * std::cos(angle);
+    sines[index] = config.rotaryScale * std::sin(angle);
   }
   const size_t bytes = count * dtypeSize(engine_.accumulator());
   rotaryTables_ = DeviceMemory(engine_, alignUp(bytes) + bytes, "rotary position tables");
@@ -62,11 +59,15 @@ void Transformer::forward(const ForwardBuffers& buffers, const RowSet& rows, con
   embed(buffers, rows);
   for (size_t i = 0; i < buffers.blocks.size(); ++i) {
     const BlockBuffers& block = buffers.blocks[i];
-    norm(architecture_.blocks[i].attentionNorm, rows.rows, block.input, block.attentionNormed,
-         block.attentionMean, block.attentionRstd);
+    const Block& layers = architecture_.blocks[i];
+    norm(layers.attentionNorm, rows.rows, block.input, block.attentionNormed, block.attentionMean,
+         block.attentionRstd);
     project(buffers, rows.rows, i, kQkv, adapter, {.x = block.attentionNormed, .y = block.qkv});
+    headNorms(block, layers, rows.rows);
     rotate(buffers, rows.rows, block.qkv, false);
     attend(buffers, rows, i, cache);
+    // Blocks that are not saved update the stream in place, so what reads it comes first.
+    if (architecture_.config.parallelResidual) normMlpInput(block, layers, rows.rows);
     project(buffers, rows.rows, i, kAttentionOut, adapter,
             {.x = block.attention, .residual = block.input, .y = block.middle});
     mlp(buffers, rows, i, adapter,
@@ -116,14 +117,36 @@ void Transformer::norm(const NormLayer& layer, int64_t rows, const void* x, void
   }
 }
 
+void Transformer::headNorms(const BlockBuffers& buffers, const Block& block, int64_t rows) {
+  if (!architecture_.config.headNorm) return;
+  const ModelConfig& config = architecture_.config;
+  HeadNormForward arguments{.type = engine_.type(),
+                            .rows = rows,
+                            .heads = config.heads,
+                            .headDim = config.headDim,
+                            .stride = architecture_.qkvWidth(),
+                            .eps = config.normEps};
+  arguments.weight = base_.data(block.queryNorm.weight);
+  arguments.x = buffers.qkv;
+  arguments.normalised = buffers.queryNormalised;
+  arguments.rstd = buffers.queryRstd;
+  engine_.run(engine_.ops().headNormForward, arguments);
+  arguments.heads = config.kvHeads;
+  arguments.weight = base_.data(block.keyNorm.weight);
+  arguments.x = at(buffers.qkv, architecture_.queryWidth());
+  arguments.normalised = buffers.keyNormalised;
+  arguments.rstd = buffers.keyRstd;
+  engine_.run(engine_.ops().headNormForward, arguments);
+}
+
 void Transformer::rotate(const ForwardBuffers& buffers, int64_t rows, void* qkv, bool inverse) {
-  if (architecture_.rotary == 0) return;
+  if (architecture_.rotary() == 0) return;
   const ModelConfig& config = architecture_.config;
   Rotary arguments{.type = engine_.type(),
                    .rows = rows,
                    .heads = config.heads,
                    .headDim = config.headDim,
-                   .rotary = architecture_.rotary,
+                   .rotary = architecture_.rotary(),
                    .rowStride = architecture_.qkvWidth(),
                    .maxPositions = config.maxPositions,
                    .inverse = inverse};
@@ -141,7 +164,7 @@ void Transformer::attend(const ForwardBuffers& buffers, const RowSet& rows, size
                          const CacheUse* cache) {
   const ModelConfig& config = architecture_.config;
   const BlockBuffers& block = buffers.blocks[index];
-  const int64_t stride = architecture_.qkvWidth();
+  const int64_t stride = architecture_.qkvWidth(), window = architecture_.blocks[index].window;
   const char* k = at(block.qkv, architecture_.queryWidth());
   const char* v = at(block.qkv, architecture_.queryWidth() + architecture_.keyWidth());
   const double scale = 1 / std::sqrt(static_cast<double>(config.headDim));
@@ -170,6 +193,7 @@ void Transformer::attend(const ForwardBuffers& buffers, const RowSet& rows, size
                            .capacity = cache->cache.capacity,
                            .qStride = stride,
                            .oStride = architecture_.queryWidth(),
+                           .window = window,
                            .scale = scale};
     decode.slots = cache->slots;
     decode.lengths = cache->lengths;
@@ -191,6 +215,7 @@ void Transformer::attend(const ForwardBuffers& buffers, const RowSet& rows, size
                              .kStride = stride,
                              .vStride = stride,
                              .oStride = architecture_.queryWidth(),
+                             .window = window,
                              .scale = scale};
   attention.offsets = buffers.offsets;
   attention.q = block.qkv;
@@ -201,11 +226,15 @@ void Transformer::attend(const ForwardBuffers& buffers, const RowSet& rows, size
   engine_.run(engine_.ops().attentionForward, attention);
 }
 
+void Transformer::normMlpInput(const BlockBuffers& buffers, const Block& block, int64_t rows) {
+  const void* stream = architecture_.config.parallelResidual ? buffers.input : buffers.middle;
+  norm(block.mlpNorm, rows, stream, buffers.mlpNormed, buffers.mlpMean, buffers.mlpRstd);
+}
+
 void Transformer::mlp(const ForwardBuffers& buffers, const RowSet& rows, size_t index, const Adapter* adapter,
                       void* output) {
   const BlockBuffers& block = buffers.blocks[index];
-  norm(architecture_.blocks[index].mlpNorm, rows.rows, block.middle, block.mlpNormed, block.mlpMean,
-       block.mlpRstd);
+  if (!architecture_.config.parallelResidual) normMlpInput(block, architecture_.blocks[index], rows.rows);
   if (architecture_.gatedMlp) {
     const int64_t inner = architecture_.config.intermediate;
     project(buffers, rows.rows, index, kMlpIn, adapter, {.x = block.mlpNormed, .y = block.mlpIn});

@@ -37,12 +37,27 @@ std::string toText(Napi::Value value, const char* name) {
   return value.As<Napi::String>().Utf8Value();
 }
 
-std::vector<std::string> toTexts(Napi::Value value, const char* name) {
-  if (!value.IsArray()) throwArgument(format("%s must be an array of strings", name));
+namespace {
+
+template <class Value, Value (*Convert)(Napi::Value, const char*)>
+std::vector<Value> toVector(Napi::Value value, const char* name, const char* what) {
+  if (!value.IsArray()) throwArgument(format("%s must be an array of %s", name, what));
   const Napi::Array array = value.As<Napi::Array>();
-  std::vector<std::string> texts;
-  for (uint32_t i = 0; i < array.Length(); ++i) texts.push_back(toText(array.Get(i), name));
-  return texts;
+  std::vector<Value> values;
+  for (uint32_t i = 0; i < array.Length(); ++i) values.push_back(Convert(array.Get(i), name));
+  return values;
+}
+
+}  // namespace
+
+std::vector<std::string> toTexts(Napi::Value value, const char* name) {
+  return toVector<std::string, toText>(value, name, "strings");
+}
+std::vector<double> toNumbers(Napi::Value value, const char* name) {
+  return toVector<double, toNumber>(value, name, "numbers");
+}
+std::vector<int64_t> toIntegers(Napi::Value value, const char* name) {
+  return toVector<int64_t, toInteger>(value, name, "integers");
 }
 
 Napi::Object toObject(Napi::Value value, const char* name) {

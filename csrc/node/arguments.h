@@ -20,6 +20,9 @@ int64_t toInteger(Napi::Value value, const char* name);
 bool toBoolean(Napi::Value value, const char* name);
 std::string toText(Napi::Value value, const char* name);
 std::vector<std::string> toTexts(Napi::Value value, const char* name);
+/// JavaScript arrays of numbers.
+std::vector<double> toNumbers(Napi::Value value, const char* name);
+std::vector<int64_t> toIntegers(Napi::Value value, const char* name);
 Napi::Object toObject(Napi::Value value, const char* name);
 Napi::Function toFunction(Napi::Value value, const char* name);
 std::vector<int32_t> toInt32s(Napi::Value value, const char* name);

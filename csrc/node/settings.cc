@@ -29,7 +29,12 @@ Activation toActivation(const std::string& name) {
 
 ModelConfig toModelConfig(const Napi::Object& object) {
   ModelConfig config;
-  config.family = named<Family>({{"gpt2", Family::Gpt2}, {"llama", Family::Llama}},
+  config.family = named<Family>({{"gpt2", Family::Gpt2},
+                                 {"llama", Family::Llama},
+                                 {"mistral", Family::Llama},
+                                 {"qwen2", Family::Llama},
+                                 {"qwen3", Family::Llama},
+                                 {"gpt_neox", Family::GptNeoX}},
                                 toText(field(object, "family"), "family"), "model family");
   config.layers = toInteger(field(object, "layers"), "layers");
   config.hidden = toInteger(field(object, "hidden"), "hidden");
@@ -40,11 +45,16 @@ ModelConfig toModelConfig(const Napi::Object& object) {
   config.vocab = toInteger(field(object, "vocab"), "vocab");
   config.maxPositions = toInteger(field(object, "maxPositions"), "maxPositions");
   config.normEps = number(object, "normEps", config.normEps);
-  config.ropeTheta = number(object, "ropeTheta", config.ropeTheta);
+  config.inverseFrequencies = toNumbers(field(object, "inverseFrequencies"), "inverseFrequencies");
+  config.rotaryScale = number(object, "rotaryScale", config.rotaryScale);
+  config.windows = toIntegers(field(object, "windows"), "windows");
   config.activation = toActivation(toText(field(object, "activation"), "activation"));
   config.tiedEmbeddings = boolean(object, "tiedEmbeddings", false);
   config.attentionBias = boolean(object, "attentionBias", false);
+  config.attentionOutBias = boolean(object, "attentionOutBias", false);
   config.mlpBias = boolean(object, "mlpBias", false);
+  config.headNorm = boolean(object, "headNorm", false);
+  config.parallelResidual = boolean(object, "parallelResidual", false);
   config.validate();
   return config;
 }

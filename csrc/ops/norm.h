@@ -73,4 +73,37 @@ struct LayerNormBackward {
   }
 };
 
+/// RMSNorm of every head of a row, in place (Qwen3's queries and keys): with rstd = (mean(x²) + eps)^(-1/2) per head,
+/// normalised = x · rstd and x = normalised · weight.
+struct HeadNormForward {
+  DType type = DType::F32;
+  int64_t rows = 0, heads = 0, headDim = 0, stride = 0;
+  double eps = 1e-6;
+  const void* weight = nullptr;  // [D], shared by all heads
+  void* x = nullptr;             // [rows, heads, D], rows `stride` elements apart
+  void* normalised = nullptr;    // [rows, heads, D], contiguous (optional): what the backward pass needs, like rstd
+  void* rstd = nullptr;          // [rows, heads], accumulator type (optional)
+
+  template <class F> void fields(F&& f) {
+    f("type", type), f("rows", rows), f("heads", heads), f("headDim", headDim), f("stride", stride), f("eps", eps);
+    f("weight", weight), f("x", x), f("normalised", normalised), f("rstd", rstd);
+  }
+};
+
+/// The gradient of x before the norm takes the place of that after it.
+struct HeadNormBackward {
+  DType type = DType::F32;
+  int64_t rows = 0, heads = 0, headDim = 0, stride = 0;
+  const void* weight = nullptr;      // [D]
+  const void* normalised = nullptr;  // [rows, heads, D]
+  const void* rstd = nullptr;        // [rows, heads]
+  void* dx = nullptr;                // [rows, heads, D], rows `stride` elements apart
+  void* dWeight = nullptr;           // += [D] (optional), rows summed in a fixed order
+
+  template <class F> void fields(F&& f) {
+    f("type", type), f("rows", rows), f("heads", heads), f("headDim", headDim), f("stride", stride), f("weight", weight);
+    f("normalised", normalised), f("rstd", rstd), f("dx", dx), f("dWeight", dWeight);
+  }
+};
+
 }  // namespace rlhf

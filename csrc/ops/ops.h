@@ -21,6 +21,8 @@ namespace rlhf {
   X(rmsNormBackward, RmsNormBackward)              \
   X(layerNormForward, LayerNormForward)            \
   X(layerNormBackward, LayerNormBackward)          \
+  X(headNormForward, HeadNormForward)              \
+  X(headNormBackward, HeadNormBackward)            \
   X(rotary, Rotary)                                \
   X(packWeight, PackWeight)                        \
   X(linearForward, LinearForward)                  \

@@ -85,6 +85,35 @@ void validate(const LayerNormBackward& a) {
   check.present("dx", a.dx);
 }
 
+namespace {
+
+template <class Arguments>
+void checkHeadNorm(const ArgumentCheck& check, const Arguments& a) {
+  check.floating("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("heads", a.heads, 1);
+  check.atLeast("headDim", a.headDim, 1);
+  check.stride("stride", a.stride, "heads · headDim", a.heads * a.headDim);
+  check.present("weight", a.weight);
+}
+
+}  // namespace
+
+void validate(const HeadNormForward& a) {
+  const ArgumentCheck check("headNormForward");
+  checkHeadNorm(check, a);
+  check.number("eps", a.eps, a.eps >= 0, "≥ 0");
+  check.present("x", a.x);
+}
+
+void validate(const HeadNormBackward& a) {
+  const ArgumentCheck check("headNormBackward");
+  checkHeadNorm(check, a);
+  check.present("normalised", a.normalised);
+  check.present("rstd", a.rstd);
+  check.present("dx", a.dx);
+}
+
 void validate(const Rotary& a) {
   const ArgumentCheck check("rotary");
   check.floating("type", a.type);

@@ -85,11 +85,48 @@ void run(const LayerNormBackward& a) {
   }
 }
 
+template <class T>
+void run(const HeadNormForward& a) {
+  const T* weight = in<T>(a.weight);
+  for (int64_t head = 0; head < a.rows * a.heads; ++head) {
+    T* x = out<T>(a.x) + head / a.heads * a.stride + head % a.heads * a.headDim;
+    T squares = 0;
+    for (int64_t d = 0; d < a.headDim; ++d) squares += x[d] * x[d];
+    const T rstd = T(1) / std::sqrt(squares / T(a.headDim) + T(a.eps));
+    if (a.rstd) out<T>(a.rstd)[head] = rstd;
+    for (int64_t d = 0; d < a.headDim; ++d) {
+      const T normalised = x[d] * rstd;
+      if (a.normalised) out<T>(a.normalised)[head * a.headDim + d] = normalised;
+      x[d] = normalised * weight[d];
+    }
+  }
+}
+
+// As RmsNormBackward, x̂ being what the forward pass kept.
+template <class T>
+void run(const HeadNormBackward& a) {
+  const T* weight = in<T>(a.weight);
+  for (int64_t head = 0; head < a.rows * a.heads; ++head) {
+    const T* normalised = in<T>(a.normalised) + head * a.headDim;
+    const T rstd = in<T>(a.rstd)[head];
+    T* dx = out<T>(a.dx) + head / a.heads * a.stride + head % a.heads * a.headDim;
+    T projection = 0;
+    for (int64_t d = 0; d < a.headDim; ++d) projection += dx[d] * weight[d] * normalised[d];
+    projection /= T(a.headDim);
+    for (int64_t d = 0; d < a.headDim; ++d) {
+      if (a.dWeight) out<T>(a.dWeight)[d] += dx[d] * normalised[d];
+      dx[d] = rstd * (dx[d] * weight[d] - normalised[d] * projection);
+    }
+  }
+}
+
 }  // namespace
 
 RLHF_REF_OP(rmsNormForward, RmsNormForward)
 RLHF_REF_OP(rmsNormBackward, RmsNormBackward)
 RLHF_REF_OP(layerNormForward, LayerNormForward)
 RLHF_REF_OP(layerNormBackward, LayerNormBackward)
+RLHF_REF_OP(headNormForward, HeadNormForward)
+RLHF_REF_OP(headNormBackward, HeadNormBackward)
 
 }  // namespace rlhf::ref

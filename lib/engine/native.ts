@@ -42,7 +42,7 @@ export interface NativeEngine {
 
 /** The shape of a transformer as the engine wants it; lib/model/config.ts makes it from a config.json. */
 export interface ModelConfig {
-  readonly family: "gpt2" | "llama";
+  readonly family: "gpt2" | "llama" | "mistral" | "qwen2" | "qwen3" | "gpt_neox";
   readonly layers: number;
   readonly hidden: number;
   readonly heads: number;
@@ -52,11 +52,22 @@ export interface ModelConfig {
   readonly vocab: number;
   readonly maxPositions: number;
   readonly normEps: number;
-  readonly ropeTheta: number;
+  /** Radians per position of each pair of a head that turns; empty: learned positions. */
+  readonly inverseFrequencies: readonly number[];
+  /** Multiplies rotary sines and cosines. */
+  readonly rotaryScale: number;
+  /** By layer, how many keys a query sees, its own included; 0: all. Empty: all in every layer. */
+  readonly windows: readonly number[];
   readonly activation: Activation;
   readonly tiedEmbeddings: boolean;
+  /** Biases on q, k and v. */
   readonly attentionBias: boolean;
+  readonly attentionOutBias: boolean;
   readonly mlpBias: boolean;
+  /** RMSNorm of each query and key head. */
+  readonly headNorm: boolean;
+  /** Attention and MLP read the same residual stream. */
+  readonly parallelResidual: boolean;
 }
 
 export type Activation = "none" | "gelu_tanh" | "gelu" | "tanh" | "relu" | "silu";

@@ -21,9 +21,15 @@ export interface AdapterInfo {
   readonly targetModules: readonly string[];
 }
 
+const PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj"] as const;
+
 const ATTENTION_MODULES: Readonly<Record<string, readonly string[]>> = {
   gpt2: ["c_attn"],
-  llama: ["q_proj", "k_proj", "v_proj", "o_proj"],
+  llama: PROJECTIONS,
+  mistral: PROJECTIONS,
+  qwen2: PROJECTIONS,
+  qwen3: PROJECTIONS,
+  gpt_neox: ["query_key_value", "dense"],
 };
 
 /** The modules that an adapter's options name. Throws ERR_RLHF_UNKNOWN_NAME for one that the family does not have. */

@@ -32,7 +32,7 @@ import { type HeadInfo, type HeadOptions, readHeads, saveHeads, toHeadInfo, toNa
 import { type AdamWOptions, Optimizer } from "./optimizer.ts";
 import { Pass } from "./pass.ts";
 import { readModelTensors, type TensorSource, writeSafetensors } from "./safetensors.ts";
-import { loadParameters, readGradient, readParameter } from "./weights.ts";
+import { loadParameters, nameInFile, readGradient, readParameter } from "./weights.ts";
 
 export interface LoadOptions extends EngineOptions {
   /** Type of weights and arithmetic. "float32" (default) is the one there is on the CPU. */
@@ -448,7 +448,11 @@ export class CausalLM implements Disposable {
    * heads.safetensors beside them. Every file is written aside and renamed into place. Throws ERR_RLHF_IO.
    */
   async save(directory: string, options: SaveOptions = {}): Promise<void> {
-    await writeSafetensors(join(directory, "model.safetensors"), this.#baseTensors(options.merge));
+    const tensors = this.#baseTensors(options.merge);
+    await writeSafetensors(
+      join(directory, "model.safetensors"),
+      tensors.map((tensor) => ({ ...tensor, name: nameInFile(this.config.family, tensor.name) })),
+    );
     await this.#saveConfig(directory, architectureOf(this.config.family, "CausalLM"), {});
     if (this.#generationConfig)
       await writeJson(join(directory, "generation_config.json"), this.#generationConfig);

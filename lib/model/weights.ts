@@ -8,9 +8,19 @@ function sizeOf(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);
 }
 
+/** GPT-NeoX's files name the output layer as transformers 4 did; transformers 5 renames it in memory alone. */
+const NEOX_HEAD = { parameter: "lm_head.weight", file: "embed_out.weight" };
+
+/** The name under which a parameter of transformers' named_parameters() stands in the family's files. */
+export function nameInFile(family: string, parameter: string): string {
+  return family === "gpt_neox" && parameter === NEOX_HEAD.parameter ? NEOX_HEAD.file : parameter;
+}
+
 /** Checkpoints of base models may lack the prefix that the language-model class adds. */
 function findEntry(index: TensorIndex, name: string): TensorEntry | undefined {
-  return index.entries.get(name) ?? index.entries.get(name.replace(/^(transformer|model)\./, ""));
+  const bare = name.replace(/^(transformer|model|gpt_neox)\./, "");
+  const old = name === NEOX_HEAD.parameter ? index.entries.get(NEOX_HEAD.file) : undefined;
+  return index.entries.get(name) ?? index.entries.get(bare) ?? old;
 }
 
 function checkEntry(entry: TensorEntry, parameter: NativeParameter): void {

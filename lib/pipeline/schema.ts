@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { MODEL_FAMILIES } from "../model/config.ts";
 import {
   adapterNeedsRank,
   common,
@@ -22,18 +23,38 @@ import {
  * left out keep the trainer's defaults, so that each default stands in one place.
  */
 
+/** Keys of `init` that not every family has. */
+const INIT_KEYS_OF = {
+  num_kv_heads: ["llama", "mistral", "qwen2", "qwen3"],
+  head_dim: ["llama", "mistral", "qwen3"],
+  sliding_window: ["mistral", "qwen2", "qwen3"],
+};
+
 /** A model made in the run, with random weights. */
 const init = z
   .strictObject({
-    family: z.enum(["llama"]),
+    family: z.enum(MODEL_FAMILIES),
     hidden_size: positiveInteger,
     num_layers: positiveInteger,
     num_heads: positiveInteger,
-    num_kv_heads: positiveInteger.optional(),
+    num_kv_heads: positiveInteger.optional().describe("fewer key and value heads than query heads"),
+    head_dim: positiveInteger.optional().describe("width of a head; left out: hidden_size / num_heads"),
     intermediate_size: positiveInteger.optional(),
+    sliding_window: positiveInteger.optional().describe("how many tokens back attention reaches"),
     max_position_embeddings: positiveInteger.optional(),
     tie_word_embeddings: z.boolean().optional(),
     vocab_size: positiveInteger.describe("size of the tokenizer trained on the stage's data"),
+  })
+  .superRefine((settings, context) => {
+    for (const [key, families] of Object.entries(INIT_KEYS_OF)) {
+      if (settings[key as keyof typeof INIT_KEYS_OF] === undefined || families.includes(settings.family))
+        continue;
+      context.addIssue({
+        code: "custom",
+        path: [key],
+        message: `${settings.family} has no ${key}; these have: ${families.join(", ")}`,
+      });
+    }
   })
   .describe("a new model with random weights and a tokenizer trained on the data, instead of model_path");
 

@@ -29,11 +29,16 @@ const CONFIG: ModelConfig = {
   vocab: 31,
   maxPositions: 64,
   normEps: 1e-5,
-  ropeTheta: 10000,
+  inverseFrequencies: [1, 0.1, 0.01, 0.001],
+  rotaryScale: 1,
+  windows: [],
   activation: "silu",
   tiedEmbeddings: true,
   attentionBias: false,
+  attentionOutBias: false,
   mlpBias: false,
+  headNorm: false,
+  parallelResidual: false,
 };
 
 const BATCH: NativeBatch = {

@@ -4,8 +4,12 @@ import {
   ADAPTER,
   createModel,
   type KernelsModel,
+  MICRO_GPT_NEOX,
   MICRO_GPT2,
   MICRO_LLAMA,
+  MICRO_MISTRAL,
+  MICRO_QWEN2,
+  MICRO_QWEN3,
   randomiseParameters,
   TARGETS,
 } from "../support/kernels-model.ts";
@@ -56,7 +60,7 @@ const tokensOf = (generations: readonly { tokens: Int32Array }[]): number[][] =>
 
 describe("generation of a model", () => {
   for (const backend of ["ref", "cpu"]) {
-    for (const config of [MICRO_LLAMA, MICRO_GPT2]) {
+    for (const config of [MICRO_LLAMA, MICRO_GPT2, MICRO_MISTRAL, MICRO_QWEN2, MICRO_QWEN3, MICRO_GPT_NEOX]) {
       it(`follows the training forward greedily: ${config.family} on ${backend}, with an adapter`, () => {
         const model = micro(backend, config);
         const generations = model.generate(PROMPTS, { ...GREEDY, adapter: "policy", maxBatch: 3 });

@@ -74,6 +74,15 @@ const badCalls: readonly BadCall[] = [
   },
   { op: "attentionForward", change: { window: -1 }, code: SHAPE, message: "window is -1, expected ≥ 0" },
   { op: "attentionBackward", change: { dO: null }, code: ARGUMENT, message: "dO is null" },
+  { op: "headNormForward", change: { heads: 0 }, code: SHAPE, message: "heads is 0, expected ≥ 1" },
+  {
+    op: "headNormForward",
+    change: { stride: 1 },
+    code: SHAPE,
+    message: "stride is 1, expected ≥ heads · headDim = 2",
+  },
+  { op: "headNormForward", change: { eps: -1 }, code: ARGUMENT, message: "eps is -1, expected ≥ 0" },
+  { op: "headNormBackward", change: { rstd: null }, code: ARGUMENT, message: "rstd is null" },
   {
     op: "rotary",
     change: { rotary: 3, headDim: 4, rowStride: 4 },

@@ -7,7 +7,7 @@ import { CaseData, offsetsOf, responseMask, unset } from "./cases/case.ts";
 import { rotaryTables } from "./cases/elementwise.ts";
 import { ACTIVATION, linearForwardArguments } from "./cases/linear.ts";
 import { STAT_COUNT } from "./cases/losses.ts";
-import { normForwardArguments } from "./cases/norm.ts";
+import { headNormBackwardArguments, headNormForwardArguments, normForwardArguments } from "./cases/norm.ts";
 import { tokenLogProbForwardArguments } from "./cases/token-log-prob.ts";
 
 /**
@@ -228,6 +228,20 @@ function embeddingCase(): GradientCase {
   };
 }
 
+function headNormCase(): GradientCase {
+  const data = new CaseData("gradient of headNorm");
+  const forward = headNormForwardArguments(data, { rows: 5, heads: 2, headDim: 7, gap: 3 });
+  const backward = headNormBackwardArguments(data, forward);
+  return {
+    name: "headNorm",
+    forward: { op: "headNormForward", args: forward },
+    upstream: { x: (backward["dx"] as Float64Array).slice() },
+    backward: { op: "headNormBackward", args: cleared(backward, ["dWeight"]) },
+    gradients: { x: "dx", weight: "dWeight" },
+    method: "complex",
+  };
+}
+
 function rotaryCase(): GradientCase {
   const data = new CaseData("gradient of rotary");
   const args = {
@@ -394,6 +408,7 @@ const cases: readonly GradientCase[] = [
   ...(Object.keys(ACTIVATION) as (keyof typeof ACTIVATION)[]).map(activationCase),
   gatedSiluCase(),
   embeddingCase(),
+  headNormCase(),
   rotaryCase(),
   tokenLogProbCase(false),
   tokenLogProbCase(true),
@@ -431,6 +446,7 @@ describe("gradients of the oracle", () => {
     linearBackward: ["dWeight", "dBias", "dA", "dB"],
     rmsNormBackward: ["dWeight"],
     layerNormBackward: ["dWeight", "dBias"],
+    headNormBackward: ["dWeight"],
     embeddingBackward: ["dTable", "dPositionTable"],
     tokenLogProbBackward: ["dx", "dWeight"],
   };

@@ -10,23 +10,24 @@ interface Continuation {
 }
 
 describe("greedy continuations against transformers", () => {
-  const expected = readJson<Record<"gpt2" | "llama" | "stories260k", Continuation[]>>("generation.json");
+  const { stories260k, ...expected } =
+    readJson<Record<"stories260k" | string, Continuation[]>>("generation.json");
 
-  for (const name of ["gpt2", "llama"] as const) {
+  for (const name of Object.keys(expected)) {
     it(`${name}: prompts of different lengths in one call, 40 tokens`, async () => {
       using model = await CausalLM.load(modelDirectory(name), { device: "cpu" });
-      const prompts = expected[name].map(({ prompt }) => Int32Array.from(prompt));
+      const prompts = expected[name]!.map(({ prompt }) => Int32Array.from(prompt));
       const results = await model.generate(prompts, { maxNewTokens: 40, temperature: 0, stop: [] });
       assert.deepEqual(
         results.map(({ tokens }) => Array.from(tokens)),
-        expected[name].map(({ tokens }) => tokens),
+        expected[name]!.map(({ tokens }) => tokens),
       );
     });
   }
 
   it("stories260k: the published continuation of “Once upon a time”, 100 tokens exactly", async function () {
     const directory = needsShared(this, "models/stories260k");
-    const { prompt, tokens, text } = expected.stories260k[0]!;
+    const { prompt, tokens, text } = stories260k![0]!;
     const tokenizer = await Tokenizer.load(directory);
     assert.deepEqual(Array.from(tokenizer.encode("Once upon a time")), prompt);
     using model = await CausalLM.load(directory, { device: "cpu" });

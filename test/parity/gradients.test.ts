@@ -3,8 +3,10 @@ import { CausalLM, packSequences } from "../../lib/index.ts";
 import { assertAllClose, assertGradientClose } from "./compare.ts";
 import { modelDirectory, ReferenceTensors } from "./reference.ts";
 
+const MODELS = ["gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt_neox", "gpt_neox-sequential-f16"];
+
 describe("gradients of every parameter against PyTorch", () => {
-  for (const name of ["gpt2", "llama"]) {
+  for (const name of MODELS) {
     it(`${name}: random upstream gradients of logProb, entropy, lse and value at temperature 0.7`, async () => {
       const expected = new ReferenceTensors(`${name}-gradients.safetensors`);
       using model = await CausalLM.load(modelDirectory(name), { device: "cpu", trainable: "all" });

@@ -3,7 +3,7 @@ import { assertElementsClose, assertGradientClose } from "./compare.ts";
 import { modelDirectory, REFERENCE, ReferenceTensors } from "./reference.ts";
 
 describe("LoRA against peft", () => {
-  for (const name of ["gpt2", "llama"]) {
+  for (const name of ["gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt_neox"]) {
     it(`${name}: an adapter saved by peft gives its log-probs and the gradients of every A and B`, async () => {
       const expected = new ReferenceTensors(`${name}-lora.safetensors`);
       using model = await CausalLM.load(modelDirectory(name), { device: "cpu" });

@@ -9,6 +9,15 @@ const CASES = [
   { model: "micro-llama", file: "micro-llama-statistics.safetensors" },
   { model: "micro-llama-bf16", file: "micro-llama-bf16-statistics.safetensors" },
   { model: "micro-llama-f16", file: "micro-llama-f16-statistics.safetensors" },
+  ...["mistral", "qwen2", "qwen3", "gpt_neox", "gpt_neox-sequential-f16"].map((model) => ({
+    model,
+    file: `${model}-gradients.safetensors`,
+  })),
+  // Rotary positions beyond the context that the model was trained with, in half precision.
+  ...["llama3-bf16", "yarn-f16", "yarn-bf16", "linear-bf16"].map((model) => ({
+    model,
+    file: `${model}-statistics.safetensors`,
+  })),
 ];
 
 describe("per-token statistics against transformers", () => {

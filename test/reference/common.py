@@ -6,7 +6,9 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, logging
+from transformers import (AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig,
+                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                          Qwen3ForCausalLM, logging)
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
@@ -27,6 +29,37 @@ LLAMA = dict(num_hidden_layers=3, hidden_size=42, intermediate_size=72, num_atte
 MICRO = dict(LLAMA, num_hidden_layers=2, hidden_size=24, intermediate_size=40, num_attention_heads=3, num_key_value_heads=1,
              vocab_size=61, tie_word_embeddings=True, rope_parameters=dict(rope_type="default", rope_theta=10000.0))
 
+# The other families, as small as they can be and still have two layers, grouped queries and every part of their own. Windows
+# are shorter than the reference sequences and, like scaled rotary positions, shorter than the context.
+SMALL = dict(num_hidden_layers=2, hidden_size=20, intermediate_size=28, num_attention_heads=4, vocab_size=41,
+             max_position_embeddings=64, bos_token_id=1, eos_token_id=2)
+MISTRAL = dict(SMALL, num_key_value_heads=2, head_dim=6, sliding_window=7)
+QWEN2 = dict(SMALL, hidden_size=24, num_key_value_heads=2, use_sliding_window=True, sliding_window=6, max_window_layers=1)
+QWEN3 = dict(SMALL, num_key_value_heads=2, head_dim=8, tie_word_embeddings=True,
+             rope_parameters=dict(rope_type="default", rope_theta=1e6))
+GPT_NEOX = dict(SMALL, hidden_size=32, rope_parameters=dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5))
+YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=16)
+LLAMA3 = dict(rope_type="llama3", rope_theta=10000.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=3.0,
+              original_max_position_embeddings=16)
+
+
+def small_models():
+    """name: (model class, configuration class, configuration) of the families beside gpt2 and llama."""
+    return {
+        "mistral": (MistralForCausalLM, MistralConfig, MISTRAL),
+        "qwen2": (Qwen2ForCausalLM, Qwen2Config, QWEN2),
+        "qwen3": (Qwen3ForCausalLM, Qwen3Config, QWEN3),
+        "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig, GPT_NEOX),
+        # Half precision, other forms of the same families, and older forms of their configurations.
+        "gpt_neox-sequential-f16": (GPTNeoXForCausalLM, GPTNeoXConfig, dict(GPT_NEOX, use_parallel_residual=False)),
+        "llama3-bf16": (LlamaForCausalLM, LlamaConfig, dict(SMALL, head_dim=8, num_key_value_heads=1, rope_parameters=LLAMA3)),
+        "yarn-f16": (Qwen2ForCausalLM, Qwen2Config, dict(SMALL, hidden_size=24, num_key_value_heads=1, rope_parameters=YARN)),
+        "yarn-bf16": (Qwen3ForCausalLM, Qwen3Config,
+                      dict(QWEN3, rope_parameters=dict(YARN, rope_theta=1e6, attention_factor=1.3, beta_fast=8.0, truncate=False))),
+        "linear-bf16": (MistralForCausalLM, MistralConfig,
+                        dict(MISTRAL, sliding_window=None, rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=4.0))),
+    }
+
 
 def gpt2_config(**changes):
     return GPT2Config(**dict(GPT2, **changes))
@@ -43,7 +76,7 @@ def randomise(model, seed):
                 parameter.copy_(0.2 * draw(parameter))
             elif "norm" in leaf or leaf.startswith("ln_"):
                 parameter.copy_(1 + 0.3 * draw(parameter))
-            elif leaf == "embed_tokens":
+            elif leaf in ("embed_tokens", "embed_in"):
                 parameter.copy_(0.4 * draw(parameter))
             elif leaf in ("wte", "wpe", "lm_head"):
                 parameter.copy_(0.25 * draw(parameter))

@@ -21,7 +21,7 @@ def greedy(model, prompt, count):
 
 def main():
     result = {}
-    for name, seed in (("gpt2", 71), ("llama", 72)):
+    for name, seed in (("gpt2", 71), ("llama", 72), ("mistral", 73), ("qwen2", 74), ("qwen3", 75), ("gpt_neox", 76)):
         model = load_causal_lm(MODELS / name)
         prompts = [pack([length], model.config.vocab_size, seed + length)[0].tolist() for length in (1, 9)]
         result[name] = [greedy(model, prompt, 40) for prompt in prompts]

@@ -51,3 +51,7 @@ make("llama", 33)
 make_statistics("micro-llama-bf16", 35)
 make_statistics("micro-llama-f16", 37)
 make_statistics("micro-llama", 39)
+for i, name in enumerate(["mistral", "qwen2", "qwen3", "gpt_neox", "gpt_neox-sequential-f16"]):
+    make(name, 131 + 2 * i)
+for i, name in enumerate(["llama3-bf16", "yarn-f16", "yarn-bf16", "linear-bf16"]):
+    make_statistics(name, 151 + i)

@@ -14,6 +14,10 @@ from common import HERE, MODELS, load_causal_lm, pack, save_json, save_tensors, 
 CASES = {
     "gpt2": dict(r=3, lora_alpha=7, target_modules=["c_attn", "c_proj", "c_fc"], fan_in_fan_out=True),
     "llama": dict(r=4, lora_alpha=8, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]),
+    "mistral": dict(r=2, lora_alpha=4, target_modules=["q_proj", "k_proj", "down_proj"]),
+    "qwen2": dict(r=2, lora_alpha=4, target_modules=["v_proj", "o_proj", "up_proj"]),
+    "qwen3": dict(r=2, lora_alpha=5, target_modules=["q_proj", "k_proj", "v_proj", "gate_proj"]),
+    "gpt_neox": dict(r=3, lora_alpha=6, target_modules=["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]),
 }
 
 
@@ -65,3 +69,5 @@ def make(name, seed):
 if __name__ == "__main__":
     make("gpt2", 41)
     make("llama", 45)
+    for i, family in enumerate(["mistral", "qwen2", "qwen3", "gpt_neox"]):
+        make(family, 141 + 4 * i)

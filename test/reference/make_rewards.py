@@ -13,4 +13,5 @@ def make(name, seed):
     return {"sequences": [ids.tolist() for ids in sequences], "scores": scores}
 
 
-save_json(HERE / "rewards.json", {"reward-llama": make("reward-llama", 81), "reward-gpt2": make("reward-gpt2", 82)})
+save_json(HERE / "rewards.json", {"reward-llama": make("reward-llama", 81), "reward-gpt2": make("reward-gpt2", 82),
+                                "reward-gpt_neox": make("reward-gpt_neox", 83)})

@@ -11,6 +11,7 @@ import type {
   NativeHeadConfig,
   NativeParameter,
 } from "../../lib/engine/native.ts";
+import { plainFrequencies } from "../../lib/model/rotary.ts";
 import type { KernelType } from "./kernels.ts";
 
 export interface Statistics {
@@ -90,11 +91,16 @@ export const MICRO_LLAMA: ModelConfig = {
   vocab: 13,
   maxPositions: 24,
   normEps: 1e-5,
-  ropeTheta: 100,
+  inverseFrequencies: plainFrequencies(100, 6),
+  rotaryScale: 1,
+  windows: [],
   activation: "silu",
   tiedEmbeddings: false,
   attentionBias: false,
+  attentionOutBias: false,
   mlpBias: false,
+  headNorm: false,
+  parallelResidual: false,
 };
 
 export const MICRO_GPT2: ModelConfig = {
@@ -105,17 +111,59 @@ export const MICRO_GPT2: ModelConfig = {
   kvHeads: 3,
   headDim: 3,
   intermediate: 11,
+  inverseFrequencies: [],
   activation: "gelu_tanh",
   tiedEmbeddings: true,
+};
+
+/** Windows shorter than the sequences that tests use, in all layers. */
+export const MICRO_MISTRAL: ModelConfig = { ...MICRO_LLAMA, family: "mistral", windows: [3, 3] };
+
+export const MICRO_QWEN2: ModelConfig = {
+  ...MICRO_LLAMA,
+  family: "qwen2",
+  windows: [0, 4],
+  attentionBias: true,
+};
+
+export const MICRO_QWEN3: ModelConfig = {
+  ...MICRO_LLAMA,
+  family: "qwen3",
+  headNorm: true,
+  rotaryScale: 1.3,
+  tiedEmbeddings: true,
+};
+
+/** Heads of 5 of which 4 elements turn. */
+export const MICRO_GPT_NEOX: ModelConfig = {
+  ...MICRO_LLAMA,
+  family: "gpt_neox",
+  hidden: 15,
+  heads: 3,
+  kvHeads: 3,
+  headDim: 5,
+  intermediate: 11,
+  inverseFrequencies: [1, 0.1],
+  activation: "gelu",
+  attentionBias: true,
+  attentionOutBias: true,
+  mlpBias: true,
+  parallelResidual: true,
 };
 
 export const ADAPTER: NativeAdapterConfig = { rank: 2, alpha: 3, targetModules: [], seed: 5 };
 export const HEAD: NativeHeadConfig = { inner: 0, activation: "tanh", bias: true, initStd: 0.5, seed: 6 };
 
+const LLAMA_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
 /** Every linear layer that an adapter of this family can name. */
 export const TARGETS: Readonly<Record<ModelConfig["family"], readonly string[]>> = {
   gpt2: ["c_attn", "c_proj", "c_fc"],
-  llama: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+  llama: LLAMA_LAYERS,
+  mistral: LLAMA_LAYERS,
+  qwen2: LLAMA_LAYERS,
+  qwen3: LLAMA_LAYERS,
+  gpt_neox: ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
 };
 
 /** Packs random sequences; every token but the first of each is predicted, unless `skip` says otherwise. */

@@ -16,6 +16,8 @@ const ACCUMULATOR_FIELDS: Readonly<Record<string, readonly string[]>> = {
   rmsNormBackward: ["rstd", "dWeight"],
   layerNormForward: ["mean", "rstd"],
   layerNormBackward: ["mean", "rstd", "dWeight", "dBias"],
+  headNormForward: ["rstd"],
+  headNormBackward: ["rstd", "dWeight"],
   rotary: ["cosine", "sine"],
   linearBackward: ["dWeight", "dBias", "dA", "dB"],
   attentionForward: ["lse"],

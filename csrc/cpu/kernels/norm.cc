@@ -166,4 +166,56 @@ void layerNormBackward(OpContext& context, const LayerNormBackward& a) {
     addBlockSums(context, sums + a.cols, blocks.count, 2 * a.cols, a.cols, static_cast<float*>(a.dBias));
 }
 
+void headNormForward(OpContext& context, const HeadNormForward& a) {
+  requireFloat32(a.type, "headNormForward");
+  const float* weight = static_cast<const float*>(a.weight);
+  forEachRange(context, a.rows, a.heads * a.headDim, [&](int64_t begin, int64_t end) {
+    for (int64_t head = begin * a.heads; head < end * a.heads; ++head) {
+      float* x = static_cast<float*>(a.x) + head / a.heads * a.stride + head % a.heads * a.headDim;
+      const float squares = sumVectors(a.headDim, [&](int64_t i, auto lanes) {
+        const Vec value = lanes.load(x + i);
+        return value * value;
+      });
+      const float rstd = inverseDeviation(squares, a.headDim, a.eps);
+      if (a.rstd) static_cast<float*>(a.rstd)[head] = rstd;
+      float* kept = a.normalised ? static_cast<float*>(a.normalised) + head * a.headDim : nullptr;
+      forEachVector(a.headDim, [&](int64_t i, auto lanes) {
+        const Vec normal = lanes.load(x + i) * rstd;
+        if (kept) lanes.store(kept + i, normal);
+        lanes.store(x + i, normal * lanes.load(weight + i));
+      });
+    }
+  });
+}
+
+// As rmsNormBackward, x̂ being what the forward pass kept.
+void headNormBackward(OpContext& context, const HeadNormBackward& a) {
+  requireFloat32(a.type, "headNormBackward");
+  const RowBlocks blocks(a.rows, a.headDim, "headNormBackward");
+  const float* weight = static_cast<const float*>(a.weight);
+  float* const sums = static_cast<float*>(context.scratch);
+  const bool worthSharing = a.rows * a.heads * a.headDim > kElementsPerTask;
+  forEachTask(context, blocks.count, worthSharing, [&](int64_t block, int) {
+    float* const dWeight = sums + block * a.headDim;
+    if (a.dWeight) std::fill_n(dWeight, a.headDim, 0.0f);
+    const int64_t end = std::min(a.rows, (block + 1) * blocks.rowsPerBlock);
+    for (int64_t head = block * blocks.rowsPerBlock * a.heads; head < end * a.heads; ++head) {
+      const float* normal = static_cast<const float*>(a.normalised) + head * a.headDim;
+      const float rstd = static_cast<const float*>(a.rstd)[head];
+      float* dx = static_cast<float*>(a.dx) + head / a.heads * a.stride + head % a.heads * a.headDim;
+      const float projection = sumVectors(a.headDim, [&](int64_t i, auto lanes) {
+        return lanes.load(weight + i) * lanes.load(dx + i) * lanes.load(normal + i);
+      });
+      const float pull = projection / static_cast<float>(a.headDim);
+      forEachVector(a.headDim, [&](int64_t i, auto lanes) {
+        const Vec value = lanes.load(normal + i), gradient = lanes.load(dx + i);
+        if (a.dWeight) lanes.store(dWeight + i, lanes.load(dWeight + i) + gradient * value);
+        lanes.store(dx + i, rstd * (lanes.load(weight + i) * gradient - value * pull));
+      });
+    }
+  });
+  if (a.dWeight)
+    addBlockSums(context, sums, blocks.count, a.headDim, a.headDim, static_cast<float*>(a.dWeight));
+}
+
 }  // namespace rlhf::RLHF_ISA

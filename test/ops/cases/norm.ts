@@ -1,6 +1,6 @@
 import type { CaseArguments } from "../../support/op-arguments.ts";
 import { evaluate } from "../../support/op-arguments.ts";
-import { CaseData, type OpCase, unset } from "./case.ts";
+import { CaseData, GENERAL, type OpCase, unset } from "./case.ts";
 
 const NORMS = ["rmsNorm", "layerNorm"] as const;
 export type Norm = (typeof NORMS)[number];
@@ -79,4 +79,72 @@ function casesOf(norm: Norm): OpCase[] {
   });
 }
 
-export const normCases: readonly OpCase[] = NORMS.flatMap(casesOf);
+export interface HeadNormShape {
+  readonly rows: number;
+  readonly heads: number;
+  readonly headDim: number;
+  /** Elements between the rows. */
+  readonly gap?: number;
+  /** Keep what the backward pass needs. Default true. */
+  readonly kept?: boolean;
+}
+
+export function headNormForwardArguments(data: CaseData, shape: HeadNormShape): CaseArguments {
+  const { rows, heads, headDim, gap = 0, kept = true } = shape;
+  const width = heads * headDim;
+  return {
+    rows,
+    heads,
+    headDim,
+    stride: width + gap,
+    eps: 1e-5,
+    weight: data.normal(headDim, 0.5, 1),
+    x: data.matrix(rows, width, width + gap, 1.5),
+    ...(kept && { normalised: unset(rows * width), rstd: unset(rows * heads) }),
+  };
+}
+
+/** Arguments of the backward op that belong to those of a forward op with what it keeps. */
+export function headNormBackwardArguments(
+  data: CaseData,
+  forward: CaseArguments,
+  parameters = true,
+): CaseArguments {
+  const { x: _x, eps: _eps, ...shared } = forward;
+  const [rows, width, stride] = [
+    forward["rows"] as number,
+    (forward["heads"] as number) * (forward["headDim"] as number),
+    forward["stride"] as number,
+  ];
+  const { normalised, rstd } = evaluate("headNormForward", forward);
+  return {
+    ...shared,
+    normalised: normalised!,
+    rstd: rstd!,
+    dx: data.matrix(rows, width, stride),
+    ...(parameters && { dWeight: data.normal(forward["headDim"] as number) }),
+  };
+}
+
+const HEAD_SHAPES: readonly HeadNormShape[] = [
+  { rows: 1, heads: 1, headDim: 2 },
+  { rows: 7, heads: 3, headDim: 10, gap: 5 },
+  { rows: 33, heads: 2, headDim: 64 },
+  { rows: 65, heads: 4, headDim: 33, gap: 70 },
+  { rows: 5, heads: 2, headDim: 7, gap: 3, kept: false },
+];
+
+function headNormCases(): OpCase[] {
+  return HEAD_SHAPES.flatMap((shape, index) => {
+    const { rows, heads, headDim, kept = true } = shape;
+    const name = `${rows} rows, ${heads} heads of ${headDim}${kept ? "" : ", nothing kept"}`;
+    const data = new CaseData(`headNorm ${name}`);
+    const forward = headNormForwardArguments(data, shape);
+    const forwardCase = { op: "headNormForward", name, args: forward, criterion: GENERAL };
+    if (!kept) return [forwardCase];
+    const args = headNormBackwardArguments(data, forward, index !== 2);
+    return [forwardCase, { op: "headNormBackward", name, args, criterion: GENERAL }];
+  });
+}
+
+export const normCases: readonly OpCase[] = [...NORMS.flatMap(casesOf), ...headNormCases()];
