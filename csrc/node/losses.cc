@@ -272,32 +272,39 @@ Napi::Value tokenNllLoss(const Napi::CallbackInfo& info) {
   });
 }
 
-Napi::Value bradleyTerryLoss(const Napi::CallbackInfo& info) {
+Napi::Value rewardLoss(const Napi::CallbackInfo& info) {
   return guarded(info, [&] {
     Call call(info);
     const auto value = call.array("value");
-    const auto chosen = call.indices("chosen"), rejected = call.indices("rejected");
-    BradleyTerryLoss arguments;
+    const auto chosen = call.indices("chosen"), rejected = call.indices("rejected"), scored = call.indices("scored");
+    RewardLoss arguments;
     arguments.rows = call.length();
     arguments.pairs = static_cast<int64_t>(chosen->size());
+    arguments.answers = static_cast<int64_t>(scored->size());
     if (rejected->size() != chosen->size())
-      throw Error(code::kShape, format("bradleyTerryLoss: %zu chosen rows and %zu rejected rows, expected as many of both",
+      throw Error(code::kShape, format("rewardLoss: %zu chosen rows and %zu rejected rows, expected as many of both",
                                        chosen->size(), rejected->size()));
-    const auto margin = call.array("margin", arguments.pairs, false);
+    const auto margin = call.array("margin", arguments.pairs, false), label = call.array("label", arguments.pairs, false);
+    const auto score = call.array("score", arguments.answers, arguments.answers > 0);
+    arguments.pairLoss = static_cast<PairLoss>(call.count("pairLoss", 1));
     arguments.centering = call.value("centering", 0);
+    arguments.scoreWeight = call.value("scoreWeight", 1);
     arguments.scale = call.value("scale", 1);
     return call.submit(info, [=](const EnginePointer& engine) mutable {
-      Stats stats(*engine, {"loss", "correct", "margin", "chosen", "rejected", "pairs"});
-      const DeviceIndices chosenRows(*engine, *chosen), rejectedRows(*engine, *rejected);
+      Stats stats(*engine, {"loss", "pairs", "decided", "correct", "margin", "reward", "rewards", "answers", "squaredError"});
+      const DeviceIndices chosenRows(*engine, *chosen), rejectedRows(*engine, *rejected), scoredRows(*engine, *scored);
       const auto dValue = makeArray(engine, arguments.rows);
       Outputs outputs{{{"dValue", dValue}}, {}, {}};
       arguments.value = value->on(*engine);
       arguments.chosen = chosenRows.data();
       arguments.rejected = rejectedRows.data();
       arguments.margin = margin->on(*engine);
+      arguments.label = label->on(*engine);
+      arguments.scored = scoredRows.data();
+      arguments.score = score->on(*engine);
       arguments.dValue = writable(dValue);
       arguments.stats = stats.data();
-      engine->engine->run(engine->engine->ops().bradleyTerryLoss, arguments);
+      engine->engine->run(engine->engine->ops().rewardLoss, arguments);
       stats.readInto(outputs);
       return outputs;
     });
@@ -313,7 +320,7 @@ void defineLosses(Napi::Env env, Napi::Object exports) {
   exports.Set("ppoPolicyLoss", Napi::Function::New<ppoPolicyLoss>(env, "ppoPolicyLoss"));
   exports.Set("ppoValueLoss", Napi::Function::New<ppoValueLoss>(env, "ppoValueLoss"));
   exports.Set("tokenNllLoss", Napi::Function::New<tokenNllLoss>(env, "tokenNllLoss"));
-  exports.Set("bradleyTerryLoss", Napi::Function::New<bradleyTerryLoss>(env, "bradleyTerryLoss"));
+  exports.Set("rewardLoss", Napi::Function::New<rewardLoss>(env, "rewardLoss"));
 }
 
 }  // namespace rlhf::node

@@ -131,24 +131,4 @@ struct TokenNllLoss {
   }
 };
 
-/// Bradley-Terry: −log σ(r_chosen − r_rejected − margin) + centering·(r_chosen + r_rejected)² per pair.
-struct BradleyTerryLoss {
-  enum Stat { kLoss, kCorrect, kMargin, kChosen, kRejected, kPairs, kStatCount };  // kMargin: Σ (r_chosen − r_rejected)
-
-  DType type = DType::F32;
-  int64_t rows = 0, pairs = 0;
-  double centering = 0, scale = 1;
-  const void* value = nullptr;         // [N] rewards at hidden rows
-  const int32_t* chosen = nullptr;     // [pairs] row of the chosen answer's last token
-  const int32_t* rejected = nullptr;   // [pairs]
-  const void* margin = nullptr;        // [pairs] (optional)
-  void* dValue = nullptr;              // [N], 0 but at the rows named
-  void* stats = nullptr;               // [kStatCount]
-
-  template <class F> void fields(F&& f) {
-    f("type", type), f("rows", rows), f("pairs", pairs), f("centering", centering), f("scale", scale), f("value", value);
-    f("chosen", chosen), f("rejected", rejected), f("margin", margin), f("dValue", dValue), f("stats", stats);
-  }
-};
-
 }  // namespace rlhf

@@ -8,6 +8,7 @@
 #include "ops/losses.h"
 #include "ops/norm.h"
 #include "ops/optimizer.h"
+#include "ops/reward_losses.h"
 #include "ops/rotary.h"
 #include "ops/token_log_prob.h"
 
@@ -40,7 +41,7 @@ namespace rlhf {
   X(ppoPolicyLoss, PpoPolicyLoss)                  \
   X(ppoValueLoss, PpoValueLoss)                    \
   X(tokenNllLoss, TokenNllLoss)                    \
-  X(bradleyTerryLoss, BradleyTerryLoss)            \
+  X(rewardLoss, RewardLoss)                        \
   X(adamW, AdamW)                                  \
   X(squaredNorm, SquaredNorm)                      \
   X(kvAppend, KvAppend)                            \

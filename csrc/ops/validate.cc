@@ -388,16 +388,21 @@ void validate(const TokenNllLoss& a) {
   check.present("stats", a.stats);
 }
 
-void validate(const BradleyTerryLoss& a) {
-  const ArgumentCheck check("bradleyTerryLoss");
+void validate(const RewardLoss& a) {
+  const ArgumentCheck check("rewardLoss");
   check.floating("type", a.type);
   check.atLeast("rows", a.rows, 1);
   check.atLeast("pairs", a.pairs, 0);
+  check.atLeast("answers", a.answers, 0);
+  check.choice("pairLoss", static_cast<int32_t>(a.pairLoss), 1, 2);
   check.number("centering", a.centering, a.centering >= 0, "≥ 0");
+  check.number("scoreWeight", a.scoreWeight, a.scoreWeight >= 0, "≥ 0");
   check.finite("scale", a.scale);
   check.present("value", a.value);
   check.presentWhen(a.pairs > 0, "chosen", a.chosen, "with pairs > 0");
   check.presentWhen(a.pairs > 0, "rejected", a.rejected, "with pairs > 0");
+  check.presentWhen(a.answers > 0, "scored", a.scored, "with answers > 0");
+  check.presentWhen(a.answers > 0, "score", a.score, "with answers > 0");
   check.present("dValue", a.dValue);
   check.present("stats", a.stats);
 }

@@ -147,29 +147,6 @@ void run(const TokenNllLoss& a) {
   writeStats(a.stats, sums);
 }
 
-template <class T>
-void run(const BradleyTerryLoss& a) {
-  std::array<T, BradleyTerryLoss::kStatCount> sums{};
-  for (int64_t t = 0; t < a.rows; ++t) out<T>(a.dValue)[t] = 0;
-  for (int64_t p = 0; p < a.pairs; ++p) {
-    checkIndex("bradleyTerryLoss", "chosen", p, a.chosen[p], a.rows);
-    checkIndex("bradleyTerryLoss", "rejected", p, a.rejected[p], a.rows);
-    const T chosen = in<T>(a.value)[a.chosen[p]], rejected = in<T>(a.value)[a.rejected[p]];
-    const T difference = chosen - rejected - (a.margin ? in<T>(a.margin)[p] : T(0));
-    const T total = chosen + rejected;
-    const T slope = -sigmoid(-difference), pull = T(2 * a.centering) * total;
-    out<T>(a.dValue)[a.chosen[p]] += T(a.scale) * (pull + slope);
-    out<T>(a.dValue)[a.rejected[p]] += T(a.scale) * (pull - slope);
-    sums[BradleyTerryLoss::kLoss] += negativeLogSigmoid(difference) + T(a.centering) * total * total;
-    sums[BradleyTerryLoss::kCorrect] += T(realPart(chosen) > realPart(rejected) ? 1 : 0);
-    sums[BradleyTerryLoss::kMargin] += chosen - rejected;
-    sums[BradleyTerryLoss::kChosen] += chosen;
-    sums[BradleyTerryLoss::kRejected] += rejected;
-    sums[BradleyTerryLoss::kPairs] += T(1);
-  }
-  writeStats(a.stats, sums);
-}
-
 }  // namespace
 
 RLHF_REF_OP(whiten, Whiten)
@@ -178,6 +155,5 @@ RLHF_REF_OP(gae, Gae)
 RLHF_REF_OP(ppoPolicyLoss, PpoPolicyLoss)
 RLHF_REF_OP(ppoValueLoss, PpoValueLoss)
 RLHF_REF_OP(tokenNllLoss, TokenNllLoss)
-RLHF_REF_OP(bradleyTerryLoss, BradleyTerryLoss)
 
 }  // namespace rlhf::ref

@@ -121,24 +121,51 @@ export function tokenNllLoss(
   return runOnArrays(engine, native().tokenNllLoss, { ...args });
 }
 
-export interface BradleyTerryLossArgs {
+export interface RewardLossArgs {
+  /** Rewards at hidden rows, Float32Array[N]. */
   readonly value: FloatArray;
-  /** Int32Array[pairs]: the index of each chosen answer's last token. */
-  readonly chosen: Int32Array;
-  readonly rejected: Int32Array;
+  /** Int32Array[pairs]: the index of each chosen answer's last token. Left out: no pairs. */
+  readonly chosen?: Int32Array;
+  readonly rejected?: Int32Array;
   /** Float32Array[pairs]; left out: no margin. */
-  readonly margin?: FloatArray;
+  readonly margin?: Float32Array;
+  /** Float32Array[pairs]: the probability that the chosen answer is the better one, ½ for a tie; left out: 1. */
+  readonly label?: Float32Array;
+  /** Int32Array[answers]: the index of the last token of each answer with a score of its own. */
+  readonly scored?: Int32Array;
+  /** Float32Array[answers]. */
+  readonly score?: Float32Array;
+  /** ℓ(z) is "logistic" (default), −log σ(z), or "hinge", max(0, −z). */
+  readonly pairLoss?: "logistic" | "hinge";
   /** Weight of (r_chosen + r_rejected)²; default 0. */
   readonly centering?: number;
+  /** Weight of (r − score)²; default 1. */
+  readonly scoreWeight?: number;
   readonly scale: number;
 }
 
-export type BradleyTerryStat = "loss" | "correct" | "margin" | "chosen" | "rejected" | "pairs";
+/**
+ * `decided` counts pairs whose label is not ½, of which `correct` score the better answer higher (½ for each whose answers score the
+ * same) by `margin` in all; `reward` sums all `rewards` rewards.
+ */
+export type RewardStat =
+  | "loss"
+  | "pairs"
+  | "decided"
+  | "correct"
+  | "margin"
+  | "reward"
+  | "rewards"
+  | "answers"
+  | "squaredError";
 
-/** −log σ(r_chosen − r_rejected − margin) + centering·(r_chosen + r_rejected)² per pair. */
-export function bradleyTerryLoss(
-  engine: Engine,
-  args: BradleyTerryLossArgs,
-): Promise<Outputs<"dValue", BradleyTerryStat>> {
-  return runOnArrays(engine, native().bradleyTerryLoss, { ...args });
+/**
+ * Losses of reward models: y·ℓ(Δ − margin) + (1 − y)·ℓ(−Δ − margin) + centering·(r_chosen + r_rejected)² per pair, where
+ * Δ = r_chosen − r_rejected and y is the label, and scoreWeight·(r − score)² per scored answer. Logistic with y = 1 is Bradley-Terry.
+ */
+export function rewardLoss(engine: Engine, args: RewardLossArgs): Promise<Outputs<"dValue", RewardStat>> {
+  const none = new Int32Array(0);
+  const { chosen = none, rejected = none, scored = none, pairLoss = "logistic" } = args;
+  const kind = { logistic: 1, hinge: 2 }[pairLoss] ?? 0;
+  return runOnArrays(engine, native().rewardLoss, { ...args, chosen, rejected, scored, pairLoss: kind });
 }

@@ -19,7 +19,7 @@ export interface NativeBinding {
   readonly ppoPolicyLoss: NativeLoss;
   readonly ppoValueLoss: NativeLoss;
   readonly tokenNllLoss: NativeLoss;
-  readonly bradleyTerryLoss: NativeLoss;
+  readonly rewardLoss: NativeLoss;
 }
 
 export type NativeLoss = (

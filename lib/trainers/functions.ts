@@ -1,5 +1,5 @@
 import { Engine } from "../engine/engine.ts";
-import { bradleyTerryLoss, gae } from "../engine/losses.ts";
+import { gae, rewardLoss } from "../engine/losses.ts";
 import { RlhfError } from "../errors.ts";
 import type { AdapterOptions } from "../model/adapters.ts";
 import type { PackedBatch } from "../model/batch.ts";
@@ -46,7 +46,7 @@ export async function computeAdvantages(
 /**
  * The Bradley-Terry loss of pairs of scores, −log σ(chosen − rejected − margin), as a mean.
  *
- * @returns the loss, and the share of pairs whose chosen answer scores higher
+ * @returns the loss, and the share of pairs whose chosen answer scores higher, equal scores counted as half
  */
 export async function computePreferenceLoss(
   chosenScores: ArrayLike<number>,
@@ -54,7 +54,7 @@ export async function computePreferenceLoss(
   margin = 0,
 ): Promise<{ loss: number; accuracy: number }> {
   const pairs = chosenScores.length;
-  const { dValue, stats } = await bradleyTerryLoss(Engine.shared(), {
+  const { dValue, stats } = await rewardLoss(Engine.shared(), {
     value: Float32Array.from([...Array.from(chosenScores), ...Array.from(rejectedScores)]),
     chosen: Int32Array.from({ length: pairs }, (_, i) => i),
     rejected: Int32Array.from({ length: pairs }, (_, i) => pairs + i),

@@ -1,6 +1,6 @@
 import { type Tokenized, tokenizePreferences } from "../data/tokenize.ts";
 import type { PreferenceRow, TokenizedPreference } from "../data/types.ts";
-import { bradleyTerryLoss } from "../engine/losses.ts";
+import { rewardLoss } from "../engine/losses.ts";
 import { lastTokens, packSequences } from "../model/batch.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
 import type { HeadOptions } from "../model/heads.ts";
@@ -121,7 +121,7 @@ export class RewardModelTrainer extends SupervisedTrainer<
     const batch = packSequences(pairs.flatMap((pair) => [pair.chosen, pair.rejected]));
     using pass = await model.forward(batch, { adapter, head, statistics: false, grad: scale !== null });
     const last = lastTokens(batch);
-    const { dValue, stats } = await bradleyTerryLoss(model.engine, {
+    const { dValue, stats } = await rewardLoss(model.engine, {
       value: pass.device.value,
       chosen: last.filter((_, index) => index % 2 === 0),
       rejected: last.filter((_, index) => index % 2 === 1),
@@ -135,12 +135,20 @@ export class RewardModelTrainer extends SupervisedTrainer<
   }
 
   protected toMetrics(sums: Sums): Metrics {
-    const { loss = Number.NaN, correct = 0, margin = 0, chosen = 0, rejected = 0, pairs = 0 } = sums;
+    const {
+      loss = Number.NaN,
+      correct = 0,
+      margin = 0,
+      decided = 0,
+      reward = 0,
+      rewards = 0,
+      pairs = 0,
+    } = sums;
     return {
       loss: loss / pairs,
-      accuracy: correct / pairs,
-      margin: margin / pairs,
-      mean_reward: (chosen + rejected) / (2 * pairs),
+      accuracy: correct / decided,
+      margin: margin / decided,
+      mean_reward: reward / rewards,
     };
   }
 

@@ -201,10 +201,11 @@ describe("the addon under misuse", () => {
     const empty = ones(8).subarray(8);
     await refuses("ERR_RLHF_SHAPE", () => native().whiten(engine, { x: empty, mask: ones(1 << 20) }));
     await refuses("ERR_RLHF_ARGUMENT", () =>
-      native().bradleyTerryLoss(engine, {
+      native().rewardLoss(engine, {
         value: ones(3),
         chosen: Int32Array.of(99),
         rejected: Int32Array.of(-4),
+        scored: new Int32Array(0),
         scale: 1,
       }),
     );

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { type CaseArguments, evaluate } from "../support/op-arguments.ts";
 import { unset } from "./cases/case.ts";
-import { STAT_COUNT } from "./cases/losses.ts";
+import { PAIR_LOSS, STAT_COUNT } from "./cases/losses.ts";
 
 /** Values computed by hand from the papers' formulas, on the oracle in float64 to the digits that are given. */
 
@@ -97,16 +97,48 @@ describe("golden values", () => {
       chosen: Int32Array.of(0),
       rejected: Int32Array.of(1),
       dValue: unset(2),
-      stats: unset(STAT_COUNT.bradleyTerryLoss),
+      stats: unset(STAT_COUNT.rewardLoss),
     };
-    const plain = evaluate("bradleyTerryLoss", args);
-    assertClose(plain["stats"], [0.341154, 1, 0.9, 1.2, 0.3, 1], 6);
+    const plain = evaluate("rewardLoss", args);
+    assertClose(plain["stats"], [0.341154, 1, 1, 1, 0.9, 1.5, 2, 0, 0], 6);
     const slope = 1 / (1 + Math.exp(0.9));
     assertClose(plain["dValue"], [Number((-slope).toFixed(10)), Number(slope.toFixed(10))], 10);
-    const withMargin = evaluate("bradleyTerryLoss", { ...args, margin: Float64Array.of(0.5) });
+    const withMargin = evaluate("rewardLoss", { ...args, margin: Float64Array.of(0.5) });
     assertClose(withMargin["stats"]?.subarray(0, 1), [0.513015], 6);
-    const centred = evaluate("bradleyTerryLoss", { ...args, centering: 0.01 });
+    const centred = evaluate("rewardLoss", { ...args, centering: 0.01 });
     assertClose(centred["stats"]?.subarray(0, 1), [Number((0.341154 + 0.01 * 1.5 ** 2).toFixed(6))], 6);
+  });
+
+  it("pairs of rewards 1.2 and 0.3: a tie, a label of 0.9, and the hinge; an answer with a score", () => {
+    const args = {
+      rows: 2,
+      pairs: 1,
+      value: Float64Array.of(1.2, 0.3),
+      chosen: Int32Array.of(0),
+      rejected: Int32Array.of(1),
+      dValue: unset(2),
+      stats: unset(STAT_COUNT.rewardLoss),
+    };
+    const lossOf = (changes: CaseArguments): number =>
+      evaluate("rewardLoss", { ...args, ...changes })["stats"]![0]!;
+    const close = (value: number, expected: number): void =>
+      assert.ok(Math.abs(value - expected) < 1e-6, `${value}, expected ${expected}`);
+    // −log σ(0.9) = 0.341154 and −log σ(−0.9) = 1.241154.
+    close(lossOf({ label: Float64Array.of(0.5) }), (0.341154 + 1.241154) / 2);
+    close(lossOf({ label: Float64Array.of(0.9) }), 0.9 * 0.341154 + 0.1 * 1.241154);
+    const hinge = { pairLoss: PAIR_LOSS.hinge, margin: Float64Array.of(1) };
+    close(lossOf(hinge), 0.1);
+    close(lossOf({ ...hinge, margin: Float64Array.of(0.5) }), 0);
+    close(lossOf({ ...hinge, label: Float64Array.of(0) }), 1.9);
+    const scored = evaluate("rewardLoss", {
+      ...args,
+      pairs: 0,
+      answers: 2,
+      scored: Int32Array.of(0, 1),
+      score: Float64Array.of(1, 1),
+    });
+    assertClose(scored["stats"], [0.53, 0, 0, 0, 0, 1.5, 2, 2, 0.53], 6);
+    assertClose(scored["dValue"], [0.4, -1.4], 6);
   });
 
   it("PPO's policy loss: unclipped, clipped above, clipped below, and where clipping does not bind", () => {

@@ -6,7 +6,7 @@ import { attentionBackwardArguments, attentionForwardArguments } from "./cases/a
 import { CaseData, offsetsOf, responseMask, unset } from "./cases/case.ts";
 import { rotaryTables } from "./cases/elementwise.ts";
 import { ACTIVATION, linearForwardArguments } from "./cases/linear.ts";
-import { STAT_COUNT } from "./cases/losses.ts";
+import { PAIR_LOSS, STAT_COUNT } from "./cases/losses.ts";
 import { headNormBackwardArguments, headNormForwardArguments, normForwardArguments } from "./cases/norm.ts";
 import { tokenLogProbForwardArguments } from "./cases/token-log-prob.ts";
 
@@ -355,6 +355,9 @@ function lossCases(): GradientCase[] {
     chosen: Int32Array.of(3, 9, 3),
     rejected: Int32Array.of(5, 11, 7),
     margin: data.normal(3, 0.3, 0.5),
+    label: Float64Array.of(0.9, 0.5, 1),
+    scored: Int32Array.of(5, 20),
+    score: data.normal(2, 2),
   };
   return [
     lossCase("ppoPolicyLoss", "", policy, [scale], { logProb: "dLogProb" }, "central"),
@@ -383,13 +386,26 @@ function lossCases(): GradientCase[] {
       { logProb: "dLogProb" },
       "complex",
     ),
-    lossCase(
-      "bradleyTerryLoss",
-      " with margins, centering and a shared answer",
-      { rows, pairs: 3, ...pairs, centering: 0.01, scale, value, dValue: unset(rows) },
-      [scale],
-      { value: "dValue" },
-      "complex",
+    ...(["logistic", "hinge"] as const).map((pairLoss) =>
+      lossCase(
+        "rewardLoss",
+        `, ${pairLoss}, with margins, labels, centering, a shared answer and scored ones`,
+        {
+          rows,
+          pairs: 3,
+          answers: 2,
+          pairLoss: PAIR_LOSS[pairLoss],
+          ...pairs,
+          centering: 0.01,
+          scoreWeight: 0.3,
+          scale,
+          value,
+          dValue: unset(rows),
+        },
+        [scale],
+        { value: "dValue" },
+        pairLoss === "hinge" ? "central" : "complex",
+      ),
     ),
   ];
 }

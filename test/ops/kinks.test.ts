@@ -3,7 +3,7 @@ import { kernels } from "../support/kernels.ts";
 import { type CaseArguments, evaluate } from "../support/op-arguments.ts";
 import { unset } from "./cases/case.ts";
 import { ACTIVATION } from "./cases/linear.ts";
-import { STAT_COUNT } from "./cases/losses.ts";
+import { PAIR_LOSS, STAT_COUNT } from "./cases/losses.ts";
 
 /** Values where a maximum, a clip or an order ties, which gradient checks stay away from. All numbers here are exact in float32. */
 
@@ -31,6 +31,23 @@ const policyTie = (clipRange: number): Kink => ({
 });
 
 const kinks: readonly Kink[] = [
+  {
+    // r_chosen − r_rejected is exactly the margin, then 1 short of it.
+    name: "the hinge of pairs has slope 0 where the margin is just kept, and 1 where it is not",
+    op: "rewardLoss",
+    args: {
+      rows: 4,
+      pairs: 2,
+      pairLoss: PAIR_LOSS.hinge,
+      value: Float64Array.of(3, 1, 2, 1),
+      chosen: Int32Array.of(0, 2),
+      rejected: Int32Array.of(1, 3),
+      margin: Float64Array.of(2, 2),
+      dValue: unset(4),
+      stats: unset(STAT_COUNT.rewardLoss),
+    },
+    expected: { dValue: [0, 0, -1, 1], stats: [1, 2, 2, 2, 3, 7, 4, 0, 0] },
+  },
   {
     name: "relu has slope 0 at 0",
     op: "activationBackward",
@@ -113,17 +130,17 @@ for (const backend of kernels.backends()) {
 }
 
 describe("equal rewards", () => {
-  it("count as a pair that is not told apart, with the loss log 2", () => {
-    const { stats } = evaluate("bradleyTerryLoss", {
+  it("count as half a pair told apart, with the loss log 2", () => {
+    const { stats } = evaluate("rewardLoss", {
       rows: 2,
       pairs: 1,
       value: Float64Array.of(1, 1),
       chosen: Int32Array.of(0),
       rejected: Int32Array.of(1),
       dValue: unset(2),
-      stats: unset(STAT_COUNT.bradleyTerryLoss),
+      stats: unset(STAT_COUNT.rewardLoss),
     });
     assert.ok(Math.abs(stats![0]! - Math.LN2) < 1e-15);
-    assert.deepEqual([...stats!.subarray(1)], [0, 0, 1, 1, 1]);
+    assert.deepEqual([...stats!.subarray(1)], [1, 1, 0.5, 0, 2, 2, 0, 0]);
   });
 });

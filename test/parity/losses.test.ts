@@ -140,7 +140,7 @@ describe("losses and advantages against PyTorch", () => {
   it("Bradley-Terry loss with margin and centring: loss, gradient and accuracy", async () => {
     for (const { chosen, rejected, margin, centre, ...want } of expected.bradleyTerry) {
       const pairs = chosen.length;
-      const { dValue, stats } = await losses.bradleyTerryLoss(engine, {
+      const { dValue, stats } = await losses.rewardLoss(engine, {
         value: floats([...chosen, ...rejected]),
         chosen: Int32Array.from(chosen, (_, i) => i),
         rejected: Int32Array.from(rejected, (_, i) => pairs + i),
@@ -194,7 +194,7 @@ describe("losses and advantages against PyTorch", () => {
 
   it("the worked Bradley-Terry examples", async () => {
     for (const { chosen, rejected, margin, loss } of expected.hand.bradleyTerry) {
-      const { stats } = await losses.bradleyTerryLoss(engine, {
+      const { stats } = await losses.rewardLoss(engine, {
         value: floats([chosen, rejected]),
         chosen: Int32Array.of(0),
         rejected: Int32Array.of(1),

@@ -30,7 +30,7 @@ const ACCUMULATOR_FIELDS: Readonly<Record<string, readonly string[]>> = {
   ppoPolicyLoss: ["mask", "logProb", "oldLogProb", "advantage", "entropy", "dLogProb", "dEntropy", "stats"],
   ppoValueLoss: ["mask", "value", "oldValue", "returns", "dValue", "stats"],
   tokenNllLoss: ["weight", "logProb", "dLogProb", "stats"],
-  bradleyTerryLoss: ["value", "margin", "dValue", "stats"],
+  rewardLoss: ["value", "margin", "label", "score", "dValue", "stats"],
   sample: ["logits", "logProb"],
 };
 

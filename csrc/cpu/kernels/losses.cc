@@ -37,11 +37,6 @@ double klEstimate(KlEstimator estimator, double d) {
   return 0;
 }
 
-/// −log σ(x) without overflow on either side.
-double negativeLogSigmoid(double x) { return std::log1p(std::exp(-std::abs(x))) + std::max(-x, 0.0); }
-
-double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
-
 }  // namespace
 
 void whiten(OpContext&, const Whiten& a) {
@@ -153,31 +148,6 @@ void tokenNllLoss(OpContext&, const TokenNllLoss& a) {
     out(a.dLogProb)[t] = static_cast<float>(-weight * a.scale);
     sums[TokenNllLoss::kLoss] -= weight * in(a.logProb)[t];
     sums[TokenNllLoss::kWeight] += weight;
-  }
-  writeStats(a.stats, sums);
-}
-
-void bradleyTerryLoss(OpContext&, const BradleyTerryLoss& a) {
-  requireFloat32(a.type, "bradleyTerryLoss");
-  std::array<double, BradleyTerryLoss::kStatCount> sums{};
-  for (int64_t p = 0; p < a.pairs; ++p) {
-    requireIndex("bradleyTerryLoss", "chosen", p, a.chosen[p], a.rows);
-    requireIndex("bradleyTerryLoss", "rejected", p, a.rejected[p], a.rows);
-  }
-  std::fill_n(out(a.dValue), a.rows, 0.0f);
-  for (int64_t p = 0; p < a.pairs; ++p) {
-    const double chosen = in(a.value)[a.chosen[p]], rejected = in(a.value)[a.rejected[p]],
-                 total = chosen + rejected;
-    const double difference = chosen - rejected - (a.margin ? in(a.margin)[p] : 0.0f);
-    const double slope = -sigmoid(-difference), pull = 2 * a.centering * total;
-    out(a.dValue)[a.chosen[p]] += static_cast<float>(a.scale * (pull + slope));
-    out(a.dValue)[a.rejected[p]] += static_cast<float>(a.scale * (pull - slope));
-    sums[BradleyTerryLoss::kLoss] += negativeLogSigmoid(difference) + a.centering * total * total;
-    sums[BradleyTerryLoss::kCorrect] += chosen > rejected;
-    sums[BradleyTerryLoss::kMargin] += chosen - rejected;
-    sums[BradleyTerryLoss::kChosen] += chosen;
-    sums[BradleyTerryLoss::kRejected] += rejected;
-    sums[BradleyTerryLoss::kPairs] += 1;
   }
   writeStats(a.stats, sums);
 }

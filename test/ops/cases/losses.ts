@@ -5,7 +5,7 @@ export const STAT_COUNT = {
   ppoPolicyLoss: 7,
   ppoValueLoss: 7,
   tokenNllLoss: 2,
-  bradleyTerryLoss: 6,
+  rewardLoss: 9,
 } as const;
 
 const BATCHES: readonly (readonly number[])[] = [[2], [7, 1, 2], [33, 65, 3, 129]];
@@ -112,24 +112,44 @@ function tokenCases(lengths: readonly number[]): OpCase[] {
   ];
 }
 
-function pairCases(pairs: number, withMargin: boolean): OpCase {
-  const name = `${pairs} pairs${withMargin ? " with margins and centering" : ""}`;
-  const data = new CaseData(`bradleyTerryLoss ${name}`);
-  const rows = 3 * pairs + 2;
+/** Which loss pairs have, as the engine numbers them. */
+export const PAIR_LOSS = { logistic: 1, hinge: 2 } as const;
+
+/** Labels of pairs by turns: decided, tied, nearly sure, the other way round. */
+export const labelsOf = (pairs: number): Float64Array =>
+  Float64Array.from({ length: pairs }, (_, pair) => [1, 0.5, 0.9, 0.25][pair % 4]!);
+
+function rewardCase(
+  pairLoss: keyof typeof PAIR_LOSS,
+  pairs: number,
+  answers: number,
+  withOptions: boolean,
+): OpCase {
+  const options = withOptions ? ", with margins, labels and centering" : "";
+  const name = `${pairLoss}, ${pairs} pairs and ${answers} scored answers${options}`;
+  const data = new CaseData(`rewardLoss ${name}`);
+  const rows = 3 * pairs + answers + 2;
   return {
-    op: "bradleyTerryLoss",
+    op: "rewardLoss",
     name,
     args: {
       rows,
       pairs,
-      scale: 1 / pairs,
+      answers,
+      pairLoss: PAIR_LOSS[pairLoss],
+      scale: 1 / (pairs + answers),
       value: data.normal(rows, 2),
       // Rows are drawn with repetition: an answer may stand in several pairs.
       chosen: data.integers(pairs, rows),
       rejected: data.integers(pairs, rows),
-      ...(withMargin && { margin: data.normal(pairs, 0.3, 0.5), centering: 0.01 }),
+      ...(withOptions && { margin: data.normal(pairs, 0.3, 0.5), label: labelsOf(pairs), centering: 0.01 }),
+      ...(answers > 0 && {
+        scored: data.integers(answers, rows),
+        score: data.normal(answers, 2, 1),
+        scoreWeight: 0.3,
+      }),
       dValue: unset(rows),
-      stats: unset(STAT_COUNT.bradleyTerryLoss),
+      stats: unset(STAT_COUNT.rewardLoss),
     },
     criterion: SUMS,
   };
@@ -137,7 +157,13 @@ function pairCases(pairs: number, withMargin: boolean): OpCase {
 
 export const lossCases: readonly OpCase[] = [
   ...BATCHES.flatMap(tokenCases),
-  ...[1, 7, 33].flatMap((pairs) => [pairCases(pairs, false), pairCases(pairs, true)]),
+  ...(["logistic", "hinge"] as const).flatMap((pairLoss) =>
+    [1, 7, 33].flatMap((pairs) => [
+      rewardCase(pairLoss, pairs, 0, false),
+      rewardCase(pairLoss, pairs, pairs - 1, true),
+    ]),
+  ),
+  rewardCase("logistic", 0, 5, false),
   {
     op: "whiten",
     name: "one selected element",
