@@ -3,6 +3,7 @@
 // Models
 
 export type { AdapterInfo, AdapterOptions } from "./model/adapters.ts";
+export { type AddedTokens, type AddTokensToModelOptions, addTokens } from "./model/add-tokens.ts";
 export {
   CausalLM,
   type CreateOptions,
@@ -64,6 +65,8 @@ export {
   tokenizeUnpaired,
 } from "./data/tokenize.ts";
 export type * from "./data/types.ts";
+export { type AddTokensOptions, CHATML_TEMPLATE, type NewToken } from "./tokenizer/added-tokens.ts";
+export type { RenderedChat } from "./tokenizer/chat.ts";
 export {
   type ChatOptions,
   type DecodeOptions,

@@ -1,5 +1,6 @@
 import { Command, CommanderError, type OutputConfiguration } from "commander";
 import { stageKinds } from "../pipeline/schema.ts";
+import { addAddTokensCommand } from "./add-tokens.ts";
 import { addDoctorCommand } from "./doctor.ts";
 import { describeError, EXIT, exitCodeOf } from "./exit.ts";
 import { addGenerateCommand } from "./generate.ts";
@@ -22,6 +23,7 @@ export function createProgram(output: OutputConfiguration = {}): Command {
   addGenerateCommand(program);
   addLogprobsCommand(program);
   addScoreCommand(program);
+  addAddTokensCommand(program);
   addDoctorCommand(program);
   return program;
 }

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import type { ChatMessage } from "../data/types.ts";
 import { messageOf, RlhfError } from "../errors.ts";
 import { writeFileAtomically } from "../model/files.ts";
+import { type AddTokensOptions, type NewToken, withAddedTokens } from "./added-tokens.ts";
 import { type BackendTokenizer, createBackend, type TokenizerJson } from "./backend.ts";
 import { ChatTemplate, type RenderedChat } from "./chat.ts";
 
@@ -58,6 +59,7 @@ export class Tokenizer {
   readonly #config: JsonObject;
   readonly #files: ReadonlyMap<string, Uint8Array>;
   readonly #template: ChatTemplate | null;
+  readonly #modelConfigs: readonly JsonObject[];
   #literal: BackendTokenizer | null = null;
 
   private constructor(
@@ -66,6 +68,7 @@ export class Tokenizer {
     modelConfigs: readonly JsonObject[],
   ) {
     this.#files = files;
+    this.#modelConfigs = modelConfigs;
     this.#json = parseJson(files, "tokenizer.json", where) as unknown as TokenizerJson;
     this.#config = files.has("tokenizer_config.json") ? parseJson(files, "tokenizer_config.json", where) : {};
     this.#backend = createBackend(this.#json, this.#config, join(where, "tokenizer.json"));
@@ -122,11 +125,9 @@ export class Tokenizer {
 
   /** A tokenizer from the contents of its two files, e.g. from `trainTokenizer`. */
   static fromJson(tokenizerJson: object, tokenizerConfig: object = {}): Tokenizer {
-    const bytes = (value: object): Uint8Array =>
-      new TextEncoder().encode(`${JSON.stringify(value, null, 2)}\n`);
     const files = new Map([
-      ["tokenizer.json", bytes(tokenizerJson)],
-      ["tokenizer_config.json", bytes(tokenizerConfig)],
+      ["tokenizer.json", jsonBytes(tokenizerJson)],
+      ["tokenizer_config.json", jsonBytes(tokenizerConfig)],
     ]);
     return new Tokenizer(files, "", []);
   }
@@ -222,6 +223,31 @@ export class Tokenizer {
     return messages.map((message) => ({ ...message, content: this.stripSpecialTokens(message.content) }));
   }
 
+  /**
+   * A tokenizer with more tokens, which take the ids after the largest one; those it has already keep theirs. The model's embedding
+   * has to grow with it: `addTokens` does both. Throws ERR_RLHF_ARGUMENT.
+   */
+  withTokens(
+    tokens: readonly (string | NewToken)[],
+    options: AddTokensOptions = {},
+  ): { tokenizer: Tokenizer; added: ReadonlyMap<string, number> } {
+    const specialTokensMap = this.#files.has("special_tokens_map.json")
+      ? parseJson(this.#files, "special_tokens_map.json", "")
+      : null;
+    const before = { json: this.#json as unknown as JsonObject, config: this.#config, specialTokensMap };
+    const { files, added } = withAddedTokens(before, tokens, options, this.vocabSize, (content) =>
+      this.tokenToId(content),
+    );
+    const bytes = new Map(this.#files);
+    bytes.set("tokenizer.json", jsonBytes(files.json));
+    bytes.set("tokenizer_config.json", jsonBytes(files.config));
+    if (files.specialTokensMap) bytes.set("special_tokens_map.json", jsonBytes(files.specialTokensMap));
+    // The configuration's template would lose to the file's.
+    if (options.chatTemplate !== undefined) bytes.delete("chat_template.jinja");
+    bytes.delete("added_tokens.json");
+    return { tokenizer: new Tokenizer(bytes, "", this.#modelConfigs), added };
+  }
+
   /** The bytes of one of the tokenizer's files, e.g. "tokenizer.json"; undefined where it has none of that name. */
   file(name: string): Uint8Array | undefined {
     return this.#files.get(name);
@@ -271,6 +297,10 @@ export class Tokenizer {
     }
     return { prefix: [], suffix: [] };
   }
+}
+
+function jsonBytes(value: object): Uint8Array {
+  return new TextEncoder().encode(`${JSON.stringify(value, null, 2)}\n`);
 }
 
 async function readIfPresent(file: string): Promise<Uint8Array | null> {

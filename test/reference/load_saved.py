@@ -3,6 +3,7 @@
 usage: load_saved.py DIR                      a causal language model or a …ForSequenceClassification directory
        load_saved.py DIR --base BASE_DIR      a PEFT adapter directory on its base model
        … --tokens 5,9,12 [--temperature 1]
+       … --text TEXT                          in place of --tokens: tokenised by the directory's tokenizer, special tokens parsed
 Prints one JSON line {"kind", "tokens", "logProbs"} (0 for the first token, as `node-rlhf logprobs` does) or {"kind", "tokens", "reward"}.
 """
 import argparse
@@ -10,7 +11,7 @@ import json
 
 import torch
 from peft import PeftConfig, PeftModel
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from common import load_causal_lm, statistics
 
@@ -32,9 +33,13 @@ def main():
     arguments.add_argument("directory")
     arguments.add_argument("--base")
     arguments.add_argument("--tokens", default="5,9,12,7")
+    arguments.add_argument("--text")
     arguments.add_argument("--temperature", type=float, default=1.0)
     options = arguments.parse_args()
-    tokens = torch.tensor([int(t) for t in options.tokens.split(",")], dtype=torch.int32)
+    ids = [int(t) for t in options.tokens.split(",")]
+    if options.text is not None:
+        ids = AutoTokenizer.from_pretrained(options.directory)(options.text)["input_ids"]
+    tokens = torch.tensor(ids, dtype=torch.int32)
     model, kind = load(options.directory, options.base)
     with torch.no_grad():
         if kind == "SEQ_CLS":
