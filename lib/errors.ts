@@ -22,6 +22,7 @@ export const ERROR_CODES = {
   ERR_RLHF_CHECKPOINT: "a training checkpoint is incomplete or belongs to another run",
   ERR_RLHF_TOKENIZER: "tokenizer files are missing, malformed or of a kind that is not supported",
   ERR_RLHF_DATA: "a data file cannot be read, or a row does not have the form it should",
+  ERR_RLHF_HUB: "something on the Hugging Face hub could not be found or downloaded",
   ERR_RLHF_CONFIG: "a configuration file or setting is wrong",
   ERR_RLHF_USAGE: "the command line was used wrongly",
   ERR_RLHF_REWARD: "a reward function failed or returned something other than a finite number",

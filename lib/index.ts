@@ -65,6 +65,7 @@ export {
   tokenizeUnpaired,
 } from "./data/tokenize.ts";
 export type * from "./data/types.ts";
+export { downloadDataset, downloadModel, type HubOptions } from "./hub/hub.ts";
 export { type AddTokensOptions, CHATML_TEMPLATE, type NewToken } from "./tokenizer/added-tokens.ts";
 export type { RenderedChat } from "./tokenizer/chat.ts";
 export {

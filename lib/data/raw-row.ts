@@ -15,3 +15,9 @@ export function decodeUtf8(bytes: Uint8Array): string | null {
     return null;
   }
 }
+
+/** Ends of the names of files that can be read, for messages. */
+export const DATA_FILE_KINDS = ".json, .jsonl, .ndjson, each also with .gz, and .parquet";
+
+/** Names of files that can be read. */
+export const DATA_FILE = /\.(?:(?:json|jsonl|ndjson)(?:\.gz)?|parquet)$/;

@@ -5,7 +5,7 @@ import { createGunzip } from "node:zlib";
 import { isRlhfError, messageOf, RlhfError } from "../errors.ts";
 import { ArraySplitter } from "./json-array.ts";
 import { readParquet } from "./parquet.ts";
-import { decodeUtf8, type RawRow } from "./raw-row.ts";
+import { DATA_FILE_KINDS, decodeUtf8, type RawRow } from "./raw-row.ts";
 
 const NEWLINE = 0x0a;
 
@@ -67,9 +67,6 @@ async function* readArrayElements(file: string): AsyncGenerator<RawRow> {
   for await (const chunk of readChunks(file)) yield* splitter.push(chunk);
   splitter.end();
 }
-
-/** Ends of the names of files that can be read. */
-export const DATA_FILE_KINDS = ".json, .jsonl, .ndjson, each also with .gz, and .parquet";
 
 /** The rows of a data file by its name, with no more of the file in memory than a row or a row group takes. */
 export function readRawRows(file: string): AsyncGenerator<RawRow> {

@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import { messageOf, RlhfError } from "../errors.ts";
+import { localData } from "../hub/hub.ts";
 import { didYouMean } from "../suggest.ts";
 import { breather } from "./breathe.ts";
 import { describeType, isRecord, RowDropped, RowProblem } from "./fields.ts";
@@ -146,7 +147,7 @@ export class RowStream<Row extends object, Format extends DataFormat = DataForma
     this.#reader = this.#makeReader();
     this.#tally = new Tally();
     const seen = this.#options.duplicates === "drop" ? new Set<string>() : null;
-    for (const file of this.files) {
+    for (const file of await localData(this.files)) {
       if (this.#full) break;
       yield* this.#readFile(file, seen);
     }

@@ -9,6 +9,7 @@ import {
   type NativeParameter,
 } from "../engine/native.ts";
 import { RlhfError } from "../errors.ts";
+import { localModel } from "../hub/hub.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import {
   type AdapterInfo,
@@ -134,7 +135,8 @@ export class CausalLM implements Disposable {
    * Loads a Hugging Face directory: config.json, safetensors (sharded or not; F32, F16, BF16), and the heads saved beside them.
    * Throws ERR_RLHF_MODEL, ERR_RLHF_UNSUPPORTED or ERR_RLHF_WEIGHTS with the file and what is wrong in it.
    */
-  static async load(directory: string, options: LoadOptions = {}): Promise<CausalLM> {
+  static async load(path: string, options: LoadOptions = {}): Promise<CausalLM> {
+    const directory = await localModel(path);
     checkDtype(options.dtype);
     const configPath = join(directory, "config.json");
     const hfConfig = await readJsonIfPresent(configPath, "ERR_RLHF_MODEL");

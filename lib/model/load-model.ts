@@ -1,3 +1,4 @@
+import { localModel } from "../hub/hub.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { CausalLM, type LoadOptions } from "./causal-lm.ts";
 
@@ -10,7 +11,8 @@ export interface LoadedModel {
 }
 
 /** Loads a directory's model and tokenizer together. Throws what `CausalLM.load` and `Tokenizer.load` throw. */
-export async function loadModel(directory: string, options: LoadOptions = {}): Promise<LoadedModel> {
+export async function loadModel(path: string, options: LoadOptions = {}): Promise<LoadedModel> {
+  const directory = await localModel(path);
   const tokenizer = await Tokenizer.load(directory);
   const model = await CausalLM.load(directory, options);
   return { model, tokenizer, device: model.engine.info.device };

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { planMicroBatches } from "../data/batching.ts";
 import { callAsync } from "../engine/native.ts";
 import { RlhfError } from "../errors.ts";
+import { localModel } from "../hub/hub.ts";
 import { lastTokens, packSequences } from "./batch.ts";
 import { CausalLM, type LoadOptions } from "./causal-lm.ts";
 import type { HeadOptions } from "./heads.ts";
@@ -69,7 +70,8 @@ export class RewardModel implements Disposable {
    * Loads a directory with one label: transformers' …ForSequenceClassification (score.weight), or a model with heads.safetensors.
    * Throws ERR_RLHF_MODEL when it has no reward head.
    */
-  static async load(directory: string, options: RewardLoadOptions = {}): Promise<RewardModel> {
+  static async load(path: string, options: RewardLoadOptions = {}): Promise<RewardModel> {
+    const directory = await localModel(path);
     const index = await readModelTensors(directory);
     const score = index.entries.get("score.weight");
     const hasHeads = await stat(join(directory, "heads.safetensors")).catch(() => null);

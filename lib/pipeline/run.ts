@@ -1,6 +1,7 @@
 import { resolve } from "node:path";
 import { isRlhfError, RlhfError } from "../errors.ts";
 import { formatDuration, formatNumber } from "../monitor/format.ts";
+import { withLocalPaths } from "./hub-paths.ts";
 import { markBegun, markComplete, type StageSummary, stageKey, stageState } from "./manifest.ts";
 import { runPpoStage } from "./ppo-stage.ts";
 import { runRewardStage } from "./reward-stage.ts";
@@ -100,9 +101,10 @@ export async function runPipeline(
   const log = options.log ?? ((text: string) => process.stderr.write(`${text}\n`));
   const results: StageResult[] = [];
   checkOutputs(stages);
-  for (const [index, stage] of stages.entries()) {
-    const name = `[${index + 1}/${stages.length}] ${stage.kind}`;
-    const outputDir = stage.settings.output_dir;
+  for (const [index, given] of stages.entries()) {
+    const name = `[${index + 1}/${stages.length}] ${given.kind}`;
+    const outputDir = given.settings.output_dir;
+    const stage = await withLocalPaths(given, (file) => log(`  downloading ${file}`), options.signal);
     const key = await stageKey(stage);
     const { state, summary } = await stageState(outputDir, key);
     if (state === "complete" && !options.force) {

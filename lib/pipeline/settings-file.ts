@@ -12,6 +12,7 @@ import {
 } from "yaml";
 import type { z } from "zod";
 import { messageOf, RlhfError } from "../errors.ts";
+import { isHubId } from "../hub/id.ts";
 import { closest, didYouMean } from "../suggest.ts";
 import {
   pathKeys,
@@ -87,11 +88,12 @@ export class SettingsFile {
   /** Makes relative paths under the keys of a mapping absolute, from this file's directory. */
   resolvePaths(value: Record<string, unknown>): void {
     const base = dirname(resolve(this.file));
+    const absolute = (path: string): string => (isHubId(path) ? path : resolve(base, path));
     for (const [key, entry] of Object.entries(value)) {
       if (!pathKeys.has(key)) continue;
-      if (typeof entry === "string") value[key] = resolve(base, entry);
+      if (typeof entry === "string") value[key] = absolute(entry);
       else if (Array.isArray(entry))
-        value[key] = entry.map((item) => (typeof item === "string" ? resolve(base, item) : item));
+        value[key] = entry.map((item) => (typeof item === "string" ? absolute(item) : item));
     }
   }
 

@@ -2,6 +2,7 @@ import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { ChatMessage } from "../data/types.ts";
 import { messageOf, RlhfError } from "../errors.ts";
+import { localModel } from "../hub/hub.ts";
 import { writeFileAtomically } from "../model/files.ts";
 import { type AddTokensOptions, type NewToken, withAddedTokens } from "./added-tokens.ts";
 import { type BackendTokenizer, createBackend, type TokenizerJson } from "./backend.ts";
@@ -94,7 +95,8 @@ export class Tokenizer {
    * Reads the tokenizer of a model directory: tokenizer.json, and where present tokenizer_config.json, chat_template.jinja,
    * generation_config.json and config.json. Throws ERR_RLHF_TOKENIZER or ERR_RLHF_UNSUPPORTED.
    */
-  static async load(directory: string): Promise<Tokenizer> {
+  static async load(path: string): Promise<Tokenizer> {
+    const directory = await localModel(path);
     const files = new Map<string, Uint8Array>();
     for (const name of TOKENIZER_FILES) {
       const bytes = await readIfPresent(join(directory, name));
@@ -104,7 +106,7 @@ export class Tokenizer {
       if (!(await stat(directory).catch(() => null)))
         throw new RlhfError(
           "ERR_RLHF_TOKENIZER",
-          `${directory}: there is no such directory; give the path of a Hugging Face model directory (names on the hub are not downloaded)`,
+          `${directory}: there is no such directory; give the path of a Hugging Face model directory, or hub:owner/name`,
           { directory },
         );
       const hint = files.has("tokenizer.model")
