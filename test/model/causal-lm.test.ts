@@ -3,7 +3,16 @@ import { readFile, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CausalLM, type Pass, packSequences } from "../../lib/index.ts";
 import { readSafetensors, readTensor, type TensorEntry } from "../../lib/model/safetensors.ts";
-import { randomSequences, TINY_GPT2, TINY_LLAMA, withTemporaryDirectory } from "../support/tiny.ts";
+import {
+  randomSequences,
+  TINY_GPT_NEOX,
+  TINY_GPT2,
+  TINY_LLAMA,
+  TINY_MISTRAL,
+  TINY_QWEN2,
+  TINY_QWEN3,
+  withTemporaryDirectory,
+} from "../support/tiny.ts";
 
 const sequences = randomSequences([5, 1, 9, 2], 50).map((tokens) => ({ tokens }));
 
@@ -60,6 +69,10 @@ async function writeBfloat16(
 for (const [family, config] of [
   ["llama", TINY_LLAMA],
   ["gpt2", TINY_GPT2],
+  ["mistral", TINY_MISTRAL],
+  ["qwen2", TINY_QWEN2],
+  ["qwen3", TINY_QWEN3],
+  ["gpt_neox", TINY_GPT_NEOX],
 ] as const) {
   describe(`CausalLM: ${family}`, () => {
     let model: CausalLM;

@@ -18,6 +18,30 @@ const CONFIGS = {
     rms_norm_eps: 1e-5,
     hidden_act: "silu",
   },
+  /** Windows that end within tiles, norms of heads. */
+  qwen3: {
+    model_type: "qwen3",
+    num_hidden_layers: 2,
+    hidden_size: 96,
+    intermediate_size: 200,
+    num_attention_heads: 6,
+    num_key_value_heads: 2,
+    head_dim: 16,
+    vocab_size: 1031,
+    max_position_embeddings: 384,
+    use_sliding_window: true,
+    sliding_window: 77,
+    max_window_layers: 1,
+  },
+  gpt_neox: {
+    model_type: "gpt_neox",
+    num_hidden_layers: 2,
+    hidden_size: 96,
+    intermediate_size: 200,
+    num_attention_heads: 4,
+    vocab_size: 1031,
+    max_position_embeddings: 384,
+  },
 };
 const LENGTHS = [300, 1, 17, 129, 64, 2, 255];
 
@@ -82,7 +106,7 @@ describe("a token's log-prob, entropy and value are bitwise the same", () => {
     ],
   };
 
-  for (const family of ["gpt2", "llama"] as const) {
+  for (const family of ["gpt2", "llama", "qwen3", "gpt_neox"] as const) {
     it(`${family}: alone, in a batch, in any micro-batch split, on 1 or 2 threads, kept for backward or not`, async () => {
       using reference = await build(family, 1);
       const expected = await score(reference, [everyone], false);

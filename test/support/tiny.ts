@@ -22,6 +22,35 @@ export const TINY_LLAMA: HfConfig = {
   eos_token_id: 2,
 };
 
+export const TINY_MISTRAL: HfConfig = { ...TINY_LLAMA, model_type: "mistral", sliding_window: 4 };
+
+export const TINY_QWEN2: HfConfig = {
+  ...TINY_LLAMA,
+  model_type: "qwen2",
+  use_sliding_window: true,
+  sliding_window: 3,
+  max_window_layers: 1,
+};
+
+export const TINY_QWEN3: HfConfig = {
+  ...TINY_LLAMA,
+  model_type: "qwen3",
+  rope_scaling: { rope_type: "yarn", factor: 4, original_max_position_embeddings: 16 },
+};
+
+export const TINY_GPT_NEOX: HfConfig = {
+  model_type: "gpt_neox",
+  vocab_size: 61,
+  hidden_size: 24,
+  intermediate_size: 40,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  max_position_embeddings: 64,
+  rotary_pct: 0.7,
+  initializer_range: 0.3,
+  eos_token_id: 2,
+};
+
 export const TINY_GPT2: HfConfig = {
   model_type: "gpt2",
   vocab_size: 53,

@@ -15,7 +15,7 @@ import {
   printTrainableParameters,
   ValueHead,
 } from "../../lib/index.ts";
-import { TINY_GPT2, TINY_LLAMA, withTemporaryDirectory } from "../support/tiny.ts";
+import { TINY_GPT_NEOX, TINY_GPT2, TINY_LLAMA, withTemporaryDirectory } from "../support/tiny.ts";
 import { preferenceRows, tinyModel, tinyTokenizer } from "./support.ts";
 
 function assertNear(actual: ArrayLike<number>, expected: readonly number[]): void {
@@ -77,6 +77,7 @@ describe("functions that tutorials name", () => {
   for (const [family, config, module] of [
     ["llama", TINY_LLAMA, "model.layers.1.mlp.up_proj"],
     ["gpt2", TINY_GPT2, "transformer.h.1.attn.c_attn"],
+    ["gpt_neox", TINY_GPT_NEOX, "gpt_neox.layers.1.attention.query_key_value"],
   ] as const) {
     it(`applyLoraToModel, LoRALinear and mergeLoraWeights agree on what a layer computes: ${family}`, async () => {
       using model = await CausalLM.create(config, { seed: 5 });
