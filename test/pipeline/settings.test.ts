@@ -48,6 +48,18 @@ stages:
   /** Every mistake, with the line and column it is reported at. */
   const mistakes: [name: string, text: string, at: string, message: RegExp][] = [
     [
+      "a family that there is not",
+      good.replace("family: llama", "family: bert"),
+      "4:23",
+      /expected one of "gpt2"\|"llama"\|"mistral"\|"qwen2"\|"qwen3"\|"gpt_neox"/,
+    ],
+    [
+      "a key of other families",
+      good.replace("family: llama", "family: gpt_neox, num_kv_heads: 2"),
+      "4:47",
+      /gpt_neox has no num_kv_heads; these have: llama, mistral, qwen2, qwen3/,
+    ],
+    [
       "an unknown key",
       good.replace("learning_rate", "learing_rate"),
       "7:7",

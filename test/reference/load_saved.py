@@ -4,7 +4,8 @@ usage: load_saved.py DIR                      a causal language model or a …Fo
        load_saved.py DIR --base BASE_DIR      a PEFT adapter directory on its base model
        … --tokens 5,9,12 [--temperature 1]
        … --text TEXT                          in place of --tokens: tokenised by the directory's tokenizer, special tokens parsed
-Prints one JSON line {"kind", "tokens", "logProbs"} (0 for the first token, as `node-rlhf logprobs` does) or {"kind", "tokens", "reward"}.
+       load_saved.py --cases FILE             all that save_models.ts wrote: fails where a value differs by more than 1e-5
+Prints one JSON line {"tokens", "kind", "logProbs"} (0 for the first token, as `node-rlhf logprobs` does) or {"tokens", "kind", "reward"}.
 """
 import argparse
 import json
@@ -28,26 +29,46 @@ def load(directory, base):
     return PeftModel.from_pretrained(load_causal_lm(base, torch.float32), directory).eval(), "CAUSAL_LM"
 
 
+def compute(directory, base, tokens, temperature):
+    """{"kind"} with "logProbs" or "reward" of one sequence, in float32 as the files are."""
+    tokens = torch.tensor(tokens, dtype=torch.int32)
+    model, kind = load(directory, base)
+    with torch.no_grad():
+        if kind == "SEQ_CLS":
+            return {"kind": kind, "reward": model(input_ids=tokens[None].long()).logits[0, 0].item()}
+        offsets = torch.tensor([0, len(tokens)], dtype=torch.int32)
+        return {"kind": kind, "logProbs": statistics(model, tokens, offsets, temperature)["logProb"].tolist()}
+
+
+def compare(path):
+    """Prints the largest relative difference of every case; exits with 1 if one is over 1e-5."""
+    worst = 0.0
+    for case in json.loads(open(path).read()):
+        result = compute(case["directory"], case.get("base"), case["tokens"], 1.0)
+        pairs = zip(result["logProbs"], case["logProbs"]) if "logProbs" in case else [(result["reward"], case["reward"])]
+        difference = max(abs(theirs - ours) / max(1.0, abs(theirs)) for theirs, ours in pairs)
+        worst = max(worst, difference)
+        print(f"{difference:.1e}  {result['kind']:10s} {case['directory']}")
+    raise SystemExit(worst > 1e-5)
+
+
 def main():
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("directory")
+    arguments.add_argument("directory", nargs="?")
     arguments.add_argument("--base")
     arguments.add_argument("--tokens", default="5,9,12,7")
     arguments.add_argument("--text")
     arguments.add_argument("--temperature", type=float, default=1.0)
+    arguments.add_argument("--cases")
     options = arguments.parse_args()
-    ids = [int(t) for t in options.tokens.split(",")]
+    if options.cases:
+        compare(options.cases)
+    if not options.directory:
+        arguments.error("name a directory, or --cases FILE")
+    tokens = [int(t) for t in options.tokens.split(",")]
     if options.text is not None:
-        ids = AutoTokenizer.from_pretrained(options.directory)(options.text)["input_ids"]
-    tokens = torch.tensor(ids, dtype=torch.int32)
-    model, kind = load(options.directory, options.base)
-    with torch.no_grad():
-        if kind == "SEQ_CLS":
-            result = {"reward": model(input_ids=tokens[None].long()).logits[0, 0].item()}
-        else:
-            offsets = torch.tensor([0, len(tokens)], dtype=torch.int32)
-            result = {"logProbs": statistics(model, tokens, offsets, options.temperature)["logProb"].tolist()}
-    print(json.dumps({"kind": kind, "tokens": tokens.tolist(), **result}))
+        tokens = AutoTokenizer.from_pretrained(options.directory)(options.text)["input_ids"]
+    print(json.dumps({"tokens": tokens, **compute(options.directory, options.base, tokens, options.temperature)}))
 
 
 main()

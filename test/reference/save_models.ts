@@ -1,0 +1,118 @@
+/**
+ * Saves what node-rlhf saves, for load_saved.py to load with transformers and peft: one model of every family, with an adapter
+ * of all its linear layers, merged and apart, a reward model, and a new one as `init` in YAML makes it.
+ *
+ * usage: npx tsx test/reference/save_models.ts DIR && /tmp/peers/bin/python test/reference/load_saved.py --cases DIR/cases.json
+ */
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { CausalLM, packSequences, RewardModel } from "../../lib/index.ts";
+import { type HfConfig, MODEL_FAMILIES } from "../../lib/model/config.ts";
+import { initModel } from "../../lib/pipeline/init-model.ts";
+import type { InitConfig } from "../../lib/pipeline/schema.ts";
+import {
+  TINY_GPT_NEOX,
+  TINY_GPT2,
+  TINY_LLAMA,
+  TINY_MISTRAL,
+  TINY_QWEN2,
+  TINY_QWEN3,
+} from "../support/tiny.ts";
+
+/** What load_saved.py compares: a directory, its base model if it is an adapter, and what node-rlhf computes with it. */
+interface Case {
+  readonly directory: string;
+  readonly base?: string;
+  readonly tokens: readonly number[];
+  readonly logProbs?: readonly number[];
+  readonly reward?: number;
+}
+
+const CONFIGS: Readonly<Record<string, HfConfig>> = {
+  gpt2: TINY_GPT2,
+  llama: TINY_LLAMA,
+  "llama-llama3": {
+    ...TINY_LLAMA,
+    rope_scaling: {
+      rope_type: "llama3",
+      factor: 4,
+      low_freq_factor: 1,
+      high_freq_factor: 3,
+      original_max_position_embeddings: 16,
+    },
+  },
+  "llama-linear": { ...TINY_LLAMA, rope_scaling: { type: "linear", factor: 3 } },
+  mistral: TINY_MISTRAL,
+  qwen2: TINY_QWEN2,
+  qwen3: TINY_QWEN3,
+  gpt_neox: TINY_GPT_NEOX,
+  "gpt_neox-sequential": { ...TINY_GPT_NEOX, use_parallel_residual: false, tie_word_embeddings: true },
+};
+
+const TOKENS = Array.from({ length: 30 }, (_, i) => 3 + ((i * i * 7 + 5 * i) % 47));
+
+async function logProbs(model: CausalLM, adapter?: string): Promise<number[]> {
+  using pass = await model.forward(
+    packSequences([{ tokens: TOKENS }]),
+    adapter === undefined ? {} : { adapter },
+  );
+  return [...(await pass.logProb())];
+}
+
+/** Every parameter a little off its initial value: a bias or a norm's weight that is lost then shows. */
+async function disturb(model: CausalLM, group: string): Promise<void> {
+  for (const { name, shape, group: own } of model.parameters()) {
+    if (own !== group || (shape.length > 1 && group === "base")) continue;
+    const values = await model.readParameter(name);
+    await model.writeParameter(
+      name,
+      values.map((value, i) => value + 0.2 * Math.sin(i * 1.7 + name.length)),
+    );
+  }
+}
+
+async function saveFamily(root: string, name: string, config: HfConfig): Promise<Case[]> {
+  const paths = {
+    base: join(root, name),
+    adapter: join(root, `${name}-adapter`),
+    merged: join(root, `${name}-merged`),
+    reward: join(root, `${name}-reward`),
+  };
+  using model = await CausalLM.create(config, { seed: 3 });
+  await disturb(model, "base");
+  await model.save(paths.base);
+  const base: Case = { directory: paths.base, tokens: TOKENS, logProbs: await logProbs(model) };
+  model.addAdapter("policy", { r: 3, alpha: 6, targetModules: "all-linear", seed: 1 });
+  await disturb(model, "adapter:policy");
+  const adapted = await logProbs(model, "policy");
+  await model.saveAdapter("policy", paths.adapter);
+  await model.save(paths.merged, { merge: "policy" });
+  model.addHead("reward", { kind: "linear", bias: false, initStd: 0.5, seed: 4 });
+  await model.saveForSequenceClassification(paths.reward, "reward", { padTokenId: 0 });
+  using reward = await RewardModel.load(paths.reward);
+  const [score] = await reward.score([Int32Array.from(TOKENS)]);
+  return [
+    base,
+    { directory: paths.adapter, base: paths.base, tokens: TOKENS, logProbs: adapted },
+    { directory: paths.merged, tokens: TOKENS, logProbs: adapted },
+    { directory: paths.reward, tokens: TOKENS, reward: score as number },
+  ];
+}
+
+/** A new model as `init` in YAML makes it. */
+async function saveNew(root: string, family: InitConfig["family"]): Promise<Case> {
+  const directory = join(root, `new-${family}`);
+  const windowed = ["mistral", "qwen2", "qwen3"].includes(family) ? { sliding_window: 4 } : {};
+  const init = { family, hidden_size: 24, num_layers: 2, num_heads: 3, vocab_size: 264, ...windowed };
+  const { model } = await initModel(init, [{ prompt: "", response: "the cat sat" }], { seed: 1 });
+  using created = model;
+  await created.save(directory);
+  return { directory, tokens: TOKENS, logProbs: await logProbs(created) };
+}
+
+const root = process.argv[2];
+if (!root) throw new Error("usage: save_models.ts DIR");
+const cases: Case[] = [];
+for (const [name, config] of Object.entries(CONFIGS)) cases.push(...(await saveFamily(root, name, config)));
+for (const family of MODEL_FAMILIES) cases.push(await saveNew(root, family));
+await writeFile(join(root, "cases.json"), JSON.stringify(cases));
