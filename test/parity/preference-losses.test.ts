@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { DeviceArray, type FloatArray } from "../../lib/engine/array.ts";
+import type { DeviceArray, FloatArray } from "../../lib/engine/array.ts";
 import { Engine } from "../../lib/engine/engine.ts";
 import { tokenNllLoss } from "../../lib/engine/losses.ts";
 import * as losses from "../../lib/engine/preference-losses.ts";
@@ -86,7 +86,10 @@ describe("losses of the preference family against TRL's trainers", () => {
     (await losses.sequenceSum(engine, { x: floats(x), weight, offsets: within })).sum;
 
   /** The NLL of chosen tokens as a mean, `weight` times its gradient by every token's log-prob. */
-  async function meanNll(weight: number, answersOnly: boolean): Promise<{ loss: number; gradient: DeviceArray }> {
+  async function meanNll(
+    weight: number,
+    answersOnly: boolean,
+  ): Promise<{ loss: number; gradient: DeviceArray }> {
     const selected = ofChosen(answersOnly);
     const count = selected.reduce((sum, each) => sum + each, 0);
     const nll = await tokenNllLoss(engine, {
@@ -114,7 +117,9 @@ describe("losses of the preference family against TRL's trainers", () => {
 
   for (const { losses: types, weights, settings, ...expected } of reference.dpo) {
     const usual = reference.dpo[0]!.settings;
-    const changed = Object.entries(settings).filter(([name, value]) => value !== usual[name as keyof typeof usual]);
+    const changed = Object.entries(settings).filter(
+      ([name, value]) => value !== usual[name as keyof typeof usual],
+    );
     const shown = changed.map(([name, value]) => `, ${name} ${value}`).join("");
     it(`DPO ${types.join(" + ")}${shown}`, async () => {
       const { beta, ld_alpha: ldAlpha } = settings;
