@@ -183,7 +183,7 @@ export async function preferenceLoss(
   engine: Engine,
   args: PreferenceLossArgs,
 ): Promise<{ readonly dLogProb: Outputs<"dLogProb">["dLogProb"]; readonly stats: PreferenceStats }> {
-  const { losses, scale, fDivergence, ...common } = args;
+  const { losses, scale, fDivergence = "reverse_kl", ...common } = args;
   let total: Outputs<"dLogProb", PreferenceStat> | null = null;
   let stats: Record<string, number> = {};
   let loss = 0;
@@ -192,7 +192,7 @@ export async function preferenceLoss(
     const next: Outputs<"dLogProb", PreferenceStat> = await runOnArrays(engine, native().preferenceLoss, {
       ...common,
       kind,
-      fDivergence: F_DIVERGENCES[fDivergence ?? "reverse_kl"],
+      fDivergence: divergenceNamed(fDivergence),
       lengthNormalized: lengthNormalized ?? byType.lengthNormalized,
       scale: scale * weight,
       ...(total && { base: total.dLogProb }),
@@ -213,6 +213,15 @@ function lossNamed(type: PreferenceLossType): (typeof LOSSES)[PreferenceLossType
     "ERR_RLHF_ARGUMENT",
     `there is no preference loss "${type}"; there are ${PREFERENCE_LOSS_TYPES.join(", ")}`,
     { type },
+  );
+}
+
+function divergenceNamed(name: FDivergence): number {
+  if (Object.hasOwn(F_DIVERGENCES, name)) return F_DIVERGENCES[name];
+  throw new RlhfError(
+    "ERR_RLHF_ARGUMENT",
+    `there is no f-divergence "${name}"; there are ${Object.keys(F_DIVERGENCES).join(", ")}`,
+    { fDivergence: name },
   );
 }
 
