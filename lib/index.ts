@@ -2,7 +2,8 @@
 
 // Models
 
-export type { AdapterInfo, AdapterOptions } from "./model/adapters.ts";
+export type { AdapterLoadOptions, MergeOptions } from "./model/adapter-set.ts";
+export type { AdaptedLayer, AdapterInfo, AdapterOptions } from "./model/adapters.ts";
 export { type AddedTokens, type AddTokensToModelOptions, addTokens } from "./model/add-tokens.ts";
 export {
   CausalLM,
@@ -81,7 +82,6 @@ export { trainTokenizer } from "./tokenizer/train.ts";
 export { DeviceArray, type FloatArray } from "./engine/array.ts";
 export { type DeviceName, Engine, type EngineOptions } from "./engine/engine.ts";
 export * from "./engine/losses.ts";
-export * from "./engine/preference-losses.ts";
 export { type PackedBatch, packSequences, type SequenceInput } from "./model/batch.ts";
 export {
   type AdamWOptions,

@@ -90,7 +90,7 @@ void forward(OpContext& context, const LinearForward& a) {
     MatmulArguments hidden;
     hidden.rows = a.rows;
     hidden.cols = rank;
-    hidden.a[1] = x;
+    hidden.a[1] = a.loraInput ? makeOperand<T>(a.loraInput, a.inputs, false) : x;
     hidden.b[1] = makeOperand<T>(a.lora.a, a.inputs, false);
     hidden.depth[1] = a.inputs;
     launchMatmul<Tile>(context, hidden, StoreEpilogue<T>{static_cast<T*>(a.loraHidden), rank});
@@ -119,7 +119,19 @@ void adapterGradient(OpContext& context, const LinearBackward& a) {
       StoreEpilogue<T>{static_cast<T*>(a.loraGradient), a.lora.rank, static_cast<float>(a.lora.scale)});
 }
 
-/// dx = dy·W + loraGradient·A
+/// dLoraInput = loraGradient·A
+template <class T>
+void adapterInputGradient(OpContext& context, const LinearBackward& a) {
+  MatmulArguments product;
+  product.rows = a.rows;
+  product.cols = a.inputs;
+  product.a[1] = makeOperand<T>(a.loraGradient, a.lora.rank, false);
+  product.b[1] = makeOperand<T>(a.lora.a, a.inputs, true);
+  product.depth[1] = a.lora.rank;
+  launchMatmul<TileFor<T>>(context, product, StoreEpilogue<T>{static_cast<T*>(a.dLoraInput), a.inputs});
+}
+
+/// dx = dy·W + loraGradient·A, the last term left out where dLoraInput takes it
 template <class T>
 void inputGradient(OpContext& context, const LinearBackward& a) {
   MatmulArguments product;
@@ -128,7 +140,7 @@ void inputGradient(OpContext& context, const LinearBackward& a) {
   product.a[1] = makeOperand<T>(a.dy, a.dyStride, false);
   product.b[1] = weightForBackward<T>(a.weight, a.inputs, a.outputs);
   product.depth[1] = a.outputs;
-  if (a.lora.rank > 0) {
+  if (a.lora.rank > 0 && !a.dLoraInput) {
     product.a[0] = makeOperand<T>(a.loraGradient, a.lora.rank, false);
     product.b[0] = makeOperand<T>(a.lora.a, a.inputs, true);
     product.depth[0] = a.lora.rank;
@@ -171,12 +183,14 @@ template <class T>
 void backward(OpContext& context, const LinearBackward& a) {
   const int64_t rank = a.lora.rank;
   const Columns x{a.x, a.xStride, a.inputs}, dy{a.dy, a.dyStride, a.outputs};
-  if (rank > 0 && (a.dx || a.dA)) adapterGradient<T>(context, a);
+  if (rank > 0 && (a.dx || a.dLoraInput || a.dA)) adapterGradient<T>(context, a);
   if (a.dx) inputGradient<T>(context, a);
+  if (a.dLoraInput) adapterInputGradient<T>(context, a);
   if (a.dWeight && a.weight.transposed) parameterGradient<T>(context, a.dWeight, 1.0f, a.rows, x, dy);
   if (a.dWeight && !a.weight.transposed) parameterGradient<T>(context, a.dWeight, 1.0f, a.rows, dy, x);
   if (a.dBias) biasGradient<T>(context, a);
-  if (a.dA) parameterGradient<T>(context, a.dA, 1.0f, a.rows, {a.loraGradient, rank, rank}, x);
+  const Columns loraInput = a.loraInput ? Columns{a.loraInput, a.inputs, a.inputs} : x;
+  if (a.dA) parameterGradient<T>(context, a.dA, 1.0f, a.rows, {a.loraGradient, rank, rank}, loraInput);
   if (a.dB)
     parameterGradient<T>(context, a.dB, static_cast<float>(a.lora.scale), a.rows, dy, {a.loraHidden, rank, rank});
 }

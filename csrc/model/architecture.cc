@@ -1,7 +1,5 @@
 #include "model/architecture.h"
 
-#include <algorithm>
-
 namespace rlhf {
 
 Architecture::Architecture(const ModelConfig& modelConfig, ParameterGroup& base) : config(modelConfig) {
@@ -70,8 +68,7 @@ void Architecture::describeGptNeoX(ParameterGroup& base) {
     Block& block = blocks.emplace_back();
     block.attentionNorm = addNorm(base, path + "input_layernorm");
     block.mlpNorm = addNorm(base, path + "post_attention_layernorm");
-    addLinear(base, block, kQkv, path + "attention.query_key_value", qkvWidth(), config.attentionBias,
-              headsOutside);
+    addLinear(base, block, kQkv, path + "attention.query_key_value", qkvWidth(), config.attentionBias, headsOutside);
     addLinear(base, block, kAttentionOut, path + "attention.dense", config.hidden, config.attentionOutBias);
     addLinear(base, block, kMlpIn, path + "mlp.dense_h_to_4h", config.intermediate, true);
     addLinear(base, block, kMlpOut, path + "mlp.dense_4h_to_h", config.hidden, true);
@@ -120,17 +117,6 @@ int64_t Architecture::outputWidth(int stage) const {
 
 int64_t Architecture::inputWidth(int stage) const {
   return stage == kAttentionOut ? queryWidth() : stage == kMlpOut ? config.intermediate : config.hidden;
-}
-
-std::vector<std::string> Architecture::linearModuleNames() const {
-  std::vector<std::string> names;
-  for (const Block& block : blocks)
-    for (const std::vector<LinearLayer>& stage : block.stages)
-      for (const LinearLayer& layer : stage) {
-        std::string last = layer.name.substr(layer.name.rfind('.') + 1);
-        if (std::find(names.begin(), names.end(), last) == names.end()) names.push_back(std::move(last));
-      }
-  return names;
 }
 
 }  // namespace rlhf

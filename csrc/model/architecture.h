@@ -66,8 +66,14 @@ struct Architecture {
   /// Width of the rows that the layers of a stage write, and of those that they read.
   int64_t outputWidth(int stage) const;
   int64_t inputWidth(int stage) const;
-  /// The last parts of the linear layers' names, each once.
-  std::vector<std::string> linearModuleNames() const;
+  /// Calls body(block, stage, layer) for every linear layer, in the order of the forward pass.
+  template <class Body>
+  void forEachLinear(Body&& body) const {
+    for (size_t block = 0; block < blocks.size(); ++block)
+      for (int stage = 0; stage < kStages; ++stage)
+        for (const LinearLayer& layer : blocks[block].stages[static_cast<size_t>(stage)])
+          body(static_cast<int>(block), static_cast<Stage>(stage), layer);
+  }
 
  private:
   void describeGpt2(ParameterGroup& base);

@@ -76,15 +76,18 @@ ForwardBuffers layOutForward(const Engine& engine, const Architecture& architect
   buffers.hidden = kept.reserve(rows * hidden, element);
 
   if (shape.adapter) {
-    const int64_t rank = shape.adapter->config.rank;
+    const Adapter& adapter = *shape.adapter;
     buffers.loraHidden.resize(static_cast<size_t>(architecture.linears), nullptr);
-    void* sharedHidden = shape.firstSavedBlock > 0 ? work.reserve(rows * rank, element) : nullptr;
-    for (int block = 0; block < blockCount; ++block)
-      for (const std::vector<LinearLayer>& stage : architecture.blocks[static_cast<size_t>(block)].stages)
-        for (const LinearLayer& layer : stage)
-          if (shape.adapter->adapts(layer))
-            buffers.loraHidden[static_cast<size_t>(layer.index)] =
-                block >= shape.firstSavedBlock ? kept.reserve(rows * rank, element) : sharedHidden;
+    void* sharedHidden = shape.firstSavedBlock > 0 ? work.reserve(rows * adapter.maxRank, element) : nullptr;
+    architecture.forEachLinear([&](int block, Stage, const LinearLayer& layer) {
+      if (adapter.adapts(layer))
+        buffers.loraHidden[static_cast<size_t>(layer.index)] =
+            block >= shape.firstSavedBlock ? kept.reserve(rows * adapter.layer(layer).rank, element) : sharedHidden;
+    });
+    if (shape.dropout) {
+      buffers.rowKeys = kept.array<int64_t>(rows);
+      buffers.loraInput = work.reserve(rows * adapter.maxInputs, element);
+    }
   }
   if (shape.head && shape.head->config.inner > 0) {
     buffers.head.preActivation = kept.reserve(rows * shape.head->config.inner, element);
@@ -104,7 +107,11 @@ BackwardBuffers layOutBackward(const Engine& engine, const Architecture& archite
   buffers.dNextStream =
       architecture.config.parallelResidual ? work.reserve(rows * hidden, element) : buffers.dStream;
   buffers.dNormed = work.reserve(rows * hidden, element);
-  if (shape.adapter) buffers.loraGradient = work.reserve(rows * shape.adapter->config.rank, element);
+  if (shape.adapter) buffers.loraGradient = work.reserve(rows * shape.adapter->maxRank, element);
+  if (shape.dropout) {
+    buffers.loraInput = work.reserve(rows * shape.adapter->maxInputs, element);
+    buffers.dLoraInput = work.reserve(rows * shape.adapter->maxInputs, element);
+  }
   if (shape.head && shape.head->config.inner > 0)
     buffers.dInner = work.reserve(rows * shape.head->config.inner, element);
   const size_t mark = work.mark();

@@ -68,6 +68,7 @@ struct PassShape {
   int64_t rows = 0, sequences = 0, predictions = 0;
   int firstSavedBlock = 0;  // blocks from here on keep their activations; the number of blocks: none does
   bool keepLogits = false;
+  bool dropout = false;  // the adapter's
   const Adapter* adapter = nullptr;
   const Head* head = nullptr;
 };
@@ -83,6 +84,8 @@ struct ForwardBuffers {
   int32_t* predictions = nullptr;  // [count]
   std::vector<BlockBuffers> blocks;
   std::vector<void*> loraHidden;  // [N, R] by LinearLayer::index
+  int64_t* rowKeys = nullptr;     // [N] what the masks of dropout depend on (only with dropout)
+  void* loraInput = nullptr;      // [N, K] work: a layer's input after dropout (only with dropout)
   void* output = nullptr;         // [N, C] residual stream after the last block
   void* finalMean = nullptr;      // [N] (LayerNorm)
   void* finalRstd = nullptr;      // [N]
@@ -105,6 +108,8 @@ struct BackwardBuffers {
   void* dQkv = nullptr;          // [N, (H+2G)·D]
   void* delta = nullptr;         // [N, H]
   void* loraGradient = nullptr;  // [N, R]
+  void* loraInput = nullptr;     // [N, K] a layer's input after dropout (only with dropout), and its gradient
+  void* dLoraInput = nullptr;
   void* dInner = nullptr;        // [N, inner] of the scalar head
 };
 

@@ -35,12 +35,19 @@ struct ModelConfig {
   void validateFamily() const;
 };
 
-/// One LoRA adapter: on which linear layers (by the last part of their name, "q_proj", "c_attn", …), rank and scale α/r.
+/// What an adapter puts on one linear layer.
+struct AdapterLayerConfig {
+  std::string module;  // full path, "model.layers.0.self_attn.q_proj"
+  int64_t rank = 0;
+  double scale = 0;    // of B·A: α/r, or α/√r
+};
+
+/// One LoRA adapter. lib/model/adapters.ts makes the list of layers from peft's patterns.
 struct AdapterConfig {
-  int64_t rank = 16;
-  double alpha = 32;
-  std::vector<std::string> targetModules;  // an unknown name is an Error that lists the known ones
-  uint64_t seed = 0;                       // A is drawn uniformly from ±1/√K (kaiming-uniform with a = √5), B is zero
+  std::vector<AdapterLayerConfig> layers;
+  double dropout = 0;     // probability with which a training pass drops an element of a layer's input
+  bool trainable = true;  // false: a frozen copy, without gradients
+  uint64_t seed = 0;      // A is drawn uniformly from ±1/√K (kaiming-uniform with a = √5), B is zero
 };
 
 /// A scalar head on the final hidden states: one linear layer, or hidden → inner → 1 with an activation between.

@@ -60,6 +60,9 @@ std::shared_ptr<Value> named(const std::map<std::string, std::shared_ptr<Value>>
 }  // namespace
 
 std::shared_ptr<Adapter> Model::Impl::adapter(const std::string& name) const {
+  if (merged && mergedName == name)
+    throw Error(code::kArgument, format("adapter \"%s\" is merged into the weights: name none, or unmergeAdapter(\"%s\") first",
+                                        name.c_str(), name.c_str()));
   return named(adapters, name, "adapter");
 }
 std::shared_ptr<Head> Model::Impl::head(const std::string& name) const { return named(heads, name, "head"); }
@@ -70,7 +73,7 @@ void Model::Impl::requireNewName(const std::string& name) const {
                 format("\"%s\" cannot name an adapter or a head: names are not empty and hold no colon",
                        name.c_str()));
   // Parameters of adapters and heads start with the name alone, so the two share one space of names.
-  if (adapters.count(name) || heads.count(name))
+  if (adapters.count(name) || heads.count(name) || mergedName == name)
     throw Error(
         code::kArgument,
         format("the model already has an adapter or a head \"%s\": remove it first or choose another name",
@@ -148,8 +151,14 @@ void Model::zeroGradients(const std::string& name) { group(name).zeroGradients()
 
 // Adapters and heads.
 
-std::vector<std::string> Model::linearModuleNames() const {
-  return impl_->transformer.architecture().linearModuleNames();
+std::vector<LinearLayerInfo> Model::linearLayers() const {
+  const Architecture& architecture = impl_->transformer.architecture();
+  std::vector<LinearLayerInfo> layers;
+  architecture.forEachLinear([&](int, Stage stage, const LinearLayer& linear) {
+    layers.push_back({linear.name, linear.inputs, linear.outputs, architecture.transposedLinears,
+                      stage == kQkv || stage == kAttentionOut});
+  });
+  return layers;
 }
 
 void Model::addAdapter(const std::string& name, const AdapterConfig& config) {
@@ -175,48 +184,42 @@ void Model::removeHead(const std::string& name) {
   impl_->heads.erase(name);
 }
 
-void Model::mergeAdapter(const std::string& name) {
+void Model::copyAdapter(const std::string& from, const std::string& to, bool trainable) {
+  const std::shared_ptr<Adapter> source = impl_->adapter(from);
+  require(source != nullptr, code::kArgument, "an adapter to copy must be named");
+  impl_->requireNewName(to);
+  AdapterConfig config = source->config;
+  config.trainable = trainable;
+  Engine& engine = *impl_->engine;
+  auto copy = std::make_shared<Adapter>(engine, impl_->transformer.architecture(), to, config);
+  engine.copy(copy->group.data(), source->group.data(), source->group.parameterBytes());
+  engine.synchronize();
+  impl_->adapters[to] = std::move(copy);
+}
+
+void Model::mergeAdapter(const std::string& name, bool reversible) {
   const std::shared_ptr<Adapter> adapter = impl_->adapter(name);
   require(adapter != nullptr, code::kArgument, "an adapter to merge must be named");
-  Engine& engine = *impl_->engine;
-  const Architecture& architecture = impl_->transformer.architecture();
+  if (impl_->merged)
+    throw Error(code::kArgument, format("adapter \"%s\" is merged already: unmergeAdapter(\"%s\") first",
+                                        impl_->mergedName.c_str(), impl_->mergedName.c_str()));
   ParameterGroup& base = impl_->transformer.base();
-  const int64_t rank = adapter->config.rank;
-  for (const Block& block : architecture.blocks)
-    for (const std::vector<LinearLayer>& stage : block.stages)
-      for (const LinearLayer& layer : stage) {
-        if (!adapter->adapts(layer)) continue;
-        // W += (scale·Bᵀ)ᵀ·A is the weight gradient of a linear layer with R rows, x = A and dy = scale·Bᵀ.
-        const int b = adapter->b[static_cast<size_t>(layer.index)];
-        std::vector<float> factors(static_cast<size_t>(layer.outputs * rank)), transposed(factors.size());
-        readAsFloat(engine, adapter->group.data(b), engine.type(), factors.data(), layer.outputs * rank);
-        const float scale = static_cast<float>(adapter->factors(layer).scale);
-        for (int64_t m = 0; m < layer.outputs; ++m)
-          for (int64_t r = 0; r < rank; ++r)
-            transposed[static_cast<size_t>(r * layer.outputs + m)] =
-                scale * factors[static_cast<size_t>(m * rank + r)];
-        const DeviceMemory dy(engine, transposed.size() * dtypeSize(engine.type()), "merging an adapter");
-        writeFromFloat(engine, dy.data(), engine.type(), transposed.data(),
-                       static_cast<int64_t>(transposed.size()));
-        impl_->reserveScratch(rank, adapter.get(), nullptr);
-        LinearBackward merge{.type = engine.type(),
-                             .rows = rank,
-                             .inputs = layer.inputs,
-                             .outputs = layer.outputs,
-                             .xStride = layer.inputs,
-                             .dyStride = layer.outputs,
-                             .dxStride = layer.inputs};
-        merge.x = adapter->factors(layer).a;
-        merge.dy = dy.data();
-        merge.weight = {.type = engine.type(),
-                        .transposed = architecture.transposedLinears,
-                        .data = base.data(layer.weight)};
-        merge.dWeight = base.data(layer.weight);
-        engine.run(engine.ops().linearBackward, merge);
-        engine.synchronize();  // dy is freed here
-      }
-  base.markChanged();
+  if (reversible && base.trainable())
+    throw Error(code::kArgument, "merging for a while needs a frozen base: training it would be lost by unmergeAdapter");
+  auto merged = std::make_unique<MergedAdapter>(*impl_->engine, impl_->transformer.architecture(), base, adapter);
   impl_->adapters.erase(name);
+  if (!reversible) return;
+  impl_->mergedName = name;
+  impl_->merged = std::move(merged);
+}
+
+void Model::unmergeAdapter(const std::string& name) {
+  if (!impl_->merged || impl_->mergedName != name)
+    throw Error(code::kUnknownName, format("adapter \"%s\" is not merged", name.c_str()));
+  impl_->merged->unmerge();
+  impl_->adapters[name] = impl_->merged->adapter();
+  impl_->merged.reset();
+  impl_->mergedName.clear();
 }
 
 // Passes and memory.
@@ -231,6 +234,10 @@ std::map<std::string, size_t> Model::memory() const {
   for (const ParameterGroup* group : impl_->groups()) {
     bytes["parameters"] += group->parameterBytes();
     bytes["gradients"] += group->gradientBytes();
+  }
+  if (impl_->merged) {
+    bytes["parameters"] += impl_->merged->adapter()->group.parameterBytes();
+    bytes["merged adapter"] = impl_->merged->bytes();
   }
   bytes["packed weights"] = impl_->transformer.packedBytes();
   bytes["activations"] =

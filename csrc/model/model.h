@@ -3,6 +3,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,12 +35,23 @@ struct Batch {
   int64_t sequences() const { return static_cast<int64_t>(offsets.size()) - 1; }
 };
 
+/// One linear layer that an adapter can name.
+struct LinearLayerInfo {
+  std::string module;       // full path, "model.layers.0.self_attn.q_proj"
+  int64_t inputs = 0, outputs = 0;
+  bool transposed = false;  // its weight is stored [inputs, outputs]
+  bool attention = false;   // a projection of the attention; else of the MLP
+};
+
 struct ForwardOptions {
   std::string adapter;         // empty: the base alone
   std::string head;            // empty: no values
   double temperature = 1;
   bool grad = false;           // keep what backward needs
   bool statistics = true;      // false: skip the language-model head (reward models)
+  /// With a seed the adapter's dropout is on. A row's mask depends on the seed, the layer and the row's tokens so far: the same
+  /// seed gives the same masks, however sequences are batched.
+  std::optional<uint64_t> dropoutSeed;
 };
 
 /// The result of a forward pass: arrays of N elements of the engine's accumulator type in device memory. With `grad` it also
@@ -120,9 +132,13 @@ class Model : public std::enable_shared_from_this<Model> {
   void addHead(const std::string& name, const HeadConfig& config);
   void removeAdapter(const std::string& name);
   void removeHead(const std::string& name);
-  /// W += scale·B·A for every adapted layer, then the adapter is removed.
-  void mergeAdapter(const std::string& name);
-  std::vector<std::string> linearModuleNames() const;  // what targetModules may name, e.g. "q_proj"
+  /// A new adapter `to` with the configuration and weights that `from` has now.
+  void copyAdapter(const std::string& from, const std::string& to, bool trainable);
+  /// W += scale·B·A for every adapted layer, all of them or, where that fails, none. The adapter is removed; with `reversible`
+  /// it waits for unmergeAdapter, which brings it and the exact weights back, and needs a copy of the weights until then.
+  void mergeAdapter(const std::string& name, bool reversible);
+  void unmergeAdapter(const std::string& name);
+  std::vector<LinearLayerInfo> linearLayers() const;
 
   std::unique_ptr<Pass> forward(const Batch& batch, const ForwardOptions& options);
   /// Adds the gradients to those of every trainable group that took part; consumes the pass.

@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 
+#include "model/merge.h"
 #include "model/pass_state.h"
 
 namespace rlhf {
@@ -22,6 +23,8 @@ struct Model::Impl {
   Transformer transformer;
   std::map<std::string, std::shared_ptr<Adapter>> adapters;
   std::map<std::string, std::shared_ptr<Head>> heads;
+  std::string mergedName;  // of the adapter that is merged and can be unmerged
+  std::unique_ptr<MergedAdapter> merged;
   std::shared_ptr<PassMemory> passMemory;
   DeviceMemory workspace;         // arrays that live no longer than one call
   DeviceMemory generationMemory;  // key/value cache, logits and inputs of the sequences being decoded

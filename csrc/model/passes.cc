@@ -72,7 +72,7 @@ void Model::Impl::reserveScratch(int64_t rows, const Adapter* adapter, const Hea
         std::max({limits.maxWidth, architecture.inputWidth(stage), architecture.outputWidth(stage)});
   if (head) limits.maxWidth = std::max(limits.maxWidth, head->config.inner);
   limits.vocab = config().vocab;
-  limits.maxRank = adapter ? adapter->config.rank : 0;
+  limits.maxRank = adapter ? adapter->maxRank : 0;
   limits.heads = config().heads;
   limits.kvHeads = config().kvHeads;
   limits.headDim = config().headDim;
@@ -98,6 +98,8 @@ std::unique_ptr<Pass> Model::Impl::forward(const Batch& batch, const ForwardOpti
   state.temperature = options.temperature;
   state.adapter = adapter(options.adapter);
   state.head = head(options.head);
+  state.shape.dropout = options.dropoutSeed && state.adapter && state.adapter->config.dropout > 0;
+  state.rows.dropoutSeed = options.dropoutSeed.value_or(0);
   layOut(state, static_cast<int64_t>(batch.predictions.size()));
   reserveScratch(state.shape.rows, state.adapter.get(), state.head.get());
   upload(batch, state.buffers);
@@ -151,18 +153,40 @@ void Model::Impl::layOut(Pass::State& state, int64_t predictions) {
       4 * alignUp(static_cast<size_t>(shape.rows) * dtypeSize(engine->accumulator())));
 }
 
+namespace {
+
+/// A number for every row that follows from its sequence's tokens up to it.
+std::vector<int64_t> prefixKeys(const Batch& batch) {
+  std::vector<int64_t> keys(batch.tokens.size());
+  for (size_t s = 0; s + 1 < batch.offsets.size(); ++s) {
+    uint64_t key = 0;
+    for (int32_t t = batch.offsets[s]; t < batch.offsets[s + 1]; ++t) {
+      // The finaliser of SplitMix64 (Steele et al., 2014), a bijection that spreads every bit over all of them.
+      key += 0x9E3779B97F4A7C15ull * (static_cast<uint64_t>(batch.tokens[static_cast<size_t>(t)]) + 1);
+      key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9ull;
+      key = (key ^ (key >> 27)) * 0x94D049BB133111EBull;
+      key ^= key >> 31;
+      keys[static_cast<size_t>(t)] = static_cast<int64_t>(key);
+    }
+  }
+  return keys;
+}
+
+}  // namespace
+
 void Model::Impl::upload(const Batch& batch, const ForwardBuffers& buffers) {
   std::vector<int32_t> positions(batch.tokens.size());
   for (size_t s = 0; s + 1 < batch.offsets.size(); ++s)
     for (int32_t t = batch.offsets[s]; t < batch.offsets[s + 1]; ++t)
       positions[static_cast<size_t>(t)] = t - batch.offsets[s];
-  const auto copy = [&](int32_t* destination, const std::vector<int32_t>& source) {
-    engine->copy(destination, source.data(), source.size() * sizeof(int32_t));
+  const auto copy = [&](auto* destination, const auto& source) {
+    engine->copy(destination, source.data(), source.size() * sizeof(source[0]));
   };
   copy(buffers.tokens, batch.tokens);
   copy(buffers.positions, positions);
   copy(buffers.offsets, batch.offsets);
   copy(buffers.predictions, batch.predictions);
+  if (buffers.rowKeys) copy(buffers.rowKeys, prefixKeys(batch));
 }
 
 void Model::Impl::backward(Pass& pass, const PassGradients& gradients) {

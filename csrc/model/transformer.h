@@ -10,6 +10,7 @@ namespace rlhf {
 /// The packed rows that a pass is about.
 struct RowSet {
   int64_t rows = 0, sequences = 0, maxLength = 0;
+  uint64_t dropoutSeed = 0;  // of passes that have row keys
 };
 
 /// Keys and values of the sequences being decoded: per block two arrays [slots, G, capacity, D].
@@ -83,8 +84,11 @@ class Transformer {
   void mlp(const ForwardBuffers& buffers, const RowSet& rows, size_t block, const Adapter* adapter,
            void* output);
   /// y = x·Wᵀ + … for all layers of a stage, side by side.
-  void project(const ForwardBuffers& buffers, int64_t rows, size_t block, Stage stage, const Adapter* adapter,
+  void project(const ForwardBuffers& buffers, const RowSet& rows, size_t block, Stage stage, const Adapter* adapter,
                LinearForward shared);
+  /// y (+)= x after the dropout of one adapted layer, both [N, inputs].
+  void dropOut(const ForwardBuffers& buffers, const RowSet& rows, const Adapter& adapter, const LinearLayer& layer,
+               const void* x, void* y, bool accumulate);
 
   void normBackward(const NormLayer& layer, int64_t rows, const void* x, const void* mean, const void* rstd,
                     const void* dy, void* dx, bool accumulate);

@@ -40,9 +40,8 @@ void Transformer::backward(const ForwardBuffers& buffers, const BackwardBuffers&
                work.dNormed, step.dOutput, false);
   for (size_t block = buffers.blocks.size(); block-- > 0;) {
     if (architecture_.config.parallelResidual) {
-      const size_t count = static_cast<size_t>(rows.rows * architecture_.config.hidden);
-      // The residual connection's own part, which both branches add to.
-      engine_.copy(step.dInput, step.dOutput, count * dtypeSize(engine_.type()));
+      const size_t bytes = static_cast<size_t>(rows.rows * architecture_.config.hidden) * dtypeSize(engine_.type());
+      engine_.copy(step.dInput, step.dOutput, bytes);  // the residual connection's own part
     }
     if (!mlpBackward(step, block) || !attentionBackward(step, block)) return;
     std::swap(step.dOutput, step.dInput);
@@ -202,7 +201,7 @@ void Transformer::projectBackward(const BackwardStep& step, size_t block, Stage 
   bool first = true;
   for (const LinearLayer& layer : architecture_.blocks[block].stages[stage]) {
     const bool adapted = step.adapter && step.adapter->adapts(layer);
-    if (!wantsDx && !adapted && !base_.trainable()) continue;
+    if (!wantsDx && !(adapted && step.adapter->group.trainable()) && !base_.trainable()) continue;
     LinearBackward arguments{.type = engine_.type(),
                              .rows = step.rows.rows,
                              .inputs = layer.inputs,
@@ -217,15 +216,22 @@ void Transformer::projectBackward(const BackwardStep& step, size_t block, Stage 
     arguments.dx = wantsDx ? dx : nullptr;
     arguments.dWeight = base_.gradient(layer.weight);
     arguments.dBias = base_.gradient(layer.bias);
+    const bool dropped = adapted && step.buffers.rowKeys;
     if (adapted) {
-      const size_t index = static_cast<size_t>(layer.index);
+      const Adapter::Layer& factors = step.adapter->layer(layer);
       arguments.lora = step.adapter->factors(layer);
-      arguments.loraHidden = step.buffers.loraHidden[index];
+      arguments.loraHidden = step.buffers.loraHidden[static_cast<size_t>(layer.index)];
       arguments.loraGradient = step.work.loraGradient;
-      arguments.dA = step.adapter->group.gradient(step.adapter->a[index]);
-      arguments.dB = step.adapter->group.gradient(step.adapter->b[index]);
+      arguments.dA = step.adapter->group.gradient(factors.a);
+      arguments.dB = step.adapter->group.gradient(factors.b);
+    }
+    if (dropped) {
+      dropOut(step.buffers, step.rows, *step.adapter, layer, x, step.work.loraInput, false);
+      arguments.loraInput = step.work.loraInput;
+      arguments.dLoraInput = wantsDx ? step.work.dLoraInput : nullptr;
     }
     engine_.run(engine_.ops().linearBackward, arguments);
+    if (dropped && wantsDx) dropOut(step.buffers, step.rows, *step.adapter, layer, step.work.dLoraInput, dx, true);
     first = false;
   }
 }

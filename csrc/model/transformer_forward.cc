@@ -50,7 +50,8 @@ void Transformer::makeRotaryTables() {
 
 int Transformer::lowestTrainable(const Adapter* adapter) const {
   if (base_.trainable()) return -1;
-  return adapter ? adapter->lowestStage : static_cast<int>(architecture_.blocks.size()) * kStages;
+  return adapter && adapter->group.trainable() ? adapter->lowestStage
+                                               : static_cast<int>(architecture_.blocks.size()) * kStages;
 }
 
 void Transformer::forward(const ForwardBuffers& buffers, const RowSet& rows, const Adapter* adapter,
@@ -62,13 +63,13 @@ void Transformer::forward(const ForwardBuffers& buffers, const RowSet& rows, con
     const Block& layers = architecture_.blocks[i];
     norm(layers.attentionNorm, rows.rows, block.input, block.attentionNormed, block.attentionMean,
          block.attentionRstd);
-    project(buffers, rows.rows, i, kQkv, adapter, {.x = block.attentionNormed, .y = block.qkv});
+    project(buffers, rows, i, kQkv, adapter, {.x = block.attentionNormed, .y = block.qkv});
     headNorms(block, layers, rows.rows);
     rotate(buffers, rows.rows, block.qkv, false);
     attend(buffers, rows, i, cache);
     // Blocks that are not saved update the stream in place, so what reads it comes first.
     if (architecture_.config.parallelResidual) normMlpInput(block, layers, rows.rows);
-    project(buffers, rows.rows, i, kAttentionOut, adapter,
+    project(buffers, rows, i, kAttentionOut, adapter,
             {.x = block.attention, .residual = block.input, .y = block.middle});
     mlp(buffers, rows, i, adapter,
         i + 1 < buffers.blocks.size() ? buffers.blocks[i + 1].input : buffers.output);
@@ -237,7 +238,7 @@ void Transformer::mlp(const ForwardBuffers& buffers, const RowSet& rows, size_t 
   if (!architecture_.config.parallelResidual) normMlpInput(block, architecture_.blocks[index], rows.rows);
   if (architecture_.gatedMlp) {
     const int64_t inner = architecture_.config.intermediate;
-    project(buffers, rows.rows, index, kMlpIn, adapter, {.x = block.mlpNormed, .y = block.mlpIn});
+    project(buffers, rows, index, kMlpIn, adapter, {.x = block.mlpNormed, .y = block.mlpIn});
     engine_.run(engine_.ops().gatedSiluForward, GatedSiluForward{.type = engine_.type(),
                                                                  .rows = rows.rows,
                                                                  .cols = inner,
@@ -246,22 +247,22 @@ void Transformer::mlp(const ForwardBuffers& buffers, const RowSet& rows, size_t 
                                                                  .up = at(block.mlpIn, inner),
                                                                  .y = block.mlpActivated});
   } else {
-    project(buffers, rows.rows, index, kMlpIn, adapter,
+    project(buffers, rows, index, kMlpIn, adapter,
             {.activation = architecture_.config.activation,
              .x = block.mlpNormed,
              .preActivation = block.mlpIn,
              .y = block.mlpActivated});
   }
-  project(buffers, rows.rows, index, kMlpOut, adapter,
+  project(buffers, rows, index, kMlpOut, adapter,
           {.x = block.mlpActivated, .residual = block.middle, .y = output});
 }
 
-void Transformer::project(const ForwardBuffers& buffers, int64_t rows, size_t block, Stage stage,
+void Transformer::project(const ForwardBuffers& buffers, const RowSet& rows, size_t block, Stage stage,
                           const Adapter* adapter, LinearForward shared) {
   for (const LinearLayer& layer : architecture_.blocks[block].stages[stage]) {
     LinearForward arguments = shared;
     arguments.type = engine_.type();
-    arguments.rows = rows;
+    arguments.rows = rows.rows;
     arguments.inputs = layer.inputs;
     arguments.outputs = layer.outputs;
     arguments.xStride = layer.inputs;
@@ -272,9 +273,30 @@ void Transformer::project(const ForwardBuffers& buffers, int64_t rows, size_t bl
     if (adapter && adapter->adapts(layer)) {
       arguments.lora = adapter->factors(layer);
       arguments.loraHidden = buffers.loraHidden[static_cast<size_t>(layer.index)];
+      if (buffers.rowKeys) {
+        dropOut(buffers, rows, *adapter, layer, shared.x, buffers.loraInput, false);
+        arguments.loraInput = buffers.loraInput;
+      }
     }
     engine_.run(engine_.ops().linearForward, arguments);
   }
+}
+
+void Transformer::dropOut(const ForwardBuffers& buffers, const RowSet& rows, const Adapter& adapter,
+                          const LinearLayer& layer, const void* x, void* y, bool accumulate) {
+  Dropout arguments{.type = engine_.type(),
+                    .rows = rows.rows,
+                    .cols = layer.inputs,
+                    .xStride = layer.inputs,
+                    .yStride = layer.inputs,
+                    .probability = adapter.config.dropout,
+                    .seed = rows.dropoutSeed,
+                    .layer = layer.index,
+                    .accumulate = accumulate};
+  arguments.keys = buffers.rowKeys;
+  arguments.x = x;
+  arguments.y = y;
+  engine_.run(engine_.ops().dropout, arguments);
 }
 
 void Transformer::tokenStatistics(const ForwardBuffers& buffers, const RowSet& rows, int64_t count,

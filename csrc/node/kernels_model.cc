@@ -1,5 +1,6 @@
 #include "node/kernels_model.h"
 
+#include <map>
 #include <memory>
 
 #include "model/model.h"
@@ -20,6 +21,30 @@ using node::guarded;
 using node::number;
 using node::toObject;
 using node::toText;
+
+/// Makes a device refuse memory, to see what a failure leaves behind. Devices live as long as the process.
+class AllocationLimit {
+ public:
+  /// Lets `count` more allocations succeed; −1: all of them again.
+  static void set(Device* device, int64_t count) {
+    real().try_emplace(device, device->allocate);
+    left() = count;
+    device->allocate = count < 0 ? real()[device] : [](Device* self, size_t bytes, void** out) {
+      return left()-- > 0 ? real()[self](self, bytes, out) : kNoMemory;
+    };
+  }
+
+ private:
+  using Allocate = Status (*)(Device*, size_t, void**);
+  static std::map<Device*, Allocate>& real() {
+    static std::map<Device*, Allocate> functions;
+    return functions;
+  }
+  static int64_t& left() {
+    static int64_t count = 0;
+    return count;
+  }
+};
 
 class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
  public:
@@ -61,7 +86,20 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
     return change(info, [&] { model_->removeAdapter(toText(info[0], "name")); });
   }
   Napi::Value mergeAdapter(const Napi::CallbackInfo& info) {
-    return change(info, [&] { model_->mergeAdapter(toText(info[0], "name")); });
+    return change(info, [&] {
+      model_->mergeAdapter(toText(info[0], "name"), info[1].IsBoolean() && node::toBoolean(info[1], "reversible"));
+    });
+  }
+  Napi::Value unmergeAdapter(const Napi::CallbackInfo& info) {
+    return change(info, [&] { model_->unmergeAdapter(toText(info[0], "name")); });
+  }
+  Napi::Value copyAdapter(const Napi::CallbackInfo& info) {
+    return change(info, [&] {
+      model_->copyAdapter(toText(info[0], "from"), toText(info[1], "to"), node::toBoolean(info[2], "trainable"));
+    });
+  }
+  Napi::Value linearLayers(const Napi::CallbackInfo& info) {
+    return guarded(info, [&] { return node::toLinearLayerList(info.Env(), model_->linearLayers()); });
   }
   Napi::Value addHead(const Napi::CallbackInfo& info) {
     return change(info, [&] {
@@ -77,6 +115,9 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
   Napi::Value setLogitsBudget(const Napi::CallbackInfo& info) {
     return change(info,
                   [&] { model_->setLogitsBudget(static_cast<size_t>(node::toInteger(info[0], "bytes"))); });
+  }
+  Napi::Value failAllocationsAfter(const Napi::CallbackInfo& info) {
+    return change(info, [&] { AllocationLimit::set(engine_->device(), node::toInteger(info[0], "count")); });
   }
   Napi::Value memory(const Napi::CallbackInfo& info);
   Napi::Value forward(const Napi::CallbackInfo& info);
@@ -267,9 +308,13 @@ void defineModel(Napi::Env env, Napi::Object exports) {
            W::InstanceMethod<&W::gradient>("gradient"), W::InstanceMethod<&W::write>("write"),
            W::InstanceMethod<&W::initialise>("initialise"), W::InstanceMethod<&W::addAdapter>("addAdapter"),
            W::InstanceMethod<&W::removeAdapter>("removeAdapter"),
-           W::InstanceMethod<&W::mergeAdapter>("mergeAdapter"), W::InstanceMethod<&W::addHead>("addHead"),
+           W::InstanceMethod<&W::mergeAdapter>("mergeAdapter"),
+           W::InstanceMethod<&W::unmergeAdapter>("unmergeAdapter"),
+           W::InstanceMethod<&W::copyAdapter>("copyAdapter"), W::InstanceMethod<&W::linearLayers>("linearLayers"),
+           W::InstanceMethod<&W::addHead>("addHead"),
            W::InstanceMethod<&W::zeroGradients>("zeroGradients"),
            W::InstanceMethod<&W::setMaxLivePasses>("setMaxLivePasses"),
+           W::InstanceMethod<&W::failAllocationsAfter>("failAllocationsAfter"),
            W::InstanceMethod<&W::setLogitsBudget>("setLogitsBudget"), W::InstanceMethod<&W::memory>("memory"),
            W::InstanceMethod<&W::forward>("forward"), W::InstanceMethod<&W::backward>("backward"),
            W::InstanceMethod<&W::disposePass>("disposePass"), W::InstanceMethod<&W::generate>("generate"),

@@ -69,13 +69,8 @@ Napi::Value ModelWrap::parameters(const Napi::CallbackInfo& info) {
   return guarded(info, [&] { return toParameterList(info.Env(), handle()->parameters()); });
 }
 
-Napi::Value ModelWrap::linearModuleNames(const Napi::CallbackInfo& info) {
-  return guarded(info, [&]() -> Napi::Value {
-    const std::vector<std::string> names = handle()->model->linearModuleNames();  // never change
-    Napi::Array result = Napi::Array::New(info.Env(), names.size());
-    for (uint32_t i = 0; i < names.size(); ++i) result.Set(i, names[i]);
-    return result;
-  });
+Napi::Value ModelWrap::linearLayers(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] { return toLinearLayerList(info.Env(), handle()->model->linearLayers()); });
 }
 
 Napi::Value ModelWrap::memory(const Napi::CallbackInfo& info) {
@@ -134,15 +129,34 @@ Napi::Value ModelWrap::initialise(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value ModelWrap::queuedChange(const Napi::CallbackInfo& info, std::function<void(Model&)> body) {
+  const auto change = [model = handle(), body = std::move(body)](Model& target) {
+    body(target);
+    model->noteParameters();
+  };
+  return command(info, change, nullptr);
+}
+
+Napi::Value ModelWrap::copyAdapter(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    const std::string from = toText(info[0], "from"), to = toText(info[1], "to");
+    const bool trainable = toBoolean(info[2], "trainable");
+    return queuedChange(info, [=](Model& model) { model.copyAdapter(from, to, trainable); });
+  });
+}
+
 Napi::Value ModelWrap::mergeAdapter(const Napi::CallbackInfo& info) {
   return guarded(info, [&] {
-    const std::shared_ptr<ModelHandle> model = handle();
     const std::string name = toText(info[0], "name");
-    const auto merge = [model, name](Model& target) {
-      target.mergeAdapter(name);
-      model->noteParameters();
-    };
-    return command(info, merge, nullptr);
+    const bool reversible = toBoolean(info[1], "reversible");
+    return queuedChange(info, [=](Model& model) { model.mergeAdapter(name, reversible); });
+  });
+}
+
+Napi::Value ModelWrap::unmergeAdapter(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    const std::string name = toText(info[0], "name");
+    return queuedChange(info, [=](Model& model) { model.unmergeAdapter(name); });
   });
 }
 
@@ -238,11 +252,12 @@ void defineModel(Napi::Env env, Napi::Object exports, AddonData& data) {
   using W = ModelWrap;
   const Napi::Function constructor = W::DefineClass(
       env, W::kName,
-      {W::InstanceMethod<&W::parameters>("parameters"), W::InstanceMethod<&W::linearModuleNames>("linearModuleNames"),
+      {W::InstanceMethod<&W::parameters>("parameters"), W::InstanceMethod<&W::linearLayers>("linearLayers"),
        W::InstanceMethod<&W::memory>("memory"), W::InstanceMethod<&W::setMaxLivePasses>("setMaxLivePasses"),
        W::InstanceMethod<&W::addAdapter>("addAdapter"), W::InstanceMethod<&W::removeAdapter>("removeAdapter"),
        W::InstanceMethod<&W::addHead>("addHead"), W::InstanceMethod<&W::removeHead>("removeHead"),
        W::InstanceMethod<&W::initialise>("initialise"), W::InstanceMethod<&W::mergeAdapter>("mergeAdapter"),
+       W::InstanceMethod<&W::copyAdapter>("copyAdapter"), W::InstanceMethod<&W::unmergeAdapter>("unmergeAdapter"),
        W::InstanceMethod<&W::loadParameter>("loadParameter"), W::InstanceMethod<&W::writeParameter>("writeParameter"),
        W::InstanceMethod<&W::readParameter>("readParameter"), W::InstanceMethod<&W::readGradient>("readGradient"),
        W::InstanceMethod<&W::zeroGradients>("zeroGradients"), W::InstanceMethod<&W::forward>("forward"),

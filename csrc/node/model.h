@@ -11,7 +11,7 @@ class ModelWrap : public HandleWrap<ModelWrap, ModelHandle> {
   explicit ModelWrap(const Napi::CallbackInfo& info);
 
   Napi::Value parameters(const Napi::CallbackInfo& info);
-  Napi::Value linearModuleNames(const Napi::CallbackInfo& info);
+  Napi::Value linearLayers(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
   Napi::Value setMaxLivePasses(const Napi::CallbackInfo& info);
   Napi::Value addAdapter(const Napi::CallbackInfo& info);
@@ -20,7 +20,9 @@ class ModelWrap : public HandleWrap<ModelWrap, ModelHandle> {
   Napi::Value removeHead(const Napi::CallbackInfo& info);
 
   Napi::Value initialise(const Napi::CallbackInfo& info);
+  Napi::Value copyAdapter(const Napi::CallbackInfo& info);
   Napi::Value mergeAdapter(const Napi::CallbackInfo& info);
+  Napi::Value unmergeAdapter(const Napi::CallbackInfo& info);
   Napi::Value loadParameter(const Napi::CallbackInfo& info);
   Napi::Value writeParameter(const Napi::CallbackInfo& info);
   Napi::Value readParameter(const Napi::CallbackInfo& info);
@@ -32,6 +34,8 @@ class ModelWrap : public HandleWrap<ModelWrap, ModelHandle> {
  private:
   /// Runs a short change of the model's structure after everything queued before, and waits for it.
   Napi::Value change(const Napi::CallbackInfo& info, const std::function<void(Model&)>& body);
+  /// Queues a change of the model's structure.
+  Napi::Value queuedChange(const Napi::CallbackInfo& info, std::function<void(Model&)> body);
   /// Queues a command without a result.
   Napi::Value command(const Napi::CallbackInfo& info, std::function<void(Model&)> body, const Pins& pins);
   Napi::Value read(const Napi::CallbackInfo& info, void (Model::*reader)(const std::string&, float*, int64_t));

@@ -61,9 +61,16 @@ ModelConfig toModelConfig(const Napi::Object& object) {
 
 AdapterConfig toAdapterConfig(const Napi::Object& object) {
   AdapterConfig config;
-  config.rank = toInteger(field(object, "rank"), "rank");
-  config.alpha = toNumber(field(object, "alpha"), "alpha");
-  config.targetModules = toTexts(field(object, "targetModules"), "targetModules");
+  const Napi::Value layers = field(object, "layers");
+  if (!layers.IsArray()) throwArgument("layers must be an array");
+  const Napi::Array list = layers.As<Napi::Array>();
+  for (uint32_t i = 0; i < list.Length(); ++i) {
+    const Napi::Object layer = toObject(list.Get(i), "an element of layers");
+    config.layers.push_back({toText(field(layer, "module"), "module"), toInteger(field(layer, "rank"), "rank"),
+                             toNumber(field(layer, "scale"), "scale")});
+  }
+  config.dropout = number(object, "dropout", 0);
+  config.trainable = boolean(object, "trainable", true);
   config.seed = static_cast<uint64_t>(integer(object, "seed", 0));
   return config;
 }
@@ -93,6 +100,8 @@ ForwardOptions toForwardOptions(const Napi::Object& object) {
   options.temperature = number(object, "temperature", 1);
   options.grad = boolean(object, "grad", false);
   options.statistics = boolean(object, "statistics", true);
+  if (!object.Get("dropoutSeed").IsUndefined())
+    options.dropoutSeed = static_cast<uint64_t>(toInteger(object.Get("dropoutSeed"), "dropoutSeed"));
   return options;
 }
 
@@ -136,6 +145,20 @@ Napi::Value toParameterList(Napi::Env env, const std::vector<ParameterInfo>& par
     result.Set(i, entry);
   }
   return result;
+}
+
+Napi::Value toLinearLayerList(Napi::Env env, const std::vector<LinearLayerInfo>& layers) {
+  Napi::Array list = Napi::Array::New(env, layers.size());
+  for (uint32_t i = 0; i < layers.size(); ++i) {
+    Napi::Object entry = Napi::Object::New(env);
+    entry.Set("module", layers[i].module);
+    entry.Set("inputs", static_cast<double>(layers[i].inputs));
+    entry.Set("outputs", static_cast<double>(layers[i].outputs));
+    entry.Set("transposed", layers[i].transposed);
+    entry.Set("attention", layers[i].attention);
+    list.Set(i, entry);
+  }
+  return list;
 }
 
 Napi::Value toGenerations(Napi::Env env, const std::vector<Generation>& generations) {

@@ -22,6 +22,8 @@ GenerateOptions toGenerateOptions(const Napi::Object& object);
 std::vector<std::vector<int32_t>> toPrompts(Napi::Value value);
 /// [{ name, shape, group, trainable }]
 Napi::Value toParameterList(Napi::Env env, const std::vector<ParameterInfo>& parameters);
+/// [{ module, inputs, outputs, transposed, attention }]
+Napi::Value toLinearLayerList(Napi::Env env, const std::vector<LinearLayerInfo>& layers);
 Napi::Value toGenerations(Napi::Env env, const std::vector<Generation>& generations);
 
 }  // namespace rlhf::node

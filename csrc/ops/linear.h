@@ -22,7 +22,7 @@ struct LoraFactors {
   const void* b = nullptr;  // [M, R]
 };
 
-/// y = activation(x·Wᵀ + bias + scale·(x·Aᵀ)·Bᵀ) + residual. Each row of y depends on its row of x alone, bit for bit: not on N,
+/// y = activation(x·Wᵀ + bias + scale·(u·Aᵀ)·Bᵀ) + residual, where u is loraInput, or x without one. Each row of y depends on its row of x alone, bit for bit: not on N,
 /// not on the number of threads.
 struct LinearForward {
   DType type = DType::F32;
@@ -33,7 +33,8 @@ struct LinearForward {
   LinearWeight weight{};
   const void* bias = nullptr;         // [M] (optional)
   LoraFactors lora{};
-  void* loraHidden = nullptr;         // [N, R] out: x·Aᵀ, needed with an adapter and by the backward pass
+  const void* loraInput = nullptr;    // [N, K] (optional): x after the adapter's dropout, rows K apart
+  void* loraHidden = nullptr;         // [N, R] out: u·Aᵀ, needed with an adapter and by the backward pass
   const void* residual = nullptr;     // [N, M] (optional), rows yStride apart; may be y itself
   void* preActivation = nullptr;      // [N, M] (optional), rows yStride apart: what the activation was applied to
   void* y = nullptr;                  // [N, M]
@@ -43,12 +44,13 @@ struct LinearForward {
     f("yStride", yStride), f("activation", activation), f("x", x), f("weightType", weight.type);
     f("transposed", weight.transposed), f("weight", weight.data), f("packedForward", weight.packedForward);
     f("bias", bias), f("rank", lora.rank), f("scale", lora.scale), f("loraA", lora.a), f("loraB", lora.b);
-    f("loraHidden", loraHidden), f("residual", residual), f("preActivation", preActivation), f("y", y);
+    f("loraInput", loraInput), f("loraHidden", loraHidden), f("residual", residual), f("preActivation", preActivation), f("y", y);
   }
 };
 
-/// Gradients of x·Wᵀ + bias + scale·(x·Aᵀ)·Bᵀ; the activation's own backward is ActivationBackward.
-///   g = scale·dy·B,  dx = dy·W + g·A,  dW = dyᵀ·x,  dBias = Σ dy,  dA = gᵀ·x,  dB = scale·dyᵀ·loraHidden
+/// Gradients of x·Wᵀ + bias + scale·(u·Aᵀ)·Bᵀ; the activation's own backward is ActivationBackward.
+///   g = scale·dy·B,  dx = dy·W + g·A,  dW = dyᵀ·x,  dBias = Σ dy,  dA = gᵀ·u,  dB = scale·dyᵀ·loraHidden
+/// With dLoraInput, g·A goes there and not into dx: the gradient of u, which Dropout takes back to x.
 struct LinearBackward {
   DType type = DType::F32;
   int64_t rows = 0, inputs = 0, outputs = 0;
@@ -58,9 +60,11 @@ struct LinearBackward {
   const void* dy = nullptr;          // [N, M]
   LinearWeight weight{};
   LoraFactors lora{};
+  const void* loraInput = nullptr;   // [N, K] (optional): u, as in the forward pass
   const void* loraHidden = nullptr;  // [N, R] from the forward pass
   void* loraGradient = nullptr;      // [N, R] work: g
   void* dx = nullptr;                // [N, K] (optional)
+  void* dLoraInput = nullptr;        // [N, K] (optional), rows K apart
   void* dWeight = nullptr;           // += laid out as weight.data (optional)
   void* dBias = nullptr;             // += [M] (optional)
   void* dA = nullptr;                // += [R, K] (optional)
@@ -71,8 +75,8 @@ struct LinearBackward {
     f("dyStride", dyStride), f("dxStride", dxStride), f("accumulateDx", accumulateDx), f("x", x), f("dy", dy);
     f("weightType", weight.type), f("transposed", weight.transposed), f("weight", weight.data);
     f("packedBackward", weight.packedBackward), f("rank", lora.rank), f("scale", lora.scale), f("loraA", lora.a);
-    f("loraB", lora.b), f("loraHidden", loraHidden), f("loraGradient", loraGradient), f("dx", dx);
-    f("dWeight", dWeight), f("dBias", dBias), f("dA", dA), f("dB", dB);
+    f("loraB", lora.b), f("loraInput", loraInput), f("loraHidden", loraHidden), f("loraGradient", loraGradient);
+    f("dx", dx), f("dLoraInput", dLoraInput), f("dWeight", dWeight), f("dBias", dBias), f("dA", dA), f("dB", dB);
   }
 };
 

@@ -3,12 +3,12 @@
 #include "ops/activation.h"
 #include "ops/context.h"
 #include "ops/decode.h"
+#include "ops/dropout.h"
 #include "ops/embedding.h"
 #include "ops/linear.h"
 #include "ops/losses.h"
 #include "ops/norm.h"
 #include "ops/optimizer.h"
-#include "ops/preference.h"
 #include "ops/reward_losses.h"
 #include "ops/rotary.h"
 #include "ops/token_log_prob.h"
@@ -29,6 +29,7 @@ namespace rlhf {
   X(packWeight, PackWeight)                        \
   X(linearForward, LinearForward)                  \
   X(linearBackward, LinearBackward)                \
+  X(dropout, Dropout)                              \
   X(activationBackward, ActivationBackward)        \
   X(gatedSiluForward, GatedSiluForward)            \
   X(gatedSiluBackward, GatedSiluBackward)          \
@@ -43,11 +44,6 @@ namespace rlhf {
   X(ppoValueLoss, PpoValueLoss)                    \
   X(tokenNllLoss, TokenNllLoss)                    \
   X(rewardLoss, RewardLoss)                        \
-  X(sequenceSum, SequenceSum)                      \
-  X(sequenceSumBackward, SequenceSumBackward)      \
-  X(wpoWeight, WpoWeight)                          \
-  X(preferenceLoss, PreferenceLoss)                \
-  X(ktoLoss, KtoLoss)                              \
   X(adamW, AdamW)                                  \
   X(squaredNorm, SquaredNorm)                      \
   X(kvAppend, KvAppend)                            \

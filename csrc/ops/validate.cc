@@ -162,6 +162,7 @@ void validate(const LinearForward& a) {
   check.presentWhen(adapted, "loraA", a.lora.a, "with rank > 0");
   check.presentWhen(adapted, "loraB", a.lora.b, "with rank > 0");
   check.presentWhen(adapted, "loraHidden", a.loraHidden, "with rank > 0");
+  check.absentWhen(!adapted, "loraInput", a.loraInput, "with rank 0");
 }
 
 void validate(const LinearBackward& a) {
@@ -178,8 +179,8 @@ void validate(const LinearBackward& a) {
   if (a.dx) check.stride("dxStride", a.dxStride, "inputs", a.inputs);
   const bool readsWeight = a.dx && !a.weight.packedBackward;
   check.presentWhen(readsWeight, "weight", a.weight.data, "with dx and without packedBackward");
-  const bool readsX = a.dWeight || a.dA;
-  check.presentWhen(readsX, "x", a.x, "with dWeight or dA");
+  const bool readsX = a.dWeight || (a.dA && !a.loraInput);
+  check.presentWhen(readsX, "x", a.x, "with dWeight, or with dA and no loraInput");
   if (readsX) check.stride("xStride", a.xStride, "inputs", a.inputs);
 
   check.atLeast("rank", a.lora.rank, 0);
@@ -187,11 +188,28 @@ void validate(const LinearBackward& a) {
   const bool adapted = a.lora.rank > 0;
   check.absentWhen(!adapted, "dA", a.dA, "with rank 0");
   check.absentWhen(!adapted, "dB", a.dB, "with rank 0");
-  const bool needsGradient = adapted && (a.dx || a.dA);
-  check.presentWhen(adapted && a.dx, "loraA", a.lora.a, "with rank > 0 and dx");
-  check.presentWhen(needsGradient, "loraB", a.lora.b, "with rank > 0 and dx or dA");
-  check.presentWhen(needsGradient, "loraGradient", a.loraGradient, "with rank > 0 and dx or dA");
+  check.absentWhen(!adapted, "loraInput", a.loraInput, "with rank 0");
+  check.absentWhen(!adapted, "dLoraInput", a.dLoraInput, "with rank 0");
+  const bool needsA = adapted && (a.dx || a.dLoraInput), needsGradient = needsA || a.dA;
+  check.presentWhen(needsA, "loraA", a.lora.a, "with rank > 0 and dx or dLoraInput");
+  check.presentWhen(needsGradient, "loraB", a.lora.b, "with rank > 0 and dx, dLoraInput or dA");
+  check.presentWhen(needsGradient, "loraGradient", a.loraGradient, "with rank > 0 and dx, dLoraInput or dA");
   check.presentWhen(adapted && a.dB, "loraHidden", a.loraHidden, "with rank > 0 and dB");
+}
+
+void validate(const Dropout& a) {
+  const ArgumentCheck check("dropout");
+  check.floating("type", a.type);
+  check.atLeast("rows", a.rows, 1);
+  check.atLeast("cols", a.cols, 1);
+  check.stride("xStride", a.xStride, "cols", a.cols);
+  check.stride("yStride", a.yStride, "cols", a.cols);
+  check.number("probability", a.probability, a.probability >= 0 && a.probability < 1, "0 to below 1");
+  check.between("layer", a.layer, 0, INT32_MAX);
+  check.flag("accumulate", a.accumulate);
+  check.present("keys", a.keys);
+  check.present("x", a.x);
+  check.present("y", a.y);
 }
 
 void validate(const ActivationBackward& a) {

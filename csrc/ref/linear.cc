@@ -21,10 +21,11 @@ void run(const LinearForward& a) {
   const int64_t rank = a.lora.rank;
   for (int64_t n = 0; n < a.rows; ++n) {
     const T* x = in<T>(a.x) + n * a.xStride;
+    const T* loraInput = a.loraInput ? in<T>(a.loraInput) + n * a.inputs : x;
     T* hidden = out<T>(a.loraHidden) + n * rank;
     for (int64_t r = 0; r < rank; ++r) {
       hidden[r] = 0;
-      for (int64_t k = 0; k < a.inputs; ++k) hidden[r] += x[k] * in<T>(a.lora.a)[r * a.inputs + k];
+      for (int64_t k = 0; k < a.inputs; ++k) hidden[r] += loraInput[k] * in<T>(a.lora.a)[r * a.inputs + k];
     }
     for (int64_t m = 0; m < a.outputs; ++m) {
       T sum = 0;
@@ -55,7 +56,16 @@ void loraGradient(const LinearBackward& a) {
     }
 }
 
-/// dx = dy · W + g · A
+/// (g · A)[n, k]
+template <class T>
+T loraInputGradient(const LinearBackward& a, int64_t n, int64_t k) {
+  T sum = 0;
+  for (int64_t r = 0; r < a.lora.rank; ++r)
+    sum += in<T>(a.loraGradient)[n * a.lora.rank + r] * in<T>(a.lora.a)[r * a.inputs + k];
+  return sum;
+}
+
+/// dx = dy · W + g · A, the last term left out where dLoraInput takes it
 template <class T>
 void inputGradient(const LinearBackward& a) {
   requirePlainWeight("linearBackward", a.weight);
@@ -65,8 +75,7 @@ void inputGradient(const LinearBackward& a) {
       T sum = 0;
       for (int64_t m = 0; m < a.outputs; ++m)
         sum += in<T>(a.dy)[n * a.dyStride + m] * weight[weightIndex(a.weight, m, k, a.inputs, a.outputs)];
-      for (int64_t r = 0; r < a.lora.rank; ++r)
-        sum += in<T>(a.loraGradient)[n * a.lora.rank + r] * in<T>(a.lora.a)[r * a.inputs + k];
+      if (!a.dLoraInput) sum += loraInputGradient<T>(a, n, k);
       T& dx = out<T>(a.dx)[n * a.dxStride + k];
       dx = a.accumulateDx ? dx + sum : sum;
     }
@@ -96,8 +105,12 @@ void run(const LinearBackward& a) {
   const int64_t rank = a.lora.rank;
   const Rows<T> dy = {in<T>(a.dy), a.dyStride, a.outputs};
   const Rows<T> x = {in<T>(a.x), a.xStride, a.inputs};
-  if (rank > 0 && (a.dx || a.dA)) loraGradient<T>(a);
+  if (rank > 0 && (a.dx || a.dLoraInput || a.dA)) loraGradient<T>(a);
   if (a.dx) inputGradient<T>(a);
+  if (a.dLoraInput)
+    for (int64_t n = 0; n < a.rows; ++n)
+      for (int64_t k = 0; k < a.inputs; ++k)
+        out<T>(a.dLoraInput)[n * a.inputs + k] = loraInputGradient<T>(a, n, k);
   if (a.dWeight) {
     const int64_t rowStep = a.weight.transposed ? 1 : a.inputs, columnStep = a.weight.transposed ? a.outputs : 1;
     accumulateOuter<T>(out<T>(a.dWeight), rowStep, columnStep, T(1), a.rows, dy, x);
@@ -110,7 +123,8 @@ void run(const LinearBackward& a) {
     }
   if (a.dA) {
     const Rows<T> gradient = {in<T>(a.loraGradient), rank, rank};
-    accumulateOuter<T>(out<T>(a.dA), a.inputs, 1, T(1), a.rows, gradient, x);
+    const Rows<T> input = a.loraInput ? Rows<T>{in<T>(a.loraInput), a.inputs, a.inputs} : x;
+    accumulateOuter<T>(out<T>(a.dA), a.inputs, 1, T(1), a.rows, gradient, input);
   }
   if (a.dB) {
     const Rows<T> hidden = {in<T>(a.loraHidden), rank, rank};

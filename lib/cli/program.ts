@@ -5,6 +5,7 @@ import { addDoctorCommand } from "./doctor.ts";
 import { describeError, EXIT, exitCodeOf } from "./exit.ts";
 import { addGenerateCommand } from "./generate.ts";
 import { addLogprobsCommand } from "./logprobs.ts";
+import { addMergeCommand } from "./merge.ts";
 import { packageVersion } from "./package-info.ts";
 import { addRunCommand } from "./run.ts";
 import { addScoreCommand } from "./score.ts";
@@ -24,6 +25,7 @@ export function createProgram(output: OutputConfiguration = {}): Command {
   addLogprobsCommand(program);
   addScoreCommand(program);
   addAddTokensCommand(program);
+  addMergeCommand(program);
   addDoctorCommand(program);
   return program;
 }

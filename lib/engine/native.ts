@@ -20,11 +20,6 @@ export interface NativeBinding {
   readonly ppoValueLoss: NativeLoss;
   readonly tokenNllLoss: NativeLoss;
   readonly rewardLoss: NativeLoss;
-  readonly sequenceSum: NativeLoss;
-  readonly sequenceSumBackward: NativeLoss;
-  readonly wpoWeight: NativeLoss;
-  readonly preferenceLoss: NativeLoss;
-  readonly ktoLoss: NativeLoss;
 }
 
 export type NativeLoss = (
@@ -85,10 +80,23 @@ export interface NativeParameter {
   readonly trainable: boolean;
 }
 
+/** One linear layer that an adapter can name. */
+export interface NativeLinearLayer {
+  /** Full path, "model.layers.0.self_attn.q_proj". */
+  readonly module: string;
+  readonly inputs: number;
+  readonly outputs: number;
+  /** Its weight is stored [inputs, outputs]. */
+  readonly transposed: boolean;
+  /** A projection of the attention; else of the MLP. */
+  readonly attention: boolean;
+}
+
 export interface NativeAdapterConfig {
-  readonly rank: number;
-  readonly alpha: number;
-  readonly targetModules: readonly string[];
+  /** `scale` is that of B·A. */
+  readonly layers: readonly { readonly module: string; readonly rank: number; readonly scale: number }[];
+  readonly dropout: number;
+  readonly trainable: boolean;
   readonly seed: number;
 }
 
@@ -120,6 +128,8 @@ export interface NativeForwardOptions {
   readonly temperature: number;
   readonly grad: boolean;
   readonly statistics: boolean;
+  /** Switches the adapter's dropout on. */
+  readonly dropoutSeed?: number | undefined;
 }
 
 export interface NativeGenerateOptions {
@@ -148,7 +158,7 @@ export interface NativeTensorSource {
 
 export interface NativeModel {
   parameters(): NativeParameter[];
-  linearModuleNames(): string[];
+  linearLayers(): NativeLinearLayer[];
   memory(): Record<string, number>;
   setMaxLivePasses(count: number): void;
   addAdapter(name: string, config: NativeAdapterConfig): void;
@@ -156,7 +166,9 @@ export interface NativeModel {
   addHead(name: string, config: NativeHeadConfig): void;
   removeHead(name: string): void;
   initialise(std: number, seed: number): Promise<void>;
-  mergeAdapter(name: string): Promise<void>;
+  copyAdapter(from: string, to: string, trainable: boolean): Promise<void>;
+  mergeAdapter(name: string, reversible: boolean): Promise<void>;
+  unmergeAdapter(name: string): Promise<void>;
   loadParameter(name: string, source: NativeTensorSource): Promise<void>;
   writeParameter(name: string, values: Float32Array): Promise<void>;
   /** Fills `values`, whose length must be the parameter's size. */

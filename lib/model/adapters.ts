@@ -1,184 +1,278 @@
-import { join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { RlhfError } from "../errors.ts";
-import { readJsonIfPresent, writeJson } from "./files.ts";
-import { readSafetensors, type TensorEntry, type TensorSource, writeSafetensors } from "./safetensors.ts";
+import type { NativeAdapterConfig, NativeLinearLayer } from "../engine/native.ts";
+import { messageOf, RlhfError } from "../errors.ts";
+import { didYouMean } from "../suggest.ts";
 
-/** A LoRA adapter (Hu et al. 2021): y += (alpha/r)·(x·Aᵀ)·Bᵀ on the linear layers named. */
+/**
+ * A LoRA adapter (Hu et al. 2021): y += scale·(x·Aᵀ)·Bᵀ on some of the linear layers, scale = alpha/r. The settings mean what they mean
+ * in peft's LoraConfig.
+ */
 export interface AdapterOptions {
+  /** Rank. */
   readonly r: number;
   readonly alpha: number;
-  /** Last parts of module names ("q_proj", "c_attn", …), or "all-linear". Default: the attention's projections. */
-  readonly targetModules?: readonly string[] | "all-linear";
+  /**
+   * The layers: a list of module paths or ends of them ("q_proj", "attn.c_proj"), "all-linear", or another string, a regular
+   * expression that matches whole paths. Default: the attention's projections.
+   */
+  readonly targetModules?: readonly string[] | string | undefined;
+  /** Layers to leave out, named likewise. */
+  readonly excludeModules?: readonly string[] | string | undefined;
+  /** Numbers of the blocks to adapt; not with a regular expression. Default: all. */
+  readonly layersToTransform?: readonly number[] | undefined;
+  /** Rank and alpha of single layers, by regular expressions that match ends of paths; the first that matches counts. */
+  readonly rankPattern?: Readonly<Record<string, number>> | undefined;
+  readonly alphaPattern?: Readonly<Record<string, number>> | undefined;
+  /** scale = alpha/√r (Kalajdzievski 2023). Default false. */
+  readonly useRslora?: boolean | undefined;
+  /** Probability with which training drops an element of a layer's input on its way into A. Default 0. */
+  readonly dropout?: number | undefined;
+  /** False: the adapter gets no gradients. Default true. */
+  readonly trainable?: boolean | undefined;
   /** Seed of A's initial values; B begins at zero. Default 0. */
-  readonly seed?: number;
+  readonly seed?: number | undefined;
 }
 
-/** An adapter as a model holds it. */
+/** What an adapter puts on one layer. */
+export interface AdaptedLayer {
+  readonly rank: number;
+  /** Of B·A. */
+  readonly scale: number;
+}
+
+/** An adapter as a model holds it: its options with all defaults filled in. */
 export interface AdapterInfo {
   readonly r: number;
   readonly alpha: number;
-  readonly targetModules: readonly string[];
+  readonly targetModules: readonly string[] | string;
+  readonly excludeModules?: readonly string[] | string | undefined;
+  readonly layersToTransform?: readonly number[] | undefined;
+  readonly rankPattern: Readonly<Record<string, number>>;
+  readonly alphaPattern: Readonly<Record<string, number>>;
+  readonly useRslora: boolean;
+  readonly dropout: number;
+  readonly trainable: boolean;
+  /** By module path. */
+  readonly layers: ReadonlyMap<string, AdaptedLayer>;
 }
 
-const PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj"] as const;
+const ALL_LINEAR = "all-linear";
 
-const ATTENTION_MODULES: Readonly<Record<string, readonly string[]>> = {
-  gpt2: ["c_attn"],
-  llama: PROJECTIONS,
-  mistral: PROJECTIONS,
-  qwen2: PROJECTIONS,
-  qwen3: PROJECTIONS,
-  gpt_neox: ["query_key_value", "dense"],
-};
-
-/** The modules that an adapter's options name. Throws ERR_RLHF_UNKNOWN_NAME for one that the family does not have. */
-export function resolveTargetModules(
-  targetModules: AdapterOptions["targetModules"],
-  family: string,
-  known: readonly string[],
-): string[] {
-  if (targetModules === "all-linear") return [...known];
-  const modules = targetModules ?? ATTENTION_MODULES[family] ?? known;
-  for (const module of modules)
-    if (!known.includes(module))
-      throw new RlhfError(
-        "ERR_RLHF_UNKNOWN_NAME",
-        `targetModules: "${module}" is not a linear layer of this model; it has ${known.join(", ")}`,
-        { module, known },
-      );
-  return [...modules];
+function unknownName(message: string, details: Readonly<Record<string, unknown>>): RlhfError {
+  return new RlhfError("ERR_RLHF_UNKNOWN_NAME", message, details);
 }
 
-const PEFT_PREFIX = "base_model.model.";
-
-/** "model.layers.0.self_attn.q_proj.lora_A" as the engine names it, without the adapter → PEFT's tensor name. */
-function toPeftName(parameter: string): string {
-  return `${PEFT_PREFIX}${parameter}.weight`;
+/** Python's notation of named groups and of the ends of a text, as JavaScript writes them. */
+function toJavaScript(pattern: string): string {
+  return pattern
+    .replace(/\(\?P</g, "(?<")
+    .replace(/\(\?P=(\w+)\)/g, "\\k<$1>")
+    .replace(/\\A/g, "^")
+    .replace(/\\Z/g, "$");
 }
 
-/** Writes an adapter as a directory that peft loads. `parameters` are its lora_A and lora_B without the adapter's name. */
-export async function savePeftDirectory(
-  directory: string,
-  info: AdapterInfo,
-  family: string,
-  baseModel: string | null,
-  parameters: readonly TensorSource[],
-): Promise<void> {
-  await writeSafetensors(
-    join(directory, "adapter_model.safetensors"),
-    parameters.map((parameter) => ({ ...parameter, name: toPeftName(parameter.name) })),
+function compile(setting: string, pattern: string, whole: string): RegExp {
+  try {
+    return new RegExp(whole);
+  } catch (error) {
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      `${setting}: "${pattern}" is not a regular expression: ${messageOf(error)}`,
+      { setting, pattern },
+    );
+  }
+}
+
+/** Whether a module is named by a list of paths or ends of them, or matches a regular expression as a whole. */
+function moduleMatcher(setting: string, modules: readonly string[] | string): (module: string) => boolean {
+  if (typeof modules !== "string")
+    return (module) => modules.some((name) => module === name || module.endsWith(`.${name}`));
+  const pattern = compile(setting, modules, `^(?:${toJavaScript(modules)})$`);
+  return (module) => pattern.test(module);
+}
+
+/** The value of the first pattern that matches an end of the module's path. */
+function patternLookup(
+  setting: string,
+  patterns: Readonly<Record<string, number>>,
+  fallback: number,
+): (module: string) => number {
+  const compiled = Object.entries(patterns).map(
+    ([key, value]) => [compile(setting, key, `^(?:(?:.*\\.)?(?:${toJavaScript(key)}))$`), value] as const,
   );
-  await writeJson(join(directory, "adapter_config.json"), {
-    peft_type: "LORA",
-    task_type: "CAUSAL_LM",
-    base_model_name_or_path: baseModel,
-    r: info.r,
-    lora_alpha: info.alpha,
-    lora_dropout: 0,
-    target_modules: info.targetModules,
-    fan_in_fan_out: family === "gpt2",
-    bias: "none",
-    inference_mode: true,
-    init_lora_weights: true,
-    use_rslora: false,
-    use_dora: false,
-    modules_to_save: null,
+  return (module) => compiled.find(([pattern]) => pattern.test(module))?.[1] ?? fallback;
+}
+
+/** The number of the block that a module stands in: the first number of its path. */
+function blockOf(module: string): number {
+  return Number(/\.(\d+)\./.exec(module)?.[1] ?? Number.NaN);
+}
+
+/** The last parts of module paths, as many as it takes to name these layers and no others, each once. */
+function commonEnds(layers: readonly NativeLinearLayer[], all: readonly NativeLinearLayer[]): string[] {
+  const wanted = new Set(layers.map((layer) => layer.module));
+  const ends = layers.map(({ module }) => {
+    const parts = module.split(".");
+    for (let count = 1; count < parts.length; count++) {
+      const end = parts.slice(-count).join(".");
+      if (all.every((other) => !other.module.endsWith(`.${end}`) || wanted.has(other.module))) return end;
+    }
+    return module;
   });
+  return [...new Set(ends)];
 }
 
-/** A PEFT directory, its configuration read. */
-export interface PeftAdapter {
-  readonly info: AdapterInfo;
-  /** Where its tensors lie, by the engine's names without the adapter. */
-  readonly tensors: ReadonlyMap<string, TensorEntry>;
+/** What `targetModules` may name in short: the last parts of the layers' paths. */
+export function linearModuleNames(layers: readonly NativeLinearLayer[]): string[] {
+  return commonEnds(layers, layers);
 }
 
-/** Settings of a PEFT configuration that would change what the adapter computes. */
-const PLAIN_LORA: Readonly<Record<string, readonly unknown[]>> = {
-  peft_type: ["LORA"],
-  bias: ["none"],
-  use_rslora: [false],
-  use_dora: [false],
-};
-
-function isEmptyPattern(value: unknown): boolean {
-  return value === undefined || value === null || Object.keys(value).length === 0;
-}
-
-/** Reads a PEFT directory. Throws ERR_RLHF_MODEL, ERR_RLHF_UNSUPPORTED or ERR_RLHF_WEIGHTS. */
-export async function readPeftDirectory(directory: string): Promise<PeftAdapter> {
-  const path = join(directory, "adapter_config.json");
-  const config = await readJsonIfPresent(path, "ERR_RLHF_MODEL");
-  if (!config)
-    throw new RlhfError("ERR_RLHF_MODEL", `${path}: does not exist; expected a PEFT adapter directory`, {
-      path,
-    });
-  for (const [field, allowed] of Object.entries(PLAIN_LORA)) {
-    const value = config[field];
-    if (value !== undefined && value !== null && !allowed.includes(value))
-      throw new RlhfError(
-        "ERR_RLHF_UNSUPPORTED",
-        `${path}: ${field} is ${JSON.stringify(value)}; supported is ${JSON.stringify(allowed[0])}`,
-        { path, field },
-      );
+/**
+ * Decides which layers an adapter has, with which ranks and scales. `strict` also refuses names and patterns that match nothing,
+ * which peft ignores. Throws ERR_RLHF_UNKNOWN_NAME or ERR_RLHF_ARGUMENT.
+ */
+export function resolveAdapter(
+  options: AdapterOptions,
+  all: readonly NativeLinearLayer[],
+  { strict = true }: { strict?: boolean } = {},
+): AdapterInfo {
+  const { r, alpha, excludeModules, layersToTransform } = options;
+  const { rankPattern = {}, alphaPattern = {}, useRslora = false, dropout = 0, trainable = true } = options;
+  const targetModules =
+    options.targetModules === undefined
+      ? commonEnds(
+          all.filter((layer) => layer.attention),
+          all,
+        )
+      : options.targetModules === ALL_LINEAR
+        ? linearModuleNames(all)
+        : options.targetModules;
+  checkOptions(options, targetModules);
+  const modules = all.map((layer) => layer.module);
+  if (strict) checkNames({ targetModules, rankPattern, alphaPattern }, all);
+  const targeted = moduleMatcher("targetModules", targetModules);
+  const excluded = excludeModules?.length
+    ? moduleMatcher("excludeModules", excludeModules)
+    : (): boolean => false;
+  const blocks = layersToTransform?.length ? new Set(layersToTransform) : null;
+  const rankOf = patternLookup("rankPattern", rankPattern, r);
+  const alphaOf = patternLookup("alphaPattern", alphaPattern, alpha);
+  const layers = new Map<string, AdaptedLayer>();
+  for (const module of modules) {
+    if (!targeted(module) || excluded(module) || (blocks && !blocks.has(blockOf(module)))) continue;
+    const rank = rankOf(module);
+    layers.set(module, { rank, scale: alphaOf(module) / (useRslora ? Math.sqrt(rank) : rank) });
   }
-  if (!isEmptyPattern(config.rank_pattern) || !isEmptyPattern(config.alpha_pattern))
-    throw new RlhfError("ERR_RLHF_UNSUPPORTED", `${path}: rank_pattern and alpha_pattern are not supported`, {
-      path,
-    });
-  const { r, lora_alpha: alpha, target_modules: modules } = config;
-  if (typeof r !== "number" || !Number.isInteger(r) || r < 1 || typeof alpha !== "number")
-    throw new RlhfError("ERR_RLHF_MODEL", `${path}: r and lora_alpha must be numbers, r a positive integer`, {
-      path,
-    });
-  if (!Array.isArray(modules) || !modules.every((module) => typeof module === "string"))
-    throw new RlhfError("ERR_RLHF_UNSUPPORTED", `${path}: target_modules must be a list of module names`, {
-      path,
-    });
-  const { entries } = await readSafetensors(join(directory, "adapter_model.safetensors"));
-  const tensors = new Map<string, TensorEntry>();
-  for (const entry of entries.values()) {
-    const match = /^base_model\.model\.(.+\.lora_[AB])\.weight$/.exec(entry.name);
-    if (!match)
-      throw new RlhfError(
-        "ERR_RLHF_UNSUPPORTED",
-        `${entry.path}: tensor "${entry.name}" is not a lora_A or lora_B of a linear layer`,
-        { tensor: entry.name },
+  if (layers.size === 0)
+    throw unknownName(
+      `targetModules: no layer is left to adapt; ${describeTargets(targetModules)}, and the model has ${linearModuleNames(all).join(", ")}`,
+      { targetModules, excludeModules, layersToTransform },
+    );
+  const given = {
+    ...(excludeModules && { excludeModules }),
+    ...(layersToTransform && { layersToTransform }),
+  };
+  return {
+    r,
+    alpha,
+    targetModules,
+    ...given,
+    rankPattern,
+    alphaPattern,
+    useRslora,
+    dropout,
+    trainable,
+    layers,
+  };
+}
+
+function describeTargets(targetModules: readonly string[] | string): string {
+  return typeof targetModules === "string"
+    ? `"${targetModules}" is a regular expression that must match whole module paths (for names, give a list)`
+    : `asked for were ${targetModules.join(", ")}`;
+}
+
+function checkOptions(options: AdapterOptions, targetModules: readonly string[] | string): void {
+  const fail = (message: string): RlhfError => new RlhfError("ERR_RLHF_ARGUMENT", message);
+  const { r, alpha, layersToTransform, rankPattern = {}, alphaPattern = {} } = options;
+  const ranks = Object.entries({ r, ...prefixed("rankPattern", rankPattern) });
+  for (const [name, rank] of ranks)
+    if (!Number.isSafeInteger(rank) || rank < 1)
+      throw fail(`an adapter's ${name} must be a positive integer, got ${rank}`);
+  for (const [name, value] of Object.entries({ alpha, ...prefixed("alphaPattern", alphaPattern) }))
+    if (typeof value !== "number" || !Number.isFinite(value))
+      throw fail(`an adapter's ${name} must be a finite number, got ${value}`);
+  if (layersToTransform?.length && typeof targetModules === "string")
+    throw fail("layersToTransform needs targetModules as a list; put the blocks into the regular expression");
+}
+
+function prefixed(name: string, values: Readonly<Record<string, number>>): Record<string, number> {
+  return Object.fromEntries(Object.entries(values).map(([key, value]) => [`${name}["${key}"]`, value]));
+}
+
+/** Throws for a name or pattern that no layer matches. */
+function checkNames(
+  {
+    targetModules,
+    rankPattern,
+    alphaPattern,
+  }: Pick<AdapterInfo, "targetModules" | "rankPattern" | "alphaPattern">,
+  all: readonly NativeLinearLayer[],
+): void {
+  const known = linearModuleNames(all);
+  const modules = all.map((layer) => layer.module);
+  for (const name of typeof targetModules === "string" ? [] : targetModules)
+    if (!modules.some(moduleMatcher("targetModules", [name])))
+      throw unknownName(
+        `targetModules: "${name}" is not a linear layer of this model${didYouMean(name, known)}; it has ${known.join(", ")}`,
+        { module: name, known },
       );
-    tensors.set(match[1] as string, entry);
-  }
-  return { info: { r, alpha, targetModules: modules as string[] }, tensors };
+  for (const [setting, patterns] of Object.entries({ rankPattern, alphaPattern }))
+    for (const key of Object.keys(patterns)) {
+      const found = patternLookup(setting, { [key]: 1 }, 0);
+      if (!modules.some((module) => found(module) === 1))
+        throw unknownName(
+          `${setting}: "${key}" matches no linear layer of this model; it has ${known.join(", ")}`,
+          {
+            pattern: key,
+            known,
+          },
+        );
+    }
+}
+
+/** An adapter as the engine wants it. */
+export function toNativeAdapter(info: AdapterInfo, seed = 0): NativeAdapterConfig {
+  const layers = [...info.layers].map(([module, layer]) => ({ module, ...layer }));
+  return { layers, dropout: info.dropout, trainable: info.trainable, seed };
 }
 
 /** Multiply-adds between two turns of the event loop: some milliseconds. */
 const WORK_PER_TURN = 4_000_000;
 
 /**
- * What a merged layer's weight is: W + (alpha/r)·B·A, in W's own layout. Lets the event loop go on in between.
+ * What a merged layer's weight is: W + scale·B·A, in W's own layout. Lets the event loop go on in between.
  *
  * @param weight [out, in], or [in, out] when `transposed`; a copy is returned
- * @param a lora_A, [r, in]   @param b lora_B, [out, r]
+ * @param a lora_A, [rank, in]   @param b lora_B, [out, rank]
  */
 export async function mergeLora(
   weight: Float32Array,
   a: Float32Array,
   b: Float32Array,
-  r: number,
-  alpha: number,
+  { rank, scale }: AdaptedLayer,
   transposed: boolean,
 ): Promise<Float32Array> {
-  const inputs = a.length / r;
-  const outputs = b.length / r;
-  const scale = alpha / r;
+  const inputs = a.length / rank;
+  const outputs = b.length / rank;
   const merged = weight.slice();
   const row = new Float64Array(inputs);
-  const rowsPerTurn = Math.ceil(WORK_PER_TURN / (inputs * r));
+  const rowsPerTurn = Math.ceil(WORK_PER_TURN / (inputs * rank));
   for (let o = 0; o < outputs; o++) {
     if (o % rowsPerTurn === rowsPerTurn - 1) await nextTurn();
     row.fill(0);
-    for (let k = 0; k < r; k++) {
-      const factor = scale * (b[o * r + k] as number);
+    for (let k = 0; k < rank; k++) {
+      const factor = scale * (b[o * rank + k] as number);
       for (let i = 0; i < inputs; i++) row[i] = (row[i] as number) + factor * (a[k * inputs + i] as number);
     }
     for (let i = 0; i < inputs; i++) {

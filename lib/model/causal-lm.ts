@@ -5,20 +5,15 @@ import {
   call,
   callAsync,
   type ModelConfig,
+  type NativeLinearLayer,
   type NativeModel,
   type NativeParameter,
 } from "../engine/native.ts";
 import { RlhfError } from "../errors.ts";
 import { localModel } from "../hub/hub.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
-import {
-  type AdapterInfo,
-  type AdapterOptions,
-  mergeLora,
-  readPeftDirectory,
-  resolveTargetModules,
-  savePeftDirectory,
-} from "./adapters.ts";
+import { type AdapterLoadOptions, AdapterSet, type MergeOptions } from "./adapter-set.ts";
+import type { AdapterInfo, AdapterOptions } from "./adapters.ts";
 import { type PackedBatch, predictionsOf } from "./batch.ts";
 import {
   architectureOf,
@@ -29,7 +24,15 @@ import {
 } from "./config.ts";
 import { readJsonIfPresent, writeJson } from "./files.ts";
 import { type GenerateOptions, type Generation, generate } from "./generation.ts";
-import { type HeadInfo, type HeadOptions, readHeads, saveHeads, toHeadInfo, toNativeHead } from "./heads.ts";
+import {
+  type HeadInfo,
+  type HeadOptions,
+  loadAdapterHead,
+  readHeads,
+  saveHeads,
+  toHeadInfo,
+  toNativeHead,
+} from "./heads.ts";
 import { type AdamWOptions, Optimizer } from "./optimizer.ts";
 import { Pass } from "./pass.ts";
 import { readModelTensors, type TensorSource, writeSafetensors } from "./safetensors.ts";
@@ -60,6 +63,11 @@ export interface ForwardOptions {
   readonly statistics?: boolean;
   /** The tokens whose statistics are computed, "all" (default) or those in the batch's mask; the others read 0. */
   readonly predict?: "all" | "masked";
+  /**
+   * Switches the adapter's dropout on, for training passes; left out: none. An element's fate follows from the seed, the layer and the
+   * tokens up to it, so that the same seed gives the same masks however sequences are batched.
+   */
+  readonly dropoutSeed?: number | undefined;
 }
 
 export interface OptimizerOptions extends AdamWOptions {
@@ -111,7 +119,7 @@ export class CausalLM implements Disposable {
   /** The addon's handle, for the package's own modules. */
   readonly native: NativeModel;
   readonly #generationConfig: HfConfig | null;
-  readonly #adapters = new Map<string, AdapterInfo>();
+  readonly #adapters: AdapterSet;
   readonly #heads = new Map<string, HeadInfo>();
 
   private constructor(
@@ -123,6 +131,7 @@ export class CausalLM implements Disposable {
   ) {
     this.engine = engine;
     this.native = handle;
+    this.#adapters = new AdapterSet(handle);
     this.config = config;
     this.hfConfig = origin.hfConfig;
     this.directory = origin.directory;
@@ -225,16 +234,21 @@ export class CausalLM implements Disposable {
   }
 
   get adapters(): ReadonlyMap<string, AdapterInfo> {
-    return this.#adapters;
+    return this.#adapters.infos;
   }
 
   get heads(): ReadonlyMap<string, HeadInfo> {
     return this.#heads;
   }
 
-  /** What `targetModules` of an adapter may name. */
+  /** What `targetModules` of an adapter may name in short. */
   get linearModules(): string[] {
-    return call(() => this.native.linearModuleNames());
+    return this.#adapters.moduleNames;
+  }
+
+  /** All layers that an adapter can have, by their full names. */
+  get linearLayers(): readonly NativeLinearLayer[] {
+    return this.#adapters.layers;
   }
 
   parameters(): Parameter[] {
@@ -267,67 +281,55 @@ export class CausalLM implements Disposable {
     return callAsync(() => this.native.writeParameter(name, values));
   }
 
-  /** Adds a LoRA adapter, B zero: until it is trained the model computes as before. */
+  /**
+   * Adds a LoRA adapter, B zero: until it is trained the model computes as before. Throws ERR_RLHF_UNKNOWN_NAME for layers that the
+   * model does not have, ERR_RLHF_ARGUMENT for settings out of range and names that are taken.
+   */
   addAdapter(name: string, options: AdapterOptions): void {
-    const targetModules = resolveTargetModules(options.targetModules, this.config.family, this.linearModules);
-    const { r, alpha, seed } = options;
-    call(() => this.native.addAdapter(name, { rank: r, alpha, targetModules, seed: seed ?? 0 }));
-    this.#adapters.set(name, { r, alpha, targetModules });
+    this.#adapters.add(name, options);
   }
 
   removeAdapter(name: string): void {
-    call(() => this.native.removeAdapter(name));
-    this.#adapters.delete(name);
+    this.#adapters.remove(name);
   }
 
-  /** Adds an adapter to the base's weights for good and removes it. */
-  async mergeAdapter(name: string): Promise<void> {
-    this.#adapter(name);
-    await callAsync(() => this.native.mergeAdapter(name));
-    this.#adapters.delete(name);
+  /** Adds an adapter `to` with the form and the weights that `from` has now; frozen with `trainable: false`. */
+  copyAdapter(from: string, to: string, { trainable = true }: { trainable?: boolean } = {}): Promise<void> {
+    return this.#adapters.copy(from, to, trainable);
   }
 
-  #adapter(name: string): AdapterInfo {
-    const info = this.#adapters.get(name);
-    if (!info)
-      throw new RlhfError(
-        "ERR_RLHF_UNKNOWN_NAME",
-        `the model has no adapter "${name}"; it has ${[...this.#adapters.keys()].join(", ") || "none"}`,
-        { name },
-      );
-    return info;
+  /**
+   * Adds an adapter to the base's weights and removes it: for good, or with `reversible` until `unmergeAdapter`. It happens to all
+   * layers or, when it fails, to none; a copy of the weights that change is held meanwhile. Only one adapter at a time can be merged
+   * reversibly, into a frozen base.
+   */
+  mergeAdapter(name: string, options: MergeOptions = {}): Promise<void> {
+    return this.#adapters.merge(name, options);
   }
 
-  /** Loads a PEFT directory as an adapter. Throws ERR_RLHF_MODEL, ERR_RLHF_UNSUPPORTED or ERR_RLHF_WEIGHTS. */
-  async loadAdapter(name: string, directory: string): Promise<void> {
-    const { info, tensors } = await readPeftDirectory(directory);
-    this.addAdapter(name, info);
+  /** Brings a reversibly merged adapter back, and the exact bits that the weights had. */
+  unmergeAdapter(name: string): Promise<void> {
+    return this.#adapters.unmerge(name);
+  }
+
+  /**
+   * Loads a PEFT directory as an adapter. Throws ERR_RLHF_MODEL, ERR_RLHF_WEIGHTS, or ERR_RLHF_UNSUPPORTED, with the field, for what
+   * other than LoRA on linear layers it holds. The head of a reward model's adapter needs a name, `head`.
+   */
+  async loadAdapter(name: string, directory: string, options: AdapterLoadOptions = {}): Promise<void> {
+    const score = await this.#adapters.load(name, directory, options);
     try {
-      const entries = new Map([...tensors].map(([parameter, entry]) => [`${name}:${parameter}`, entry]));
-      const expected = this.parameters().filter((parameter) => parameter.group === `adapter:${name}`);
-      const names = new Set(expected.map((parameter) => parameter.name));
-      const surplus = [...entries].find(([parameter]) => !names.has(parameter))?.[1];
-      if (surplus)
-        throw new RlhfError(
-          "ERR_RLHF_WEIGHTS",
-          `${surplus.path}: tensor "${surplus.name}" belongs to no layer that target_modules names in this model; it is an adapter of another one`,
-          { tensor: surplus.name },
-        );
-      await loadParameters(this.native, expected, { entries, metadata: {} }, directory);
+      await loadAdapterHead(this, score, options.head, directory);
     } catch (error) {
       this.removeAdapter(name);
       throw error;
     }
   }
 
-  /** Writes an adapter as a directory that peft loads. */
-  async saveAdapter(name: string, directory: string): Promise<void> {
-    const info = this.#adapter(name);
-    const sources = this.#sources(`adapter:${name}`).map((source) => ({
-      ...source,
-      name: source.name.slice(name.length + 1),
-    }));
-    await savePeftDirectory(directory, info, this.config.family, this.directory, sources);
+  /** Writes an adapter as a directory that peft loads; with a linear `head` without bias as one of a sequence classifier. */
+  async saveAdapter(name: string, directory: string, { head }: { head?: string } = {}): Promise<void> {
+    const score = head === undefined ? undefined : this.#linearHead(head, "saveAdapter");
+    await this.#adapters.save(name, directory, { baseModel: this.directory, score });
   }
 
   /** Adds a scalar head on the final hidden states. */
@@ -358,6 +360,7 @@ export class CausalLM implements Disposable {
           temperature: options.temperature ?? 1,
           grad: options.grad ?? false,
           statistics,
+          dropoutSeed: options.dropoutSeed,
         },
       ),
     );
@@ -430,19 +433,7 @@ export class CausalLM implements Disposable {
   /** The base's tensors, with an adapter merged in as they are read. */
   #baseTensors(merge: string | undefined): TensorSource[] {
     const sources = this.#sources("base");
-    if (merge === undefined) return sources;
-    const { r, alpha } = this.#adapter(merge);
-    const factors = new Map(this.#sources(`adapter:${merge}`).map((source) => [source.name, source]));
-    return sources.map((source) => {
-      const module = `${merge}:${source.name.replace(/\.weight$/, "")}`;
-      const a = factors.get(`${module}.lora_A`);
-      const b = factors.get(`${module}.lora_B`);
-      if (!a || !b) return source;
-      const transposed = this.config.family === "gpt2";
-      const read = async (): Promise<Float32Array> =>
-        mergeLora(await source.read(), await a.read(), await b.read(), r, alpha, transposed);
-      return { ...source, read };
-    });
+    return merge === undefined ? sources : this.#adapters.mergedInto(sources, merge);
   }
 
   /**
@@ -474,13 +465,7 @@ export class CausalLM implements Disposable {
     head: string,
     options: SaveOptions & { padTokenId?: number } = {},
   ): Promise<void> {
-    const [score] = this.#sources(`head:${head}`);
-    if (!score || this.#heads.get(head)?.kind !== "linear" || this.#heads.get(head)?.bias)
-      throw new RlhfError(
-        "ERR_RLHF_ARGUMENT",
-        `saveForSequenceClassification: head "${head}" must be linear without bias`,
-        { head },
-      );
+    const score = this.#linearHead(head, "saveForSequenceClassification");
     const backbone = this.#baseTensors(options.merge).filter((source) => source.name !== "lm_head.weight");
     await writeSafetensors(join(directory, "model.safetensors"), [
       ...backbone,
@@ -493,6 +478,13 @@ export class CausalLM implements Disposable {
       label2id: { reward: 0 },
       pad_token_id: padTokenId,
     });
+  }
+
+  /** The weight of a head that transformers' sequence classifiers can have. */
+  #linearHead(head: string, what: string): TensorSource {
+    const [score] = this.#sources(`head:${head}`);
+    if (score && this.#heads.get(head)?.kind === "linear" && !this.#heads.get(head)?.bias) return score;
+    throw new RlhfError("ERR_RLHF_ARGUMENT", `${what}: head "${head}" must be linear without bias`, { head });
   }
 
   async #saveConfig(directory: string, architecture: string, more: Record<string, unknown>): Promise<void> {

@@ -1,8 +1,15 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
-import type { Activation, NativeHeadConfig } from "../engine/native.ts";
+import { type Activation, callAsync, type NativeHeadConfig } from "../engine/native.ts";
 import { RlhfError } from "../errors.ts";
-import { readSafetensors, readTensor, type TensorSource, writeSafetensors } from "./safetensors.ts";
+import type { CausalLM } from "./causal-lm.ts";
+import {
+  readSafetensors,
+  readTensor,
+  type TensorEntry,
+  type TensorSource,
+  writeSafetensors,
+} from "./safetensors.ts";
 
 /** A scalar head on the final hidden states. */
 export interface HeadOptions {
@@ -57,6 +64,52 @@ export function toNativeHead(info: HeadInfo, options: HeadOptions): NativeHeadCo
     initStd: options.initStd ?? 0,
     seed: options.seed ?? 0,
   };
+}
+
+/** Loads the score.weight of a sequence classifier as a linear head. Throws ERR_RLHF_WEIGHTS where it does not fit the model. */
+export async function loadScore(
+  model: CausalLM,
+  head: string,
+  score: TensorEntry,
+  directory: string,
+): Promise<void> {
+  if (score.shape.length !== 2 || score.shape[0] !== 1)
+    throw new RlhfError(
+      "ERR_RLHF_MODEL",
+      `${directory}: score.weight has shape [${score.shape.join(", ")}]; a reward model has one label, [1, hidden]`,
+      { directory },
+    );
+  if (score.shape[1] !== model.config.hidden)
+    throw new RlhfError(
+      "ERR_RLHF_WEIGHTS",
+      `${directory}: score.weight has ${score.shape[1]} columns, the model is ${model.config.hidden} wide`,
+      { directory },
+    );
+  model.addHead(head, { bias: false });
+  const { path, offset, count, dtype } = score;
+  await callAsync(() => model.native.loadParameter(`${head}:weight`, { path, offset, count, dtype }));
+}
+
+/** Loads the head that came with an adapter under the name it was given; throws where one was expected, or not expected. */
+export async function loadAdapterHead(
+  model: CausalLM,
+  score: TensorEntry | null,
+  head: string | undefined,
+  directory: string,
+): Promise<void> {
+  if (score && head !== undefined) return loadScore(model, head, score, directory);
+  if (score)
+    throw new RlhfError(
+      "ERR_RLHF_UNSUPPORTED",
+      `${directory}: modules_to_save holds a reward model's head; use RewardModel.load, or name the head`,
+      { directory, field: "modules_to_save" },
+    );
+  if (head !== undefined)
+    throw new RlhfError(
+      "ERR_RLHF_MODEL",
+      `${directory}: holds no score.weight; it is not a reward model's adapter`,
+      { directory },
+    );
 }
 
 const FILE = "heads.safetensors";

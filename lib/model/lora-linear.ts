@@ -14,6 +14,8 @@ export interface LoRALinearOptions {
   readonly loraB: Float32Array;
   readonly r: number;
   readonly alpha: number;
+  /** Scales by alpha/√r in place of alpha/r. Default false. */
+  readonly useRslora?: boolean;
 }
 
 function transpose(values: Float32Array, rows: number, columns: number): Float32Array {
@@ -32,17 +34,20 @@ function product(x: Float32Array, weight: Float32Array, inputs: number): Float64
 }
 
 /**
- * What one adapted layer computes: y = x·Wᵀ + b + (alpha/r)·(x·Aᵀ)·Bᵀ (Hu et al. 2021). In plain TypeScript, to look inside and to
+ * What one adapted layer computes: y = x·Wᵀ + b + scale·(x·Aᵀ)·Bᵀ, scale = alpha/r (Hu et al. 2021). In plain TypeScript, to look inside and to
  * check against; models run the engine's fused kernel.
  */
 export class LoRALinear {
   readonly inFeatures: number;
   readonly outFeatures: number;
+  /** Of B·A. */
+  readonly scale: number;
   readonly #options: LoRALinearOptions;
 
   /** Throws ERR_RLHF_SHAPE when the matrices do not fit each other. */
   constructor(options: LoRALinearOptions) {
-    const { weight, bias, loraA, loraB, r } = options;
+    const { weight, bias, loraA, loraB, r, alpha, useRslora = false } = options;
+    this.scale = alpha / (useRslora ? Math.sqrt(r) : r);
     this.inFeatures = loraA.length / r;
     this.outFeatures = loraB.length / r;
     const fits =
@@ -66,9 +71,9 @@ export class LoRALinear {
    */
   static async of(model: CausalLM, adapter: string, module: string): Promise<LoRALinear> {
     const info = model.adapters.get(adapter);
-    const names = new Set(model.parameters().map((parameter) => parameter.name));
-    const a = `${adapter}:${module}.lora_A`;
-    if (!info || !names.has(a))
+    const layer = info?.layers.get(module);
+    const place = model.linearLayers.find((linear) => linear.module === module);
+    if (!info || !layer || !place)
       throw new RlhfError(
         "ERR_RLHF_UNKNOWN_NAME",
         `LoRALinear: adapter "${adapter}" does not cover "${module}"`,
@@ -77,20 +82,21 @@ export class LoRALinear {
           module,
         },
       );
-    const { r, alpha } = info;
-    const loraA = await model.readParameter(a);
+    const { rank: r, scale } = layer;
+    const { useRslora } = info;
+    const alpha = scale * (useRslora ? Math.sqrt(r) : r);
+    const loraA = await model.readParameter(`${adapter}:${module}.lora_A`);
     const loraB = await model.readParameter(`${adapter}:${module}.lora_B`);
     const stored = await model.readParameter(`${module}.weight`);
-    // GPT-2's Conv1D keeps its weight as [in, out].
-    const weight =
-      model.config.family === "gpt2" ? transpose(stored, loraA.length / r, loraB.length / r) : stored;
+    const weight = place.transposed ? transpose(stored, place.inputs, place.outputs) : stored;
+    const names = new Set(model.parameters().map((parameter) => parameter.name));
     const bias = names.has(`${module}.bias`) ? { bias: await model.readParameter(`${module}.bias`) } : {};
-    return new LoRALinear({ weight, loraA, loraB, r, alpha, ...bias });
+    return new LoRALinear({ weight, loraA, loraB, r, alpha, useRslora, ...bias });
   }
 
   /** y for x, Float32Array[rows·in] → Float32Array[rows·out]. Throws ERR_RLHF_SHAPE when x is no whole number of rows. */
   forward(x: Float32Array): Float32Array {
-    const { weight, bias, loraA, loraB, r, alpha } = this.#options;
+    const { weight, bias, loraA, loraB, r } = this.#options;
     if (x.length % this.inFeatures !== 0)
       throw new RlhfError(
         "ERR_RLHF_SHAPE",
@@ -100,13 +106,13 @@ export class LoRALinear {
     const low = product(Float32Array.from(product(x, loraA, this.inFeatures)), loraB, r);
     return Float32Array.from(
       y,
-      (value, i) => value + (bias?.[i % this.outFeatures] ?? 0) + (alpha / r) * (low[i] as number),
+      (value, i) => value + (bias?.[i % this.outFeatures] ?? 0) + this.scale * (low[i] as number),
     );
   }
 
-  /** W + (alpha/r)·B·A, Float32Array[out·in]: the weight of a plain layer that computes the same. */
+  /** W + scale·B·A, Float32Array[out·in]: the weight of a plain layer that computes the same. */
   mergedWeight(): Promise<Float32Array> {
-    const { weight, loraA, loraB, r, alpha } = this.#options;
-    return mergeLora(weight, loraA, loraB, r, alpha, false);
+    const { weight, loraA, loraB, r } = this.#options;
+    return mergeLora(weight, loraA, loraB, { rank: r, scale: this.scale }, false);
   }
 }

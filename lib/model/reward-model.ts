@@ -1,16 +1,18 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { planMicroBatches } from "../data/batching.ts";
-import { callAsync } from "../engine/native.ts";
 import { RlhfError } from "../errors.ts";
 import { localModel } from "../hub/hub.ts";
 import { lastTokens, packSequences } from "./batch.ts";
 import { CausalLM, type LoadOptions } from "./causal-lm.ts";
-import type { HeadOptions } from "./heads.ts";
+import { type HeadOptions, loadScore } from "./heads.ts";
+import { isPeftDirectory, readPeftDirectory } from "./peft.ts";
 import { readModelTensors, readTensor, type TensorIndex } from "./safetensors.ts";
 
 /** The name of the head that scores. */
 export const REWARD_HEAD = "reward";
+/** The name of the adapter that comes from a reward model's PEFT directory. */
+const LOADED_ADAPTER = "reward-adapter";
 
 export interface RewardLoadOptions extends LoadOptions {
   /** A model already in memory; it lends its backbone when its weights are the same, else the reward model is loaded beside it. */
@@ -72,6 +74,7 @@ export class RewardModel implements Disposable {
    */
   static async load(path: string, options: RewardLoadOptions = {}): Promise<RewardModel> {
     const directory = await localModel(path);
+    if (await isPeftDirectory(directory)) return RewardModel.#loadAdapter(directory, options);
     const index = await readModelTensors(directory);
     const score = index.entries.get("score.weight");
     const hasHeads = await stat(join(directory, "heads.safetensors")).catch(() => null);
@@ -81,29 +84,11 @@ export class RewardModel implements Disposable {
         `${directory}: has neither score.weight nor heads.safetensors; it is not a reward model`,
         { directory },
       );
-    if (score && (score.shape.length !== 2 || score.shape[0] !== 1))
-      throw new RlhfError(
-        "ERR_RLHF_MODEL",
-        `${directory}: score.weight has shape [${score.shape.join(", ")}]; a reward model has one label, [1, hidden]`,
-        { directory },
-      );
     const { backbone, ...loadOptions } = options;
     const shared =
       backbone && score && !backbone.heads.has(REWARD_HEAD) && (await sharesWeights(backbone, index));
     const model = shared ? backbone : await CausalLM.load(directory, loadOptions);
-    if (score) {
-      if (score.shape[1] !== model.config.hidden)
-        throw new RlhfError(
-          "ERR_RLHF_WEIGHTS",
-          `${directory}: score.weight has ${score.shape[1]} columns, the model is ${model.config.hidden} wide`,
-          { directory },
-        );
-      model.addHead(REWARD_HEAD, { bias: false });
-      const { path, offset, count, dtype } = score;
-      await callAsync(() =>
-        model.native.loadParameter(`${REWARD_HEAD}:weight`, { path, offset, count, dtype }),
-      );
-    }
+    if (score) await loadScore(model, REWARD_HEAD, score, directory);
     if (!model.heads.has(REWARD_HEAD))
       throw new RlhfError(
         "ERR_RLHF_MODEL",
@@ -111,6 +96,19 @@ export class RewardModel implements Disposable {
         { directory },
       );
     return new RewardModel(model, undefined, !shared);
+  }
+
+  /** The adapter goes onto the backbone given, which it must have been trained on, or onto the base that its file names. */
+  static async #loadAdapter(directory: string, options: RewardLoadOptions): Promise<RewardModel> {
+    const { backbone, ...loadOptions } = options;
+    const { baseModel } = await readPeftDirectory(directory);
+    if (!backbone && baseModel === null)
+      throw new RlhfError("ERR_RLHF_MODEL", `${directory}: names no base model; pass it as backbone`, {
+        directory,
+      });
+    const model = backbone ?? (await CausalLM.load(baseModel as string, loadOptions));
+    await model.loadAdapter(LOADED_ADAPTER, directory, { head: REWARD_HEAD });
+    return new RewardModel(model, LOADED_ADAPTER, !backbone);
   }
 
   /**
@@ -152,10 +150,22 @@ export class RewardModel implements Disposable {
     else await this.model.save(directory, merge);
   }
 
-  /** Frees the model, unless it is a backbone that somebody else lent. */
+  /** Writes the adapter and the head alone, as a directory that peft loads onto a sequence classifier of the same base. */
+  async saveAdapter(directory: string): Promise<void> {
+    if (this.adapter === undefined)
+      throw new RlhfError("ERR_RLHF_ARGUMENT", "saveAdapter: this reward model has no adapter; use save");
+    await this.model.saveAdapter(this.adapter, directory, { head: this.head });
+  }
+
+  /** Frees the model, or takes its head, and an adapter loaded with it, off a backbone that somebody else lent. */
   dispose(): void {
-    if (this.#ownsModel) this.model.dispose();
-    else if (this.model.heads.has(this.head)) this.model.removeHead(this.head);
+    if (this.#ownsModel) {
+      this.model.dispose();
+      return;
+    }
+    if (this.model.heads.has(this.head)) this.model.removeHead(this.head);
+    if (this.adapter === LOADED_ADAPTER && this.model.adapters.has(LOADED_ADAPTER))
+      this.model.removeAdapter(LOADED_ADAPTER);
   }
 
   [Symbol.dispose](): void {

@@ -20,6 +20,18 @@ export const device = z
 export const dtype = z.enum(["float32"]).describe("data type of the weights in memory");
 export const seed = z.int().nonnegative().describe("everything random follows from it");
 
+const modulesError = 'expected a list of module names, "all-linear" or a regular expression';
+
+/** A name alone is no regular expression: it would have to match a layer's whole path. */
+const modules = z.union(
+  [
+    z.literal("all-linear"),
+    z.string().regex(/[*+?()[\]|\\^$]/, modulesError),
+    z.array(z.string().min(1)).min(1),
+  ],
+  modulesError,
+);
+
 /** Keys of every stage. */
 export const common = {
   output_dir: path.describe("directory of the results: model files, checkpoints, metrics.jsonl"),
@@ -56,12 +68,28 @@ export const common = {
     .optional()
     .describe("rank of a LoRA adapter to train; left out: all weights are trained"),
   lora_alpha: positive.optional().describe("scale of the adapter is alpha / r"),
-  lora_target_modules: z
-    .union([z.literal("all-linear"), z.array(z.string().min(1)).min(1)], {
-      error: 'expected "all-linear" or a list of module names',
-    })
+  lora_target_modules: modules
     .optional()
-    .describe("names of the linear layers to adapt; default: the attention projections"),
+    .describe(
+      "linear layers to adapt: names, all-linear, or a regular expression; default: the attention projections",
+    ),
+  lora_exclude_modules: modules.optional().describe("linear layers to leave out"),
+  lora_layers_to_transform: z.array(nonNegativeInteger).optional().describe("numbers of the blocks to adapt"),
+  lora_rank_pattern: z
+    .record(z.string().min(1), positiveInteger)
+    .optional()
+    .describe("ranks of single layers, by regular expressions that match ends of their paths"),
+  lora_alpha_pattern: z
+    .record(z.string().min(1), positive)
+    .optional()
+    .describe("alphas of single layers, likewise"),
+  lora_use_rslora: z.boolean().optional().describe("scale of the adapter is alpha / sqrt(r)"),
+  lora_dropout: z
+    .number()
+    .min(0)
+    .lt(1)
+    .optional()
+    .describe("share of a layer's inputs that training drops before A"),
   on_bad_row: z.enum(["error", "skip"]).optional().describe("what to do with malformed data rows"),
 };
 
@@ -103,6 +131,6 @@ export function exactlyOne(
 
 export function adapterNeedsRank(stage: Readonly<Record<string, unknown>>, context: IssueContext): void {
   if (stage.lora_r !== undefined) return;
-  const orphan = ["lora_alpha", "lora_target_modules"].find((key) => stage[key] !== undefined);
+  const orphan = Object.keys(stage).find((key) => key.startsWith("lora_") && stage[key] !== undefined);
   if (orphan) context.addIssue({ code: "custom", path: [orphan], message: "has no effect without lora_r" });
 }

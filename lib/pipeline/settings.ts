@@ -24,10 +24,11 @@ const PIPELINE_KEYS = [
   "freeze_base",
   "steps_per_epoch",
   "stop",
-  "lora_r",
-  "lora_alpha",
-  "lora_target_modules",
 ] as const;
+
+/** Keys of the adapter to train: lora_rank_pattern is the trainer's lora.rankPattern. */
+const LORA = "lora_";
+type LoraKey = `${typeof LORA}${string}`;
 
 type PipelineKey = (typeof PIPELINE_KEYS)[number];
 
@@ -38,22 +39,25 @@ type CamelCase<Key extends string> = Key extends `${infer Head}_${infer Tail}`
 
 /** The settings of a stage that are its trainer's. */
 type TrainerSettings<Stage> = {
-  readonly [Key in Exclude<keyof Stage & string, PipelineKey> as CamelCase<Key>]: Stage[Key];
+  readonly [Key in Exclude<keyof Stage & string, PipelineKey | LoraKey> as CamelCase<Key>]: Stage[Key];
+};
+
+/** The settings of a stage that are its adapter's. */
+type AdapterSettings<Stage> = {
+  readonly [Key in keyof Stage as Key extends `${typeof LORA}${infer Rest}`
+    ? CamelCase<Rest>
+    : never]: Stage[Key];
 };
 
 /** A stage whose every key is one of the pipeline's or a setting of the trainer's, with a value that the trainer takes. */
-type Fitting<Stage, Config> = [keyof TrainerSettings<Stage>] extends [keyof Config]
-  ? TrainerSettings<Stage> extends Config
+type Fitting<Stage, Config> = [keyof TrainerSettings<Stage>, keyof AdapterSettings<Stage>] extends [
+  keyof Config,
+  keyof LoraSettings,
+]
+  ? [TrainerSettings<Stage>, AdapterSettings<Stage>] extends [Config, LoraSettings]
     ? Stage
     : never
   : never;
-
-/** The LoRA settings of a stage. */
-interface LoraKeys {
-  readonly lora_r?: number;
-  readonly lora_alpha?: number;
-  readonly lora_target_modules?: LoraSettings["targetModules"];
-}
 
 /**
  * The settings of a stage that are its trainer's, in camelCase. What was left out stays out: trainers know their defaults. A
@@ -66,9 +70,15 @@ export function trainerConfig<Stage extends object, Config extends { readonly lo
   const own = Object.entries(settings).filter(
     ([key, value]) => !pipelineKeys.has(key) && value !== undefined,
   );
-  const config = Object.fromEntries(own.map(([key, value]) => [camelCase(key), value as unknown]));
-  const { lora_r: r, lora_alpha: alpha, lora_target_modules: targetModules } = settings as LoraKeys;
-  return (r === undefined ? config : { ...config, lora: { r, alpha, targetModules } }) as Config;
+  const camelCased = (entries: [string, unknown][]): object =>
+    Object.fromEntries(entries.map(([key, value]) => [camelCase(key), value]));
+  const config = camelCased(own.filter(([key]) => !key.startsWith(LORA)));
+  const lora = own.filter(([key]) => key.startsWith(LORA));
+  if (lora.length === 0) return config as Config;
+  return {
+    ...config,
+    lora: camelCased(lora.map(([key, value]) => [key.slice(LORA.length), value])),
+  } as Config;
 }
 
 /** The steps that num_epochs and steps_per_epoch make together; undefined without steps_per_epoch. */

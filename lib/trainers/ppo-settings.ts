@@ -156,11 +156,20 @@ export function valueHeadOptions(settings: PPOSettings): HeadOptions {
 }
 
 /** Settings that are right by themselves and wrong together: throws ERR_RLHF_ARGUMENT. */
-export function checkCombination(config: typeof PPO_DEFAULTS, target: TrainingTarget["kind"]): void {
+export function checkCombination(
+  config: typeof PPO_DEFAULTS & PPOConfig,
+  target: TrainingTarget["kind"],
+): void {
   if (config.valueModel === "adapter" && target !== "lora") {
     throw new RlhfError(
       "ERR_RLHF_ARGUMENT",
       'config.valueModel "adapter" needs a policy trained by LoRA, whose base stays frozen; use "shared" or "separate"',
+    );
+  }
+  if (config.lora?.dropout) {
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      "config.lora.dropout: PPO trains without dropout, since its ratios compare the policy with itself; leave it out",
     );
   }
   if (config.minNewTokens > config.maxNewTokens) {

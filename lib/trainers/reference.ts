@@ -34,14 +34,6 @@ export function addAdapterLike(model: CausalLM, adapter: string, name: string, s
   model.addAdapter(name, { ...info, seed });
 }
 
-async function copyAdapter(model: CausalLM, from: string, to: string): Promise<void> {
-  addAdapterLike(model, from, to, 0);
-  for (const { name, group } of model.parameters()) {
-    if (group !== `adapter:${from}`) continue;
-    await model.writeParameter(`${to}${name.slice(from.length)}`, await model.readParameter(name));
-  }
-}
-
 /** The policy as a training target describes it. */
 export function policyOf(model: CausalLM, target: TrainingTarget): Network {
   return target.adapter === undefined ? { model } : { model, adapter: target.adapter };
@@ -69,7 +61,7 @@ export class ReferencePolicy implements Disposable {
   static async startingPoint(model: CausalLM, target: TrainingTarget): Promise<ReferencePolicy> {
     if (target.kind !== "lora") return ReferencePolicy.ownCopy(model, target);
     if (await isUntrained(model, target.adapter)) return new ReferencePolicy({ model });
-    await copyAdapter(model, target.adapter, REFERENCE);
+    await model.copyAdapter(target.adapter, REFERENCE, { trainable: false });
     return new ReferencePolicy({ model, adapter: REFERENCE }, () => model.removeAdapter(REFERENCE));
   }
 

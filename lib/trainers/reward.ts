@@ -119,7 +119,15 @@ export class RewardModelTrainer extends SupervisedTrainer<
   protected async runMicroBatch(pairs: readonly TokenizedPreference[], scale: number | null): Promise<Sums> {
     const { model, adapter, head } = this.rewardModel;
     const batch = packSequences(pairs.flatMap((pair) => [pair.chosen, pair.rejected]));
-    using pass = await model.forward(batch, { adapter, head, statistics: false, grad: scale !== null });
+    const training = scale !== null;
+    const dropoutSeed = training ? this.dropoutSeed : undefined;
+    using pass = await model.forward(batch, {
+      adapter,
+      head,
+      statistics: false,
+      grad: training,
+      dropoutSeed,
+    });
     const last = lastTokens(batch);
     const { dValue, stats } = await rewardLoss(model.engine, {
       value: pass.device.value,

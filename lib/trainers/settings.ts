@@ -1,16 +1,10 @@
 import { RlhfError } from "../errors.ts";
+import type { AdapterOptions } from "../model/adapters.ts";
 import { didYouMean } from "../suggest.ts";
 import type { Schedule } from "./schedule.ts";
 
-/** A LoRA adapter that the trainer adds to the model and trains instead of its weights. */
-export interface LoraSettings {
-  /** Rank. Default 16. */
-  readonly r?: number;
-  /** The adapter's output is scaled by alpha / r. Default 32. */
-  readonly alpha?: number;
-  /** Names of linear layers ("q_proj"), or "all-linear". Default: the attention projections. */
-  readonly targetModules?: readonly string[] | "all-linear";
-}
+/** A LoRA adapter that the trainer adds to the model and trains instead of its weights: r is 16 and alpha 32 unless set. */
+export type LoraSettings = Partial<Omit<AdapterOptions, "seed" | "trainable">>;
 
 /** Settings of every trainer. */
 export interface TrainerConfig {
@@ -114,15 +108,28 @@ function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
 }
 
 const name: Rule = ["a name", (value) => typeof value === "string" && value !== ""];
-const allLinear = "all-linear";
+const modules: Rule = [
+  'a list of names of linear layers, "all-linear", or a regular expression',
+  (value) => name[1](value) || (Array.isArray(value) && value.length > 0 && value.every(name[1])),
+];
+
+function byPattern([description, holds]: Rule): Rule {
+  return [
+    `an object of patterns, each with ${description}`,
+    (value) => isObject(value) && Object.values(value).every(holds),
+  ];
+}
 
 const LORA_RULES: Rules<LoraSettings> = {
   r: positiveInteger,
   alpha: positive,
-  targetModules: [
-    `a list of names of linear layers, or "${allLinear}"`,
-    (value) => value === allLinear || (Array.isArray(value) && value.length > 0 && value.every(name[1])),
-  ],
+  targetModules: modules,
+  excludeModules: modules,
+  layersToTransform: listOf(nonNegativeInteger),
+  rankPattern: byPattern(positiveInteger),
+  alphaPattern: byPattern(positive),
+  useRslora: flag,
+  dropout: numberRule("a number from 0 to below 1", (value) => value >= 0 && value < 1),
 };
 
 export const COMMON_RULES: Rules<TrainerConfig> = {

@@ -103,6 +103,7 @@ export class SFTTrainer extends SupervisedTrainer<TokenizedExample, SupervisedSe
     using pass = await this.model.forward(batch, {
       adapter: this.#target.adapter,
       grad: scale !== null,
+      dropoutSeed: scale === null ? undefined : this.dropoutSeed,
       predict: "masked",
     });
     const { dLogProb, stats } = await tokenNllLoss(this.model.engine, {

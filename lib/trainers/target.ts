@@ -25,13 +25,19 @@ export function chooseTarget(model: CausalLM, config: TargetConfig, newAdapter: 
     );
   }
   if (config.lora) {
-    const { r = 16, alpha = 32, targetModules } = config.lora;
-    const added = { r, alpha, ...(targetModules ? { targetModules } : {}), seed: config.seed };
-    return { kind: "lora", adapter: newAdapter, added };
+    const { r = 16, alpha = 32, ...more } = config.lora;
+    return { kind: "lora", adapter: newAdapter, added: { ...more, r, alpha, seed: config.seed } };
   }
-  const names = [...model.adapters.keys()];
+  // Frozen adapters are others' references and rewards.
+  const names = [...model.adapters].filter(([, info]) => info.trainable).map(([name]) => name);
   const adapter = config.adapter ?? (names.length === 1 ? names[0] : undefined);
   if (adapter !== undefined) {
+    if (model.adapters.get(adapter)?.trainable === false) {
+      throw new RlhfError(
+        "ERR_RLHF_ARGUMENT",
+        `config.adapter: adapter "${adapter}" is frozen; train a copy of it: await model.copyAdapter("${adapter}", "policy")`,
+      );
+    }
     if (!names.includes(adapter)) {
       throw new RlhfError(
         "ERR_RLHF_UNKNOWN_NAME",

@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { Random } from "../data/random.ts";
 import { isRlhfError, RlhfError, throwIfAborted } from "../errors.ts";
 import { type Metrics, MetricsWriter } from "../monitor/metrics.ts";
 import { ConsoleProgress, consoleNotes, type ProgressReporter, silentProgress } from "../monitor/progress.ts";
@@ -121,6 +122,11 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
   /** Updates left out because a loss or gradient was not finite. */
   get skippedUpdates(): number {
     return this.#skippedUpdates;
+  }
+
+  /** The seed of the next step's dropout. */
+  protected get dropoutSeed(): number {
+    return new Random(this.config.seed, `dropout step ${this.#step}`).integer(2 ** 31);
   }
 
   /** The learning rate of the next step. */

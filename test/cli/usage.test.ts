@@ -12,7 +12,7 @@ describe("command line: usage and exit codes", () => {
     assert.match(version.stdout, /^\d+\.\d+\.\d+/);
     const help = await runCommand("--help");
     assert.equal(help.code, 0);
-    for (const name of ["run", "sft", "reward", "ppo", "generate", "logprobs", "score", "doctor"]) {
+    for (const name of ["run", "sft", "reward", "ppo", "generate", "logprobs", "score", "merge", "doctor"]) {
       assert.match(help.stdout, new RegExp(`^  ${name}\\b`, "m"));
     }
   });

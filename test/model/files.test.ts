@@ -48,9 +48,11 @@ describe("mergeLora", () => {
     const b = new Float32Array(size * r).fill(0.25);
     let merging = true;
     let turns = 0;
-    const merged = mergeLora(new Float32Array(size * size), a, b, r, 16, false).finally(() => {
-      merging = false;
-    });
+    const merged = mergeLora(new Float32Array(size * size), a, b, { rank: r, scale: 2 }, false).finally(
+      () => {
+        merging = false;
+      },
+    );
     while (merging) {
       await nextTurn();
       turns++;

@@ -18,6 +18,7 @@ import {
   type Statistics,
   sizeOf,
   TARGETS,
+  type TestAdapterConfig,
   type Upstream,
 } from "../support/kernels-model.ts";
 
@@ -29,6 +30,9 @@ interface GradientCase {
   readonly config: ModelConfig;
   readonly trainable: boolean;
   readonly targetModules?: readonly string[];
+  /** Ranks, scales and dropout of the adapter other than ADAPTER's. */
+  readonly adapter?: Partial<TestAdapterConfig>;
+  readonly dropoutSeed?: number;
   readonly inner?: number;
   readonly temperature?: number;
 }
@@ -83,6 +87,30 @@ const CASES: readonly GradientCase[] = [
     config: MICRO_LLAMA,
     trainable: false,
     targetModules: ["down_proj"],
+  },
+  {
+    title: "llama, frozen base, adapter on all layers with dropout, rsLoRA and rank patterns",
+    config: MICRO_LLAMA,
+    trainable: false,
+    targetModules: TARGETS.llama,
+    adapter: {
+      alpha: 1,
+      dropout: 0.4,
+      useRslora: true,
+      rankPattern: { "0.self_attn.*": 3, up_proj: 1 },
+      alphaPattern: { down_proj: 2 },
+    },
+    dropoutSeed: 2 ** 52 + 1,
+    inner: 0,
+  },
+  {
+    title: "gpt2, trainable base, adapter on all layers of the second block with dropout",
+    config: MICRO_GPT2,
+    trainable: true,
+    targetModules: TARGETS.gpt2,
+    adapter: { dropout: 0.25, layersToTransform: [1] },
+    dropoutSeed: 3,
+    inner: 4,
   },
   {
     title: "llama, frozen base, MLP head alone",
@@ -148,7 +176,8 @@ function build(
   threads = 1,
 ): { model: KernelsModel; options: Partial<NativeForwardOptions> } {
   const model = createModel(test.config, { backend, type, threads, trainable: test.trainable });
-  if (test.targetModules) model.addAdapter("policy", { ...ADAPTER, targetModules: test.targetModules });
+  if (test.targetModules)
+    model.addAdapter("policy", { ...ADAPTER, ...test.adapter, targetModules: test.targetModules });
   if (test.inner !== undefined) model.addHead("value", { ...HEAD, inner: test.inner });
   randomiseParameters(model, type === "complex128" ? 2 : 1);
   return {
@@ -157,6 +186,7 @@ function build(
       adapter: test.targetModules ? "policy" : "",
       head: test.inner === undefined ? "" : "value",
       temperature: test.temperature ?? 1,
+      dropoutSeed: test.dropoutSeed,
     },
   };
 }
@@ -266,6 +296,26 @@ describe("whole-model gradients", () => {
       });
     });
   }
+
+  it("are the same however a batch with dropout is cut into passes", () => {
+    const test = CASES.find(({ adapter }) => adapter?.dropout === 0.4)!;
+    const whole = batchOf(test);
+    const upstream = randomUpstream(whole.tokens.length, true);
+    const { model, options } = build(test, "float64");
+    for (let s = 0; s < BATCH_LENGTHS.length; s++) {
+      const [begin, end] = [whole.offsets[s]!, whole.offsets[s + 1]!];
+      const batch = {
+        tokens: whole.tokens.slice(begin, end),
+        offsets: Int32Array.of(0, end - begin),
+        predictions: whole.predictions.filter((t) => t >= begin && t < end).map((t) => t - begin),
+      };
+      const { pass } = model.forward(batch, { ...options, grad: true });
+      const cut = Object.entries(upstream).map(([key, values]) => [key, values.slice(begin, end)]);
+      model.backward(pass, Object.fromEntries(cut));
+    }
+    for (const [name, gradient] of backwardGradients(test, upstream))
+      assert.ok(relativeDistance(model.gradient(name)!, gradient) < 1e-12, name);
+  });
 
   it("add up over passes, and over the pass's four kinds of upstream gradients", () => {
     const test = CASES[3]!;

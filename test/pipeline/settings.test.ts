@@ -136,6 +136,12 @@ stages:
       /lora_alpha: has no effect without lora_r/,
     ],
     [
+      "a module's name where a regular expression is meant to stand",
+      good.replace("num_episodes: 5", "lora_r: 4\n      lora_target_modules: q_proj"),
+      "19:28",
+      /lora_target_modules: expected a list of module names, "all-linear" or a regular expression/,
+    ],
+    [
       "two stages in one entry",
       good.replace("  - reward:", "    reward:"),
       "3:5",

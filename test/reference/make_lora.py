@@ -43,7 +43,9 @@ def short_name(key):
 def make_config_reproducible(path, name):
     """peft writes a set in random order and the absolute path of the base model."""
     config = json.loads(path.read_text())
-    save_json(path, config | {"target_modules": sorted(config["target_modules"]), "base_model_name_or_path": f"models/{name}"})
+    targets = config["target_modules"]
+    targets = targets if isinstance(targets, str) else sorted(targets)
+    save_json(path, config | {"target_modules": targets, "base_model_name_or_path": f"models/{name}"})
 
 
 def make(name, seed):

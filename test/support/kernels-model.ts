@@ -9,8 +9,10 @@ import type {
   NativeForwardOptions,
   NativeGenerateOptions,
   NativeHeadConfig,
+  NativeLinearLayer,
   NativeParameter,
 } from "../../lib/engine/native.ts";
+import { type AdapterOptions, resolveAdapter, toNativeAdapter } from "../../lib/model/adapters.ts";
 import { plainFrequencies } from "../../lib/model/rotary.ts";
 import type { KernelType } from "./kernels.ts";
 
@@ -40,12 +42,17 @@ export interface KernelsModel {
   gradient(name: string): Float64Array | null;
   write(name: string, values: Float64Array): void;
   initialise(std: number, seed: number): void;
-  addAdapter(name: string, config: NativeAdapterConfig): void;
+  addAdapter(name: string, config: TestAdapterConfig): void;
   removeAdapter(name: string): void;
-  mergeAdapter(name: string): void;
+  copyAdapter(from: string, to: string, trainable: boolean): void;
+  mergeAdapter(name: string, reversible?: boolean): void;
+  unmergeAdapter(name: string): void;
+  linearLayers(): NativeLinearLayer[];
   addHead(name: string, config: NativeHeadConfig): void;
   zeroGradients(group: string): void;
   setMaxLivePasses(count: number): void;
+  /** Lets so many allocations of the model succeed and no more; −1: all of them again. */
+  failAllocationsAfter(count: number): void;
   setLogitsBudget(bytes: number): void;
   memory(): Record<string, number>;
   forward(batch: NativeBatch, options: Partial<NativeForwardOptions>): Statistics;
@@ -70,13 +77,26 @@ export interface KernelsModelOptions {
   readonly trainable?: boolean;
 }
 
+/** An adapter by the names of its layers, which lib/model/adapters.ts resolves, as for users. */
+export type TestAdapterConfig = Omit<AdapterOptions, "r"> & { readonly rank: number };
+
+type NativeKernelsModel = Omit<KernelsModel, "addAdapter"> & {
+  addAdapter(name: string, config: NativeAdapterConfig): void;
+};
+
 interface ModelBinding {
-  readonly Model: new (config: ModelConfig, options: KernelsModelOptions) => KernelsModel;
+  readonly Model: new (config: ModelConfig, options: KernelsModelOptions) => NativeKernelsModel;
 }
 
 /** Throws ERR_RLHF_NO_BINARY where the tests' addon has not been built. */
 export function createModel(config: ModelConfig, options: KernelsModelOptions): KernelsModel {
-  return new (loadKernelsBinary() as ModelBinding).Model(config, options);
+  const model = new (loadKernelsBinary() as ModelBinding).Model(config, options);
+  const addNative = model.addAdapter.bind(model);
+  const addAdapter = (name: string, { rank, ...adapter }: TestAdapterConfig): void => {
+    const info = resolveAdapter({ ...adapter, r: rank }, model.linearLayers());
+    addNative(name, toNativeAdapter(info, adapter.seed));
+  };
+  return Object.defineProperty<unknown>(model, "addAdapter", { value: addAdapter }) as KernelsModel;
 }
 
 /** Odd widths, so that no size divides another by chance: a few hundred parameters per matrix at most. */
@@ -151,7 +171,7 @@ export const MICRO_GPT_NEOX: ModelConfig = {
   parallelResidual: true,
 };
 
-export const ADAPTER: NativeAdapterConfig = { rank: 2, alpha: 3, targetModules: [], seed: 5 };
+export const ADAPTER = { rank: 2, alpha: 3, targetModules: [], seed: 5 } satisfies TestAdapterConfig;
 export const HEAD: NativeHeadConfig = { inner: 0, activation: "tanh", bias: true, initStd: 0.5, seed: 6 };
 
 const LLAMA_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];

@@ -103,7 +103,9 @@ void addLoraGradients(OpContext& context, const LinearBackward& g) {
   const int64_t rank = g.lora.rank;
   if (g.dA)
     multiplyInto(context, rank, g.inputs,
-                 {.depth = g.rows, .a = columnMajor(g.loraGradient, rank), .b = rowMajor(g.x, g.xStride)},
+                 {.depth = g.rows,
+                  .a = columnMajor(g.loraGradient, rank),
+                  .b = g.loraInput ? rowMajor(g.loraInput, g.inputs) : rowMajor(g.x, g.xStride)},
                  {floats(g.dA), g.inputs});
   if (g.dB)
     multiplyInto(context, g.outputs, rank,
@@ -139,7 +141,9 @@ void linearForward(OpContext& context, const LinearForward& f) {
                       .packedBStride = f.inputs * kPanelCols};
   if (rank > 0) {
     multiplyInto(context, f.rows, rank,
-                 {.depth = f.inputs, .a = product.terms[0].a, .b = transposeOf(f.lora.a, rank, f.inputs, false)},
+                 {.depth = f.inputs,
+                  .a = f.loraInput ? rowMajor(f.loraInput, f.inputs) : product.terms[0].a,
+                  .b = transposeOf(f.lora.a, rank, f.inputs, false)},
                  {floats(f.loraHidden), rank, 1, false});
     product.terms[1] = {.depth = rank,
                         .a = rowMajor(f.loraHidden, rank),
@@ -157,7 +161,7 @@ void linearBackward(OpContext& context, const LinearBackward& g) {
   requireFloat32Weight(g.weight.type, "linearBackward");
   const int64_t rank = g.lora.rank;
   const MatrixView dy = rowMajor(g.dy, g.dyStride);
-  if (rank > 0 && (g.dx || g.dA))
+  if (rank > 0 && (g.dx || g.dLoraInput || g.dA))
     multiplyInto(context, g.rows, rank, {.depth = g.outputs, .a = dy, .b = rowMajor(g.lora.b, rank)},
                  {floats(g.loraGradient), rank, static_cast<float>(g.lora.scale), false});
   if (g.dx) {
@@ -167,11 +171,15 @@ void linearBackward(OpContext& context, const LinearBackward& g) {
                         .b = asItIs(g.weight.data, g.outputs, g.inputs, g.weight.transposed),
                         .packedB = floats(g.weight.packedBackward),
                         .packedBStride = g.outputs * kPanelCols};
-    if (rank > 0)
+    if (rank > 0 && !g.dLoraInput)
       product.terms[1] = {.depth = rank, .a = rowMajor(g.loraGradient, rank), .b = rowMajor(g.lora.a, g.inputs)};
     AddTo dx{floats(g.dx), g.dxStride, 1, g.accumulateDx != 0};
     gemm(context, SharedScratch(context), product, dx);
   }
+  if (g.dLoraInput)
+    multiplyInto(context, g.rows, g.inputs,
+                 {.depth = rank, .a = rowMajor(g.loraGradient, rank), .b = rowMajor(g.lora.a, g.inputs)},
+                 {floats(g.dLoraInput), g.inputs, 1, false});
   if (g.dWeight) addWeightGradient(context, g);
   if (g.dBias) addColumnSums(context, g);
   addLoraGradients(context, g);

@@ -1,12 +1,12 @@
 import { attentionCases } from "./attention.ts";
 import type { OpCase } from "./case.ts";
 import { decodeCases } from "./decode.ts";
+import { dropoutCases } from "./dropout.ts";
 import { elementwiseCases } from "./elementwise.ts";
 import { linearCases } from "./linear.ts";
 import { lossCases } from "./losses.ts";
 import { normCases } from "./norm.ts";
 import { optimizerCases } from "./optimizer.ts";
-import { preferenceCases } from "./preference.ts";
 import { tokenLogProbCases } from "./token-log-prob.ts";
 
 /** The one table: what every backend is held to. */
@@ -14,10 +14,10 @@ export const opCases: readonly OpCase[] = [
   ...elementwiseCases,
   ...normCases,
   ...linearCases,
+  ...dropoutCases,
   ...attentionCases,
   ...tokenLogProbCases,
   ...lossCases,
-  ...preferenceCases,
   ...optimizerCases,
   ...decodeCases,
 ];

@@ -12,6 +12,8 @@ interface LinearShape {
   gap?: number;
   transposed?: boolean;
   rank?: number;
+  /** Whether the adapter reads an input of its own, as after dropout. */
+  loraInput?: boolean;
 }
 
 interface LinearForwardOptions extends LinearShape {
@@ -23,6 +25,7 @@ interface LinearForwardOptions extends LinearShape {
 
 interface LinearBackwardOptions extends LinearShape {
   dx?: "write" | "accumulate";
+  dLoraInput?: boolean;
   dWeight?: boolean;
   dBias?: boolean;
   dLora?: boolean;
@@ -36,6 +39,7 @@ function loraArguments(data: CaseData, shape: LinearShape): Record<string, CaseA
     scale: 1.7,
     loraA: data.normal(rank * inputs, 1 / Math.sqrt(inputs)),
     loraB: data.normal(outputs * rank, 0.5),
+    ...(shape.loraInput && { loraInput: data.normal(shape.rows * inputs) }),
   };
 }
 
@@ -86,6 +90,7 @@ export function linearBackwardArguments(data: CaseData, options: LinearBackwardO
     ...loraArguments(data, options),
     ...(rank > 0 && { loraHidden: data.normal(rows * rank), loraGradient: unset(rows * rank) }),
     ...(options.dx && { dx }),
+    ...(options.dLoraInput && { dLoraInput: unset(rows * inputs) }),
     ...(options.dWeight && { dWeight: data.normal(inputs * outputs) }),
     ...(options.dBias && { dBias: data.normal(outputs) }),
     ...(options.dLora && { dA: data.normal(rank * inputs), dB: data.normal(outputs * rank) }),
@@ -156,6 +161,25 @@ export const linearCases: readonly OpCase[] = [
     residual: "separate",
     preActivation: true,
   }),
+  forwardCase("33×65×50 strided, with LoRA on an input of its own", {
+    rows: 33,
+    inputs: 65,
+    outputs: 50,
+    gap: 3,
+    rank: 3,
+    bias: true,
+    loraInput: true,
+  }),
+  forwardCase("9×64×48 transposed, with LoRA on an input of its own, geluTanh", {
+    rows: 9,
+    inputs: 64,
+    outputs: 48,
+    transposed: true,
+    rank: 8,
+    activation: ACTIVATION.geluTanh,
+    preActivation: true,
+    loraInput: true,
+  }),
   backwardCase("1×1×1", { rows: 1, inputs: 1, outputs: 1, dx: "write", dWeight: true, dBias: true }),
   backwardCase("2×7×3", { rows: 2, inputs: 7, outputs: 3, dx: "write", dWeight: true, dBias: true }),
   backwardCase("7×33×65 strided, dx accumulated", {
@@ -202,6 +226,37 @@ export const linearCases: readonly OpCase[] = [
     outputs: 30,
     rank: 4,
     dx: "write",
+  }),
+  backwardCase("33×65×50 strided, LoRA on an input of its own, everything", {
+    rows: 33,
+    inputs: 65,
+    outputs: 50,
+    gap: 3,
+    rank: 3,
+    loraInput: true,
+    dx: "accumulate",
+    dLoraInput: true,
+    dWeight: true,
+    dBias: true,
+    dLora: true,
+  }),
+  backwardCase("9×20×30, LoRA on an input of its own, its gradients alone", {
+    rows: 9,
+    inputs: 20,
+    outputs: 30,
+    rank: 4,
+    loraInput: true,
+    dLora: true,
+  }),
+  backwardCase("9×20×30 transposed, through a frozen adapter to an input of its own", {
+    rows: 9,
+    inputs: 20,
+    outputs: 30,
+    transposed: true,
+    rank: 4,
+    loraInput: true,
+    dx: "write",
+    dLoraInput: true,
   }),
   backwardCase("9×20×30, dWeight alone", { rows: 9, inputs: 20, outputs: 30, dWeight: true }),
   backwardCase("130×260×300, beyond one block each way", {

@@ -1,0 +1,87 @@
+#include "model/merge.h"
+
+namespace rlhf {
+
+template <class Body>
+size_t MergedAdapter::forEachCopy(Body&& body) const {
+  ArenaPlan plan;
+  architecture_.forEachLinear([&](int, Stage, const LinearLayer& linear) {
+    if (adapter_->adapts(linear)) body(linear, plan.reserve(weightBytes(linear)));
+  });
+  return plan.bytes();
+}
+
+size_t MergedAdapter::weightBytes(const LinearLayer& linear) const {
+  return static_cast<size_t>(base_.parameter(linear.weight).count) * dtypeSize(engine_.type());
+}
+
+MergedAdapter::MergedAdapter(Engine& engine, const Architecture& architecture, ParameterGroup& base,
+                             std::shared_ptr<Adapter> adapter)
+    : engine_(engine), architecture_(architecture), base_(base), adapter_(std::move(adapter)) {
+  int64_t factorElements = 0;
+  ScratchLimits limits;
+  limits.rows = limits.maxRank = adapter_->maxRank;
+  const size_t bytes = forEachCopy([&](const LinearLayer& linear, size_t) {
+    factorElements = std::max(factorElements, linear.outputs * adapter_->layer(linear).rank);
+    limits.maxWidth = std::max({limits.maxWidth, linear.inputs, linear.outputs});
+  });
+  engine.reserveScratch(limits);
+  DeviceMemory dy(engine, static_cast<size_t>(factorElements) * dtypeSize(engine.type()), "merging an adapter");
+  originals_ = DeviceMemory(engine, bytes, "a copy of the weights that an adapter is merged into");
+  forEachCopy([&](const LinearLayer& linear, size_t offset) {
+    engine.copy(originals_.data() + offset, base.data(linear.weight), weightBytes(linear));
+  });
+  try {
+    forEachCopy([&](const LinearLayer& linear, size_t) { add(linear, dy); });
+    engine.synchronize();
+  } catch (...) {
+    restore();
+    throw;
+  }
+  base.markChanged();
+  version_ = base.version();
+}
+
+void MergedAdapter::add(const LinearLayer& linear, DeviceMemory& dy) {
+  // W += (scale·Bᵀ)ᵀ·A is the weight gradient of a linear layer with R rows, x = A and dy = scale·Bᵀ.
+  const Adapter::Layer& layer = adapter_->layer(linear);
+  const int64_t rank = layer.rank;
+  std::vector<float> b(static_cast<size_t>(linear.outputs * rank)), transposed(b.size());
+  readAsFloat(engine_, adapter_->group.data(layer.b), engine_.type(), b.data(), linear.outputs * rank);
+  for (int64_t m = 0; m < linear.outputs; ++m)
+    for (int64_t r = 0; r < rank; ++r)
+      transposed[static_cast<size_t>(r * linear.outputs + m)] =
+          static_cast<float>(layer.scale) * b[static_cast<size_t>(m * rank + r)];
+  writeFromFloat(engine_, dy.data(), engine_.type(), transposed.data(), static_cast<int64_t>(transposed.size()));
+  LinearBackward merge{.type = engine_.type(),
+                       .rows = rank,
+                       .inputs = linear.inputs,
+                       .outputs = linear.outputs,
+                       .xStride = linear.inputs,
+                       .dyStride = linear.outputs,
+                       .dxStride = linear.inputs};
+  merge.x = adapter_->factors(linear).a;
+  merge.dy = dy.data();
+  merge.weight = {.type = engine_.type(),
+                  .transposed = architecture_.transposedLinears,
+                  .data = base_.data(linear.weight)};
+  merge.dWeight = base_.data(linear.weight);
+  engine_.run(engine_.ops().linearBackward, merge);
+}
+
+void MergedAdapter::restore() {
+  forEachCopy([&](const LinearLayer& linear, size_t offset) {
+    engine_.copy(base_.data(linear.weight), originals_.data() + offset, weightBytes(linear));
+  });
+  engine_.synchronize();
+}
+
+void MergedAdapter::unmerge() {
+  if (base_.version() != version_)
+    throw Error(code::kArgument,
+                "the base's weights were written after the adapter was merged; restoring them would lose that");
+  restore();
+  base_.markChanged();
+}
+
+}  // namespace rlhf
