@@ -82,6 +82,7 @@ export { trainTokenizer } from "./tokenizer/train.ts";
 export { DeviceArray, type FloatArray } from "./engine/array.ts";
 export { type DeviceName, Engine, type EngineOptions } from "./engine/engine.ts";
 export * from "./engine/losses.ts";
+export * from "./engine/preference-losses.ts";
 export { type PackedBatch, packSequences, type SequenceInput } from "./model/batch.ts";
 export {
   type AdamWOptions,

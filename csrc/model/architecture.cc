@@ -68,7 +68,8 @@ void Architecture::describeGptNeoX(ParameterGroup& base) {
     Block& block = blocks.emplace_back();
     block.attentionNorm = addNorm(base, path + "input_layernorm");
     block.mlpNorm = addNorm(base, path + "post_attention_layernorm");
-    addLinear(base, block, kQkv, path + "attention.query_key_value", qkvWidth(), config.attentionBias, headsOutside);
+    addLinear(base, block, kQkv, path + "attention.query_key_value", qkvWidth(), config.attentionBias,
+              headsOutside);
     addLinear(base, block, kAttentionOut, path + "attention.dense", config.hidden, config.attentionOutBias);
     addLinear(base, block, kMlpIn, path + "mlp.dense_h_to_4h", config.intermediate, true);
     addLinear(base, block, kMlpOut, path + "mlp.dense_4h_to_h", config.hidden, true);

@@ -40,8 +40,9 @@ void Transformer::backward(const ForwardBuffers& buffers, const BackwardBuffers&
                work.dNormed, step.dOutput, false);
   for (size_t block = buffers.blocks.size(); block-- > 0;) {
     if (architecture_.config.parallelResidual) {
-      const size_t bytes = static_cast<size_t>(rows.rows * architecture_.config.hidden) * dtypeSize(engine_.type());
-      engine_.copy(step.dInput, step.dOutput, bytes);  // the residual connection's own part
+      const size_t count = static_cast<size_t>(rows.rows * architecture_.config.hidden);
+      // The residual connection's own part, which both branches add to.
+      engine_.copy(step.dInput, step.dOutput, count * dtypeSize(engine_.type()));
     }
     if (!mlpBackward(step, block) || !attentionBackward(step, block)) return;
     std::swap(step.dOutput, step.dInput);

@@ -12,6 +12,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   defineArray(env, exports, *data);
   defineOptimizer(env, exports, *data);
   defineLosses(env, exports);
+  definePreferenceLosses(env, exports);
   exports.Set("defaultThreadCount", Napi::Number::New(env, rlhf::defaultThreadCount()));
   return exports;
 }

@@ -165,5 +165,6 @@ void definePass(Napi::Env env, Napi::Object exports, AddonData& data);
 void defineArray(Napi::Env env, Napi::Object exports, AddonData& data);
 void defineOptimizer(Napi::Env env, Napi::Object exports, AddonData& data);
 void defineLosses(Napi::Env env, Napi::Object exports);
+void definePreferenceLosses(Napi::Env env, Napi::Object exports);
 
 }  // namespace rlhf::node

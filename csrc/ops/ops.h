@@ -9,6 +9,7 @@
 #include "ops/losses.h"
 #include "ops/norm.h"
 #include "ops/optimizer.h"
+#include "ops/preference.h"
 #include "ops/reward_losses.h"
 #include "ops/rotary.h"
 #include "ops/token_log_prob.h"
@@ -44,6 +45,11 @@ namespace rlhf {
   X(ppoValueLoss, PpoValueLoss)                    \
   X(tokenNllLoss, TokenNllLoss)                    \
   X(rewardLoss, RewardLoss)                        \
+  X(sequenceSum, SequenceSum)                      \
+  X(sequenceSumBackward, SequenceSumBackward)      \
+  X(wpoWeight, WpoWeight)                          \
+  X(preferenceLoss, PreferenceLoss)                \
+  X(ktoLoss, KtoLoss)                              \
   X(adamW, AdamW)                                  \
   X(squaredNorm, SquaredNorm)                      \
   X(kvAppend, KvAppend)                            \

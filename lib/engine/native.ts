@@ -20,6 +20,11 @@ export interface NativeBinding {
   readonly ppoValueLoss: NativeLoss;
   readonly tokenNllLoss: NativeLoss;
   readonly rewardLoss: NativeLoss;
+  readonly sequenceSum: NativeLoss;
+  readonly sequenceSumBackward: NativeLoss;
+  readonly wpoWeight: NativeLoss;
+  readonly preferenceLoss: NativeLoss;
+  readonly ktoLoss: NativeLoss;
 }
 
 export type NativeLoss = (

@@ -41,6 +41,21 @@ function checkEntry(entry: TensorEntry, parameter: NativeParameter): void {
     );
 }
 
+/** A bias in the files that the configuration does not know would be left out silently. */
+function checkBiases(parameters: readonly NativeParameter[], index: TensorIndex): void {
+  const names = new Set(parameters.map((parameter) => parameter.name));
+  for (const name of names) {
+    const bias = name.replace(/\.weight$/, ".bias");
+    const entry = names.has(bias) ? undefined : findEntry(index, bias);
+    if (entry)
+      throw new RlhfError(
+        "ERR_RLHF_WEIGHTS",
+        `${entry.path}: tensor "${entry.name}" is there, but config.json gives this layer no bias; see its attention_bias and mlp_bias`,
+        { tensor: entry.name },
+      );
+  }
+}
+
 /** Loads every parameter of `parameters` from the files of a directory. Throws ERR_RLHF_WEIGHTS that names what does not fit. */
 export async function loadParameters(
   model: NativeModel,
@@ -59,6 +74,7 @@ export async function loadParameters(
       { missing: missing.map((parameter) => parameter.name) },
     );
   for (const parameter of parameters) checkEntry(findEntry(index, parameter.name) as TensorEntry, parameter);
+  checkBiases(parameters, index);
   for (const parameter of parameters) {
     const { path, offset, count, dtype } = findEntry(index, parameter.name) as TensorEntry;
     await callAsync(() => model.loadParameter(parameter.name, { path, offset, count, dtype }));

@@ -1,5 +1,6 @@
 import { Engine } from "../engine/engine.ts";
 import { gae, rewardLoss } from "../engine/losses.ts";
+import { type PreferenceLossType, preferenceLoss } from "../engine/preference-losses.ts";
 import { RlhfError } from "../errors.ts";
 import type { AdapterOptions } from "../model/adapters.ts";
 import type { PackedBatch } from "../model/batch.ts";
@@ -63,6 +64,62 @@ export async function computePreferenceLoss(
   });
   dValue.dispose();
   return { loss: stats.loss / pairs, accuracy: stats.correct / pairs };
+}
+
+/**
+ * The loss of direct preference optimisation (Rafailov et al. 2023, eq. 7) as a mean over pairs,
+ * −log σ(β·((chosen − refChosen) − (rejected − refRejected))), or another of the family's losses.
+ *
+ * @param policyChosen log-prob of each chosen answer under the policy, summed over its tokens
+ * @param refChosen the same under the reference policy
+ * @param options β (0.1), the probability that a label is wrong (0), and a loss that needs no lengths ("sigmoid")
+ * @returns the loss, each answer's reward β·(policy − reference), the share of pairs whose chosen answer has the higher one, and
+ *   the loss's gradient by the policy's log-probs. Throws ERR_RLHF_SHAPE when lengths differ.
+ */
+export async function computeDpoLoss(
+  policyChosen: ArrayLike<number>,
+  policyRejected: ArrayLike<number>,
+  refChosen: ArrayLike<number>,
+  refRejected: ArrayLike<number>,
+  options: { beta?: number; labelSmoothing?: number; type?: PreferenceLossType } = {},
+): Promise<{
+  loss: number;
+  accuracy: number;
+  chosenRewards: Float32Array;
+  rejectedRewards: Float32Array;
+  dPolicyChosen: Float32Array;
+  dPolicyRejected: Float32Array;
+}> {
+  const { beta = 0.1, labelSmoothing = 0, type = "sigmoid" } = options;
+  const pairs = policyChosen.length;
+  if (policyRejected.length !== pairs)
+    throw new RlhfError(
+      "ERR_RLHF_SHAPE",
+      `computeDpoLoss: ${pairs} chosen answers and ${policyRejected.length} rejected ones, expected as many of both`,
+    );
+  const chosen = Int32Array.from({ length: pairs }, (_, pair) => pair);
+  const result = await preferenceLoss(Engine.shared(), {
+    losses: [{ type }],
+    logProb: Float32Array.from([...Array.from(policyChosen), ...Array.from(policyRejected)]),
+    refLogProb: Float32Array.from([...Array.from(refChosen), ...Array.from(refRejected)]),
+    chosen,
+    rejected: chosen.map((pair) => pairs + pair),
+    beta,
+    labelSmoothing,
+    scale: 1 / pairs,
+  });
+  using gradient = result.dLogProb;
+  const dLogProb = await gradient.read();
+  const rewards = (policy: ArrayLike<number>, reference: ArrayLike<number>): Float32Array =>
+    Float32Array.from(policy, (logProb, pair) => beta * (logProb - (reference[pair] as number)));
+  return {
+    loss: result.stats.loss / pairs,
+    accuracy: result.stats.correct / pairs,
+    chosenRewards: rewards(policyChosen, refChosen),
+    rejectedRewards: rewards(policyRejected, refRejected),
+    dPolicyChosen: dLogProb.slice(0, pairs),
+    dPolicyRejected: dLogProb.slice(pairs),
+  };
 }
 
 function sizeOf(parameters: readonly Parameter[]): number {

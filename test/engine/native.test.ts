@@ -262,6 +262,33 @@ describe("the addon under misuse", () => {
     await refuses("ERR_RLHF_CONFIG", () => engine.createModel({ ...CONFIG, hidden: 2 ** 40 }, false));
   });
 
+  it("refuses configurations whose parts do not fit together", async () => {
+    const neox = { ...CONFIG, family: "gpt_neox", kvHeads: 2, activation: "gelu" } as const;
+    (await engine.createModel(neox, false)).dispose();
+    const wrong: [Partial<ModelConfig>, RegExp][] = [
+      [{ inverseFrequencies: [] }, /inverseFrequencies is a list of 0/],
+      [{ inverseFrequencies: [1, 1, 1, 1, 1] }, /at most headDim \/ 2/],
+      [{ inverseFrequencies: [1, Number.NaN] }, /inverseFrequencies is nan/],
+      [{ inverseFrequencies: [-1] }, /inverseFrequencies is -1/],
+      [{ rotaryScale: 0 }, /rotaryScale is 0/],
+      [{ windows: [3] }, /windows is a list of 1, expected one per layer/],
+      [{ windows: [3, -1] }, /windows is -1/],
+      [{ parallelResidual: true }, /parallelResidual is true/],
+      [{ family: "gpt2" }, /empty list for gpt2/],
+      [{ ...neox, kvHeads: 1 }, /kvHeads is 1, expected equal to heads/],
+      [{ ...neox, headNorm: true }, /headNorm is true/],
+      [{ ...neox, headDim: 10 }, /headDim is 10/],
+    ];
+    for (const [change, message] of wrong)
+      await refuses("ERR_RLHF_CONFIG", () => engine.createModel({ ...CONFIG, ...change }, false), message);
+    for (const windows of ["3", [1.5, 2], [null, 1]])
+      await refuses(
+        "ERR_RLHF_ARGUMENT",
+        () => engine.createModel({ ...CONFIG, windows: as(windows) }, false),
+        /windows/,
+      );
+  });
+
   it("refuses parameters that are not in their file", async () => {
     await withTemporaryDirectory(async (directory) => {
       const path = join(directory, "weights");

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CausalLM, packSequences, RewardModel } from "../../lib/index.ts";
 import type { HfConfig } from "../../lib/model/config.ts";
@@ -138,6 +139,31 @@ describe("attention's window", () => {
     const qwen3 = { ...TINY_QWEN3, use_sliding_window: true, sliding_window: 3 };
     assert.equal(await reaches({ ...qwen3, max_window_layers: 1 }), 19);
     assert.equal(await reaches({ ...qwen3, max_window_layers: 0 }), 5 + 2 * 2 + 1);
+  });
+});
+
+describe("weights that do not belong to their config.json", () => {
+  it("are refused: too many biases, too few, norms that are missing", async () => {
+    await withTemporaryDirectory(async (directory) => {
+      using model = await CausalLM.create({ ...TINY_LLAMA, attention_bias: true });
+      await model.save(directory);
+      const as = async (change: HfConfig): Promise<void> => {
+        await writeFile(join(directory, "config.json"), JSON.stringify({ ...TINY_LLAMA, ...change }));
+        (await CausalLM.load(directory)).dispose();
+      };
+      await as({ attention_bias: true });
+      const refused = { code: "ERR_RLHF_WEIGHTS" };
+      const bias = /layers\.0\.self_attn\.q_proj\.bias" is there, but config\.json.*attention_bias/;
+      await assert.rejects(as({}), { ...refused, message: bias });
+      const out = /o_proj\.bias" is there/;
+      await assert.rejects(as({ model_type: "qwen2" }), { ...refused, message: out });
+      await assert.rejects(as({ attention_bias: true, mlp_bias: true }), {
+        ...refused,
+        message: /gate_proj\.bias/,
+      });
+      const norms = { model_type: "qwen3", attention_bias: true };
+      await assert.rejects(as(norms), { ...refused, message: /4 of .* are missing, first .*q_norm/ });
+    });
   });
 });
 

@@ -2,6 +2,13 @@ import assert from "node:assert/strict";
 import { type CaseArguments, evaluate } from "../support/op-arguments.ts";
 import { unset } from "./cases/case.ts";
 import { PAIR_LOSS, STAT_COUNT } from "./cases/losses.ts";
+import {
+  F_DIVERGENCES,
+  KTO_STATS,
+  PREFERENCE_KINDS,
+  PREFERENCE_STATS,
+  type PreferenceKind,
+} from "./cases/preference.ts";
 
 /** Values computed by hand from the papers' formulas, on the oracle in float64 to the digits that are given. */
 
@@ -139,6 +146,90 @@ describe("golden values", () => {
     });
     assertClose(scored["stats"], [0.53, 0, 0, 0, 0, 1.5, 2, 2, 0.53], 6);
     assertClose(scored["dValue"], [0.4, -1.4], 6);
+  });
+
+  describe("the preference family at log-ratios 1 and −2, β 0.1, log-probs −10 and −14, 5 and 8 tokens", () => {
+    const pair = {
+      sequences: 2,
+      pairs: 1,
+      beta: 0.1,
+      chosen: Int32Array.of(0),
+      rejected: Int32Array.of(1),
+      tokens: Int32Array.of(5, 8),
+      logProb: Float64Array.of(-10, -14),
+      dLogProb: unset(2),
+      order: new Int32Array(2),
+      stats: unset(PREFERENCE_STATS),
+    };
+    const refLogProb = Float64Array.of(-11, -12);
+    const values: [number, PreferenceKind, string, CaseArguments][] = [
+      [0.554355, "sigmoid", "", { refLogProb }],
+      [0.7, "hinge", "", { refLogProb }],
+      [20.7025, "ipo", " per token", { refLogProb, lengthNormalized: true }],
+      [4, "ipo", "", { refLogProb }],
+      [2.258199, "exoPair", " (0.001)", { refLogProb, labelSmoothing: 1e-3 }],
+      [1.315664, "ncaPair", "", { refLogProb }],
+      [0.516855, "robust", " (0.1)", { refLogProb, labelSmoothing: 0.1 }],
+      [0.584355, "sigmoid", " (cDPO, 0.1)", { refLogProb, labelSmoothing: 0.1 }],
+      [1.242536, "bcoPair", "", { refLogProb }],
+      [25, "sppoHard", "", { refLogProb }],
+      [0.554355, "aot", " of one pair", { refLogProb }],
+      [0.554355, "aotUnpaired", " of one pair", { refLogProb }],
+      [0.925187, "apoZero", "", { refLogProb }],
+      [0.950537, "apoDown", "", { refLogProb }],
+      [0.740357, "discopop", "", { refLogProb }],
+      [0.6709, "sigmoid", " per token", { refLogProb, lengthNormalized: true }],
+      [0.402484, "sigmoid", " of forward KL", { refLogProb, fDivergence: F_DIVERGENCES.forwardKl }],
+      [0.60657, "sigmoid", " of JS", { refLogProb, fDivergence: F_DIVERGENCES.js }],
+      [0.504106, "sigmoid", " of alpha 0.5", { refLogProb, fDivergence: F_DIVERGENCES.alpha, fAlpha: 0.5 }],
+      [0.989712, "sigmoid", " (SimPO, 0.5)", { lengthNormalized: true, margin: 0.5 }],
+      [Number(Math.log1p(Math.exp(0.295473)).toFixed(6)), "oddsRatio", "", { lengthNormalized: true }],
+    ];
+    for (const [loss, kind, name, settings] of values) {
+      it(`${kind}${name}`, () => {
+        const args = { ...pair, kind: PREFERENCE_KINDS.indexOf(kind), ...settings };
+        const { stats } = evaluate("preferenceLoss", args);
+        assertClose(stats?.subarray(0, 1), [loss], 6);
+        // Rewards β·1 and β·(−2), or β times the log-probs where there is no reference.
+        const rewards = "refLogProb" in settings ? [0.3, 0.1, -0.2] : [0.4, -1, -1.4];
+        assertClose(stats?.subarray(1), [1, 1, ...rewards, -10, -14], 12);
+      });
+    }
+  });
+
+  it("KTO of a desirable and an undesirable answer, z 0.5", () => {
+    const args = {
+      sequences: 2,
+      beta: 0.1,
+      kl: 0.5,
+      logProb: Float64Array.of(-10, -14),
+      refLogProb: Float64Array.of(-11, -12),
+      label: Int32Array.of(1, 0),
+      dLogProb: unset(2),
+      stats: unset(KTO_STATS),
+    };
+    assertClose(evaluate("ktoLoss", args)["stats"], [0.487503, 1, 0, 0.1, 0, -10, 0], 6);
+    const undesirable = evaluate("ktoLoss", { ...args, label: Int32Array.of(0, -1) });
+    assertClose(undesirable["stats"], [0.437823, 0, 1, 0, -0.2, 0, -14], 6);
+  });
+
+  it("WPO's weight of two answers whose tokens are as likely as a draw from the policy, and half as likely", () => {
+    // Two equal logits: lse = log 2, lseHalf = log 2 too, Σ p² = ½; a log-prob of log ½ is aligned 0, log ¼ is log ½.
+    const log = (value: number): number => Math.log(value);
+    const { weight } = evaluate("wpoWeight", {
+      rows: 6,
+      sequences: 2,
+      pairs: 1,
+      offsets: Int32Array.of(0, 3, 6),
+      chosen: Int32Array.of(0),
+      rejected: Int32Array.of(1),
+      mask: Float64Array.of(0, 1, 1, 0, 0, 1),
+      logProb: Float64Array.of(9, log(0.5), log(0.5), 9, 9, log(0.25)),
+      lse: new Float64Array(6).fill(log(2)),
+      lseHalf: new Float64Array(6).fill(log(2)),
+      weight: unset(1),
+    });
+    assertClose(weight, [0.5], 12);
   });
 
   it("PPO's policy loss: unclipped, clipped above, clipped below, and where clipping does not bind", () => {

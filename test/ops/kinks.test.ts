@@ -4,6 +4,7 @@ import { type CaseArguments, evaluate } from "../support/op-arguments.ts";
 import { unset } from "./cases/case.ts";
 import { ACTIVATION } from "./cases/linear.ts";
 import { PAIR_LOSS, STAT_COUNT } from "./cases/losses.ts";
+import { F_DIVERGENCES, PREFERENCE_KINDS, PREFERENCE_STATS } from "./cases/preference.ts";
 
 /** Values where a maximum, a clip or an order ties, which gradient checks stay away from. All numbers here are exact in float32. */
 
@@ -77,6 +78,92 @@ const kinks: readonly Kink[] = [
       stats: unset(STAT_COUNT.ppoValueLoss),
     },
     expected: { dValue: [0.5, 0], stats: [0.125, 0, 2, 1.5, 2.25, 0.25, 1] },
+  },
+  {
+    // At β 0.5 the margins are 1 (the kink), 2 and ½.
+    name: "the hinge has slope 0 at a margin of 1",
+    op: "preferenceLoss",
+    args: {
+      sequences: 6,
+      pairs: 3,
+      kind: PREFERENCE_KINDS.indexOf("hinge"),
+      beta: 0.5,
+      chosen: Int32Array.of(0, 2, 4),
+      rejected: Int32Array.of(1, 3, 5),
+      logProb: Float64Array.of(-1, -3, -1, -5, -2, -3),
+      dLogProb: unset(6),
+      stats: unset(PREFERENCE_STATS),
+    },
+    expected: {
+      dLogProb: [0, 0, 0, 0, -0.5, 0.5],
+      stats: [0.5, 3, 3, 3.5, -2, -5.5, -4, -11],
+    },
+  },
+  {
+    name: "equal rewards are a pair that is not told apart",
+    op: "preferenceLoss",
+    args: {
+      sequences: 2,
+      pairs: 1,
+      kind: PREFERENCE_KINDS.indexOf("ipo"),
+      beta: 0.5,
+      chosen: Int32Array.of(0),
+      rejected: Int32Array.of(1),
+      logProb: Float64Array.of(-3, -3),
+      dLogProb: unset(2),
+      stats: unset(PREFERENCE_STATS),
+    },
+    expected: { dLogProb: [-2, 2], stats: [1, 1, 0, 0, -1.5, -1.5, -3, -3] },
+  },
+  {
+    name: "sorted losses put the smaller pair first among equals",
+    op: "preferenceLoss",
+    args: {
+      sequences: 8,
+      pairs: 4,
+      kind: PREFERENCE_KINDS.indexOf("aotUnpaired"),
+      chosen: Int32Array.of(0, 2, 4, 6),
+      rejected: Int32Array.of(1, 3, 5, 7),
+      logProb: Float64Array.of(-1, -4, -2, -5, -1, -5, -3, -5),
+      order: new Int32Array(8).fill(-1),
+      dLogProb: unset(8),
+      stats: unset(PREFERENCE_STATS),
+    },
+    expected: { order: [3, 1, 0, 2, 1, 2, 3, 0] },
+  },
+  {
+    // The exponent of forward KL is 81, beyond its cap.
+    name: "an f-divergence has slope 0 where its exponent is capped",
+    op: "preferenceLoss",
+    args: {
+      sequences: 2,
+      pairs: 1,
+      kind: PREFERENCE_KINDS.indexOf("sigmoid"),
+      fDivergence: F_DIVERGENCES.forwardKl,
+      chosen: Int32Array.of(0),
+      rejected: Int32Array.of(1),
+      logProb: Float64Array.of(-81, -81),
+      dLogProb: unset(2),
+      stats: unset(PREFERENCE_STATS),
+    },
+    expected: { dLogProb: [0, 0] },
+  },
+  {
+    name: "the odds of certainty are capped and have slope 0",
+    op: "preferenceLoss",
+    args: {
+      sequences: 2,
+      pairs: 1,
+      kind: PREFERENCE_KINDS.indexOf("oddsRatio"),
+      lengthNormalized: true,
+      tokens: Int32Array.of(2, 3),
+      chosen: Int32Array.of(0),
+      rejected: Int32Array.of(1),
+      logProb: Float64Array.of(0, 0),
+      dLogProb: unset(2),
+      stats: unset(PREFERENCE_STATS),
+    },
+    expected: { dLogProb: [0, 0] },
   },
   {
     name: "the largest of equal logits is the one of the smaller id",

@@ -31,6 +31,11 @@ const ACCUMULATOR_FIELDS: Readonly<Record<string, readonly string[]>> = {
   ppoValueLoss: ["mask", "value", "oldValue", "returns", "dValue", "stats"],
   tokenNllLoss: ["weight", "logProb", "dLogProb", "stats"],
   rewardLoss: ["value", "margin", "label", "score", "dValue", "stats"],
+  sequenceSum: ["weight", "x", "sum"],
+  sequenceSumBackward: ["weight", "dSum", "base", "dx"],
+  wpoWeight: ["mask", "logProb", "lse", "lseHalf", "weight"],
+  preferenceLoss: ["logProb", "refLogProb", "pairWeight", "base", "dLogProb", "stats"],
+  ktoLoss: ["logProb", "refLogProb", "dLogProb", "stats"],
   sample: ["logits", "logProb"],
 };
 

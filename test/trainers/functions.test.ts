@@ -3,6 +3,7 @@ import {
   applyLoraToModel,
   CausalLM,
   computeAdvantages,
+  computeDpoLoss,
   computeLogProbs,
   computePreferenceLoss,
   findTargetModules,
@@ -45,6 +46,25 @@ describe("functions that tutorials name", () => {
     const withMargin = await computePreferenceLoss([1.2], [0.3], 0.5);
     assertNear([withMargin.loss], [0.513015]);
     assert.equal((await computePreferenceLoss([1, 0], [0, 1])).accuracy, 0.5);
+  });
+
+  it("computeDpoLoss: golden values, rewards and gradients", async () => {
+    const plain = await computeDpoLoss([-10], [-14], [-11], [-12]);
+    assertNear([plain.loss, plain.accuracy], [0.554355, 1]);
+    assertNear(plain.chosenRewards, [0.1]);
+    assertNear(plain.rejectedRewards, [-0.2]);
+    const slope = 0.1 / (1 + Math.exp(0.3));
+    assertNear(plain.dPolicyChosen, [-slope]);
+    assertNear(plain.dPolicyRejected, [slope]);
+    const smoothed = await computeDpoLoss([-10], [-14], [-11], [-12], { labelSmoothing: 0.1 });
+    assertNear([smoothed.loss], [0.584355]);
+    const two = await computeDpoLoss([-10, -9], [-14, -9], [-11, -9], [-12, -8], {
+      beta: 0.2,
+      type: "hinge",
+    });
+    assertNear([two.loss, two.accuracy], [(1 - 0.6 + 1 - 0.2) / 2, 1]);
+    await assert.rejects(computeDpoLoss([-10, -9], [-14], [-11], [-12]), { code: "ERR_RLHF_SHAPE" });
+    await assert.rejects(computeDpoLoss([-10], [-14], [-11], [-12, -3]), { code: "ERR_RLHF_SHAPE" });
   });
 
   it("computeLogProbs is the forward pass's logProb", async () => {

@@ -92,7 +92,7 @@ describe("settings in code", () => {
       new SFTTrainer({ model, tokenizer, trainData: [...sftRows.slice(0, 2), row as (typeof sftRows)[0]] });
     assert.throws(() => make({ prompt: "x", completion: "y" }), {
       code: "ERR_RLHF_DATA",
-      message: /row 2: "response" must be a string, got undefined/,
+      message: /row 2: "response" must be a string or a list of messages, got undefined/,
     });
   });
 });

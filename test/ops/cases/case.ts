@@ -64,6 +64,11 @@ export class CaseData {
     return Float64Array.from({ length: count }, () => (this.#random.uniform() < probability ? 1 : 0));
   }
 
+  /** 0 … n−1 in a random order. */
+  permutation(n: number): Int32Array {
+    return this.#random.permutation(n);
+  }
+
   /** The first `count` numbers of a random order of 0 … n−1, rising. */
   subset(n: number, count: number): Int32Array {
     return this.#random.permutation(n).slice(0, count).sort();

@@ -7,6 +7,7 @@ import { linearCases } from "./linear.ts";
 import { lossCases } from "./losses.ts";
 import { normCases } from "./norm.ts";
 import { optimizerCases } from "./optimizer.ts";
+import { preferenceCases } from "./preference.ts";
 import { tokenLogProbCases } from "./token-log-prob.ts";
 
 /** The one table: what every backend is held to. */
@@ -18,6 +19,7 @@ export const opCases: readonly OpCase[] = [
   ...attentionCases,
   ...tokenLogProbCases,
   ...lossCases,
+  ...preferenceCases,
   ...optimizerCases,
   ...decodeCases,
 ];
