@@ -54,6 +54,7 @@ export { Random } from "./data/random.ts";
 export { type LoadOptions as DataOptions, type OnBadRow, placeOf, RowStream } from "./data/readers.ts";
 export { loadSft, streamSft } from "./data/sft.ts";
 export { isHeldOut, type Split, type SplitOptions, splitDataset } from "./data/split.ts";
+export { TokenDataset, type TokenDatasetOptions } from "./data/token-dataset.ts";
 export {
   type Tokenized,
   type TokenizeOptions,

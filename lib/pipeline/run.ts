@@ -1,6 +1,7 @@
 import { resolve } from "node:path";
 import { isRlhfError, RlhfError } from "../errors.ts";
 import { formatDuration, formatNumber } from "../monitor/format.ts";
+import { hashOfValue } from "./fingerprint.ts";
 import { withLocalPaths } from "./hub-paths.ts";
 import { markBegun, markComplete, type StageSummary, stageKey, stageState } from "./manifest.ts";
 import { runPpoStage } from "./ppo-stage.ts";
@@ -11,6 +12,8 @@ import { runSftStage } from "./sft-stage.ts";
 /** What a stage is run with beside its settings. */
 export interface StageContext {
   readonly signal: AbortSignal | undefined;
+  /** Hash of all that the stage is computed from. */
+  readonly key: string;
   /** Whether the checkpoints in the output directory are of this very stage. */
   readonly resume: boolean;
   /** Tells the user one line. */
@@ -118,7 +121,12 @@ export async function runPipeline(
     const removed = await markBegun(outputDir, key, !resume);
     if (removed.length > 0) log(`  removed ${removed.join(", ")}: of a run with other settings or inputs`);
     try {
-      const achieved = await runStage(stage, { signal: options.signal, resume, log });
+      const achieved = await runStage(stage, {
+        signal: options.signal,
+        key: hashOfValue(key),
+        resume,
+        log,
+      });
       await markComplete(outputDir, key, achieved);
       log(
         `${name}: done in ${formatDuration((performance.now() - began) / 1000)}${describeSummary(achieved)}`,

@@ -95,7 +95,7 @@ export const common = {
 
 /** Keys of the stages that pass over a data set. */
 export const supervised = {
-  data_path: paths.describe(".json, .jsonl or .jsonl.gz file, or several"),
+  data_path: paths.describe(".json, .jsonl, .jsonl.gz or .parquet file or hub:owner/name/path, or several"),
   eval_data_path: paths.optional().describe("held-out data; left out: eval_fraction of data_path"),
   eval_fraction: z
     .number()
@@ -104,6 +104,7 @@ export const supervised = {
     .optional()
     .describe("share of data_path to hold out; default 0.05"),
   max_rows: positiveInteger.optional().describe("reads at most this many rows"),
+  duplicates: z.enum(["keep", "drop"]).optional().describe("rows that say the same as one before"),
   num_epochs: positive.optional(),
   max_steps: positiveInteger.optional().describe("ends training after this many optimizer steps"),
   steps_per_epoch: positiveInteger.optional().describe("with num_epochs: sets max_steps to their product"),

@@ -68,13 +68,20 @@ const sft = z
       .enum([
         "auto",
         "prompt-response",
+        "prompt-completion",
         "document-target",
         "messages",
         "text",
         "prompt-chosen-rejected",
         "hh-rlhf",
+        "chat-pair",
+        "chatbot-arena",
       ])
       .optional(),
+    streaming: z
+      .boolean()
+      .optional()
+      .describe("keeps tokens in files of output_dir while it trains: for data larger than memory"),
     overlong: z.enum(["truncate", "drop"]).optional().describe("what happens to examples over max_length"),
     loss_on: z
       .enum(["completion", "all"])
@@ -84,6 +91,12 @@ const sft = z
   .superRefine((stage, context) => {
     exactlyOne(stage, ["model_path", "init"], context);
     adapterNeedsRank(stage, context);
+    if (stage.streaming && stage.init)
+      context.addIssue({
+        code: "custom",
+        path: ["streaming"],
+        message: "streaming and init exclude each other: a tokenizer is trained on rows in memory",
+      });
   });
 
 const reward = z
@@ -91,7 +104,7 @@ const reward = z
     model_path: path.describe("Hugging Face model directory to start from, usually the SFT stage's"),
     ...common,
     ...supervised,
-    format: z.enum(["auto", "prompt-chosen-rejected", "hh-rlhf"]).optional(),
+    format: z.enum(["auto", "prompt-chosen-rejected", "hh-rlhf", "chat-pair", "chatbot-arena"]).optional(),
     freeze_base: z.boolean().optional().describe("trains the head alone on the frozen model"),
     head: z.enum(["linear", "mlp"]).optional().describe("linear, or hidden → hidden/2 → 1 with ReLU"),
     center_coefficient: nonNegative

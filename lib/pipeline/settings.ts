@@ -1,5 +1,5 @@
 import type { TokenizeReport } from "../data/tokenize.ts";
-import type { DataReport } from "../data/types.ts";
+import type { DataReport, PreferenceCounts } from "../data/types.ts";
 import type { LoadOptions } from "../model/causal-lm.ts";
 import type { LoraSettings } from "../trainers/settings.ts";
 import { camelCase, type RewardStage } from "./schema.ts";
@@ -12,6 +12,8 @@ const PIPELINE_KEYS = [
   "eval_data_path",
   "eval_fraction",
   "max_rows",
+  "duplicates",
+  "streaming",
   "prompts_path",
   "eval_prompts_path",
   "reward_model_path",
@@ -109,12 +111,22 @@ export function describeTokenized(report: TokenizeReport): string {
   return `training on ${parts.join(", ")}`;
 }
 
+/** Rows that the counts of preferences tell of. */
+function droppedPairs(counts: PreferenceCounts | undefined): number {
+  return counts ? counts.differingPrompts + counts.emptyReply + counts.identical : 0;
+}
+
 /** What was read, in one line. */
 export function describeReport(report: DataReport): string {
   const parts = [`${report.rowsKept} of ${report.rowsRead} rows`];
   if (report.badRows > 0) {
     const first = report.firstBadRows[0];
     parts.push(`${report.badRows} bad (first: ${first?.file}:${first?.line}: ${first?.reason})`);
+  }
+  const others = report.droppedRows - droppedPairs(report.preferences);
+  if (others > 0) {
+    const first = report.firstDroppedRows[0];
+    parts.push(`${others} left out${first ? ` (first: ${first.file}:${first.line} ${first.reason})` : ""}`);
   }
   const pairs = report.preferences;
   if (pairs) {

@@ -5,7 +5,7 @@ import type { Dataset, PreferenceRow, SftRow } from "../data/types.ts";
 import type { RewardStage, SftStage } from "./schema.ts";
 import { describeReport } from "./settings.ts";
 
-const DEFAULT_EVAL_FRACTION = 0.05;
+export const DEFAULT_EVAL_FRACTION = 0.05;
 
 /** Rows to train on and rows held out: from a file of their own, or a share of the training file. */
 async function trainAndEval<Row>(
@@ -29,10 +29,20 @@ async function trainAndEval<Row>(
 
 /** The data of an SFT stage. Examples with the same prompt are kept on one side, so that the held-out ones are unseen. */
 export function sftData(settings: SftStage, log: (text: string) => void): Promise<Split<SftRow>> {
-  const { format, on_bad_row: onBadRow } = settings;
-  const groupOf = (row: SftRow): unknown =>
-    "messages" in row ? row.messages[0] : row.prompt === "" ? row.response : row.prompt;
-  return trainAndEval(settings, (path, limit) => loadSft(path, { format, onBadRow, limit }), groupOf, log);
+  const { format, duplicates, on_bad_row: onBadRow } = settings;
+  return trainAndEval(
+    settings,
+    (path, limit) => loadSft(path, { format, duplicates, onBadRow, limit }),
+    groupOfSft,
+    log,
+  );
+}
+
+/** What examples have in common that must not be on both sides of a split: the prompt, of a conversation its first question. */
+export function groupOfSft(row: SftRow): unknown {
+  if (!("messages" in row)) return row.prompt === "" ? row.response : row.prompt;
+  const question = row.messages.findIndex((message) => message.role !== "system");
+  return row.messages.slice(0, question + 1);
 }
 
 /** The data of a reward stage; pairs of one prompt are kept on one side. */
@@ -40,8 +50,8 @@ export function preferenceData(
   settings: RewardStage,
   log: (text: string) => void,
 ): Promise<Split<PreferenceRow>> {
-  const { format, on_bad_row: onBadRow } = settings;
+  const { format, duplicates, on_bad_row: onBadRow } = settings;
   const load = (path: string | readonly string[], limit?: number): Promise<Dataset<PreferenceRow>> =>
-    loadPreferences(path, { format, onBadRow, limit });
+    loadPreferences(path, { format, duplicates, onBadRow, limit });
   return trainAndEval(settings, load, (row) => row.prompt, log);
 }

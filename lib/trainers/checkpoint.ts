@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { mkdir, readdir, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { finishHash, hashSequence } from "../data/token-files.ts";
 import { messageOf, RlhfError } from "../errors.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
 import { readJsonIfPresent, syncDirectory, writeJson } from "../model/files.ts";
@@ -237,9 +238,6 @@ export function checkSameRun(checkpoint: Checkpoint, current: CheckpointState): 
 /** A hash of token sequences, which tells whether a checkpoint is of the same data. */
 export function hashSequences(sequences: Iterable<Int32Array>): string {
   const hash = createHash("sha256");
-  for (const tokens of sequences) {
-    hash.update(Int32Array.of(tokens.length));
-    hash.update(tokens);
-  }
-  return hash.digest("hex").slice(0, 32);
+  for (const tokens of sequences) hashSequence(hash, tokens);
+  return finishHash(hash);
 }

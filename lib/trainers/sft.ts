@@ -1,11 +1,13 @@
-import { type Tokenized, tokenizeSft } from "../data/tokenize.ts";
+import { TokenDataset } from "../data/token-dataset.ts";
+import { type TokenizeReport, type TokenizeSftOptions, tokenizeSft } from "../data/tokenize.ts";
 import type { SftRow, TokenizedExample } from "../data/types.ts";
 import { tokenNllLoss } from "../engine/losses.ts";
+import { RlhfError } from "../errors.ts";
 import { packSequences } from "../model/batch.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
-import { hashSequences, type TrainedPart } from "./checkpoint.ts";
+import type { TrainedPart } from "./checkpoint.ts";
 import { checkSettings, fittingMaxLength, flag, oneOf, type Rules, withDefaults } from "./settings.ts";
 import {
   SUPERVISED_DEFAULTS,
@@ -37,8 +39,9 @@ export interface SFTConfig extends SupervisedConfig {
 export interface SFTTrainerOptions {
   readonly model: CausalLM;
   readonly tokenizer: Tokenizer;
-  readonly trainData: readonly SftRow[];
-  readonly evalData?: readonly SftRow[];
+  /** Rows, which are tokenised at once, or a data set that was tokenised with `TokenDataset.create`, which may be larger than memory. */
+  readonly trainData: readonly SftRow[] | TokenDataset;
+  readonly evalData?: readonly SftRow[] | TokenDataset;
   readonly config?: SFTConfig;
   /** Where metrics.jsonl and checkpoints go. */
   readonly outputDir?: string;
@@ -53,12 +56,36 @@ const RULES: Rules<SFTConfig> = {
 
 const LEARNING_RATES = { full: 2e-5, lora: 2e-4 };
 
+/** The data set that was given, if it fits the settings, or one made of the rows that were. */
+function datasetOf(
+  data: readonly SftRow[] | TokenDataset,
+  tokenizer: Tokenizer,
+  options: TokenizeSftOptions & { readonly maxLength: number },
+  config: SFTConfig,
+): TokenDataset {
+  if (!(data instanceof TokenDataset)) return TokenDataset.of(tokenizeSft(data, tokenizer, options));
+  const set = (["overlong", "lossOn"] as const).find((name) => config[name] !== undefined);
+  if (set !== undefined)
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      `config.${set} has no effect on a TokenDataset; give it to TokenDataset.create`,
+      { name: set },
+    );
+  if (data.longest > options.maxLength)
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      `the data set has an example of ${data.longest} tokens, over maxLength ${options.maxLength}; give maxLength to TokenDataset.create`,
+      { longest: data.longest, maxLength: options.maxLength },
+    );
+  return data;
+}
+
 /** Supervised fine-tuning: the mean negative log-likelihood of the response tokens. */
 export class SFTTrainer extends SupervisedTrainer<TokenizedExample, SupervisedSettings & SFTConfig> {
   readonly model: CausalLM;
   readonly tokenizer: Tokenizer;
   /** What tokenising did to the training data. */
-  readonly tokenized: Tokenized<TokenizedExample>["report"];
+  readonly tokenized: TokenizeReport;
   protected readonly name = "sft";
   protected readonly shownMetrics = ["loss", "eval/loss", "lr", "epoch"];
   protected readonly part: TrainedPart;
@@ -75,15 +102,21 @@ export class SFTTrainer extends SupervisedTrainer<TokenizedExample, SupervisedSe
     const { overlong, lossOn } = config;
     const maxLength = fittingMaxLength(config.maxLength, model.maxLength);
     const tokenize = { maxLength, ...(overlong ? { overlong } : {}), ...(lossOn ? { lossOn } : {}) };
-    const train = tokenizeSft(options.trainData, tokenizer, tokenize);
+    const given = options.config ?? {};
+    const train = datasetOf(options.trainData, tokenizer, tokenize, given);
     const evaluation = options.evalData?.length
-      ? tokenizeSft(options.evalData, tokenizer, tokenize).examples
-      : [];
-    super({ ...config, learningRate, maxLength }, options.outputDir, train.examples, evaluation);
+      ? datasetOf(options.evalData, tokenizer, tokenize, given)
+      : null;
+    super(
+      { ...config, learningRate, maxLength },
+      options.outputDir,
+      train.examples ?? train,
+      evaluation?.examples ?? evaluation ?? [],
+    );
     this.model = model;
     this.tokenizer = tokenizer;
     this.tokenized = train.report;
-    this.dataHash = hashSequences(train.examples.map((example) => example.tokens));
+    this.dataHash = train.hash;
     this.#target = target;
     addNewAdapter(model, target);
     const optimizer = model.createOptimizer({ ...this.config, adapter: target.adapter });

@@ -1,5 +1,5 @@
 import { epochBatches, longestFirst, planMicroBatches } from "../data/batching.ts";
-import { throwIfAborted } from "../errors.ts";
+import { RlhfError, throwIfAborted } from "../errors.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import type { TrainedPart } from "./checkpoint.ts";
 import {
@@ -43,6 +43,38 @@ export const SUPERVISED_RULES: Rules<SupervisedConfig> = {
   maxSteps: positiveInteger,
 };
 
+/** Examples by their index; `TokenDataset` is one that may be larger than memory. */
+export interface ExampleSource<Example> {
+  readonly length: number;
+  get(indices: ArrayLike<number>): Promise<readonly Example[]>;
+}
+
+/** Examples that are held in memory. */
+class MemorySource<Example> implements ExampleSource<Example> {
+  readonly examples: readonly Example[];
+
+  constructor(examples: readonly Example[]) {
+    this.examples = examples;
+  }
+
+  get length(): number {
+    return this.examples.length;
+  }
+
+  get(indices: ArrayLike<number>): Promise<readonly Example[]> {
+    return Promise.resolve(Array.from(indices, (index) => this.examples[index] as Example));
+  }
+}
+
+function asSource<Example>(examples: readonly Example[] | ExampleSource<Example>): ExampleSource<Example> {
+  return "get" in examples ? examples : new MemorySource(examples);
+}
+
+function inMemory<Example>(source: ExampleSource<Example>): readonly Example[] {
+  if (source instanceof MemorySource) return source.examples;
+  throw new RlhfError("ERR_RLHF_ARGUMENT", "the examples are those of a TokenDataset: read them from there");
+}
+
 /** Sums that micro-batches add up, by name. */
 export type Sums = Readonly<Record<string, number>>;
 
@@ -61,19 +93,29 @@ export abstract class SupervisedTrainer<
   Settings extends SupervisedSettings = SupervisedSettings,
   Window = undefined,
 > extends Trainer<Settings> {
-  readonly trainExamples: readonly Example[];
-  readonly evalExamples: readonly Example[];
+  readonly #train: ExampleSource<Example>;
+  readonly #eval: ExampleSource<Example>;
   #epoch: { readonly index: number; readonly batches: readonly Int32Array[] } | null = null;
 
   protected constructor(
     config: Settings,
     outputDir: string | undefined,
-    trainExamples: readonly Example[],
-    evalExamples: readonly Example[],
+    train: readonly Example[] | ExampleSource<Example>,
+    evaluation: readonly Example[] | ExampleSource<Example>,
   ) {
     super(config, outputDir);
-    this.trainExamples = trainExamples;
-    this.evalExamples = evalExamples;
+    this.#train = asSource(train);
+    this.#eval = asSource(evaluation);
+  }
+
+  /** The examples that are trained on. Throws ERR_RLHF_ARGUMENT where they are not held in memory. */
+  get trainExamples(): readonly Example[] {
+    return inMemory(this.#train);
+  }
+
+  /** The held-out examples. Throws ERR_RLHF_ARGUMENT where they are not held in memory. */
+  get evalExamples(): readonly Example[] {
+    return inMemory(this.#eval);
   }
 
   /** Tokens that an example adds to a forward pass. */
@@ -107,7 +149,7 @@ export abstract class SupervisedTrainer<
   }
 
   get #stepsPerEpoch(): number {
-    return Math.ceil(this.trainExamples.length / this.#windowSize);
+    return Math.ceil(this.#train.length / this.#windowSize);
   }
 
   get totalSteps(): number {
@@ -115,24 +157,25 @@ export abstract class SupervisedTrainer<
   }
 
   /** The examples of a step: a function of seed and step alone, so a resumed run finds the same. */
-  #examplesOfStep(step: number): Example[] {
+  #examplesOfStep(step: number): Promise<readonly Example[]> {
     const index = Math.floor(step / this.#stepsPerEpoch);
     if (this.#epoch?.index !== index) {
-      const batches = epochBatches(this.trainExamples.length, this.#windowSize, this.config.seed, index);
+      const batches = epochBatches(this.#train.length, this.#windowSize, this.config.seed, index);
       this.#epoch = { index, batches };
     }
-    const batch = this.#epoch.batches[step % this.#stepsPerEpoch] as Int32Array;
-    return Array.from(batch, (example) => this.trainExamples[example] as Example);
+    return this.#train.get(this.#epoch.batches[step % this.#stepsPerEpoch] as Int32Array);
   }
 
   /** One optimizer step, on the next examples in order or on the ones given. */
-  async trainStep(examples: readonly Example[] = this.#examplesOfStep(this.step)): Promise<TrainingStep> {
-    const { metrics } = await this.countedStep((learningRate) => this.#optimize(examples, learningRate));
+  async trainStep(examples?: readonly Example[]): Promise<TrainingStep> {
+    const { metrics } = await this.countedStep(async (learningRate) =>
+      this.#optimize(examples ?? (await this.#examplesOfStep(this.step)), learningRate),
+    );
     return { step: this.step, metrics };
   }
 
-  protected runStep(learningRate: number): Promise<StepOutcome> {
-    return this.#optimize(this.#examplesOfStep(this.step), learningRate);
+  protected async runStep(learningRate: number): Promise<StepOutcome> {
+    return this.#optimize(await this.#examplesOfStep(this.step), learningRate);
   }
 
   async #optimize(examples: readonly Example[], learningRate: number): Promise<StepOutcome> {
@@ -166,10 +209,11 @@ export abstract class SupervisedTrainer<
 
   /** Metrics of the held-out examples under "eval/…"; none where there are none. */
   async evaluate(signal?: AbortSignal): Promise<Metrics> {
-    if (this.evalExamples.length === 0) return {};
+    if (this.#eval.length === 0) return {};
     await this.prepare({ signal });
-    const lengths = this.evalExamples.map((example) => this.tokensOf(example));
-    const ordered = longestFirst(lengths).map((index) => this.evalExamples[index] as Example);
+    const examples = await this.#eval.get(Array.from({ length: this.#eval.length }, (_, index) => index));
+    const lengths = examples.map((example) => this.tokensOf(example));
+    const ordered = longestFirst(lengths).map((index) => examples[index] as Example);
     const metrics = this.toMetrics(await this.#sumOver(ordered, null, signal));
     return Object.fromEntries(Object.entries(metrics).map(([name, value]) => [`eval/${name}`, value]));
   }
