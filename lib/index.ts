@@ -24,16 +24,26 @@ export {
   type RewardModelOptions,
   type ScoreOptions,
 } from "./model/reward-model.ts";
+export type { RewardStatistics } from "./model/reward-statistics.ts";
 export { ValueHead } from "./model/value-head.ts";
 
 // Trainers
 
+export { type Calibration, type ReliabilityBin, rewardCalibration } from "./rewards/calibration.ts";
+export {
+  type EnsembleCombination,
+  type EnsembleOptions,
+  type EnsembleScores,
+  loadReward,
+  RewardEnsemble,
+} from "./rewards/ensemble.ts";
 export type { RewardContext, RewardFunction, RewardSource } from "./rewards/reward.ts";
 export type { Experience } from "./trainers/experience.ts";
 export { PPOTrainer, type PPOTrainerOptions, type PpoUpdate } from "./trainers/ppo.ts";
 export type { PpoMinibatch } from "./trainers/ppo-metrics.ts";
 export type { PPOConfig } from "./trainers/ppo-settings.ts";
-export { type RewardConfig, RewardModelTrainer, type RewardModelTrainerOptions } from "./trainers/reward.ts";
+export { RewardModelTrainer, type RewardModelTrainerOptions } from "./trainers/reward.ts";
+export type { HeadInit, RewardConfig, RewardPairLoss } from "./trainers/reward-settings.ts";
 export type { Rollout } from "./trainers/rollouts.ts";
 export type { LoraSettings, TrainerConfig } from "./trainers/settings.ts";
 export { type SFTConfig, SFTTrainer, type SFTTrainerOptions } from "./trainers/sft.ts";
@@ -52,6 +62,7 @@ export { type LoadPreferencesOptions, loadPreferences, streamPreferences } from 
 export { loadPrompts } from "./data/prompts.ts";
 export { Random } from "./data/random.ts";
 export { type LoadOptions as DataOptions, type OnBadRow, placeOf, RowStream } from "./data/readers.ts";
+export { type LoadRewardOptions, loadRewardData } from "./data/reward-data.ts";
 export { loadSft, streamSft } from "./data/sft.ts";
 export { isHeldOut, type Split, type SplitOptions, splitDataset } from "./data/split.ts";
 export { TokenDataset, type TokenDatasetOptions } from "./data/token-dataset.ts";
@@ -62,6 +73,7 @@ export {
   type TokenizeSftOptions,
   tokenizePreferences,
   tokenizePrompts,
+  tokenizeRewardData,
   tokenizeScored,
   tokenizeSft,
   tokenizeUnpaired,

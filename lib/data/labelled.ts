@@ -71,7 +71,7 @@ const SCORED_FORMATS: Readonly<Record<ScoredFormat, string>> = {
   "prompt-response-score": "{prompt, response, score}",
 };
 
-const SCORED_READER: RowReader<ScoredFormat, ScoredRow> = {
+export const SCORED_READER: RowReader<ScoredFormat, ScoredRow> = {
   formats: SCORED_FORMATS,
   detect: (value) =>
     isRecord(value) && "prompt" in value && "response" in value && "score" in value

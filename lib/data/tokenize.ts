@@ -12,12 +12,14 @@ import { describePlace, placeOf } from "./readers.ts";
 import type {
   PreferenceRow,
   PromptRow,
+  RewardRow,
   RowPlace,
   ScoredRow,
   SftRow,
   TokenizedExample,
   TokenizedPreference,
   TokenizedPrompt,
+  TokenizedReward,
   TokenizedScored,
   TokenizedUnpaired,
   UnpairedRow,
@@ -35,9 +37,10 @@ export interface TokenizeOptions {
 export interface TokenizePreferenceOptions extends TokenizeOptions {
   /**
    * What happens to pairs with an answer over `maxLength`: "drop" (default) leaves them out whole, "truncate" cuts the answer's
-   * end off and leaves out those whose prompt alone fills the limit.
+   * end off and leaves out those whose prompt alone fills the limit, "truncate-prompt" cuts the beginning of the prompt off, by as
+   * much for both answers, and leaves out those that have too long an answer.
    */
-  readonly overlong?: "truncate" | "drop";
+  readonly overlong?: "truncate" | "truncate-prompt" | "drop";
 }
 
 export interface TokenizeSftOptions extends TokenizeOptions {
@@ -129,6 +132,17 @@ function cut(example: EncodedExample, maxLength: number): EncodedExample {
   };
 }
 
+/** An example without `count` tokens of its prompt, of which the first `leading` (such as a begin-of-text token) stay. */
+function cutPrompt(example: EncodedExample, leading: number, count: number): EncodedExample {
+  const kept = (_: number, index: number): boolean => index < leading || index >= leading + count;
+  return {
+    tokens: example.tokens.filter(kept),
+    promptLength: example.promptLength - count,
+    lossMask: example.lossMask.filter(kept),
+    merged: example.merged,
+  };
+}
+
 function tooLong(length: number, maxLength: number): { dropped: string } {
   return { dropped: `is ${length} tokens long, over maxLength ${maxLength}` };
 }
@@ -180,8 +194,19 @@ export function preferenceRows(
   tokenizer: PromptEncoder,
   options: TokenizePreferenceOptions = {},
 ): RowTokenizer<PreferenceRow, TokenizedPreference> {
+  const { overlong = "drop" } = options;
   const maxLength = checkMaxLength(options.maxLength);
   const eos = endOfSequence(tokenizer, options);
+  // What the tokenizer puts before every text.
+  const leading = overlong === "truncate-prompt" ? encodePrompt(tokenizer, "").length : 0;
+  const shorten = (pair: readonly EncodedExample[], surplus: number): EncodedExample[] | null => {
+    const promptLength = pair[0]?.promptLength ?? 0;
+    if (overlong === "truncate" && promptLength < maxLength)
+      return pair.map((answer) => cut(answer, maxLength));
+    if (overlong === "truncate-prompt" && promptLength - leading > surplus)
+      return pair.map((answer) => cutPrompt(answer, leading, surplus));
+    return null;
+  };
   return {
     noun: "pair",
     maxLength,
@@ -190,10 +215,8 @@ export function preferenceRows(
       const whole = [row.chosen, row.rejected].map((reply) => encodeReply(tokenizer, row.prompt, reply, eos));
       const longest = Math.max(...whole.map((answer) => answer.tokens.length));
       const truncated = longest > maxLength;
-      const promptLength = whole[0]?.promptLength ?? 0;
-      if (truncated && (options.overlong !== "truncate" || promptLength >= maxLength))
-        return tooLong(longest, maxLength);
-      const kept = truncated ? whole.map((answer) => cut(answer, maxLength)) : whole;
+      const kept = truncated ? shorten(whole, longest - maxLength) : whole;
+      if (kept === null) return tooLong(longest, maxLength);
       const [chosen, rejected] = kept as [EncodedExample, EncodedExample];
       if (!kept.every((answer) => answer.lossMask.includes(1)))
         return { dropped: "has an answer without a token to learn" };
@@ -256,6 +279,20 @@ export function scoredRows(
     ...example,
     score: row.score,
   }));
+}
+
+/** Pairs and scored answers for a reward model. */
+export function rewardRows(
+  tokenizer: PromptEncoder,
+  options: TokenizePreferenceOptions = {},
+): RowTokenizer<RewardRow, TokenizedReward> {
+  const pairs = preferenceRows(tokenizer, options);
+  const scored = scoredRows(tokenizer, options);
+  return {
+    noun: "pair",
+    maxLength: pairs.maxLength,
+    tokenize: (row, index) => ("score" in row ? scored.tokenize(row, index) : pairs.tokenize(row, index)),
+  };
 }
 
 /** Prompts to answer; those over `maxLength` are dropped. */
@@ -405,6 +442,15 @@ export function tokenizeScored(
   options: TokenizeOptions = {},
 ): Tokenized<TokenizedScored> {
   return tokenizeAll(rows, scoredRows(tokenizer, options));
+}
+
+/** Tokenises pairs and scored answers, each as above. Throws ERR_RLHF_DATA when nothing is left. */
+export function tokenizeRewardData(
+  rows: readonly RewardRow[],
+  tokenizer: PromptEncoder,
+  options: TokenizePreferenceOptions = {},
+): Tokenized<TokenizedReward> {
+  return tokenizeAll(rows, rewardRows(tokenizer, options));
 }
 
 /**

@@ -41,6 +41,9 @@ export interface ScoredRow {
   readonly score: number;
 }
 
+/** What a reward model learns from: pairs of answers, answers with a score, or both in one data set. */
+export type RewardRow = PreferenceRow | ScoredRow;
+
 /** A prompt to answer; keys of the row other than the prompt are kept for reward functions to read. */
 export interface PromptRow {
   /** The text; of a conversation, what its last message says. */
@@ -61,6 +64,7 @@ export type SftFormat =
 export type PreferenceFormat = "prompt-chosen-rejected" | "hh-rlhf" | "chat-pair" | "chatbot-arena";
 export type UnpairedFormat = "prompt-completion-label" | PreferenceFormat;
 export type ScoredFormat = "prompt-response-score";
+export type RewardFormat = PreferenceFormat | ScoredFormat;
 export type PromptFormat = "string" | "prompt" | "messages";
 export type SequenceFormat = "tokens" | "prompt-response";
 export type DataFormat = SftFormat | UnpairedFormat | ScoredFormat | PromptFormat | SequenceFormat;
@@ -140,6 +144,9 @@ export interface TokenizedUnpaired extends TokenizedExample {
 export interface TokenizedScored extends TokenizedExample {
   readonly score: number;
 }
+
+/** What a reward model learns from, tokenised. */
+export type TokenizedReward = TokenizedPreference | TokenizedScored;
 
 /** A tokenised prompt and the row it came from. */
 export interface TokenizedPrompt {

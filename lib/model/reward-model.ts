@@ -5,11 +5,17 @@ import { RlhfError } from "../errors.ts";
 import { localModel } from "../hub/hub.ts";
 import { lastTokens, packSequences } from "./batch.ts";
 import { CausalLM, type LoadOptions } from "./causal-lm.ts";
-import { type HeadOptions, loadScore } from "./heads.ts";
+import { type HeadInfo, type HeadOptions, loadScore, readHeads, saveHeads } from "./heads.ts";
 import { isPeftDirectory, readPeftDirectory } from "./peft.ts";
+import {
+  type RewardStatistics,
+  readRewardStatistics,
+  statisticsOf,
+  writeRewardStatistics,
+} from "./reward-statistics.ts";
 import { readModelTensors, readTensor, type TensorIndex } from "./safetensors.ts";
 
-/** The name of the head that scores. */
+/** The name of the head that scores, in memory and in heads.safetensors; on a model that is lent to several, "reward-2" and so on. */
 export const REWARD_HEAD = "reward";
 /** The name of the adapter that comes from a reward model's PEFT directory. */
 const LOADED_ADAPTER = "reward-adapter";
@@ -29,6 +35,39 @@ export interface RewardModelOptions {
 export interface ScoreOptions {
   /** The most tokens of one forward pass. Default 8192. Scores do not depend on it. */
   readonly microBatchTokens?: number;
+  /** Subtracts the model's stored mean and divides by its deviation. Default false: the raw scores, those of transformers. */
+  readonly normalize?: boolean;
+}
+
+function notReward(directory: string, problem: string): RlhfError {
+  return new RlhfError("ERR_RLHF_MODEL", `${directory}: ${problem}`, { directory });
+}
+
+/** Puts a directory's reward head on a model: transformers' score.weight, or the one named "reward" in heads.safetensors. */
+async function loadHead(model: CausalLM, head: string, directory: string, index: TensorIndex): Promise<void> {
+  const score = index.entries.get("score.weight");
+  if (score) return await loadScore(model, head, score, directory);
+  if (!(await stat(join(directory, "heads.safetensors")).catch(() => null)))
+    throw notReward(directory, "has neither score.weight nor heads.safetensors; it is not a reward model");
+  const { heads, tensors } = await readHeads(directory);
+  const info = heads.get(REWARD_HEAD);
+  if (!info)
+    throw notReward(
+      directory,
+      `heads.safetensors has no head "${REWARD_HEAD}", it has ${[...heads.keys()].join(", ")}`,
+    );
+  model.addHead(head, info as HeadOptions);
+  for (const [name, values] of tensors) {
+    const [owner, part] = name.split(":");
+    if (owner === REWARD_HEAD) await model.writeParameter(`${head}:${part}`, values);
+  }
+}
+
+/** The name, or one with a number after it that is not taken yet. */
+function freeName(name: string, taken: ReadonlyMap<string, unknown>): string {
+  let free = name;
+  for (let number = 2; taken.has(free); number++) free = `${name}-${number}`;
+  return free;
 }
 
 /** True when every backbone tensor of the index equals the model's parameter, byte for byte. */
@@ -44,28 +83,48 @@ async function sharesWeights(backbone: CausalLM, index: TensorIndex): Promise<bo
   return true;
 }
 
+/** What goes when a reward model is disposed of: its model, its head on a lent one, or that and the adapter loaded with it. */
+type Owned = "model" | "head" | "head and adapter";
+
+interface Parts {
+  readonly adapter?: string | undefined;
+  readonly statistics?: RewardStatistics | null;
+  readonly owns?: Owned;
+}
+
 /** A transformer with a scalar head: the score of a sequence is the head's output at its last token. */
 export class RewardModel implements Disposable {
   readonly model: CausalLM;
   readonly adapter: string | undefined;
-  readonly head = REWARD_HEAD;
-  readonly #ownsModel: boolean;
+  /** The head's name on the model. */
+  readonly head: string;
+  /** Mean and deviation of its raw scores; null where they were never measured. */
+  statistics: RewardStatistics | null;
+  readonly #owns: Owned;
 
-  private constructor(model: CausalLM, adapter: string | undefined, ownsModel: boolean) {
+  private constructor(
+    model: CausalLM,
+    head: string,
+    { adapter, statistics = null, owns = "head" }: Parts = {},
+  ) {
     this.model = model;
+    this.head = head;
     this.adapter = adapter;
-    this.#ownsModel = ownsModel;
+    this.statistics = statistics;
+    this.#owns = owns;
   }
 
-  /** Puts a reward head on a model, to be trained. Throws ERR_RLHF_ARGUMENT when it has one already. */
+  /** Puts a reward head on a model, to be trained. A model may be lent to several, each with a head of its own. */
   static create(model: CausalLM, options: RewardModelOptions = {}): RewardModel {
-    model.addHead(REWARD_HEAD, { bias: false, ...options.head });
-    return new RewardModel(model, options.adapter, false);
+    const head = freeName(REWARD_HEAD, model.heads);
+    model.addHead(head, { bias: false, ...options.head });
+    return new RewardModel(model, head, { adapter: options.adapter });
   }
 
   /** This reward model through another adapter. The two share all they hold: dispose of this one only. */
   with(options: Pick<RewardModelOptions, "adapter">): RewardModel {
-    return options.adapter === this.adapter ? this : new RewardModel(this.model, options.adapter, false);
+    if (options.adapter === this.adapter) return this;
+    return new RewardModel(this.model, this.head, { adapter: options.adapter });
   }
 
   /**
@@ -75,27 +134,23 @@ export class RewardModel implements Disposable {
   static async load(path: string, options: RewardLoadOptions = {}): Promise<RewardModel> {
     const directory = await localModel(path);
     if (await isPeftDirectory(directory)) return RewardModel.#loadAdapter(directory, options);
-    const index = await readModelTensors(directory);
-    const score = index.entries.get("score.weight");
-    const hasHeads = await stat(join(directory, "heads.safetensors")).catch(() => null);
-    if (!score && !hasHeads)
-      throw new RlhfError(
-        "ERR_RLHF_MODEL",
-        `${directory}: has neither score.weight nor heads.safetensors; it is not a reward model`,
-        { directory },
-      );
     const { backbone, ...loadOptions } = options;
-    const shared =
-      backbone && score && !backbone.heads.has(REWARD_HEAD) && (await sharesWeights(backbone, index));
-    const model = shared ? backbone : await CausalLM.load(directory, loadOptions);
-    if (score) await loadScore(model, REWARD_HEAD, score, directory);
-    if (!model.heads.has(REWARD_HEAD))
-      throw new RlhfError(
-        "ERR_RLHF_MODEL",
-        `${directory}: heads.safetensors has no head "${REWARD_HEAD}", it has ${[...model.heads.keys()].join(", ")}`,
-        { directory },
-      );
-    return new RewardModel(model, undefined, !shared);
+    const index = await readModelTensors(directory);
+    const statistics = await readRewardStatistics(directory);
+    if (backbone && (await sharesWeights(backbone, index))) {
+      const head = freeName(REWARD_HEAD, backbone.heads);
+      await loadHead(backbone, head, directory, index);
+      return new RewardModel(backbone, head, { statistics });
+    }
+    const model = await CausalLM.load(directory, loadOptions);
+    try {
+      // CausalLM has loaded what is in heads.safetensors.
+      if (!model.heads.has(REWARD_HEAD)) await loadHead(model, REWARD_HEAD, directory, index);
+    } catch (error) {
+      model.dispose();
+      throw error;
+    }
+    return new RewardModel(model, REWARD_HEAD, { statistics, owns: "model" });
   }
 
   /** The adapter goes onto the backbone given, which it must have been trained on, or onto the base that its file names. */
@@ -107,16 +162,32 @@ export class RewardModel implements Disposable {
         directory,
       });
     const model = backbone ?? (await CausalLM.load(baseModel as string, loadOptions));
-    await model.loadAdapter(LOADED_ADAPTER, directory, { head: REWARD_HEAD });
-    return new RewardModel(model, LOADED_ADAPTER, !backbone);
+    const adapter = freeName(LOADED_ADAPTER, model.adapters);
+    const head = freeName(REWARD_HEAD, model.heads);
+    const owns = backbone ? "head and adapter" : "model";
+    try {
+      const statistics = await readRewardStatistics(directory);
+      await model.loadAdapter(adapter, directory, { head });
+      return new RewardModel(model, head, { adapter, statistics, owns });
+    } catch (error) {
+      if (!backbone) model.dispose();
+      throw error;
+    }
   }
 
   /**
    * Scores of token sequences (prompt and answer together). A score does not depend on what else is scored with it.
+   * Throws ERR_RLHF_ARGUMENT when they are to be normalised and the model has no statistics.
    *
    * @returns Float32Array, one score per sequence
    */
   async score(sequences: readonly Int32Array[], options: ScoreOptions = {}): Promise<Float32Array> {
+    const { statistics } = this;
+    if (options.normalize && !statistics)
+      throw new RlhfError(
+        "ERR_RLHF_ARGUMENT",
+        "score: this reward model has no statistics to normalise with; measureStatistics() makes them",
+      );
     const scores = new Float32Array(sequences.length);
     if (sequences.length === 0) return scores;
     const plan = planMicroBatches(
@@ -135,37 +206,72 @@ export class RewardModel implements Disposable {
         scores[indices[i] as number] = values[row] as number;
       });
     }
-    return scores;
+    if (!options.normalize || !statistics) return scores;
+    return scores.map((score) => (score - statistics.mean) / statistics.deviation);
   }
 
   /**
-   * Writes the model as a directory that transformers' AutoModelForSequenceClassification loads (linear head), or with
-   * heads.safetensors beside the language model (MLP head). An adapter is merged into the saved weights.
+   * Measures mean and deviation of the raw scores of some sequences and keeps them in `statistics`; `save` writes them. They become
+   * null where all scores are alike.
+   */
+  async measureStatistics(
+    sequences: readonly Int32Array[],
+    options: Pick<ScoreOptions, "microBatchTokens"> = {},
+  ): Promise<RewardStatistics | null> {
+    this.statistics = statisticsOf(await this.score(sequences, options));
+    return this.statistics;
+  }
+
+  /**
+   * Writes the model as a directory that transformers' AutoModelForSequenceClassification loads (linear head without bias), or with
+   * heads.safetensors beside the language model (other heads). An adapter is merged into the saved weights. The statistics
+   * go beside them and change no weight: what transformers loads gives the raw scores.
    */
   async save(directory: string): Promise<void> {
     const merge = this.adapter === undefined ? {} : { merge: this.adapter };
     const info = this.model.heads.get(this.head);
     if (info?.kind === "linear" && !info.bias)
       await this.model.saveForSequenceClassification(directory, this.head, merge);
-    else await this.model.save(directory, merge);
+    else {
+      await this.model.save(directory, { ...merge, heads: [] });
+      await this.#saveHead(directory);
+    }
+    await writeRewardStatistics(directory, this.statistics);
   }
 
-  /** Writes the adapter and the head alone, as a directory that peft loads onto a sequence classifier of the same base. */
+  /** heads.safetensors with this head alone, under the name that `load` looks for. */
+  async #saveHead(directory: string): Promise<void> {
+    const info = this.model.heads.get(this.head) as HeadInfo;
+    const own = this.model.parameters().filter((parameter) => parameter.group === `head:${this.head}`);
+    const tensors = own.map(({ name, shape }) => ({
+      name: `${REWARD_HEAD}:${name.slice(this.head.length + 1)}`,
+      shape,
+      read: () => this.model.readParameter(name),
+    }));
+    await saveHeads(directory, new Map([[REWARD_HEAD, info]]), tensors);
+  }
+
+  /**
+   * Writes the adapter and the head alone, as a directory that peft loads onto a sequence classifier of the same base, and the
+   * statistics beside them.
+   */
   async saveAdapter(directory: string): Promise<void> {
     if (this.adapter === undefined)
       throw new RlhfError("ERR_RLHF_ARGUMENT", "saveAdapter: this reward model has no adapter; use save");
     await this.model.saveAdapter(this.adapter, directory, { head: this.head });
+    await writeRewardStatistics(directory, this.statistics);
   }
 
   /** Frees the model, or takes its head, and an adapter loaded with it, off a backbone that somebody else lent. */
   dispose(): void {
-    if (this.#ownsModel) {
+    if (this.#owns === "model") {
       this.model.dispose();
       return;
     }
     if (this.model.heads.has(this.head)) this.model.removeHead(this.head);
-    if (this.adapter === LOADED_ADAPTER && this.model.adapters.has(LOADED_ADAPTER))
-      this.model.removeAdapter(LOADED_ADAPTER);
+    const { adapter } = this;
+    if (this.#owns === "head and adapter" && adapter !== undefined && this.model.adapters.has(adapter))
+      this.model.removeAdapter(adapter);
   }
 
   [Symbol.dispose](): void {

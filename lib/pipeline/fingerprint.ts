@@ -2,7 +2,8 @@ import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { messageOf, RlhfError } from "../errors.ts";
+import { isRlhfError, messageOf, RlhfError } from "../errors.ts";
+import { isMember } from "../rewards/ensemble-files.ts";
 
 /** Files that a run writes about itself; they are no part of the result. */
 export const RUN_FILES: ReadonlySet<string> = new Set(["stage.json", "metrics.jsonl"]);
@@ -24,7 +25,7 @@ async function hashOfFile(file: string): Promise<string> {
 
 /**
  * SHA-256 of what a path holds: a file's bytes, or the names and bytes of the files directly in a directory (a model; its
- * subdirectories hold checkpoints). Throws ERR_RLHF_IO, with the setting's name, when there is nothing to read.
+ * subdirectories hold checkpoints) and in those of an ensemble's members. Throws ERR_RLHF_IO, with the setting's name, when there is nothing to read.
  */
 export async function fingerprint(path: string, setting: string): Promise<string> {
   try {
@@ -36,8 +37,12 @@ export async function fingerprint(path: string, setting: string): Promise<string
     const hash = createHash("sha256");
     for (const name of names.map((entry) => entry.name).sort())
       hash.update(`${name}\0${await hashOfFile(join(path, name))}\n`);
+    const members = entries.filter((entry) => entry.isDirectory() && isMember(entry.name));
+    for (const name of members.map((entry) => entry.name).sort())
+      hash.update(`${name}\0${await fingerprint(join(path, name), setting)}\n`);
     return hash.digest("hex");
   } catch (error) {
+    if (isRlhfError(error)) throw error;
     throw new RlhfError(
       "ERR_RLHF_IO",
       `${setting}: ${path}: cannot be read: ${messageOf(error)}`,

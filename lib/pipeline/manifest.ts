@@ -1,6 +1,7 @@
 import { readdir, readFile, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { writeJson } from "../model/files.ts";
+import { isMember } from "../rewards/ensemble-files.ts";
 import { FREE_SETTINGS } from "../trainers/trainer.ts";
 import { fingerprint, hashOfValue, RUN_FILES } from "./fingerprint.ts";
 import { camelCase, pathKeys, type Stage, type StageKind } from "./schema.ts";
@@ -59,11 +60,14 @@ async function readManifest(directory: string): Promise<StageManifest | null> {
   }
 }
 
-async function outputSizes(directory: string): Promise<Record<string, number>> {
+/** Sizes of the files of a result, those of an ensemble's members included. */
+async function outputSizes(directory: string, prefix = ""): Promise<Record<string, number>> {
   const sizes: Record<string, number> = {};
   for (const entry of await readdir(directory, { withFileTypes: true })) {
-    if (entry.isFile() && !RUN_FILES.has(entry.name))
-      sizes[entry.name] = (await stat(join(directory, entry.name))).size;
+    const path = join(directory, entry.name);
+    if (entry.isFile() && !RUN_FILES.has(entry.name)) sizes[prefix + entry.name] = (await stat(path)).size;
+    if (entry.isDirectory() && isMember(entry.name))
+      Object.assign(sizes, await outputSizes(path, `${entry.name}/`));
   }
   return sizes;
 }

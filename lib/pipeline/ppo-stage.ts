@@ -2,8 +2,8 @@ import { join } from "node:path";
 import { loadPrompts } from "../data/prompts.ts";
 import { RlhfError } from "../errors.ts";
 import { CausalLM } from "../model/causal-lm.ts";
-import { RewardModel } from "../model/reward-model.ts";
 import { type MetricsRecord, readMetrics } from "../monitor/metrics.ts";
+import { loadReward } from "../rewards/ensemble.ts";
 import type { RewardSource } from "../rewards/reward.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { PPOTrainer } from "../trainers/ppo.ts";
@@ -55,7 +55,7 @@ export async function runPpoStage(settings: PpoStage, context: StageContext): Pr
       ...beforeAndAfter(comparison, "eval/objective/kl"),
     };
   } finally {
-    if (reward instanceof RewardModel) reward.dispose();
+    if (typeof reward !== "function") reward.dispose();
   }
 }
 
@@ -78,9 +78,10 @@ function summarize(outputDir: string): StageSummary {
  */
 function openReward(settings: PpoStage, policy: CausalLM): Promise<RewardSource> {
   if (settings.reward_module !== undefined) return loadRewardModule(settings.reward_module);
-  const { device, dtype } = settings;
+  const { device, dtype, combine, kappa } = settings;
   const backbone = policy.trainable === "none" ? { backbone: policy } : {};
-  return RewardModel.load(settings.reward_model_path as string, { device, dtype, ...backbone });
+  const options = { device, dtype, combine, kappa, ...backbone };
+  return loadReward(settings.reward_model_path as string | string[], options);
 }
 
 /** Tokens to stop at may be given by id or by content. */

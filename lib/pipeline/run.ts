@@ -18,6 +18,8 @@ export interface StageContext {
   readonly resume: boolean;
   /** Tells the user one line. */
   readonly log: (text: string) => void;
+  /** Runs a part of the stage as one of its own, in a directory within its output directory. */
+  readonly runStage: (part: Stage, name: string) => Promise<StageResult>;
 }
 
 export interface RunOptions {
@@ -75,8 +77,10 @@ function checkOutputs(stages: readonly Stage[]): void {
   const owners = new Map<string, string>();
   for (const { kind, settings } of stages) {
     const output = resolve(settings.output_dir);
-    const inputs = settings as { readonly [Key in (typeof MODEL_KEYS)[number]]?: string };
-    const same = MODEL_KEYS.find((key) => inputs[key] !== undefined && resolve(inputs[key]) === output);
+    const inputs = settings as { readonly [Key in (typeof MODEL_KEYS)[number]]?: string | readonly string[] };
+    const same = MODEL_KEYS.find((key) =>
+      [inputs[key] ?? []].flat().some((path) => resolve(path) === output),
+    );
     if (same !== undefined)
       throw new RlhfError(
         "ERR_RLHF_CONFIG",
@@ -92,6 +96,33 @@ function checkOutputs(stages: readonly Stage[]): void {
   }
 }
 
+/** Runs one stage, unless its results are complete. */
+async function runIfNeeded(stage: Stage, name: string, options: RunOptions): Promise<StageResult> {
+  const { signal, log = logToConsole } = options;
+  const outputDir = stage.settings.output_dir;
+  const key = await stageKey(stage);
+  const { state, summary } = await stageState(outputDir, key);
+  if (state === "complete" && !options.force) {
+    log(`${name}: complete in ${outputDir}, skipped`);
+    return { kind: stage.kind, outputDir, skipped: true, summary };
+  }
+  const resume = state === "begun" && !options.force;
+  log(`${name}: ${resume ? "going on in" : "writing to"} ${outputDir}`);
+  const began = performance.now();
+  const removed = await markBegun(outputDir, key, !resume);
+  if (removed.length > 0) log(`  removed ${removed.join(", ")}: of a run with other settings or inputs`);
+  const runPart = (part: Stage, partName: string): Promise<StageResult> =>
+    runIfNeeded(part, partName, options);
+  const achieved = await runStage(stage, { signal, key: hashOfValue(key), resume, log, runStage: runPart });
+  await markComplete(outputDir, key, achieved);
+  log(`${name}: done in ${formatDuration((performance.now() - began) / 1000)}${describeSummary(achieved)}`);
+  return { kind: stage.kind, outputDir, skipped: false, summary: achieved };
+}
+
+function logToConsole(text: string): void {
+  process.stderr.write(`${text}\n`);
+}
+
 /**
  * Runs stages in order. A stage whose results are complete for the same settings and inputs is skipped; one that was cut off
  * goes on from its last checkpoint. Throws ERR_RLHF_CONFIG when a stage would write over what another one made or reads, and
@@ -101,37 +132,14 @@ export async function runPipeline(
   stages: readonly Stage[],
   options: RunOptions = {},
 ): Promise<StageResult[]> {
-  const log = options.log ?? ((text: string) => process.stderr.write(`${text}\n`));
   const results: StageResult[] = [];
   checkOutputs(stages);
+  const log = options.log ?? logToConsole;
   for (const [index, given] of stages.entries()) {
     const name = `[${index + 1}/${stages.length}] ${given.kind}`;
-    const outputDir = given.settings.output_dir;
     const stage = await withLocalPaths(given, (file) => log(`  downloading ${file}`), options.signal);
-    const key = await stageKey(stage);
-    const { state, summary } = await stageState(outputDir, key);
-    if (state === "complete" && !options.force) {
-      log(`${name}: complete in ${outputDir}, skipped`);
-      results.push({ kind: stage.kind, outputDir, skipped: true, summary });
-      continue;
-    }
-    const resume = state === "begun" && !options.force;
-    log(`${name}: ${resume ? "going on in" : "writing to"} ${outputDir}`);
-    const began = performance.now();
-    const removed = await markBegun(outputDir, key, !resume);
-    if (removed.length > 0) log(`  removed ${removed.join(", ")}: of a run with other settings or inputs`);
     try {
-      const achieved = await runStage(stage, {
-        signal: options.signal,
-        key: hashOfValue(key),
-        resume,
-        log,
-      });
-      await markComplete(outputDir, key, achieved);
-      log(
-        `${name}: done in ${formatDuration((performance.now() - began) / 1000)}${describeSummary(achieved)}`,
-      );
-      results.push({ kind: stage.kind, outputDir, skipped: false, summary: achieved });
+      results.push(await runIfNeeded(stage, name, options));
     } catch (error) {
       throw interrupted(error, stage, options.again);
     }

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { MODEL_FAMILIES } from "../model/config.ts";
+import { ENSEMBLE_COMBINATIONS } from "../rewards/ensemble-files.ts";
 import {
   adapterNeedsRank,
   common,
@@ -99,20 +100,71 @@ const sft = z
       });
   });
 
+/** How the scores of an ensemble become one. */
+const combination = {
+  combine: z
+    .enum(ENSEMBLE_COMBINATIONS)
+    .optional()
+    .describe("an ensemble's reward: mean, min, or mean-std, mean − kappa·deviation"),
+  kappa: nonNegative.optional().describe("weight of the deviation in mean-std"),
+};
+
+function combinationFits(
+  stage: Readonly<Record<string, unknown>>,
+  isEnsemble: boolean,
+  condition: string,
+  context: IssueContext,
+): void {
+  for (const key of ["combine", "kappa"])
+    if (stage[key] !== undefined && !isEnsemble)
+      context.addIssue({ code: "custom", path: [key], message: `has no effect without ${condition}` });
+}
+
 const reward = z
   .strictObject({
     model_path: path.describe("Hugging Face model directory to start from, usually the SFT stage's"),
     ...common,
     ...supervised,
-    format: z.enum(["auto", "prompt-chosen-rejected", "hh-rlhf", "chat-pair", "chatbot-arena"]).optional(),
+    format: z
+      .enum([
+        "auto",
+        "prompt-chosen-rejected",
+        "hh-rlhf",
+        "chat-pair",
+        "chatbot-arena",
+        "prompt-response-score",
+      ])
+      .optional(),
+    ties: z.enum(["keep", "drop"]).optional().describe("pairs judged alike: learnt as ties, or left out"),
+    overlong: z
+      .enum(["drop", "truncate-prompt"])
+      .optional()
+      .describe("pairs over max_length: left out, or the beginning of their prompt cut off"),
     freeze_base: z.boolean().optional().describe("trains the head alone on the frozen model"),
     head: z.enum(["linear", "mlp"]).optional().describe("linear, or hidden → hidden/2 → 1 with ReLU"),
+    head_init: z
+      .enum(["zero", "openai", "openrlhf"])
+      .optional()
+      .describe("deviation of the head's last layer: 0, 1/√(d + 1) or 1/(d + 1)"),
+    loss: z.enum(["bradley-terry", "cross-entropy", "log-exp", "hinge"]).optional().describe("loss of pairs"),
+    margin: nonNegative
+      .optional()
+      .describe("by how much rewards should differ, beside the rows' own margins; hinge: 1"),
+    label_smoothing: z.number().min(0).lt(0.5).optional().describe("probability that a label is wrong"),
+    score_weight: nonNegative.optional().describe("weight of the squared error of answers with a score"),
     center_coefficient: nonNegative
       .optional()
       .describe("weight of (chosen + rejected)², which keeps rewards near zero"),
+    normalize_reward: z.boolean().optional().describe("measures and saves mean and deviation of the rewards"),
+    members: positiveInteger
+      .optional()
+      .describe("trains so many reward models with seeds of their own, as an ensemble"),
+    split_seed: seed.optional().describe("decides which rows are held out; left out: the seed"),
+    ...combination,
   })
   .superRefine((stage, context) => {
     adapterNeedsRank(stage, context);
+    combinationFits(stage, stage.members !== undefined && stage.members > 1, "members over 1", context);
     if (stage.freeze_base && stage.lora_r !== undefined) {
       context.addIssue({
         code: "custom",
@@ -128,7 +180,10 @@ const ppo = z
     prompts_path: paths.describe("prompts as strings or {prompt, …} rows"),
     eval_prompts_path: paths.optional().describe("prompts to measure the policy on, not to learn from"),
     shuffle_prompts: z.boolean().optional().describe("false: prompts are taken in the order of the file"),
-    reward_model_path: path.optional().describe("directory of a reward model"),
+    reward_model_path: paths
+      .optional()
+      .describe("directory of a reward model or an ensemble, or a list of them as an ensemble"),
+    ...combination,
     reward_module: path
       .optional()
       .describe("JavaScript or TypeScript file with a default export (prompt, response) => number"),
@@ -162,6 +217,10 @@ const ppo = z
     lambda: fraction.optional(),
     whiten_rewards: z.boolean().optional(),
     whiten_advantages: z.boolean().optional(),
+    normalize_reward: z
+      .boolean()
+      .optional()
+      .describe("applies the mean and deviation that the reward model was saved with"),
     reward_clip: positive.nullable().optional(),
     missing_eos_penalty: nonNegative.nullable().optional(),
     value_model: z
@@ -172,6 +231,7 @@ const ppo = z
   })
   .superRefine((stage, context) => {
     exactlyOne(stage, ["reward_model_path", "reward_module"], context);
+    combinationFits(stage, stage.reward_model_path !== undefined, "reward_model_path", context);
     adapterNeedsRank(stage, context);
     epochsNeedSteps(stage, context);
     if (

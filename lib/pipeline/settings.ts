@@ -26,6 +26,11 @@ const PIPELINE_KEYS = [
   "freeze_base",
   "steps_per_epoch",
   "stop",
+  "ties",
+  "split_seed",
+  "members",
+  "combine",
+  "kappa",
 ] as const;
 
 /** Keys of the adapter to train: lora_rank_pattern is the trainer's lora.rankPattern. */

@@ -1,7 +1,7 @@
-import { loadPreferences } from "../data/preferences.ts";
+import { loadRewardData } from "../data/reward-data.ts";
 import { loadSft } from "../data/sft.ts";
 import { type Split, splitDataset } from "../data/split.ts";
-import type { Dataset, PreferenceRow, SftRow } from "../data/types.ts";
+import type { Dataset, RewardRow, SftRow } from "../data/types.ts";
 import type { RewardStage, SftStage } from "./schema.ts";
 import { describeReport } from "./settings.ts";
 
@@ -45,13 +45,10 @@ export function groupOfSft(row: SftRow): unknown {
   return row.messages.slice(0, question + 1);
 }
 
-/** The data of a reward stage; pairs of one prompt are kept on one side. */
-export function preferenceData(
-  settings: RewardStage,
-  log: (text: string) => void,
-): Promise<Split<PreferenceRow>> {
-  const { format, duplicates, on_bad_row: onBadRow } = settings;
-  const load = (path: string | readonly string[], limit?: number): Promise<Dataset<PreferenceRow>> =>
-    loadPreferences(path, { format, duplicates, onBadRow, limit });
-  return trainAndEval(settings, load, (row) => row.prompt, log);
+/** The data of a reward stage; answers to one prompt are kept on one side. */
+export function rewardData(settings: RewardStage, log: (text: string) => void): Promise<Split<RewardRow>> {
+  const { format, ties, duplicates, on_bad_row: onBadRow, split_seed: seed = settings.seed } = settings;
+  const load = (path: string | readonly string[], limit?: number): Promise<Dataset<RewardRow>> =>
+    loadRewardData(path, { format, ties, duplicates, onBadRow, limit });
+  return trainAndEval({ ...settings, seed }, load, (row) => row.prompt, log);
 }

@@ -1,6 +1,7 @@
 import type { PromptRow } from "../data/types.ts";
 import { messageOf, RlhfError } from "../errors.ts";
 import type { RewardModel } from "../model/reward-model.ts";
+import { RewardEnsemble } from "./ensemble.ts";
 
 /** What a reward function may know beyond the two texts. */
 export interface RewardContext {
@@ -20,8 +21,14 @@ export type RewardFunction = (
   context: RewardContext,
 ) => number | Promise<number>;
 
-/** What scores answers: a trained model, or a function. */
-export type RewardSource = RewardModel | RewardFunction;
+/** What scores answers: a trained model, several of them, or a function. */
+export type RewardSource = RewardModel | RewardEnsemble | RewardFunction;
+
+/** The reward models that a source is made of; none of a function. */
+export function rewardModels(source: RewardSource): readonly RewardModel[] {
+  if (typeof source === "function") return [];
+  return source instanceof RewardEnsemble ? source.members : [source];
+}
 
 /** An answer to score: as text for functions, as tokens for models. */
 export interface ScoredAnswer extends RewardContext {
@@ -54,24 +61,39 @@ async function callReward(reward: RewardFunction, answer: ScoredAnswer): Promise
   return score;
 }
 
+export interface ScoreAnswersOptions {
+  /** Most tokens of one forward pass of a reward model. */
+  readonly microBatchTokens: number;
+  /** Whether a reward model's scores are normalised by its own statistics, where it has them. */
+  readonly normalize: boolean;
+}
+
+/** Scores of a batch of answers, in their order. */
+export interface AnswerScores {
+  readonly scores: Float32Array;
+  /** How far the members of an ensemble are apart on each answer; null where the source is none. */
+  readonly spread: Float32Array | null;
+}
+
 /**
- * The scores of a batch of answers, Float32Array[S], in their order.
- * Throws ERR_RLHF_REWARD when a function fails or a score is not a finite number.
- *
- * @param microBatchTokens most tokens of one forward pass of a reward model
+ * Scores a batch of answers. Throws ERR_RLHF_REWARD when a function fails or a score is not a finite number.
  */
 export async function scoreAnswers(
   source: RewardSource,
   answers: readonly ScoredAnswer[],
-  microBatchTokens: number,
-): Promise<Float32Array> {
+  { microBatchTokens, normalize }: ScoreAnswersOptions,
+): Promise<AnswerScores> {
   if (typeof source === "function") {
-    return Float32Array.from(await Promise.all(answers.map((answer) => callReward(source, answer))));
+    const scores = await Promise.all(answers.map((answer) => callReward(source, answer)));
+    return { scores: Float32Array.from(scores), spread: null };
   }
-  const scores = await source.score(
-    answers.map((answer) => answer.tokens),
-    { microBatchTokens },
-  );
+  const sequences = answers.map((answer) => answer.tokens);
+  const measured = rewardModels(source).every((member) => member.statistics !== null);
+  const options = { microBatchTokens, normalize: normalize && measured };
+  const { scores, spread } =
+    source instanceof RewardEnsemble
+      ? await source.scoreWithSpread(sequences, options)
+      : { scores: await source.score(sequences, options), spread: null };
   const bad = scores.findIndex((score) => !Number.isFinite(score));
   if (bad >= 0) {
     throw new RlhfError(
@@ -83,5 +105,5 @@ export async function scoreAnswers(
       },
     );
   }
-  return scores;
+  return { scores, spread };
 }

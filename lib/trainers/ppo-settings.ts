@@ -69,6 +69,11 @@ export interface PPOConfig extends TrainerConfig {
   readonly whitenRewards?: boolean;
   /** Makes advantages mean 0 and variance 1 over the batch. Default true. */
   readonly whitenAdvantages?: boolean;
+  /**
+   * Whether a reward model's scores are brought to mean 0 and deviation 1 by the statistics saved with it, where there are such.
+   * Default true.
+   */
+  readonly normalizeReward?: boolean;
   /** Limits scores to ± this; null (default): no limit. */
   readonly rewardClip?: number | null;
   /** Taken off the (clipped) score of an answer that did not end itself; null (default): nothing. */
@@ -109,6 +114,7 @@ export const PPO_DEFAULTS = {
   lambda: 0.95,
   whitenRewards: false,
   whitenAdvantages: true,
+  normalizeReward: true,
   rewardClip: null as number | null,
   missingEosPenalty: null as number | null,
   valueModel: "shared" as NonNullable<PPOConfig["valueModel"]>,
@@ -138,6 +144,7 @@ export const PPO_RULES: Rules<PPOConfig> = {
   lambda: fraction,
   whitenRewards: flag,
   whitenAdvantages: flag,
+  normalizeReward: flag,
   rewardClip: nullable(positive),
   missingEosPenalty: nullable(nonNegative),
   valueModel: oneOf("shared", "adapter", "separate"),

@@ -6,7 +6,7 @@ import { ppoPolicyLoss, ppoValueLoss } from "../engine/losses.ts";
 import { RlhfError } from "../errors.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
 import type { Metrics } from "../monitor/metrics.ts";
-import { type RewardSource, scoreAnswers } from "../rewards/reward.ts";
+import { type AnswerScores, type RewardSource, rewardModels, scoreAnswers } from "../rewards/reward.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { hashSequences, type TrainedPart } from "./checkpoint.ts";
 import { type Experience, estimateAdvantages } from "./experience.ts";
@@ -36,7 +36,7 @@ export interface PPOTrainerOptions {
   /** The policy; where it stands now is the reference. */
   readonly model: CausalLM;
   readonly tokenizer: Tokenizer;
-  /** A reward model with the policy's tokenizer, or a function of prompt and response. */
+  /** A reward model or an ensemble with the policy's tokenizer, or a function of prompt and response. */
   readonly reward: RewardSource;
   readonly prompts: readonly (string | PromptRow)[];
   /** Prompts that `evaluate` answers. */
@@ -233,10 +233,12 @@ export class PPOTrainer extends Trainer<PPOSettings> {
     const sampled = await this.#measure(batch, sharesTrunk ? { ...policy, head: value.head } : policy);
     const values = sharesTrunk ? sampled.value : (await this.#measure(batch, value, "value")).value;
     const { logProb: refLogProb } = await this.#measure(batch, reference);
-    const scores = await this.#score(rollouts);
+    const { scores, spread } = await this.#score(rollouts);
     const measured = { batch, scores, logProb: sampled.logProb, refLogProb, value: values };
     const estimated = await estimateAdvantages(this.model.engine, measured, this.#klCoefficient, this.config);
-    const meanScore = scores.reduce((sum, score) => sum + score, 0) / scores.length;
+    const mean = (values: Float32Array): number =>
+      values.reduce((sum, value) => sum + value, 0) / values.length;
+    const meanScore = mean(scores);
     const nonScoreReward = -this.#klCoefficient * estimated.kl;
     return {
       ...measured,
@@ -247,6 +249,7 @@ export class PPOTrainer extends Trainer<PPOSettings> {
         "objective/entropy": -batch.meanPerAnswer(sampled.logProb),
         "objective/non_score_reward": nonScoreReward,
         "objective/rlhf_reward": meanScore + nonScoreReward,
+        ...(spread ? { "objective/reward_spread": mean(spread) } : {}),
         "val/num_eos_tokens": rollouts.filter((rollout) => rollout.finishReason === "stop").length,
         kl_coef: this.#klCoefficient,
       },
@@ -280,13 +283,14 @@ export class PPOTrainer extends Trainer<PPOSettings> {
     return { logProb, value };
   }
 
-  async #score(rollouts: readonly Rollout[]): Promise<Float32Array> {
-    const { rewardClip, missingEosPenalty, microBatchTokens } = this.config;
-    const scores = await scoreAnswers(this.reward, rollouts, microBatchTokens);
-    return scores.map((score, i) => {
+  async #score(rollouts: readonly Rollout[]): Promise<AnswerScores> {
+    const { rewardClip, missingEosPenalty, microBatchTokens, normalizeReward: normalize } = this.config;
+    const { scores, spread } = await scoreAnswers(this.reward, rollouts, { microBatchTokens, normalize });
+    const shaped = scores.map((score, i) => {
       const clipped = rewardClip === null ? score : Math.min(rewardClip, Math.max(-rewardClip, score));
       return clipped - (rollouts[i]?.finishReason === "stop" ? 0 : (missingEosPenalty ?? 0));
     });
+    return { scores: shaped, spread };
   }
 
   /**
@@ -437,14 +441,15 @@ function add<Sums extends Readonly<Record<string, number>>>(a: Sums, b: Sums): S
 }
 
 function checkReward(reward: RewardSource, model: CausalLM, target: TrainingTarget): void {
-  if (typeof reward === "function") return;
-  if (reward.model.vocabSize !== model.vocabSize) {
+  const models = rewardModels(reward).map((member) => member.model);
+  const other = models.find(({ vocabSize }) => vocabSize !== model.vocabSize);
+  if (other) {
     throw new RlhfError(
       "ERR_RLHF_ARGUMENT",
-      `the reward model has a vocabulary of ${reward.model.vocabSize}, the policy of ${model.vocabSize}: with another tokenizer, wrap it in a reward function that encodes the text`,
+      `the reward model has a vocabulary of ${other.vocabSize}, the policy of ${model.vocabSize}: with another tokenizer, wrap it in a reward function that encodes the text`,
     );
   }
-  if (reward.model === model && target.kind === "full") {
+  if (models.includes(model) && target.kind === "full") {
     throw new RlhfError(
       "ERR_RLHF_ARGUMENT",
       "the reward model shares the policy's weights, which full training changes: load it without `backbone`, or train an adapter",

@@ -1,104 +1,76 @@
-import { type Tokenized, tokenizePreferences } from "../data/tokenize.ts";
-import type { PreferenceRow, TokenizedPreference } from "../data/types.ts";
-import { rewardLoss } from "../engine/losses.ts";
-import { lastTokens, packSequences } from "../model/batch.ts";
+import { type Tokenized, tokenizeRewardData } from "../data/tokenize.ts";
+import type { RewardRow, TokenizedReward } from "../data/types.ts";
+import { type RewardStat, rewardLoss } from "../engine/losses.ts";
+import { RlhfError } from "../errors.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
-import type { HeadOptions } from "../model/heads.ts";
 import { RewardModel } from "../model/reward-model.ts";
 import type { Metrics } from "../monitor/metrics.ts";
+import { type Calibration, calibrationOf } from "../rewards/calibration.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
-import { hashSequences, type TrainedPart } from "./checkpoint.ts";
-import {
-  checkSettings,
-  fittingMaxLength,
-  nonNegative,
-  oneOfOrObject,
-  type Rules,
-  withDefaults,
-} from "./settings.ts";
-import {
-  SUPERVISED_DEFAULTS,
-  SUPERVISED_RULES,
-  type Sums,
-  type SupervisedConfig,
-  type SupervisedSettings,
-  SupervisedTrainer,
-} from "./supervised.ts";
+import type { TrainedPart } from "./checkpoint.ts";
+import { hashOfExamples, labelOf, RewardBatch, sequencesOf } from "./reward-batch.ts";
+import { headOptions, PAIR_LOSSES, REWARD_RULES, type RewardConfig } from "./reward-settings.ts";
+import { checkSettings, fittingMaxLength, withDefaults } from "./settings.ts";
+import { SUPERVISED_DEFAULTS, type Sums, type SupervisedSettings, SupervisedTrainer } from "./supervised.ts";
 import { addNewAdapter, chooseTarget, defaultLearningRate } from "./target.ts";
-
-/**
- * Settings of reward-model training. Default learning rate: 1e-5 for all weights, 1e-4 for an adapter, 1e-3 for the head alone
- * (which is what a frozen model without an adapter trains).
- */
-export interface RewardConfig extends SupervisedConfig {
-  /** Weight of (chosen + rejected)², which keeps rewards near zero; 0.01 is usual. Default 0. */
-  readonly centerCoefficient?: number;
-  /** "linear" (default), "mlp" (hidden → hidden/2 → 1 with ReLU), or a head of one's own. */
-  readonly head?: "linear" | "mlp" | HeadOptions;
-}
+import type { TrainOptions, TrainResult } from "./trainer.ts";
 
 export interface RewardModelTrainerOptions {
   /** The model to put a reward head on, or a reward model to train further. */
   readonly model: CausalLM | RewardModel;
   readonly tokenizer: Tokenizer;
-  readonly trainData: readonly PreferenceRow[];
-  readonly evalData?: readonly PreferenceRow[];
+  /** Pairs of answers, answers with a score, or both. */
+  readonly trainData: readonly RewardRow[];
+  readonly evalData?: readonly RewardRow[];
   readonly config?: RewardConfig;
   /** Where metrics.jsonl and checkpoints go. */
   readonly outputDir?: string;
 }
 
-const RULES: Rules<RewardConfig> = {
-  ...SUPERVISED_RULES,
-  centerCoefficient: nonNegative,
-  head: oneOfOrObject("linear", "mlp"),
-};
-
 const LEARNING_RATES = { full: 1e-5, lora: 1e-4, frozen: 1e-3 };
 
-function headOptions(head: RewardConfig["head"], hidden: number): HeadOptions {
-  if (head === "mlp")
-    return { kind: "mlp", innerSize: Math.ceil(hidden / 2), activation: "relu", bias: true };
-  return head === undefined || head === "linear" ? { kind: "linear", bias: false } : head;
-}
+/** Answers that mean and deviation of the rewards are measured on, spread over the training data. */
+const STATISTICS_ANSWERS = 1024;
 
-/** Bradley-Terry training of a reward model: −log σ(r_chosen − r_rejected − margin), r the head at each sequence's last token. */
+/** Training of a reward model: r, the head at a sequence's last token, on pairs of answers and on answers with a score. */
 export class RewardModelTrainer extends SupervisedTrainer<
-  TokenizedPreference,
+  TokenizedReward,
   SupervisedSettings & RewardConfig
 > {
   readonly rewardModel: RewardModel;
   readonly tokenizer: Tokenizer;
   /** What tokenising did to the training data. */
-  readonly tokenized: Tokenized<TokenizedPreference>["report"];
+  readonly tokenized: Tokenized<TokenizedReward>["report"];
   protected readonly name = "reward";
   protected readonly shownMetrics = ["loss", "accuracy", "margin", "eval/accuracy"];
   protected readonly part: TrainedPart;
   protected readonly dataHash: string;
+  #calibration: Calibration | null = null;
+  #measuredAt = -1;
 
   constructor(options: RewardModelTrainerOptions) {
     const { model: given, tokenizer } = options;
     const config = withDefaults(SUPERVISED_DEFAULTS, options.config ?? {});
-    checkSettings(config, RULES);
+    checkSettings(config, REWARD_RULES);
+    checkMargins(options.trainData, config);
     const model = given instanceof RewardModel ? given.model : given;
     const target = chooseTarget(model, config, "default");
     const learningRate = config.learningRate ?? defaultLearningRate(target, LEARNING_RATES);
     const maxLength = fittingMaxLength(config.maxLength, model.maxLength);
-    const train = tokenizePreferences(options.trainData, tokenizer, { maxLength });
+    const limits = { maxLength, overlong: config.overlong ?? "drop" };
+    const train = tokenizeRewardData(options.trainData, tokenizer, limits);
     const evaluation = options.evalData?.length
-      ? tokenizePreferences(options.evalData, tokenizer, { maxLength }).examples
+      ? tokenizeRewardData(options.evalData, tokenizer, limits).examples
       : [];
     super({ ...config, learningRate, maxLength }, options.outputDir, train.examples, evaluation);
-    const head = { seed: config.seed, ...headOptions(config.head, model.config.hidden) };
+    const head = headOptions(config, model.config.hidden, config.seed);
     addNewAdapter(model, target);
     const adapter = target.adapter === undefined ? {} : { adapter: target.adapter };
     this.rewardModel =
       given instanceof RewardModel ? given.with(adapter) : RewardModel.create(model, { head, ...adapter });
     this.tokenizer = tokenizer;
     this.tokenized = train.report;
-    this.dataHash = hashSequences(
-      train.examples.flatMap((pair) => [pair.chosen.tokens, pair.rejected.tokens]),
-    );
+    this.dataHash = hashOfExamples(train.examples);
     const optimizer = model.createOptimizer({
       ...this.config,
       base: target.kind === "full",
@@ -108,61 +80,103 @@ export class RewardModelTrainer extends SupervisedTrainer<
     this.part = { name: "reward", model, optimizer };
   }
 
-  protected tokensOf(pair: TokenizedPreference): number {
-    return pair.chosen.tokens.length + pair.rejected.tokens.length;
+  /** How far the probabilities of the last evaluation's pairs can be believed; null before it, and without held-out pairs. */
+  get calibration(): Calibration | null {
+    return this.#calibration;
   }
 
-  protected lossCount(pairs: readonly TokenizedPreference[]): number {
-    return pairs.length;
+  protected tokensOf(example: TokenizedReward): number {
+    return sequencesOf([example]).reduce((sum, { tokens }) => sum + tokens.length, 0);
   }
 
-  protected async runMicroBatch(pairs: readonly TokenizedPreference[], scale: number | null): Promise<Sums> {
+  protected lossCount(examples: readonly TokenizedReward[]): number {
+    return examples.length;
+  }
+
+  protected async runMicroBatch(examples: readonly TokenizedReward[], scale: number | null): Promise<Sums> {
     const { model, adapter, head } = this.rewardModel;
-    const batch = packSequences(pairs.flatMap((pair) => [pair.chosen, pair.rejected]));
+    const {
+      loss = "bradley-terry",
+      labelSmoothing = 0,
+      centerCoefficient = 0,
+      scoreWeight = 1,
+    } = this.config;
+    const { shape, margins } = PAIR_LOSSES[loss];
+    const { margin: added = loss === "hinge" ? 1 : 0 } = this.config;
+    const batch = new RewardBatch(examples);
     const training = scale !== null;
     const dropoutSeed = training ? this.dropoutSeed : undefined;
-    using pass = await model.forward(batch, {
+    using pass = await model.forward(batch.packed, {
       adapter,
       head,
       statistics: false,
       grad: training,
       dropoutSeed,
     });
-    const last = lastTokens(batch);
     const { dValue, stats } = await rewardLoss(model.engine, {
       value: pass.device.value,
-      chosen: last.filter((_, index) => index % 2 === 0),
-      rejected: last.filter((_, index) => index % 2 === 1),
-      margin: Float32Array.from(pairs, (pair) => pair.margin),
-      centering: this.config.centerCoefficient ?? 0,
+      chosen: batch.chosen,
+      rejected: batch.rejected,
+      margin: Float32Array.from(batch.pairs, (pair) => (margins && !pair.tie ? pair.margin + added : 0)),
+      label: Float32Array.from(batch.pairs, (pair) => labelOf(pair, labelSmoothing)),
+      scored: batch.scored,
+      score: Float32Array.from(batch.answers, (answer) => answer.score),
+      pairLoss: shape,
+      centering: centerCoefficient,
+      scoreWeight,
       scale: scale ?? 0,
     });
     using gradient = dValue;
-    if (scale !== null) await pass.backward({ dValue: gradient });
-    return stats;
+    const measured = batch.measure(await pass.value(), !training);
+    if (training) await pass.backward({ dValue: gradient });
+    return { ...stats, ...measured };
   }
 
   protected toMetrics(sums: Sums): Metrics {
-    const {
-      loss = Number.NaN,
-      correct = 0,
-      margin = 0,
-      decided = 0,
-      reward = 0,
-      rewards = 0,
-      pairs = 0,
-    } = sums;
+    const of = (name: RewardStat): number => sums[name] ?? 0;
+    const calibration = calibrationOf(sums);
+    const decided = of("decided");
+    const answers = of("answers");
     return {
-      loss: loss / pairs,
-      accuracy: correct / decided,
-      margin: margin / decided,
-      mean_reward: reward / rewards,
+      loss: (sums.loss ?? Number.NaN) / (of("pairs") + answers),
+      ...(decided > 0 ? { accuracy: of("correct") / decided, margin: of("margin") / decided } : {}),
+      ...(answers > 0 ? { mse: of("squaredError") / answers } : {}),
+      mean_reward: of("reward") / of("rewards"),
+      min_reward: sums.min_reward ?? Number.NaN,
+      max_reward: sums.max_reward ?? Number.NaN,
+      ...(calibration ? { brier: calibration.brier, ece: calibration.ece } : {}),
     };
   }
 
-  /** Writes the reward model, an adapter merged into its weights, and the tokenizer; `RewardModel.load` and transformers read it. */
+  protected override evaluationMetrics(sums: Sums): Metrics {
+    this.#calibration = calibrationOf(sums);
+    return this.toMetrics(sums);
+  }
+
+  /** Trains to the end of the run, as every trainer does, and then measures the rewards' mean and deviation. */
+  override async train(options: TrainOptions = {}): Promise<TrainResult> {
+    const result = await super.train(options);
+    await this.#measureStatistics();
+    return result;
+  }
+
+  async #measureStatistics(): Promise<void> {
+    if (this.config.normalizeReward === false) this.rewardModel.statistics = null;
+    else if (this.#measuredAt !== this.step) {
+      const sequences = sequencesOf(this.trainExamples).map(({ tokens }) => tokens);
+      const { microBatchTokens } = this.config;
+      await this.rewardModel.measureStatistics(spread(sequences, STATISTICS_ANSWERS), { microBatchTokens });
+    }
+    this.#measuredAt = this.step;
+  }
+
+  /**
+   * Writes the reward model, an adapter merged into its weights, with mean and deviation of its rewards, and the tokenizer;
+   * `RewardModel.load` and transformers read it.
+   */
   async save(directory?: string): Promise<void> {
     const target = this.saveDirectory(directory);
+    await this.#measureStatistics();
     await this.rewardModel.save(target);
     await this.tokenizer.save(target);
   }
@@ -170,4 +184,21 @@ export class RewardModelTrainer extends SupervisedTrainer<
   dispose(): void {
     this.part.optimizer.dispose();
   }
+}
+
+/** At most so many of some items, spread evenly over them. */
+function spread<Item>(items: readonly Item[], most: number): Item[] {
+  const count = Math.min(most, items.length);
+  return Array.from({ length: count }, (_, i) => items[Math.floor((i * items.length) / count)] as Item);
+}
+
+/** Margins in the data that the loss would leave out of account are a mistake. */
+function checkMargins(rows: readonly RewardRow[], { loss = "bradley-terry", margin }: RewardConfig): void {
+  if (PAIR_LOSSES[loss].margins) return;
+  const inData = rows.some((row) => !("score" in row) && row.margin !== undefined && row.margin !== 0);
+  if (!inData && (margin === undefined || margin === 0)) return;
+  throw new RlhfError(
+    "ERR_RLHF_ARGUMENT",
+    `config.loss "${loss}" knows no margins, but ${inData ? "rows of the data have" : "config.margin sets"} one; use "bradley-terry" or "hinge"`,
+  );
 }

@@ -75,12 +75,20 @@ function inMemory<Example>(source: ExampleSource<Example>): readonly Example[] {
   throw new RlhfError("ERR_RLHF_ARGUMENT", "the examples are those of a TokenDataset: read them from there");
 }
 
-/** Sums that micro-batches add up, by name. */
+/** Sums that micro-batches add up, by name; of what is named min_… and max_… the least and the greatest is kept. */
 export type Sums = Readonly<Record<string, number>>;
+
+function joined(name: string, a: number, b: number): number {
+  if (name.startsWith("min_")) return Math.min(a, b);
+  return name.startsWith("max_") ? Math.max(a, b) : a + b;
+}
 
 export function addSums(total: Sums, more: Sums): Sums {
   const sums = { ...total };
-  for (const [name, value] of Object.entries(more)) sums[name] = (sums[name] ?? 0) + value;
+  for (const [name, value] of Object.entries(more)) {
+    const before = sums[name];
+    sums[name] = before === undefined ? value : joined(name, before, value);
+  }
   return sums;
 }
 
@@ -137,6 +145,10 @@ export abstract class SupervisedTrainer<
   ): Promise<Sums>;
   /** Means from the sums of a whole window or evaluation. */
   protected abstract toMetrics(sums: Sums): Metrics;
+  /** As above, of all held-out examples. */
+  protected evaluationMetrics(sums: Sums): Metrics {
+    return this.toMetrics(sums);
+  }
   protected abstract readonly part: TrainedPart;
 
   protected get parts(): readonly TrainedPart[] {
@@ -214,7 +226,7 @@ export abstract class SupervisedTrainer<
     const examples = await this.#eval.get(Array.from({ length: this.#eval.length }, (_, index) => index));
     const lengths = examples.map((example) => this.tokensOf(example));
     const ordered = longestFirst(lengths).map((index) => examples[index] as Example);
-    const metrics = this.toMetrics(await this.#sumOver(ordered, null, signal));
+    const metrics = this.evaluationMetrics(await this.#sumOver(ordered, null, signal));
     return Object.fromEntries(Object.entries(metrics).map(([name, value]) => [`eval/${name}`, value]));
   }
 }

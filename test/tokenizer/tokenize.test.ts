@@ -1,11 +1,30 @@
 import assert from "node:assert/strict";
-import { encodePrompt, tokenizePreferences, tokenizePrompts, tokenizeSft } from "../../lib/data/tokenize.ts";
+import {
+  encodePrompt,
+  type PromptEncoder,
+  tokenizePreferences,
+  tokenizePrompts,
+  tokenizeSft,
+} from "../../lib/data/tokenize.ts";
 import { Tokenizer } from "../../lib/tokenizer/tokenizer.ts";
 import { trainTokenizer } from "../../lib/tokenizer/train.ts";
 import { needsShared } from "../data/support.ts";
 
 const EOS = 0;
 const tokenizer = trainTokenizer(["the cat sat on the mat, the cat sat"], { vocabSize: 280 });
+
+const START = 7;
+
+/** The tokenizer with a token before every text. */
+function encoderWithStart(): PromptEncoder {
+  return {
+    eosTokenId: EOS,
+    encode: (text, options) =>
+      Int32Array.from([...(options?.addSpecialTokens === false ? [] : [START]), ...tokenizer.encode(text)]),
+    applyChatTemplate: (messages, options) => tokenizer.applyChatTemplate(messages, options),
+    renderChat: (messages) => tokenizer.renderChat(messages),
+  };
+}
 
 describe("tokenising for training", () => {
   it("a prompt and a response: the loss is on the response and its end", () => {
@@ -80,6 +99,35 @@ describe("tokenising for training", () => {
     assert.deepEqual([chosen.promptLength, rejected.promptLength, margin], [2, 2, 0.5]);
     assert.deepEqual([chosen.tokens.at(-1), rejected.tokens.at(-1)], [EOS, EOS]);
     assert.equal(report.dropped, 1);
+  });
+
+  it("truncate-prompt cuts the beginning of a prompt off, by as much for both answers, and keeps answers whole", () => {
+    const prompt = "the mat, the cat sat on the mat, the cat";
+    const rows = [
+      { prompt, chosen: " sat on", rejected: " sat" },
+      { prompt: "the", chosen: prompt + prompt, rejected: " sat" },
+      { prompt: "the cat", chosen: " sat", rejected: " on" },
+    ];
+    const whole = tokenizePreferences(rows, tokenizer).examples[0]!;
+    const maxLength = whole.chosen.tokens.length - 3;
+    const { examples, report } = tokenizePreferences(rows, tokenizer, {
+      maxLength,
+      overlong: "truncate-prompt",
+    });
+    const [cut] = examples;
+    assert.deepEqual([...cut!.chosen.tokens], [...whole.chosen.tokens.slice(3)]);
+    assert.deepEqual([...cut!.rejected.tokens], [...whole.rejected.tokens.slice(3)]);
+    assert.equal(cut!.chosen.promptLength, whole.chosen.promptLength - 3);
+    assert.deepEqual([...cut!.chosen.lossMask], [...whole.chosen.lossMask.slice(3)]);
+    assert.deepEqual([examples.length, report.truncated, report.dropped], [2, 1, 1], "too long an answer");
+
+    // What the tokenizer puts before every text stays.
+    const withStart = encoderWithStart();
+    const [kept] = tokenizePreferences(rows.slice(0, 1), withStart, {
+      maxLength: maxLength + 1,
+      overlong: "truncate-prompt",
+    }).examples;
+    assert.deepEqual([...kept!.chosen.tokens], [START, ...whole.chosen.tokens.slice(3)]);
   });
 
   it("pairs may be cut instead; those whose prompt fills the limit or whose answers are equal after the cut are left out", () => {

@@ -5,9 +5,11 @@ import {
   CausalLM,
   type PPOConfig,
   PPOTrainer,
+  RewardEnsemble,
   type RewardFunction,
   RewardModel,
   type RewardSource,
+  type RewardStatistics,
 } from "../../lib/index.ts";
 import { withTemporaryDirectory } from "../support/tiny.ts";
 import { assertSameWeights, prompts, tinyModel, tinyTokenizer, weightsOf } from "./support.ts";
@@ -211,9 +213,38 @@ describe("PPOTrainer", () => {
     const rollouts = await trainer.generateResponses();
     const { scores } = await trainer.computeRewardsAndValues(rollouts);
     assert.deepEqual(scores, await reward.score(rollouts.map((rollout) => rollout.tokens)));
+    const { mean, deviation } = (await reward.measureStatistics(
+      rollouts.map((rollout) => rollout.tokens),
+    )) as RewardStatistics;
+    const { scores: normalized } = await trainer.computeRewardsAndValues(rollouts);
+    normalized.forEach((score, i) => {
+      assert.ok(Math.abs(score - ((scores[i] as number) - mean) / deviation) < 1e-5);
+    });
+    using plain = makeTrainer(model, { normalizeReward: false, adapter: "policy" }, reward);
+    assert.deepEqual((await plain.computeRewardsAndValues(rollouts)).scores, scores);
     using trained = await tinyModel(tokenizer, "all");
     using shared = RewardModel.create(trained);
     assert.throws(() => makeTrainer(trained, {}, shared), { code: "ERR_RLHF_ARGUMENT", message: /shares/ });
+  });
+
+  it("an ensemble's score is its members', and how far they are apart is a metric", async () => {
+    using model = await tinyModel(tokenizer, "none");
+    const members = [1, 2].map((seed) => RewardModel.create(model, { head: { initStd: 0.5, seed } }));
+    using reward = new RewardEnsemble(members, { combine: "min" });
+    using trainer = makeTrainer(model, { lora: { r: 4 } }, reward);
+    const rollouts = await trainer.generateResponses();
+    const { scores, metrics } = await trainer.computeRewardsAndValues(rollouts);
+    const both = await Promise.all(
+      members.map((member) => member.score(rollouts.map(({ tokens }) => tokens))),
+    );
+    const [first, second] = both as [Float32Array, Float32Array];
+    assert.deepEqual(
+      scores,
+      first.map((score, i) => Math.min(score, second[i] as number)),
+    );
+    const apart = first.reduce((sum, score, i) => sum + Math.abs(score - (second[i] as number)) / 2, 0);
+    const spread = metrics["objective/reward_spread"] as number;
+    assert.ok(spread > 0 && Math.abs(spread - apart / first.length) < 1e-5);
   });
 
   it("an adapter that had been trained before keeps a frozen copy of itself as reference", async () => {

@@ -59,10 +59,9 @@ describe("RewardModelTrainer", () => {
       evalData: rows,
       config: { head: { bias: false, initStd: 0.5, seed: 4 }, centerCoefficient, microBatchTokens: 40 },
     });
-    const chosen = await trainer.rewardModel.score(trainer.evalExamples.map((pair) => pair.chosen.tokens));
-    const rejected = await trainer.rewardModel.score(
-      trainer.evalExamples.map((pair) => pair.rejected.tokens),
-    );
+    const examples = trainer.evalExamples.filter((example) => "chosen" in example);
+    const chosen = await trainer.rewardModel.score(examples.map((pair) => pair.chosen.tokens));
+    const rejected = await trainer.rewardModel.score(examples.map((pair) => pair.rejected.tokens));
     const pairs = Array.from(chosen, (c, i) => [c, rejected[i] as number] as const);
     const mean = (read: (c: number, r: number) => number): number =>
       pairs.reduce((sum, [c, r]) => sum + read(c, r), 0) / pairs.length;
@@ -102,7 +101,9 @@ describe("RewardModelTrainer", () => {
       for await (const _ of trainer.steps());
       await trainer.save(directory);
       using loaded = await RewardModel.load(directory, { device: "cpu" });
-      const sequences = trainer.trainExamples.map((pair) => pair.chosen.tokens);
+      const sequences = trainer.trainExamples.flatMap((example) =>
+        "chosen" in example ? [example.chosen.tokens, example.rejected.tokens] : [example.tokens],
+      );
       const [ours, theirs] = [await trainer.rewardModel.score(sequences), await loaded.score(sequences)];
       ours.forEach((score, i) => {
         assert.ok(Math.abs(score - (theirs[i] as number)) < 1e-4 * Math.max(1, Math.abs(score)));
