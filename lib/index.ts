@@ -38,7 +38,13 @@ export {
   RewardEnsemble,
 } from "./rewards/ensemble.ts";
 export type { RewardContext, RewardFunction, RewardSource } from "./rewards/reward.ts";
+export { type CPOConfig, CPOTrainer, type SimPOConfig, SimPOTrainer } from "./trainers/cpo.ts";
+export { type DPOConfig, DPOTrainer, type DPOTrainerOptions } from "./trainers/dpo.ts";
+export type { DpoLoss, FDivergence } from "./trainers/dpo-losses.ts";
 export type { Experience } from "./trainers/experience.ts";
+export { type KTOConfig, KTOTrainer, type KTOTrainerOptions } from "./trainers/kto.ts";
+export { type ORPOConfig, ORPOTrainer } from "./trainers/orpo.ts";
+export type { PairTrainerOptions } from "./trainers/pairs.ts";
 export { PPOTrainer, type PPOTrainerOptions, type PpoUpdate } from "./trainers/ppo.ts";
 export type { PpoMinibatch } from "./trainers/ppo-metrics.ts";
 export type { PPOConfig } from "./trainers/ppo-settings.ts";

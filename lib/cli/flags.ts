@@ -1,6 +1,6 @@
 import { type Command, Option } from "commander";
 import { parse as parseYaml } from "yaml";
-import type { z } from "zod";
+import { z } from "zod";
 import { RlhfError } from "../errors.ts";
 import { type StageKind, stageAliases, stageSchemas } from "../pipeline/schema.ts";
 import type { FlagSettings } from "../pipeline/settings-file.ts";
@@ -11,6 +11,12 @@ function flagOf(key: string): string {
 
 function accepts(schema: z.ZodType, value: unknown): boolean {
   return schema.safeParse(value).success;
+}
+
+/** Whether a setting may be a list of any length. */
+function takesList(schema: unknown): boolean {
+  if (schema instanceof z.ZodOptional || schema instanceof z.ZodNullable) return takesList(schema.unwrap());
+  return schema instanceof z.ZodArray || (schema instanceof z.ZodUnion && schema.options.some(takesList));
 }
 
 /**
@@ -40,15 +46,13 @@ export function addStageFlags(command: Command, kind: StageKind): void {
   const shape: Readonly<Record<string, z.ZodType>> = stageSchemas[kind].shape;
   for (const [key, schema] of Object.entries(shape)) {
     const isFlag = accepts(schema, true);
-    const takesList = accepts(schema, ["x"]);
-    const argument = isFlag ? "[boolean]" : takesList ? "<values...>" : "<value>";
+    const argument = isFlag ? "[boolean]" : takesList(schema) ? "<values...>" : "<value>";
     command.addOption(new Option(`${flagOf(key)} ${argument}`, schema.description ?? ""));
   }
   for (const [alias, key] of Object.entries(stageAliases[kind])) {
-    const takesList = accepts(shape[key] as z.ZodType, ["x"]);
     command.addOption(
       new Option(
-        `${flagOf(alias)} ${takesList ? "<values...>" : "<value>"}`,
+        `${flagOf(alias)} ${takesList(shape[key]) ? "<values...>" : "<value>"}`,
         `same as ${flagOf(key)}`,
       ).hideHelp(),
     );

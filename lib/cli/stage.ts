@@ -8,9 +8,14 @@ const DESCRIPTIONS: Readonly<Record<StageKind, string>> = {
   sft: "fine-tune a model on prompts and responses",
   reward: "train a reward model on preference pairs",
   ppo: "align a model with PPO against a reward model or function",
+  dpo: "align a model with preference pairs directly (DPO and its kin)",
+  kto: "align a model with answers judged good or bad (KTO)",
+  orpo: "align a model with preference pairs by odds ratios, without a reference (ORPO)",
+  cpo: "align a model with preference pairs by contrast, without a reference (CPO)",
+  simpo: "align a model with preference pairs by mean log-probs, without a reference (SimPO)",
 };
 
-/** `sft`, `reward`, `ppo`: one stage, from flags, a YAML file of the stage's keys, or both. */
+/** `sft`, `reward`, `ppo`, `dpo`, …: one stage, from flags, a YAML file of the stage's keys, or both. */
 export function addStageCommand(program: Command, kind: StageKind): void {
   const command = program
     .command(kind)

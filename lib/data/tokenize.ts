@@ -43,6 +43,11 @@ export interface TokenizePreferenceOptions extends TokenizeOptions {
   readonly overlong?: "truncate" | "truncate-prompt" | "drop";
 }
 
+export interface TokenizeUnpairedOptions extends TokenizeOptions {
+  /** What happens to answers over `maxLength`: as with pairs. */
+  readonly overlong?: "truncate" | "drop";
+}
+
 export interface TokenizeSftOptions extends TokenizeOptions {
   /** What happens to examples over `maxLength`: "truncate" (default) cuts their end off, "drop" leaves them out. */
   readonly overlong?: "truncate" | "drop";
@@ -234,10 +239,10 @@ export function preferenceRows(
   };
 }
 
-/** Single answers with something said of them; one over `maxLength` is dropped. */
+/** Single answers with something said of them; one over `maxLength` is dropped unless `overlong` says otherwise, as with pairs. */
 function replyRows<Row extends object, Example>(
   tokenizer: PromptEncoder,
-  options: TokenizeOptions,
+  options: TokenizeUnpairedOptions,
   key: keyof Row & string,
   finish: (example: TokenizedExample, row: Row) => Example,
 ): RowTokenizer<Row & { readonly prompt: PreferenceRow["prompt"] }, Example> {
@@ -250,12 +255,15 @@ function replyRows<Row extends object, Example>(
       checkTexts(row, ["prompt", key], index);
       const encoded = encodeReply(tokenizer, row.prompt, row[key] as PreferenceRow["chosen"], eos);
       const { length } = encoded.tokens;
-      if (length > maxLength) return tooLong(length, maxLength);
+      const truncated = length > maxLength;
+      if (truncated && (options.overlong !== "truncate" || encoded.promptLength >= maxLength))
+        return tooLong(length, maxLength);
+      const kept = truncated ? cut(encoded, maxLength) : encoded;
       return {
-        example: finish(exampleOf(encoded), row),
-        tokens: length,
-        truncated: false,
-        merged: encoded.merged,
+        example: finish(exampleOf(kept), row),
+        tokens: kept.tokens.length,
+        truncated,
+        merged: kept.merged,
       };
     },
   };
@@ -263,7 +271,7 @@ function replyRows<Row extends object, Example>(
 
 export function unpairedRows(
   tokenizer: PromptEncoder,
-  options: TokenizeOptions = {},
+  options: TokenizeUnpairedOptions = {},
 ): RowTokenizer<UnpairedRow, TokenizedUnpaired> {
   return replyRows(tokenizer, options, "completion", (example, row: UnpairedRow) => ({
     ...example,
@@ -430,7 +438,7 @@ export function tokenizePreferences(
 export function tokenizeUnpaired(
   rows: readonly UnpairedRow[],
   tokenizer: PromptEncoder,
-  options: TokenizeOptions = {},
+  options: TokenizeUnpairedOptions = {},
 ): Tokenized<TokenizedUnpaired> {
   return tokenizeAll(rows, unpairedRows(tokenizer, options));
 }

@@ -5,6 +5,7 @@ import { hashOfValue } from "./fingerprint.ts";
 import { withLocalPaths } from "./hub-paths.ts";
 import { markBegun, markComplete, type StageSummary, stageKey, stageState } from "./manifest.ts";
 import { runPpoStage } from "./ppo-stage.ts";
+import { runCpoStage, runDpoStage, runKtoStage, runOrpoStage, runSimpoStage } from "./preference-stages.ts";
 import { runRewardStage } from "./reward-stage.ts";
 import type { Stage, StageKind } from "./schema.ts";
 import { runSftStage } from "./sft-stage.ts";
@@ -47,6 +48,16 @@ function runStage(stage: Stage, context: StageContext): Promise<StageSummary> {
       return runRewardStage(stage.settings, context);
     case "ppo":
       return runPpoStage(stage.settings, context);
+    case "dpo":
+      return runDpoStage(stage.settings, context);
+    case "kto":
+      return runKtoStage(stage.settings, context);
+    case "orpo":
+      return runOrpoStage(stage.settings, context);
+    case "cpo":
+      return runCpoStage(stage.settings, context);
+    case "simpo":
+      return runSimpoStage(stage.settings, context);
   }
 }
 
@@ -70,7 +81,7 @@ function interrupted(error: unknown, stage: Stage, again: string | undefined): u
 }
 
 /** Settings that name a model to read. */
-const MODEL_KEYS = ["model_path", "reward_model_path"] as const;
+const MODEL_KEYS = ["model_path", "reward_model_path", "ref_model_path"] as const;
 
 /** A stage that wrote over a model it reads, or over another stage's result, would destroy it. */
 function checkOutputs(stages: readonly Stage[]): void {

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { MODEL_FAMILIES } from "../model/config.ts";
 import { ENSEMBLE_COMBINATIONS } from "../rewards/ensemble-files.ts";
+import { cpo, dpo, kto, orpo, simpo } from "./preference-schema.ts";
 import {
   adapterNeedsRank,
   common,
@@ -259,30 +260,41 @@ function epochsNeedSteps(stage: Readonly<Record<string, unknown>>, context: Issu
 }
 
 /** The schema of each kind of stage. */
-export const stageSchemas = { sft, reward, ppo } as const;
+export const stageSchemas = { sft, reward, ppo, dpo, kto, orpo, cpo, simpo } as const;
 
 export type StageKind = keyof typeof stageSchemas;
 export type SftStage = z.infer<typeof sft>;
 export type RewardStage = z.infer<typeof reward>;
 export type PpoStage = z.infer<typeof ppo>;
+export type DpoStage = z.infer<typeof dpo>;
+export type KtoStage = z.infer<typeof kto>;
+export type OrpoStage = z.infer<typeof orpo>;
+export type CpoStage = z.infer<typeof cpo>;
+export type SimpoStage = z.infer<typeof simpo>;
 export type InitConfig = z.infer<typeof init>;
 
 export const stageKinds = Object.keys(stageSchemas) as StageKind[];
 
+const modelAliases = { model_name: "model_path", base_model: "model_path", model: "model_path" };
+const policyAliases = { ...modelAliases, sft_model_path: "model_path" };
+const referenceAliases = { ref_model: "ref_model_path", ref_model_name: "ref_model_path" };
+
 /** Names that tutorials use for our keys, by stage. They are taken in YAML and, with dashes, as flags. */
 export const stageAliases: Readonly<Record<StageKind, Readonly<Record<string, string>>>> = {
-  sft: { model_name: "model_path", base_model: "model_path", model: "model_path" },
-  reward: {
-    model_name: "model_path",
-    base_model: "model_path",
-    model: "model_path",
-    sft_model_path: "model_path",
+  sft: modelAliases,
+  reward: policyAliases,
+  dpo: {
+    ...policyAliases,
+    ...referenceAliases,
+    f_divergence_type: "f_divergence",
+    f_alpha_divergence_coef: "f_divergence_alpha",
   },
+  kto: { ...policyAliases, ...referenceAliases },
+  orpo: policyAliases,
+  cpo: { ...policyAliases, cpo_alpha: "nll_weight" },
+  simpo: { ...policyAliases, simpo_gamma: "gamma", cpo_alpha: "nll_weight" },
   ppo: {
-    model_name: "model_path",
-    base_model: "model_path",
-    model: "model_path",
-    sft_model_path: "model_path",
+    ...policyAliases,
     data_path: "prompts_path",
     num_episodes: "num_iterations",
     max_steps: "num_iterations",
@@ -297,7 +309,16 @@ export const pipelineSchema = z.strictObject({
   stages: z
     .array(
       z
-        .strictObject({ sft: sft.optional(), reward: reward.optional(), ppo: ppo.optional() })
+        .strictObject({
+          sft: sft.optional(),
+          reward: reward.optional(),
+          ppo: ppo.optional(),
+          dpo: dpo.optional(),
+          kto: kto.optional(),
+          orpo: orpo.optional(),
+          cpo: cpo.optional(),
+          simpo: simpo.optional(),
+        })
         .refine((stage) => Object.keys(stage).length === 1, {
           message: "each entry of stages is one stage: start the next one with its own dash",
         }),
@@ -308,10 +329,9 @@ export const pipelineSchema = z.strictObject({
 export type PipelineFile = z.infer<typeof pipelineSchema>;
 
 /** One stage of a pipeline with the settings that hold for it. */
-export type Stage =
-  | { readonly kind: "sft"; readonly settings: SftStage }
-  | { readonly kind: "reward"; readonly settings: RewardStage }
-  | { readonly kind: "ppo"; readonly settings: PpoStage };
+export type Stage = {
+  [Kind in StageKind]: { readonly kind: Kind; readonly settings: z.infer<(typeof stageSchemas)[Kind]> };
+}[StageKind];
 
 /** Keys whose values are paths; relative ones are meant from the directory of the file they stand in. */
 export const pathKeys: ReadonlySet<string> = new Set([
@@ -322,6 +342,7 @@ export const pathKeys: ReadonlySet<string> = new Set([
   "eval_prompts_path",
   "reward_model_path",
   "reward_module",
+  "ref_model_path",
   "output_dir",
 ]);
 

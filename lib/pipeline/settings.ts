@@ -18,6 +18,7 @@ const PIPELINE_KEYS = [
   "eval_prompts_path",
   "reward_model_path",
   "reward_module",
+  "ref_model_path",
   "output_dir",
   "format",
   "on_bad_row",

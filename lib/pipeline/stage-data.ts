@@ -1,15 +1,30 @@
+import { loadUnpaired } from "../data/labelled.ts";
+import { loadPreferences } from "../data/preferences.ts";
 import { loadRewardData } from "../data/reward-data.ts";
 import { loadSft } from "../data/sft.ts";
 import { type Split, splitDataset } from "../data/split.ts";
-import type { Dataset, RewardRow, SftRow } from "../data/types.ts";
-import type { RewardStage, SftStage } from "./schema.ts";
+import type {
+  Dataset,
+  PreferenceFormat,
+  PreferenceRow,
+  RewardRow,
+  SftRow,
+  UnpairedRow,
+} from "../data/types.ts";
+import type { KtoStage, RewardStage, SftStage } from "./schema.ts";
 import { describeReport } from "./settings.ts";
 
 export const DEFAULT_EVAL_FRACTION = 0.05;
 
+/** Where the data of a stage lies and how it is divided. */
+type DataSettings = Pick<
+  RewardStage,
+  "data_path" | "eval_data_path" | "eval_fraction" | "max_rows" | "seed" | "duplicates" | "on_bad_row"
+>;
+
 /** Rows to train on and rows held out: from a file of their own, or a share of the training file. */
 async function trainAndEval<Row>(
-  settings: SftStage | RewardStage,
+  settings: DataSettings,
   load: (path: string | readonly string[], limit?: number) => Promise<Dataset<Row>>,
   groupOf: (row: Row) => unknown,
   log: (text: string) => void,
@@ -51,4 +66,23 @@ export function rewardData(settings: RewardStage, log: (text: string) => void): 
   const load = (path: string | readonly string[], limit?: number): Promise<Dataset<RewardRow>> =>
     loadRewardData(path, { format, ties, duplicates, onBadRow, limit });
   return trainAndEval({ ...settings, seed }, load, (row) => row.prompt, log);
+}
+
+/** The data of a stage that learns from pairs; pairs of one prompt are kept on one side. */
+export function preferenceData(
+  settings: DataSettings & { readonly format?: PreferenceFormat | "auto" },
+  log: (text: string) => void,
+): Promise<Split<PreferenceRow>> {
+  const { format, duplicates, on_bad_row: onBadRow } = settings;
+  const load = (path: string | readonly string[], limit?: number): Promise<Dataset<PreferenceRow>> =>
+    loadPreferences(path, { format, duplicates, onBadRow, limit });
+  return trainAndEval(settings, load, (row) => row.prompt, log);
+}
+
+/** The data of a KTO stage; answers to one prompt are kept on one side. */
+export function unpairedData(settings: KtoStage, log: (text: string) => void): Promise<Split<UnpairedRow>> {
+  const { format, duplicates, on_bad_row: onBadRow } = settings;
+  const load = (path: string | readonly string[], limit?: number): Promise<Dataset<UnpairedRow>> =>
+    loadUnpaired(path, { format, duplicates, onBadRow, limit });
+  return trainAndEval(settings, load, (row) => row.prompt, log);
 }

@@ -59,7 +59,7 @@ export class ReferencePolicy implements Disposable {
    * of an adapter that had been trained before.
    */
   static async startingPoint(model: CausalLM, target: TrainingTarget): Promise<ReferencePolicy> {
-    if (target.kind !== "lora") return ReferencePolicy.ownCopy(model, target);
+    if (target.kind !== "lora") return ReferencePolicy.ownCopy(model);
     if (await isUntrained(model, target.adapter)) return new ReferencePolicy({ model });
     await model.copyAdapter(target.adapter, REFERENCE, { trainable: false });
     return new ReferencePolicy({ model, adapter: REFERENCE }, () => model.removeAdapter(REFERENCE));
@@ -72,8 +72,8 @@ export class ReferencePolicy implements Disposable {
   }
 
   /** A model of its own with the policy's weights now, an adapter merged into them. */
-  static async ownCopy(model: CausalLM, target: TrainingTarget): Promise<ReferencePolicy> {
-    const copy = await model.clone(target.kind === "lora" ? { merge: target.adapter } : {});
+  static async ownCopy(model: CausalLM, target?: TrainingTarget): Promise<ReferencePolicy> {
+    const copy = await model.clone(target?.kind === "lora" ? { merge: target.adapter } : {});
     return new ReferencePolicy({ model: copy }, () => copy.dispose());
   }
 

@@ -78,10 +78,12 @@ export const nonNegativeInteger = numberRule(
   "an integer of at least 0",
   (value) => Number.isSafeInteger(value) && value >= 0,
 );
+export const finite = numberRule("a number", () => true);
 export const positive = numberRule("a number over 0", (value) => value > 0);
 export const nonNegative = numberRule("a number of at least 0", (value) => value >= 0);
 export const fraction = numberRule("a number from 0 to 1", (value) => value >= 0 && value <= 1);
 export const positiveFraction = numberRule("a number over 0, at most 1", (value) => value > 0 && value <= 1);
+export const labelNoise = numberRule("a number from 0 to below 0.5", (value) => value >= 0 && value < 0.5);
 export const flag: Rule = ["true or false", (value) => typeof value === "boolean"];
 
 export function nullable([description, holds]: Rule): Rule {
@@ -101,6 +103,12 @@ export function oneOfOrObject(...values: readonly string[]): Rule {
 
 export function listOf([description, holds]: Rule): Rule {
   return [`a list, each element ${description}`, (value) => Array.isArray(value) && value.every(holds)];
+}
+
+/** One value, or a list of at least one. */
+export function oneOrMore([description, holds]: Rule): Rule {
+  const isList = (value: unknown): boolean => Array.isArray(value) && value.length > 0 && value.every(holds);
+  return [`${description}, or a list of such`, (value) => holds(value) || isList(value)];
 }
 
 function isObject(value: unknown): value is Readonly<Record<string, unknown>> {

@@ -150,6 +150,10 @@ export abstract class SupervisedTrainer<
     return this.toMetrics(sums);
   }
   protected abstract readonly part: TrainedPart;
+  /** Called when the weights have been updated, with the number of steps done then. */
+  protected updated(_steps: number): Promise<void> {
+    return Promise.resolve();
+  }
 
   protected get parts(): readonly TrainedPart[] {
     return [this.part];
@@ -194,6 +198,7 @@ export abstract class SupervisedTrainer<
     const scale = 1 / this.lossCount(examples);
     const sums = await this.#sumOver(examples, scale);
     const { gradNorm } = await this.update(this.part, sums.loss ?? Number.NaN, learningRate);
+    await this.updated(this.step + 1);
     const epoch = (this.step + 1) / this.#stepsPerEpoch;
     return {
       metrics: { ...this.toMetrics(sums), gradNorm, epoch },

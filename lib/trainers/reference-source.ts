@@ -1,0 +1,131 @@
+import { createHash } from "node:crypto";
+import { RlhfError } from "../errors.ts";
+import type { CausalLM } from "../model/causal-lm.ts";
+import type { KeptWeights } from "./checkpoint.ts";
+import type { ReferenceSettings } from "./preference-settings.ts";
+import { type Network, ReferencePolicy } from "./reference.ts";
+import { ReferenceLogProbs, referenceFile } from "./reference-log-probs.ts";
+import type { TrainingTarget } from "./target.ts";
+import type { TrainOptions } from "./trainer.ts";
+
+/** The examples of a run whose reference is measured before the first step. */
+export interface Precomputation<Example> {
+  readonly examples: readonly Example[];
+  /** Hash of all that decides what is measured, but for the reference itself. */
+  readonly key: string;
+  readonly outputDir: string | undefined;
+}
+
+export interface ReferenceSourceOptions<Example> {
+  readonly model: CausalLM;
+  readonly target: TrainingTarget;
+  /** A reference of the caller's; left out: the policy's starting point. */
+  readonly refModel?: CausalLM | undefined;
+  readonly settings: ReferenceSettings;
+  /** Left out: examples are measured as they come, and remembered. */
+  readonly precompute?: Precomputation<Example> | undefined;
+  /** Answers of one example; that many log-probs it has. */
+  readonly answers: number;
+  /** Log-probs of the answers of examples that make one forward pass: example after example. */
+  readonly measure: (network: Network, examples: readonly Example[]) => Promise<Float32Array>;
+  /** Examples, shared out to forward passes. */
+  readonly microBatches: (examples: readonly Example[]) => Example[][];
+}
+
+/**
+ * Where a trainer's reference log-probs come from: the adapter switched off, a copy of an adapter or of the weights, a model of the
+ * caller's, or a file of log-probs that were measured before.
+ */
+export class ReferenceSource<Example extends object> implements Disposable {
+  readonly #options: ReferenceSourceOptions<Example>;
+  readonly #known: ReferenceLogProbs<Example>;
+  #policy: ReferencePolicy | null = null;
+  #preparing: Promise<void> | null = null;
+
+  constructor(options: ReferenceSourceOptions<Example>) {
+    this.#options = options;
+    const { answers, microBatches } = options;
+    this.#known = new ReferenceLogProbs({ answers, microBatches, measure: (some) => this.measure(some) });
+  }
+
+  /** Makes the reference while the policy is still what it starts from. Called again it does nothing, unless it failed. */
+  prepare(watch: Pick<TrainOptions, "signal" | "progress">): Promise<void> {
+    this.#preparing ??= this.#prepare(watch).catch((error: unknown) => {
+      this.#preparing = null;
+      throw error;
+    });
+    return this.#preparing;
+  }
+
+  async #prepare({ signal, progress }: Pick<TrainOptions, "signal" | "progress">): Promise<void> {
+    const { precompute } = this.#options;
+    this.#policy ??= await this.#make();
+    if (!precompute) return;
+    const { examples, key, outputDir } = precompute;
+    const fingerprint = createHash("sha256")
+      .update(key)
+      .update(await this.#policy.fingerprint());
+    const file = outputDir === undefined ? undefined : referenceFile(outputDir, fingerprint.digest("hex"));
+    await this.#known.precompute(examples, { file, signal, note: (text) => progress?.note(text) });
+    // From now on the policy may be another than the one that was measured.
+    this.#policy.dispose();
+    this.#policy = null;
+  }
+
+  #make(): Promise<ReferencePolicy> {
+    const { model, target, refModel, settings, precompute } = this.#options;
+    if (refModel && !settings.syncRefModel) return Promise.resolve(ReferencePolicy.given(refModel));
+    if (refModel) return ReferencePolicy.ownCopy(refModel);
+    if (settings.syncRefModel) return ReferencePolicy.ownCopy(model, target);
+    return precompute ? ReferencePolicy.asYet(model, target) : ReferencePolicy.startingPoint(model, target);
+  }
+
+  /** Log-probs of the answers of examples that make one forward pass: example after example. */
+  async of(examples: readonly Example[]): Promise<Float32Array> {
+    return this.#known.of(examples);
+  }
+
+  /** The same, of examples that do not come again and are not remembered. */
+  measure(examples: readonly Example[]): Promise<Float32Array> {
+    if (!this.#policy)
+      throw new RlhfError(
+        "ERR_RLHF_ARGUMENT",
+        "the reference was measured on trainData and evalData before training and knows no other examples; set precomputeRefLogProbs to false",
+      );
+    return this.#options.measure(this.#policy.network, examples);
+  }
+
+  /** To be called when the policy has been updated: a reference that follows it does so now, if it is time. */
+  async updated(steps: number): Promise<void> {
+    const { model, target, settings } = this.#options;
+    if (!settings.syncRefModel || steps % settings.refModelSyncSteps !== 0) return;
+    await this.#policy?.follow(model, target, settings.refModelMixupAlpha);
+    this.#known.clear();
+  }
+
+  /** What checkpoints have to hold of it. */
+  get keptWeights(): readonly KeptWeights[] {
+    return this.#options.settings.syncRefModel && this.#policy ? [this.#policy.keptWeights] : [];
+  }
+
+  dispose(): void {
+    this.#policy?.dispose();
+    this.#policy = null;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** Throws ERR_RLHF_ARGUMENT for a reference that cannot be compared with the policy. */
+export function checkRefModel(model: CausalLM, refModel: CausalLM | undefined): void {
+  if (!refModel) return;
+  const problem =
+    refModel.vocabSize !== model.vocabSize
+      ? `its vocabulary has ${refModel.vocabSize} tokens, the policy's ${model.vocabSize}`
+      : refModel === model
+        ? "it is the policy itself, which training changes; leave it out to compare with the policy's starting point"
+        : null;
+  if (problem) throw new RlhfError("ERR_RLHF_ARGUMENT", `refModel: ${problem}`);
+}
