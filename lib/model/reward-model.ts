@@ -1,10 +1,13 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import { planMicroBatches } from "../data/batching.ts";
 import { RlhfError } from "../errors.ts";
 import { localModel } from "../hub/hub.ts";
 import { lastTokens, packSequences } from "./batch.ts";
 import { CausalLM, type LoadOptions } from "./causal-lm.ts";
+import { readModelConfig } from "./config.ts";
+import { readJsonIfPresent } from "./files.ts";
 import { type HeadInfo, type HeadOptions, loadScore, readHeads, saveHeads } from "./heads.ts";
 import { isPeftDirectory, readPeftDirectory } from "./peft.ts";
 import {
@@ -70,8 +73,18 @@ function freeName(name: string, taken: ReadonlyMap<string, unknown>): string {
   return free;
 }
 
+/** True when the directory's configuration computes what the backbone's does, its language-model head apart. */
+async function sharesConfig(backbone: CausalLM, directory: string): Promise<boolean> {
+  const path = join(directory, "config.json");
+  const hfConfig = await readJsonIfPresent(path, "ERR_RLHF_MODEL");
+  if (!hfConfig) return false;
+  const { tiedEmbeddings } = backbone.config;
+  return isDeepStrictEqual({ ...readModelConfig(hfConfig, path), tiedEmbeddings }, backbone.config);
+}
+
 /** True when every backbone tensor of the index equals the model's parameter, byte for byte. */
-async function sharesWeights(backbone: CausalLM, index: TensorIndex): Promise<boolean> {
+async function sharesWeights(backbone: CausalLM, directory: string, index: TensorIndex): Promise<boolean> {
+  if (!(await sharesConfig(backbone, directory))) return false;
   const parameters = backbone.parameters().filter((parameter) => parameter.group === "base");
   for (const { name, shape } of parameters) {
     const entry = index.entries.get(name);
@@ -137,7 +150,7 @@ export class RewardModel implements Disposable {
     const { backbone, ...loadOptions } = options;
     const index = await readModelTensors(directory);
     const statistics = await readRewardStatistics(directory);
-    if (backbone && (await sharesWeights(backbone, index))) {
+    if (backbone && (await sharesWeights(backbone, directory, index))) {
       const head = freeName(REWARD_HEAD, backbone.heads);
       await loadHead(backbone, head, directory, index);
       return new RewardModel(backbone, head, { statistics });

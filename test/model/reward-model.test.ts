@@ -103,6 +103,13 @@ describe("reward models", () => {
       assert.ok(first.model === model && second.model === model && first.head !== second.head);
       assert.ok(bytes(await first.score(sequences)).equals(bytes(scores[0] as Float32Array)));
       assert.ok(bytes(await second.score(sequences)).equals(bytes(scores[1] as Float32Array)));
+      // The same weights with other positions are another model.
+      const configPath = join(directory, "0", "config.json");
+      const config = JSON.parse(await readFile(configPath, "utf8")) as Record<string, unknown>;
+      await writeFile(configPath, JSON.stringify({ ...config, rope_theta: 77 }));
+      using apart = await RewardModel.load(join(directory, "0"), { device: "cpu", backbone: model });
+      assert.ok(apart.model !== model);
+      assert.ok(!bytes(await apart.score(sequences)).equals(bytes(scores[0] as Float32Array)));
       await second.save(join(directory, "again"));
       using again = await RewardModel.load(join(directory, "again"), { device: "cpu" });
       assert.ok(bytes(await again.score(sequences)).equals(bytes(scores[1] as Float32Array)));
