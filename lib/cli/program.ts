@@ -4,6 +4,7 @@ import { addAddTokensCommand } from "./add-tokens.ts";
 import { addDoctorCommand } from "./doctor.ts";
 import { describeError, EXIT, exitCodeOf } from "./exit.ts";
 import { addGenerateCommand } from "./generate.ts";
+import { addInspectDataCommand } from "./inspect-data.ts";
 import { addLogprobsCommand } from "./logprobs.ts";
 import { addMergeCommand } from "./merge.ts";
 import { packageVersion } from "./package-info.ts";
@@ -24,6 +25,7 @@ export function createProgram(output: OutputConfiguration = {}): Command {
   addGenerateCommand(program);
   addLogprobsCommand(program);
   addScoreCommand(program);
+  addInspectDataCommand(program);
   addAddTokensCommand(program);
   addMergeCommand(program);
   addDoctorCommand(program);

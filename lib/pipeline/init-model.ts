@@ -122,14 +122,23 @@ function hfConfig(init: InitConfig, tokenizer: Tokenizer): HfConfig {
   };
 }
 
+/** Tokens that a new model has room for. */
+export function maxPositionsOf(init: InitConfig): number {
+  return init.max_position_embeddings ?? DEFAULT_MAX_POSITIONS;
+}
+
+/** The tokenizer of a new model, trained on the rows' texts. */
+export function initTokenizer(init: InitConfig, rows: readonly SftRow[]): Tokenizer {
+  return trainTokenizer(textsOf(rows), { vocabSize: init.vocab_size, modelMaxLength: maxPositionsOf(init) });
+}
+
 /** A new model with random weights and a tokenizer trained on the rows' texts; the same seed and rows give the same two. */
 export async function initModel(
   init: InitConfig,
   rows: readonly SftRow[],
   options: LoadOptions & { readonly seed: number },
 ): Promise<{ model: CausalLM; tokenizer: Tokenizer }> {
-  const modelMaxLength = init.max_position_embeddings ?? DEFAULT_MAX_POSITIONS;
-  const tokenizer = trainTokenizer(textsOf(rows), { vocabSize: init.vocab_size, modelMaxLength });
+  const tokenizer = initTokenizer(init, rows);
   const model = await CausalLM.create(hfConfig(init, tokenizer), options);
   return { model, tokenizer };
 }

@@ -10,7 +10,7 @@ import {
   type Pair,
   parseDocument,
 } from "yaml";
-import type { z } from "zod";
+import { z } from "zod";
 import { messageOf, RlhfError } from "../errors.ts";
 import { isHubId } from "../hub/id.ts";
 import { closest, didYouMean } from "../suggest.ts";
@@ -226,6 +226,26 @@ export async function readStage(
   file: string | undefined,
   flags: FlagSettings,
 ): Promise<Stage> {
+  const settings = await readSettings(kind, stageSchemas[kind], file, flags);
+  return { kind, settings } as unknown as Stage;
+}
+
+/** The settings of a stage as above, of which any may be missing. */
+export async function readPartialStage(
+  kind: StageKind,
+  file: string | undefined,
+  flags: FlagSettings,
+): Promise<Readonly<Record<string, unknown>>> {
+  const shape: z.ZodRawShape = stageSchemas[kind].shape;
+  return readSettings(kind, z.strictObject(shape).partial(), file, flags);
+}
+
+async function readSettings(
+  kind: StageKind,
+  schema: z.ZodType<object>,
+  file: string | undefined,
+  flags: FlagSettings,
+): Promise<Readonly<Record<string, unknown>>> {
   let fromFile: Record<string, unknown> = {};
   let settings: SettingsFile | null = null;
   if (file !== undefined) {
@@ -237,8 +257,8 @@ export async function readStage(
     fromFile = { ...value };
     settings.resolvePaths(fromFile);
   }
-  const parsed = stageSchemas[kind].safeParse({ ...fromFile, ...flags });
-  if (parsed.success) return { kind, settings: parsed.data } as unknown as Stage;
+  const parsed = schema.safeParse({ ...fromFile, ...flags });
+  if (parsed.success) return parsed.data as Readonly<Record<string, unknown>>;
   const issue = parsed.error.issues[0] as z.core.$ZodIssue;
   const key = issue.path[0] === undefined ? null : String(issue.path[0]);
   // A missing setting is reported by its flag unless there is a file to put it into.
