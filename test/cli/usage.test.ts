@@ -12,7 +12,19 @@ describe("command line: usage and exit codes", () => {
     assert.match(version.stdout, /^\d+\.\d+\.\d+/);
     const help = await runCommand("--help");
     assert.equal(help.code, 0);
-    for (const name of ["run", "sft", "reward", "ppo", "generate", "logprobs", "score", "merge", "doctor"]) {
+    for (const name of [
+      "run",
+      "sft",
+      "reward",
+      "ppo",
+      "generate",
+      "logprobs",
+      "score",
+      "merge",
+      "inspect-data",
+      "add-tokens",
+      "doctor",
+    ]) {
       assert.match(help.stdout, new RegExp(`^  ${name}\\b`, "m"));
     }
   });
