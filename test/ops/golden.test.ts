@@ -197,6 +197,68 @@ describe("golden values", () => {
     }
   });
 
+  it("losses far out, where e^|u| is lost in rounding or overflows", () => {
+    // Computed with 50 digits.
+    const of = (kind: PreferenceKind, u: number): number => {
+      const { stats } = evaluate("preferenceLoss", {
+        sequences: 2,
+        pairs: 1,
+        kind: PREFERENCE_KINDS.indexOf(kind),
+        beta: 1,
+        labelSmoothing: kind === "exoPair" ? 1e-3 : 0,
+        chosen: Int32Array.of(0),
+        rejected: Int32Array.of(1),
+        logProb: Float64Array.of(-1000 + u, -1000),
+        dLogProb: unset(2),
+        stats: unset(PREFERENCE_STATS),
+      });
+      return stats![0]!;
+    };
+    const values: [PreferenceKind, number, number][] = [
+      ["sigmoid", 40, 4.248354255291589e-18],
+      ["sigmoid", 800, 0],
+      ["sigmoid", -800, 800],
+      ["exoPair", 40, 0.0010005003335833886],
+      ["exoPair", 800, -Math.log1p(-1e-3)],
+      ["exoPair", -40, 6.907755278982137],
+      ["exoPair", -800, -Math.log(1e-3)],
+      ["discopop", 40, 4.248354255291589e-18],
+      ["discopop", 800, 0],
+      ["discopop", -800, 800],
+    ];
+    for (const [kind, u, loss] of values)
+      assert.ok(Math.abs(of(kind, u) - loss) <= 1e-14 * Math.abs(loss), `${kind} at ${u}: ${of(kind, u)}`);
+  });
+
+  it("the odds ratio from near certainty to impossible answers, against a mean log-prob of −1", () => {
+    // Mean log-prob, loss, and the slope's magnitude by it, computed with 50 digits.
+    const values: [number, number, number][] = [
+      [-1e-6, 5.819768285092295e-7, 0.581976950149126],
+      [-1e-3, 0.0005820983401266734, 0.5822199667269435],
+      [-0.69, 0.4563605426410586, 0.7351465607591038],
+      [-0.7, 0.4637217282783615, 0.7370890378533727],
+      [-5, 4.463503216363036, 0.9951835654240664],
+      [-40, 39.45867514538708, 1.0],
+      [-700, 699.4586751453871, 1],
+    ];
+    for (const [mean, loss, slope] of values) {
+      const { stats, dLogProb } = evaluate("preferenceLoss", {
+        sequences: 2,
+        pairs: 1,
+        kind: PREFERENCE_KINDS.indexOf("oddsRatio"),
+        lengthNormalized: true,
+        tokens: Int32Array.of(4, 3),
+        chosen: Int32Array.of(0),
+        rejected: Int32Array.of(1),
+        logProb: Float64Array.of(4 * mean, -3),
+        dLogProb: unset(2),
+        stats: unset(PREFERENCE_STATS),
+      });
+      assert.ok(Math.abs(stats![0]! - loss) <= 1e-14 * loss, `loss at ${mean}: ${stats![0]}`);
+      assert.ok(Math.abs(dLogProb![0]! + slope / 4) <= 1e-14, `slope at ${mean}: ${dLogProb![0]}`);
+    }
+  });
+
   it("KTO of a desirable and an undesirable answer, z 0.5", () => {
     const args = {
       sequences: 2,

@@ -170,7 +170,7 @@ function pairCases(kind: PreferenceKind, pairs: number): OpCase[] {
   });
 }
 
-/** Log-ratios far out, where e^|βΔ| has no float32: losses and gradients stay finite and right. */
+/** Log-ratios far out, where e^|βΔ| has no float32, and mean log-probs of −10 to −70: losses and gradients stay finite and right. */
 function extremeCase(kind: PreferenceKind, divergence: keyof typeof F_DIVERGENCES = "reverseKl"): OpCase {
   const name = `${kind} of ${divergence} at log-ratios of 0 to ±3,000`;
   const ratios = [0, 1e-7, -1e-7, 40, -40, 300, -300, 3000, -3000, -0.5];
@@ -213,7 +213,7 @@ export const preferenceCases: readonly OpCase[] = [
       return { op: "preferenceLoss", name, args: { ...args, ...settings }, criterion: SUMS };
     }),
   ),
-  ...PREFERENCE_KINDS.filter((kind) => kind !== "oddsRatio").map((kind) => extremeCase(kind)),
+  ...PREFERENCE_KINDS.map((kind) => extremeCase(kind)),
   ...(["forwardKl", "js", "alpha"] as const).map((divergence) => extremeCase("sigmoid", divergence)),
   ...[1, 2, 33].map((sequences): OpCase => {
     const name = `${sequences} answers`;
