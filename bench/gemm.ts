@@ -121,6 +121,7 @@ function benchTokenLogProb(settings: BenchSettings): void {
     x: uniformArray(rows * cols),
     tokens: Int32Array.from({ length: rows }, (_, n) => (n * 97) % vocab),
     predictions: Int32Array.from({ length: rows - 1 }, (_, p) => p + 1),
+    sources: Int32Array.from({ length: rows - 1 }, (_, p) => p),
     weight: uniformArray(vocab * cols),
     lse: uniformArray(rows),
     entropy: uniformArray(rows),

@@ -7,7 +7,7 @@
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 
-const BENCHMARKS = ["gemm", "attention", "rows", "api"] as const;
+const BENCHMARKS = ["gemm", "attention", "rows", "api", "shared-prompts"] as const;
 
 const words = process.argv.slice(2);
 const firstOption = words.findIndex((word) => word.startsWith("-"));

@@ -102,7 +102,7 @@ export { DeviceArray, type FloatArray } from "./engine/array.ts";
 export { type DeviceName, Engine, type EngineOptions } from "./engine/engine.ts";
 export * from "./engine/losses.ts";
 export * from "./engine/preference-losses.ts";
-export { type PackedBatch, packSequences, type SequenceInput } from "./model/batch.ts";
+export { type PackedBatch, packSequences, previousTokens, type SequenceInput } from "./model/batch.ts";
 export {
   type AdamWOptions,
   type Moments,
@@ -111,6 +111,7 @@ export {
   type StepResult,
 } from "./model/optimizer.ts";
 export { Pass, type PassArrays, type PassGradients } from "./model/pass.ts";
+export { answerValues, type PackedAnswers, packAnswers, type SharedPrompt } from "./model/shared-prompts.ts";
 export * from "./trainers/functions.ts";
 
 // Metrics and errors

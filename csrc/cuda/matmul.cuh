@@ -68,7 +68,7 @@ void launchMatmul(OpContext& context, const MatmulArguments& arguments, const Ep
               context.stream, arguments, epilogue);
 }
 
-/// out(row, col) = alpha·D, or += it. With `predictions`, row r goes to row predictions[r] − 1.
+/// out(row, col) = alpha·D, or += it. With `sources`, row r goes to row sources[r], where it is the first of that number.
 template <class Out>
 struct StoreEpilogue {
   using Shared = NoShared;
@@ -76,7 +76,7 @@ struct StoreEpilogue {
   int64_t stride;
   float alpha = 1;
   bool accumulate = false;
-  const int32_t* predictions = nullptr;
+  const int32_t* sources = nullptr;
 
   template <class Tile>
   RLHF_DEVICE void operator()(Tile& tile, int64_t firstRow, int64_t firstCol, int64_t rows, int64_t cols,
@@ -84,7 +84,8 @@ struct StoreEpilogue {
     forEachSlot(tile, [&](int rowSlot, int colSlot, float sum) {
       const int64_t row = firstRow + Tile::rowOf(rowSlot), col = firstCol + Tile::colOf(colSlot);
       if (row >= rows || col >= cols) return;
-      Out& element = out[(predictions ? predictions[row] - 1 : row) * stride + col];
+      if (sources && row > 0 && sources[row] == sources[row - 1]) return;
+      Out& element = out[(sources ? sources[row] : row) * stride + col];
       element = fromFloat<Out>(accumulate ? toFloat(element) + alpha * sum : alpha * sum);
     });
   }

@@ -164,6 +164,22 @@ __global__ void __launch_bounds__(kJoinThreads)
   if (col < cols) dz[row * cols + col] = fromFloat<T>(gradient(row, col, logits[row * cols + col]));
 }
 
+/// The products to come are linear: of rows with the same source the first takes the sum, and the others become 0. Each hidden
+/// row is then written by one row of the product, so that the order of summing is fixed.
+template <class T>
+__global__ void __launch_bounds__(kJoinThreads)
+    sumRowsOfOneSourceKernel(const int32_t* sources, int64_t rows, T* dz, int64_t cols) {
+  const int64_t first = blockIdx.x, col = static_cast<int64_t>(blockIdx.y) * kJoinThreads + threadIdx.x;
+  const bool leads = first == 0 || sources[first] != sources[first - 1];
+  if (!leads || first + 1 == rows || sources[first + 1] != sources[first] || col >= cols) return;
+  float sum = toFloat(dz[first * cols + col]);
+  for (int64_t row = first + 1; row < rows && sources[row] == sources[first]; ++row) {
+    sum += toFloat(dz[row * cols + col]);
+    dz[row * cols + col] = fromFloat<T>(0.0f);
+  }
+  dz[first * cols + col] = fromFloat<T>(sum);
+}
+
 template <class Tile>
 int64_t columnTiles(int64_t vocab) {
   return (vocab + Tile::kCols - 1) / Tile::kCols;
@@ -171,11 +187,11 @@ int64_t columnTiles(int64_t vocab) {
 
 /// z·temperature = hidden states · headᵀ for `rows` predictions.
 template <class T, class Arguments>
-MatmulArguments logitsProduct(const Arguments& a, const int32_t* predictions, int64_t rows) {
+MatmulArguments logitsProduct(const Arguments& a, int64_t first, int64_t rows) {
   MatmulArguments product;
   product.rows = rows;
   product.cols = a.vocab;
-  product.a[1] = makeOperand<T>(a.x, a.cols, false, predictions);
+  product.a[1] = makeOperand<T>(a.x, a.cols, false, a.sources + first);
   product.b[1] = makeOperand<T>(a.head.data, a.cols, false);
   product.depth[1] = a.cols;
   return product;
@@ -192,12 +208,17 @@ void forward(OpContext& context, const TokenLogProbForward& a) {
     const int32_t* predictions = a.predictions + first;
     const StatisticsEpilogue<Tile> statistics{parts, tiles, predictions, a.tokens, logits ? logits + first * a.vocab : nullptr,
                                               static_cast<float>(1 / a.temperature)};
-    launchMatmul<Tile>(context, logitsProduct<T>(a, predictions, rows), statistics);
+    launchMatmul<Tile>(context, logitsProduct<T>(a, first, rows), statistics);
     constexpr int64_t kRowsPerBlock = kJoinThreads / 32;
     RLHF_LAUNCH(joinPartsKernel, dim3(static_cast<uint32_t>((rows + kRowsPerBlock - 1) / kRowsPerBlock)),
                 dim3(kJoinThreads), 0, context.stream, parts, tiles, rows, predictions, static_cast<float*>(a.logProb),
                 static_cast<float*>(a.lse), static_cast<float*>(a.entropy));
   }
+}
+
+/// A block per row and kJoinThreads columns of its logits.
+dim3 logitGrid(int64_t rows, int64_t vocab) {
+  return dim3(static_cast<uint32_t>(rows), static_cast<uint32_t>((vocab + kJoinThreads - 1) / kJoinThreads));
 }
 
 /// dz of a chunk into scratch memory, from kept logits or from the head's product again.
@@ -212,11 +233,10 @@ void chunkGradient(OpContext& context, const TokenLogProbBackward& a, int64_t fi
                                static_cast<const float*>(a.dEntropy),
                                static_cast<float>(1 / a.temperature)};
   if (!a.logits) {
-    launchMatmul<TileFor<T>>(context, logitsProduct<T>(a, gradient.predictions, rows), LogitGradientEpilogue<T>{gradient, dz});
+    launchMatmul<TileFor<T>>(context, logitsProduct<T>(a, first, rows), LogitGradientEpilogue<T>{gradient, dz});
     return;
   }
-  const dim3 grid(static_cast<uint32_t>(rows), static_cast<uint32_t>((a.vocab + kJoinThreads - 1) / kJoinThreads));
-  RLHF_LAUNCH(logitGradientKernel<T>, grid, dim3(kJoinThreads), 0, context.stream, gradient,
+  RLHF_LAUNCH(logitGradientKernel<T>, logitGrid(rows, a.vocab), dim3(kJoinThreads), 0, context.stream, gradient,
               static_cast<const float*>(a.logits) + first * a.vocab, dz, a.vocab);
 }
 
@@ -226,23 +246,25 @@ void backward(OpContext& context, const TokenLogProbBackward& a) {
   auto* dz = static_cast<T*>(context.scratch);
   for (int64_t first = 0; first < a.count; first += kChunkRows) {
     const int64_t rows = std::min(kChunkRows, a.count - first);
-    const int32_t* predictions = a.predictions + first;
+    const int32_t* sources = a.sources + first;
     chunkGradient<T>(context, a, first, rows, dz);
+    RLHF_LAUNCH(sumRowsOfOneSourceKernel<T>, logitGrid(rows, a.vocab), dim3(kJoinThreads), 0, context.stream, sources, rows, dz,
+                a.vocab);
 
-    MatmulArguments input;  // dx[t − 1] += dz·W
+    MatmulArguments input;  // dx[source] += dz·W
     input.rows = rows;
     input.cols = a.cols;
     input.a[1] = makeOperand<T>(dz, a.vocab, false);
     input.b[1] = makeOperand<T>(a.head.data, a.cols, true);
     input.depth[1] = a.vocab;
-    launchMatmul<Tile>(context, input, StoreEpilogue<T>{static_cast<T*>(a.dx), a.cols, 1.0f, true, predictions});
+    launchMatmul<Tile>(context, input, StoreEpilogue<T>{static_cast<T*>(a.dx), a.cols, 1.0f, true, sources});
     if (!a.dWeight) continue;
 
-    MatmulArguments weight;  // dW += dzᵀ·x[t − 1]
+    MatmulArguments weight;  // dW += dzᵀ·x[source]
     weight.rows = a.vocab;
     weight.cols = a.cols;
     weight.a[1] = makeOperand<T>(dz, a.vocab, true);
-    weight.b[1] = makeOperand<T>(a.x, a.cols, true, predictions);
+    weight.b[1] = makeOperand<T>(a.x, a.cols, true, sources);
     weight.depth[1] = rows;
     launchMatmul<Tile>(context, weight, StoreEpilogue<float>{static_cast<float*>(a.dWeight), a.cols, 1.0f, true});
   }

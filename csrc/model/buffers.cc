@@ -56,7 +56,9 @@ ForwardBuffers layOutForward(const Engine& engine, const Architecture& architect
   buffers.tokens = kept.array<int32_t>(rows);
   buffers.positions = kept.array<int32_t>(rows);
   buffers.offsets = kept.array<int32_t>(shape.sequences + 1);
+  buffers.parents = kept.array<int32_t>(shape.sequences);
   buffers.predictions = kept.array<int32_t>(shape.predictions);
+  buffers.sources = kept.array<int32_t>(shape.predictions);
 
   BlockBuffers shared;
   if (shape.firstSavedBlock > 0) {

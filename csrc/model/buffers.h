@@ -81,7 +81,9 @@ struct ForwardBuffers {
   int32_t* tokens = nullptr;       // [N]
   int32_t* positions = nullptr;    // [N]
   int32_t* offsets = nullptr;      // [S+1]
-  int32_t* predictions = nullptr;  // [count]
+  int32_t* parents = nullptr;      // [S], −1 for none
+  int32_t* predictions = nullptr;  // [count] in the order of their sources
+  int32_t* sources = nullptr;      // [count] the hidden row of each prediction
   std::vector<BlockBuffers> blocks;
   std::vector<void*> loraHidden;  // [N, R] by LinearLayer::index
   int64_t* rowKeys = nullptr;     // [N] what the masks of dropout depend on (only with dropout)

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <deque>
 
+#include "model/batch.h"
 #include "model/model_impl.h"
 
 // Generation with a key/value cache. Sequences are decoded together, up to `maxBatch` of them; when one ends,

@@ -29,7 +29,8 @@ struct ParameterInfo {
 struct Batch {
   std::vector<int32_t> tokens;       // [N]
   std::vector<int32_t> offsets;      // [S+1], rising, offsets[0] = 0, offsets[S] = N
-  std::vector<int32_t> predictions;  // tokens whose statistics are wanted, rising, none the first of its sequence
+  std::vector<int32_t> parents;      // [S] or empty: the earlier sequence that this one continues, −1 for none (ops/parents.h)
+  std::vector<int32_t> predictions;  // tokens whose statistics are wanted, rising, none the first of a sequence without a parent
 
   int64_t rows() const { return static_cast<int64_t>(tokens.size()); }
   int64_t sequences() const { return static_cast<int64_t>(offsets.size()) - 1; }

@@ -47,15 +47,11 @@ struct Model::Impl {
 
   std::unique_ptr<Pass> forward(const Batch& batch, const ForwardOptions& options);
   void backward(Pass& pass, const PassGradients& gradients);
-  /// Copies a batch to a pass's arrays; positions restart at 0 with every sequence.
+  /// Copies a batch to a pass's arrays.
   void upload(const Batch& batch, const ForwardBuffers& buffers);
 
  private:
   void layOut(Pass::State& state, int64_t predictions);
 };
-
-/// ERR_RLHF_ARGUMENT, ERR_RLHF_TOKEN_RANGE or ERR_RLHF_CONTEXT_LENGTH unless the batch fits the model.
-void validateBatch(const Batch& batch, const ModelConfig& config);
-void validateTokens(const std::vector<int32_t>& tokens, int64_t vocab, const char* what);
 
 }  // namespace rlhf

@@ -1,55 +1,14 @@
 #include <algorithm>
 
+#include "model/batch.h"
 #include "model/model_impl.h"
 
-// A forward pass and its backward pass: checks, memory, and the order of the parts.
+// A forward pass and its backward pass: memory, and the order of the parts.
 
 namespace rlhf {
 
 Pass::Pass() = default;
 Pass::~Pass() = default;
-
-void validateTokens(const std::vector<int32_t>& tokens, int64_t vocab, const char* what) {
-  for (size_t i = 0; i < tokens.size(); ++i)
-    if (tokens[i] < 0 || tokens[i] >= vocab)
-      throw Error(code::kTokenRange,
-                  format("%s[%zu] is %d, outside the vocabulary of %lld: was another model's tokenizer used?",
-                         what, i, tokens[i], static_cast<long long>(vocab)));
-}
-
-void validateBatch(const Batch& batch, const ModelConfig& config) {
-  const int64_t rows = batch.rows();
-  const std::vector<int32_t>& offsets = batch.offsets;
-  if (rows < 1) throw Error(code::kArgument, "the batch has no tokens");
-  if (offsets.size() < 2 || offsets.front() != 0 || offsets.back() != rows)
-    throw Error(code::kArgument, format("batch.offsets must start at 0 and end at the number of tokens, %lld",
-                                        static_cast<long long>(rows)));
-  std::vector<bool> starts(static_cast<size_t>(rows), false);
-  for (size_t s = 0; s + 1 < offsets.size(); ++s) {
-    const int64_t length = offsets[s + 1] - static_cast<int64_t>(offsets[s]);
-    if (length < 1)
-      throw Error(code::kArgument, format("batch.offsets must rise, but sequence %zu has %lld tokens", s,
-                                          static_cast<long long>(length)));
-    if (length > config.maxPositions)
-      throw Error(code::kContextLength,
-                  format("sequence %zu has %lld tokens, more than the model's context of %lld: truncate it",
-                         s, static_cast<long long>(length), static_cast<long long>(config.maxPositions)));
-    if (offsets[s] < 0 || offsets[s] >= rows)
-      throw Error(code::kArgument, format("batch.offsets[%zu] is %d, outside the batch", s, offsets[s]));
-    starts[static_cast<size_t>(offsets[s])] = true;
-  }
-  validateTokens(batch.tokens, config.vocab, "batch.tokens");
-  int64_t previous = 0;
-  for (size_t p = 0; p < batch.predictions.size(); ++p) {
-    const int64_t token = batch.predictions[p];
-    if (token <= previous || token >= rows || starts[static_cast<size_t>(token)])
-      throw Error(
-          code::kArgument,
-          format("batch.predictions must rise and name no sequence's first token; element %zu is %lld", p,
-                 static_cast<long long>(token)));
-    previous = token;
-  }
-}
 
 void Model::Impl::reserve(DeviceMemory& memory, size_t bytes, const char* what) {
   if (bytes <= memory.bytes()) return;
@@ -153,39 +112,17 @@ void Model::Impl::layOut(Pass::State& state, int64_t predictions) {
       4 * alignUp(static_cast<size_t>(shape.rows) * dtypeSize(engine->accumulator())));
 }
 
-namespace {
-
-/// A number for every row that follows from its sequence's tokens up to it.
-std::vector<int64_t> prefixKeys(const Batch& batch) {
-  std::vector<int64_t> keys(batch.tokens.size());
-  for (size_t s = 0; s + 1 < batch.offsets.size(); ++s) {
-    uint64_t key = 0;
-    for (int32_t t = batch.offsets[s]; t < batch.offsets[s + 1]; ++t) {
-      // The finaliser of SplitMix64 (Steele et al., 2014), a bijection that spreads every bit over all of them.
-      key += 0x9E3779B97F4A7C15ull * (static_cast<uint64_t>(batch.tokens[static_cast<size_t>(t)]) + 1);
-      key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9ull;
-      key = (key ^ (key >> 27)) * 0x94D049BB133111EBull;
-      key ^= key >> 31;
-      keys[static_cast<size_t>(t)] = static_cast<int64_t>(key);
-    }
-  }
-  return keys;
-}
-
-}  // namespace
-
 void Model::Impl::upload(const Batch& batch, const ForwardBuffers& buffers) {
-  std::vector<int32_t> positions(batch.tokens.size());
-  for (size_t s = 0; s + 1 < batch.offsets.size(); ++s)
-    for (int32_t t = batch.offsets[s]; t < batch.offsets[s + 1]; ++t)
-      positions[static_cast<size_t>(t)] = t - batch.offsets[s];
+  const BatchRows rows(batch);
   const auto copy = [&](auto* destination, const auto& source) {
     engine->copy(destination, source.data(), source.size() * sizeof(source[0]));
   };
   copy(buffers.tokens, batch.tokens);
-  copy(buffers.positions, positions);
+  copy(buffers.positions, rows.positions);
   copy(buffers.offsets, batch.offsets);
-  copy(buffers.predictions, batch.predictions);
+  copy(buffers.parents, rows.parents);
+  copy(buffers.predictions, rows.predictions);
+  copy(buffers.sources, rows.sources);
   if (buffers.rowKeys) copy(buffers.rowKeys, prefixKeys(batch));
 }
 

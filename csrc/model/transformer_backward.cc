@@ -20,6 +20,7 @@ void Transformer::tokenStatisticsBackward(const ForwardBuffers& buffers, const B
   arguments.x = buffers.hidden;
   arguments.tokens = buffers.tokens;
   arguments.predictions = buffers.predictions;
+  arguments.sources = buffers.sources;
   arguments.head = packed_.head();
   arguments.lse = lse;
   arguments.entropy = entropy;
@@ -122,6 +123,7 @@ bool Transformer::attentionBackward(const BackwardStep& step, size_t index) {
                               .window = architecture_.blocks[index].window,
                               .scale = 1 / std::sqrt(static_cast<double>(config.headDim))};
   attention.offsets = step.buffers.offsets;
+  attention.parents = step.buffers.parents;
   attention.q = block.qkv;
   attention.k = at(block.qkv, keyColumn);
   attention.v = at(block.qkv, valueColumn);

@@ -219,6 +219,7 @@ void Transformer::attend(const ForwardBuffers& buffers, const RowSet& rows, size
                              .window = window,
                              .scale = scale};
   attention.offsets = buffers.offsets;
+  attention.parents = buffers.parents;
   attention.q = block.qkv;
   attention.k = k;
   attention.v = v;
@@ -314,6 +315,7 @@ void Transformer::tokenStatistics(const ForwardBuffers& buffers, const RowSet& r
   arguments.x = buffers.hidden;
   arguments.tokens = buffers.tokens;
   arguments.predictions = buffers.predictions;
+  arguments.sources = buffers.sources;
   arguments.head = packed_.head();
   arguments.logProb = logProb;
   arguments.lse = lse;

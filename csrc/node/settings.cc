@@ -89,6 +89,8 @@ Batch toBatch(const Napi::Object& object) {
   Batch batch;
   batch.tokens = toInt32s(field(object, "tokens"), "batch.tokens");
   batch.offsets = toInt32s(field(object, "offsets"), "batch.offsets");
+  const Napi::Value parents = object.Get("parents");
+  if (!parents.IsUndefined()) batch.parents = toInt32s(parents, "batch.parents");
   batch.predictions = toInt32s(field(object, "predictions"), "batch.predictions");
   return batch;
 }

@@ -6,7 +6,8 @@ namespace rlhf {
 /// Causal attention inside each sequence of a packed batch, with grouped queries (head h reads key/value head h·G/H), in the
 /// FlashAttention manner: the [length, length] scores never stand in memory (Dao et al., 2022). Tiles are cut at positions of the
 /// sequence, so that a row's bits do not depend on its neighbours in the batch. With a window (Beltagy et al., 2020) the query at
-/// position i of its sequence sees the keys at positions j with i − window < j ≤ i.
+/// position i of its sequence sees the keys at positions j with i − window < j ≤ i. A sequence with a parent (ops/parents.h) begins with
+/// the parent's rows: its own have the positions after them, and the bits that they would have if it stood there with rows of its own.
 struct AttentionForward {
   DType type = DType::F32;
   int64_t rows = 0, sequences = 0, maxLength = 0;  // maxLength: the longest sequence
@@ -15,6 +16,7 @@ struct AttentionForward {
   int64_t window = 0;                  // keys that a query sees, its own included; 0: all before it
   double scale = 0;                    // multiplies q·k, usually D^(-1/2)
   const int32_t* offsets = nullptr;    // [S+1], offsets[0] = 0, offsets[S] = N
+  const int32_t* parents = nullptr;    // [S] (optional): a sequence, or −1 for none
   const void* q = nullptr;             // [N, H, D]
   const void* k = nullptr;             // [N, G, D]
   const void* v = nullptr;             // [N, G, D]
@@ -24,12 +26,13 @@ struct AttentionForward {
   template <class F> void fields(F&& f) {
     f("type", type), f("rows", rows), f("sequences", sequences), f("maxLength", maxLength), f("heads", heads);
     f("kvHeads", kvHeads), f("headDim", headDim), f("qStride", qStride), f("kStride", kStride), f("vStride", vStride);
-    f("oStride", oStride), f("window", window), f("scale", scale), f("offsets", offsets), f("q", q), f("k", k), f("v", v);
-    f("o", o), f("lse", lse);
+    f("oStride", oStride), f("window", window), f("scale", scale), f("offsets", offsets), f("parents", parents);
+    f("q", q), f("k", k), f("v", v), f("o", o), f("lse", lse);
   }
 };
 
-/// dq, dk and dv are overwritten; probabilities are recomputed from lse.
+/// dq, dk and dv are overwritten; probabilities are recomputed from lse. Children add to dk and dv of their parent's rows after the
+/// parent itself, in the batch's order.
 struct AttentionBackward {
   DType type = DType::F32;
   int64_t rows = 0, sequences = 0, maxLength = 0;
@@ -38,6 +41,7 @@ struct AttentionBackward {
   int64_t window = 0;
   double scale = 0;
   const int32_t* offsets = nullptr;  // [S+1]
+  const int32_t* parents = nullptr;  // [S] (optional)
   const void* q = nullptr;
   const void* k = nullptr;
   const void* v = nullptr;
@@ -52,8 +56,8 @@ struct AttentionBackward {
   template <class F> void fields(F&& f) {
     f("type", type), f("rows", rows), f("sequences", sequences), f("maxLength", maxLength), f("heads", heads);
     f("kvHeads", kvHeads), f("headDim", headDim), f("qStride", qStride), f("kStride", kStride), f("vStride", vStride);
-    f("oStride", oStride), f("window", window), f("scale", scale), f("offsets", offsets), f("q", q), f("k", k), f("v", v);
-    f("o", o), f("lse", lse), f("dO", dO), f("dq", dq), f("dk", dk), f("dv", dv), f("delta", delta);
+    f("oStride", oStride), f("window", window), f("scale", scale), f("offsets", offsets), f("parents", parents);
+    f("q", q), f("k", k), f("v", v), f("o", o), f("lse", lse), f("dO", dO), f("dq", dq), f("dk", dk), f("dv", dv), f("delta", delta);
   }
 };
 

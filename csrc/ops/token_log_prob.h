@@ -5,8 +5,8 @@
 namespace rlhf {
 
 /// Statistics of the next-token distribution, streamed over the vocabulary: logits never stand in memory as a whole unless
-/// `logits` asks to keep them. For every prediction p let t = predictions[p]; token t is predicted from hidden row t−1:
-///   z = x[t−1]·Wᵀ / temperature,  lse = log Σ exp z,  logProb = z[tokens[t]] − lse,  entropy = lse − Σ softmax(z)·z.
+/// `logits` asks to keep them. For every prediction p let t = predictions[p] and h = sources[p]; token t is predicted from hidden row h:
+///   z = x[h]·Wᵀ / temperature,  lse = log Σ exp z,  logProb = z[tokens[t]] − lse,  entropy = lse − Σ softmax(z)·z.
 /// Outputs are written at index t of arrays of N; the caller zeroes what is not predicted.
 struct TokenLogProbForward {
   DType type = DType::F32;
@@ -14,7 +14,8 @@ struct TokenLogProbForward {
   double temperature = 1;
   const void* x = nullptr;               // [N, C]
   const int32_t* tokens = nullptr;       // [N]
-  const int32_t* predictions = nullptr;  // [count], rising, each in [1, N)
+  const int32_t* predictions = nullptr;  // [count] distinct tokens
+  const int32_t* sources = nullptr;      // [count] hidden rows, never falling: what one row predicts stands side by side
   LinearWeight head{};                   // [V, C], not transposed
   void* logProb = nullptr;               // [N], accumulator type
   void* lse = nullptr;                   // [N]
@@ -24,12 +25,12 @@ struct TokenLogProbForward {
   template <class F> void fields(F&& f) {
     f("type", type), f("rows", rows), f("cols", cols), f("vocab", vocab), f("count", count);
     f("temperature", temperature), f("x", x), f("tokens", tokens), f("predictions", predictions);
-    f("weightType", head.type), f("weight", head.data), f("packedForward", head.packedForward), f("logProb", logProb);
-    f("lse", lse), f("entropy", entropy), f("logits", logits);
+    f("sources", sources), f("weightType", head.type), f("weight", head.data), f("packedForward", head.packedForward);
+    f("logProb", logProb), f("lse", lse), f("entropy", entropy), f("logits", logits);
   }
 };
 
-/// dz = [dLogProb·(1_token − p) + dLse·p − dEntropy·p·(log p + entropy)] / temperature, then dx[t−1] += dz·W and dW += dzᵀ·x.
+/// dz = [dLogProb·(1_token − p) + dLse·p − dEntropy·p·(log p + entropy)] / temperature, then dx[h] += dz·W and dW += dzᵀ·x.
 struct TokenLogProbBackward {
   DType type = DType::F32;
   int64_t rows = 0, cols = 0, vocab = 0, count = 0;
@@ -37,6 +38,7 @@ struct TokenLogProbBackward {
   const void* x = nullptr;
   const int32_t* tokens = nullptr;
   const int32_t* predictions = nullptr;
+  const int32_t* sources = nullptr;
   LinearWeight head{};
   const void* lse = nullptr;       // [N] from the forward pass
   const void* entropy = nullptr;   // [N] from the forward pass
@@ -50,7 +52,7 @@ struct TokenLogProbBackward {
   template <class F> void fields(F&& f) {
     f("type", type), f("rows", rows), f("cols", cols), f("vocab", vocab), f("count", count);
     f("temperature", temperature), f("x", x), f("tokens", tokens), f("predictions", predictions);
-    f("weightType", head.type), f("weight", head.data), f("packedForward", head.packedForward);
+    f("sources", sources), f("weightType", head.type), f("weight", head.data), f("packedForward", head.packedForward);
     f("packedBackward", head.packedBackward), f("lse", lse), f("entropy", entropy), f("dLogProb", dLogProb);
     f("dLse", dLse), f("dEntropy", dEntropy), f("logits", logits), f("dx", dx), f("dWeight", dWeight);
   }

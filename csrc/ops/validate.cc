@@ -301,6 +301,7 @@ void checkTokenLogProbInputs(const ArgumentCheck& check, const Arguments& a) {
   check.present("x", a.x);
   check.present("tokens", a.tokens);
   check.presentWhen(a.count > 0, "predictions", a.predictions, "with count > 0");
+  check.presentWhen(a.count > 0, "sources", a.sources, "with count > 0");
   check.present("lse", a.lse);
   check.present("entropy", a.entropy);
 }

@@ -2,30 +2,40 @@
 #include <limits>
 #include <vector>
 
+#include "ops/parents.h"
 #include "ref/kernels.h"
 #include "ref/scalar.h"
 
 namespace rlhf::ref {
 namespace {
 
-/// One query row of one head: where its own data and the keys and values that it may see begin.
+/// One query row of one head, and the keys that it sees: those at positions first … last of its sequence.
 struct QueryRow {
   int64_t row, head, kvHead;
-  int64_t first;  // keys are rows first … row
-};
+  int64_t first, last;
+  int64_t begin, parentBegin, inherited;  // positions below `inherited` are rows of the parent, the others its own
 
-int64_t firstKey(int64_t begin, int64_t row, int64_t window) {
-  return window > 0 ? std::max(begin, row - window + 1) : begin;
-}
+  int64_t keyRow(int64_t position) const {
+    return position < inherited ? parentBegin + position : begin + position - inherited;
+  }
+};
 
 /// Calls body for every query row of the batch, sequence by sequence.
 template <class Arguments, class Body>
 void forEachQuery(const char* op, const Arguments& a, Body&& body) {
   checkOffsets(op, a.offsets, a.sequences, a.rows);
-  for (int64_t s = 0; s < a.sequences; ++s)
-    for (int64_t n = a.offsets[s]; n < a.offsets[s + 1]; ++n)
+  requireParents(op, a.parents, a.sequences);
+  for (int64_t s = 0; s < a.sequences; ++s) {
+    const int64_t parent = a.parents ? a.parents[s] : -1, begin = a.offsets[s];
+    const int64_t parentBegin = parent < 0 ? 0 : a.offsets[parent];
+    const int64_t inherited = parent < 0 ? 0 : a.offsets[parent + 1] - parentBegin;
+    for (int64_t n = begin; n < a.offsets[s + 1]; ++n) {
+      const int64_t position = inherited + n - begin;
+      const int64_t first = a.window > 0 ? std::max<int64_t>(0, position - a.window + 1) : 0;
       for (int64_t h = 0; h < a.heads; ++h)
-        body(QueryRow{n, h, h * a.kvHeads / a.heads, firstKey(a.offsets[s], n, a.window)});
+        body(QueryRow{n, h, h * a.kvHeads / a.heads, first, position, begin, parentBegin, inherited});
+    }
+  }
 }
 
 template <class T>
@@ -43,17 +53,17 @@ void run(const AttentionForward& a) {
     const T* q = in<T>(a.q) + query.row * a.qStride + query.head * width;
     T* o = out<T>(a.o) + query.row * a.oStride + query.head * width;
     T largest = T(-std::numeric_limits<double>::infinity());
-    for (int64_t j = query.first; j <= query.row; ++j) {
-      const T score = T(a.scale) * dot(q, in<T>(a.k) + j * a.kStride + query.kvHead * width, width);
+    for (int64_t j = query.first; j <= query.last; ++j) {
+      const T score = T(a.scale) * dot(q, in<T>(a.k) + query.keyRow(j) * a.kStride + query.kvHead * width, width);
       scores[j] = score;
       if (realPart(score) > realPart(largest)) largest = score;
     }
     T total = 0;
-    for (int64_t j = query.first; j <= query.row; ++j) total += std::exp(scores[j] - largest);
+    for (int64_t j = query.first; j <= query.last; ++j) total += std::exp(scores[j] - largest);
     for (int64_t d = 0; d < width; ++d) {
       T sum = 0;
-      for (int64_t j = query.first; j <= query.row; ++j)
-        sum += std::exp(scores[j] - largest) * in<T>(a.v)[j * a.vStride + query.kvHead * width + d];
+      for (int64_t j = query.first; j <= query.last; ++j)
+        sum += std::exp(scores[j] - largest) * in<T>(a.v)[query.keyRow(j) * a.vStride + query.kvHead * width + d];
       o[d] = sum / total;
     }
     out<T>(a.lse)[query.row * a.heads + query.head] = largest + std::log(total);
@@ -82,8 +92,9 @@ void run(const AttentionBackward& a) {
     const T* dO = in<T>(a.dO) + oAt;
     const T delta = dot(dO, in<T>(a.o) + oAt, width);
     out<T>(a.delta)[at] = delta;
-    for (int64_t j = query.first; j <= query.row; ++j) {
-      const int64_t kAt = j * a.kStride + query.kvHead * width, vAt = j * a.vStride + query.kvHead * width;
+    for (int64_t j = query.first; j <= query.last; ++j) {
+      const int64_t row = query.keyRow(j);
+      const int64_t kAt = row * a.kStride + query.kvHead * width, vAt = row * a.vStride + query.kvHead * width;
       const T* k = in<T>(a.k) + kAt;
       const T p = std::exp(T(a.scale) * dot(q, k, width) - in<T>(a.lse)[at]);
       const T dScore = T(a.scale) * p * (dot(dO, in<T>(a.v) + vAt, width) - delta);

@@ -7,15 +7,21 @@
 namespace rlhf::ref {
 namespace {
 
+/// Token t, predicted from hidden row h.
+struct Prediction {
+  int64_t t, h;
+};
+
 template <class Arguments>
-int64_t predictedToken(const char* op, const Arguments& a, int64_t p) {
-  const int64_t t = a.predictions[p];
-  if (t < 1 || t >= a.rows || (p > 0 && t <= a.predictions[p - 1]))
-    throw Error(code::kArgument, std::string(op) + ": predictions[" + std::to_string(p) + "] is " +
-                                     std::to_string(t) + ", expected rising numbers from 1 to " +
-                                     std::to_string(a.rows - 1));
+Prediction predictionAt(const char* op, const Arguments& a, int64_t p) {
+  const int64_t t = a.predictions[p], h = a.sources[p];
+  checkIndex(op, "predictions", p, t, a.rows);
+  checkIndex(op, "sources", p, h, a.rows);
+  if (p > 0 && h < a.sources[p - 1])
+    throw Error(code::kArgument, std::string(op) + ": sources[" + std::to_string(p) + "] is " + std::to_string(h) +
+                                     ", expected at least the one before, " + std::to_string(a.sources[p - 1]));
   checkIndex(op, "tokens", t, a.tokens[t], a.vocab, code::kTokenRange);
-  return t;
+  return {t, h};
 }
 
 template <class Arguments>
@@ -41,8 +47,8 @@ void run(const TokenLogProbForward& a) {
   requirePlainHead("tokenLogProbForward", a);
   std::vector<T> z(static_cast<size_t>(a.vocab));
   for (int64_t p = 0; p < a.count; ++p) {
-    const int64_t t = predictedToken("tokenLogProbForward", a, p);
-    logitsOf(a, t - 1, z.data());
+    const auto [t, h] = predictionAt("tokenLogProbForward", a, p);
+    logitsOf(a, h, z.data());
     T largest = z[0];
     for (const T& logit : z)
       if (realPart(logit) > realPart(largest)) largest = logit;
@@ -72,11 +78,11 @@ void run(const TokenLogProbBackward& a) {
   const Parameter<T> weight(a.head.data, a.head.type);
   std::vector<T> z(static_cast<size_t>(a.vocab));
   for (int64_t p = 0; p < a.count; ++p) {
-    const int64_t t = predictedToken("tokenLogProbBackward", a, p);
+    const auto [t, h] = predictionAt("tokenLogProbBackward", a, p);
     if (a.logits)
       for (int64_t v = 0; v < a.vocab; ++v) z[v] = in<T>(a.logits)[p * a.vocab + v];
     else
-      logitsOf(a, t - 1, z.data());
+      logitsOf(a, h, z.data());
     const T dLogProb = gradientAt<T>(a.dLogProb, t), dLse = gradientAt<T>(a.dLse, t);
     const T dEntropy = gradientAt<T>(a.dEntropy, t), entropy = in<T>(a.entropy)[t];
     for (int64_t v = 0; v < a.vocab; ++v) {
@@ -86,8 +92,8 @@ void run(const TokenLogProbBackward& a) {
       const T dz = (dLogProb * (hit - probability) + dLse * probability -
                     dEntropy * probability * (logProbability + entropy)) / T(a.temperature);
       for (int64_t c = 0; c < a.cols; ++c) {
-        out<T>(a.dx)[(t - 1) * a.cols + c] += dz * weight[v * a.cols + c];
-        if (a.dWeight) out<T>(a.dWeight)[v * a.cols + c] += dz * in<T>(a.x)[(t - 1) * a.cols + c];
+        out<T>(a.dx)[h * a.cols + c] += dz * weight[v * a.cols + c];
+        if (a.dWeight) out<T>(a.dWeight)[v * a.cols + c] += dz * in<T>(a.x)[h * a.cols + c];
       }
     }
   }

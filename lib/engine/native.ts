@@ -123,6 +123,8 @@ export interface NativeAdamWConfig {
 export interface NativeBatch {
   readonly tokens: Int32Array;
   readonly offsets: Int32Array;
+  /** Per sequence the earlier one that it continues, -1 for none. */
+  readonly parents?: Int32Array;
   /** Indices of the tokens whose statistics are wanted, ascending. */
   readonly predictions: Int32Array;
 }

@@ -353,7 +353,12 @@ export class CausalLM implements Disposable {
     const predictions = statistics ? predictionsOf(batch, options.predict ?? "all") : new Int32Array(0);
     const handle = await callAsync(() =>
       this.native.forward(
-        { tokens: batch.tokens, offsets: batch.offsets, predictions },
+        {
+          tokens: batch.tokens,
+          offsets: batch.offsets,
+          ...(batch.parents && { parents: batch.parents }),
+          predictions,
+        },
         {
           adapter: options.adapter ?? "",
           head: options.head ?? "",

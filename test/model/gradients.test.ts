@@ -35,6 +35,8 @@ interface GradientCase {
   readonly dropoutSeed?: number;
   readonly inner?: number;
   readonly temperature?: number;
+  /** Per sequence of the batch the one that it continues. */
+  readonly parents?: readonly number[];
 }
 
 const CASES: readonly GradientCase[] = [
@@ -164,6 +166,27 @@ const CASES: readonly GradientCase[] = [
     targetModules: ["dense"],
     inner: 0,
   },
+  {
+    title: "gpt2, answers that share prompts",
+    config: MICRO_GPT2,
+    trainable: true,
+    parents: [-1, -1, 1, 1],
+  },
+  {
+    title: "llama, answers that share prompts, adapter on all layers, MLP value head",
+    config: MICRO_LLAMA,
+    trainable: true,
+    targetModules: TARGETS.llama,
+    inner: 5,
+    temperature: 0.8,
+    parents: [-1, 0, 0, -1],
+  },
+  {
+    title: "mistral, answers that share prompts, windows in all layers",
+    config: MICRO_MISTRAL,
+    trainable: true,
+    parents: [-1, -1, 1, 1],
+  },
 ];
 
 const STEP = 1e-30;
@@ -192,7 +215,7 @@ function build(
 }
 
 const batchOf = (test: GradientCase) =>
-  randomBatch(BATCH_LENGTHS, test.config.vocab, (token) => token % 5 === 3);
+  randomBatch(BATCH_LENGTHS, test.config.vocab, (token) => token % 5 === 3, test.parents);
 
 /** The imaginary part of Σ upstream · statistics. */
 function imaginarySum(statistics: Statistics, upstream: Upstream): number {

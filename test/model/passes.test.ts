@@ -164,8 +164,37 @@ describe("forward passes of a model", () => {
     refused({ offsets: Int32Array.of(0, 4, 4, 7) }, "ERR_RLHF_ARGUMENT", /sequence 1 has 0 tokens/);
     refused({ offsets: Int32Array.of(0, 9, 7) }, "ERR_RLHF_ARGUMENT", /rise/);
     refused({ offsets: Int32Array.of(0, 4) }, "ERR_RLHF_ARGUMENT", /end at the number of tokens, 7/);
-    refused({ predictions: Int32Array.of(1, 4) }, "ERR_RLHF_ARGUMENT", /first token; element 1 is 4/);
+    refused(
+      { predictions: Int32Array.of(1, 4) },
+      "ERR_RLHF_ARGUMENT",
+      /first token, unless it has a parent; element 1 is 4/,
+    );
     refused({ predictions: Int32Array.of(2, 1) }, "ERR_RLHF_ARGUMENT", /must rise/);
+    const parents = (...indices: number[]) => ({ parents: Int32Array.from(indices) });
+    refused(parents(-1), "ERR_RLHF_SHAPE", /parents has 1 elements, expected one per sequence, 2/);
+    refused(
+      parents(-1, 1),
+      "ERR_RLHF_ARGUMENT",
+      /parents\[1\] is 1, expected -1 \(none\) or an earlier sequence/,
+    );
+    refused(parents(1, -1), "ERR_RLHF_ARGUMENT", /parents\[0\] is 1/);
+    refused(parents(-1, -2), "ERR_RLHF_ARGUMENT", /parents\[1\] is -2/);
+    refused(
+      { offsets: Int32Array.of(0, 2, 4, 7), ...parents(-1, 0, 1), predictions: Int32Array.of(1) },
+      "ERR_RLHF_ARGUMENT",
+      /parents\[2\] is 1, expected a sequence without a parent: parents go one level deep/,
+    );
+    assert.throws(
+      () =>
+        model.forward(
+          randomBatch([20, 5], 13, () => false, [-1, 0]),
+          POLICY,
+        ),
+      {
+        code: "ERR_RLHF_CONTEXT_LENGTH",
+        message: /sequence 1 has 25 tokens with its parent's, more than the model's context of 24/,
+      },
+    );
     assert.throws(() => model.forward(randomBatch([25], 13), POLICY), {
       code: "ERR_RLHF_CONTEXT_LENGTH",
       message: /25 tokens, more than the model's context of 24/,

@@ -96,6 +96,19 @@ const badCalls: readonly BadCall[] = [
     message: "temperature is 0, expected > 0",
   },
   { op: "tokenLogProbForward", change: { count: 2 }, code: SHAPE, message: "count is 2, expected 0 to 1" },
+  {
+    op: "attentionForward",
+    change: { parents: Int32Array.of(0) },
+    code: ARGUMENT,
+    message: "parents[0] is 0, expected -1 (none) or an earlier sequence",
+  },
+  {
+    op: "attentionBackward",
+    change: { parents: Int32Array.of(-2) },
+    code: ARGUMENT,
+    message: "parents[0] is -2, expected -1 (none) or an earlier sequence",
+  },
+  { op: "tokenLogProbForward", change: { sources: null }, code: ARGUMENT, message: "sources is null" },
   { op: "klReward", change: { estimator: 4 }, code: ARGUMENT, message: "estimator is 4, expected 1 to 3" },
   { op: "gae", change: { lambda: 1.5 }, code: ARGUMENT, message: "lambda is 1.5, expected 0 to 1" },
   {

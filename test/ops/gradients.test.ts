@@ -21,13 +21,23 @@ function cleared(args: CaseArguments, names: readonly string[]): CaseArguments {
   return copy;
 }
 
-function attentionCase(window = 0): GradientCase {
+function attentionCase(window = 0, parents?: readonly number[]): GradientCase {
   const data = new CaseData("gradient of attention");
-  const shape = { lengths: [5, 1, 7], heads: 4, kvHeads: 2, headDim: 3, gap: 2, window, sharpness: 2 };
+  const lengths = parents ? [4, 3, 1, 2, 2] : [5, 1, 7];
+  const shape = {
+    lengths,
+    heads: 4,
+    kvHeads: 2,
+    headDim: 3,
+    gap: 2,
+    window,
+    sharpness: 2,
+    ...(parents && { parents }),
+  };
   const forward = attentionForwardArguments(data, shape);
   const backward = attentionBackwardArguments(data, forward);
   return {
-    name: `attention, grouped and strided${window > 0 ? `, window of ${window}` : ""}`,
+    name: `attention, grouped and strided${window > 0 ? `, window of ${window}` : ""}${parents ? ", shared prompts" : ""}`,
     forward: { op: "attentionForward", args: forward },
     upstream: { o: backward["dO"] as Float64Array },
     backward: { op: "attentionBackward", args: backward },
@@ -226,15 +236,24 @@ function rotaryCase(): GradientCase {
   };
 }
 
-function tokenLogProbCase(keepLogits: boolean): GradientCase {
+function tokenLogProbCase(keepLogits: boolean, sources?: number): GradientCase {
   const data = new CaseData(`gradient of tokenLogProb ${keepLogits}`);
-  const shape = { rows: 7, cols: 5, vocab: 11, count: 4, temperature: 0.7, keepLogits, sharpness: 1.5 };
+  const shape = {
+    rows: 7,
+    cols: 5,
+    vocab: 11,
+    count: 4,
+    temperature: 0.7,
+    keepLogits,
+    sharpness: 1.5,
+    ...(sources && { sources }),
+  };
   const forward = tokenLogProbForwardArguments(data, shape);
   const { logProb: _, ...shared } = forward;
   const { lse, entropy, logits } = evaluate("tokenLogProbForward", forward);
   const upstream = { logProb: data.normal(7), lse: data.normal(7), entropy: data.normal(7) };
   return {
-    name: `tokenLogProb${keepLogits ? ", logits kept" : ""}`,
+    name: `tokenLogProb${keepLogits ? ", logits kept" : ""}${sources ? ", several tokens from a row" : ""}`,
     forward: { op: "tokenLogProbForward", args: forward },
     upstream,
     backward: {
@@ -375,6 +394,8 @@ const cases: readonly GradientCase[] = [
   attentionCase(),
   attentionCase(1),
   attentionCase(2),
+  attentionCase(0, [-1, 0, -1, 0, 2]),
+  attentionCase(3, [-1, 0, -1, 0, 2]),
   attentionCase(3),
   normCase("rmsNorm"),
   normCase("layerNorm"),
@@ -392,6 +413,7 @@ const cases: readonly GradientCase[] = [
   rotaryCase(),
   tokenLogProbCase(false),
   tokenLogProbCase(true),
+  tokenLogProbCase(false, 2),
   ...lossCases(),
 ];
 

@@ -106,6 +106,49 @@ function checkAttentionPrefix(run: Run, window = 0): void {
   }
 }
 
+/** Answers that share their prompt have the bits of those that each have a copy of it. */
+function checkSharedPrompts(run: Run, window: number): void {
+  const data = new CaseData("row invariance of shared prompts");
+  const lengths = [100, 64, 40, 1, 20, 170, 5];
+  const parents = [-1, -1, 0, 1, 1, 0, -1];
+  const shape = { heads: 4, kvHeads: 2, headDim: 16, window };
+  const args = attentionForwardArguments(data, { lengths, parents, ...shape });
+  const batch = run("attentionForward", args);
+  const offsets = offsetsOf(lengths);
+  for (const [index, length] of lengths.entries()) {
+    const runs = [parents[index]!, index].filter((sequence) => sequence >= 0);
+    const total = runs.reduce((sum, sequence) => sum + lengths[sequence]!, 0);
+    const rows = (name: string, stride: number): Float64Array =>
+      Float64Array.from(
+        runs.flatMap((sequence) => [
+          ...rowsOf(args[name] as Float64Array, offsets[sequence]!, lengths[sequence]!, stride),
+        ]),
+      );
+    const { parents: _, ...unshared } = args;
+    const alone = run("attentionForward", {
+      ...unshared,
+      rows: total,
+      sequences: 1,
+      maxLength: total,
+      offsets: Int32Array.of(0, total),
+      q: rows("q", 64),
+      k: rows("k", 32),
+      v: rows("v", 32),
+      o: unset(total * 64),
+      lse: unset(total * 4),
+    });
+    for (const [field, stride] of [
+      ["o", 64],
+      ["lse", 4],
+    ] as const)
+      assert.deepEqual(
+        rowsOf(batch[field]!, offsets[index]!, length, stride),
+        rowsOf(alone[field]!, total - length, length, stride),
+        `${field} of sequence ${index}`,
+      );
+  }
+}
+
 /** A window as long as the sequence has the bits of none. */
 function checkWideWindow(run: Run): void {
   const data = new CaseData("wide window of attention");
@@ -121,14 +164,16 @@ function checkTokenLogProb(run: Run): void {
   const [rows, cols, vocab] = [40, 33, 517];
   const args = tokenLogProbForwardArguments(data, { rows, cols, vocab, count: 21, temperature: 0.7 });
   const batch = run("tokenLogProbForward", args);
-  for (const t of args["predictions"] as Int32Array) {
+  for (const [index, t] of (args["predictions"] as Int32Array).entries()) {
+    const source = (args["sources"] as Int32Array)[index]!;
     const alone = run("tokenLogProbForward", {
       ...args,
       rows: 2,
       count: 1,
-      x: rowsOf(args["x"] as Float64Array, t - 1, 2, cols),
-      tokens: (args["tokens"] as Int32Array).slice(t - 1, t + 1),
+      x: Float64Array.of(...unset(cols), ...rowsOf(args["x"] as Float64Array, source, 1, cols)),
+      tokens: Int32Array.of(-1, (args["tokens"] as Int32Array)[t]!),
       predictions: Int32Array.of(1),
+      sources: Int32Array.of(1),
       logProb: unset(2),
       lse: unset(2),
       entropy: unset(2),
@@ -160,6 +205,9 @@ for (const backend of kernels.backends().filter((name) => name !== "ref")) {
           it(`attentionForward of a prefix with a window of ${window}, ${type}`, () =>
             checkAttentionPrefix(run, window));
         }
+        for (const window of [0, 1, 70])
+          it(`attentionForward with shared prompts${window > 0 ? ` and a window of ${window}` : ""}, ${type}`, () =>
+            checkSharedPrompts(run, window));
         it(`attentionForward with a window beyond the length, ${type}`, () => checkWideWindow(run));
       }
       if (operators.has("tokenLogProbForward"))

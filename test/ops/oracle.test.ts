@@ -112,8 +112,9 @@ describe("the oracle", () => {
     });
     const { logProb, lse, entropy } = evaluate("tokenLogProbForward", args);
     const [x, weight] = [args["x"] as Float64Array, args["weight"] as Float64Array];
-    for (const t of args["predictions"] as Int32Array) {
-      const hidden = x.subarray((t - 1) * 3, t * 3);
+    for (const [index, t] of (args["predictions"] as Int32Array).entries()) {
+      const source = (args["sources"] as Int32Array)[index]!;
+      const hidden = x.subarray(source * 3, (source + 1) * 3);
       const logits = Array.from(
         { length: 7 },
         (_, v) => dot(hidden, weight.subarray(v * 3, v * 3 + 3)) / 0.6,

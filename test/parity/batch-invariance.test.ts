@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { CausalLM, packSequences } from "../../lib/index.ts";
+import { answerValues, CausalLM, type Pass, packAnswers, packSequences } from "../../lib/index.ts";
+import { relativeDistance } from "../support/kernels-model.ts";
 
 /** Large enough that sequences span several attention tiles and a pass several row blocks of every matrix product. */
 const CONFIGS = {
@@ -93,6 +94,84 @@ async function score(model: CausalLM, groups: number[][], grad: boolean): Promis
   return out;
 }
 
+/** Prompts below, at and above the size of attention's tiles, with one to three answers. */
+function sharedPrompts(): { prompt: Int32Array; answers: Int32Array[] }[] {
+  const [a, , b, c, d, e, f] = randomSequences() as [Int32Array, ...Int32Array[]];
+  return [
+    { prompt: a!.slice(0, 100), answers: [b!, f!.slice(0, 200), d!] },
+    { prompt: d!, answers: [c!, e!] },
+    { prompt: f!.slice(0, 1), answers: [b!] },
+    { prompt: c!, answers: [e!.slice(0, 1), a!.slice(0, 255)] },
+  ];
+}
+
+async function gradientsOf(model: CausalLM): Promise<Map<string, Float32Array>> {
+  const gradients = new Map<string, Float32Array>();
+  for (const { name } of model.parameters()) gradients.set(name, await model.readGradient(name));
+  return gradients;
+}
+
+const PASS = { adapter: "policy", head: "value", temperature: 0.9, grad: true } as const;
+
+/** Per-token results of the answers and the gradients, each answer packed with a copy of its prompt. */
+async function scoreUnshared(
+  model: CausalLM,
+): Promise<{ results: Result[]; gradients: Map<string, Float32Array> }> {
+  const sequences = sharedPrompts().flatMap(({ prompt, answers }) =>
+    answers.map((answer) => ({ tokens: Int32Array.of(...prompt, ...answer), promptLength: prompt.length })),
+  );
+  const batch = packSequences(sequences);
+  const pass = await model.forward(batch, PASS);
+  const cut = (values: Float32Array): Float32Array[] =>
+    sequences.map(({ promptLength }, s) =>
+      values.slice(batch.offsets[s]! + promptLength, batch.offsets[s + 1]),
+    );
+  return collect(model, pass, cut, (upstream) => {
+    const out = new Float32Array(batch.tokens.length);
+    for (const [s, values] of upstream.entries())
+      out.set(values, batch.offsets[s]! + sequences[s]!.promptLength);
+    return out;
+  });
+}
+
+/** The same with each prompt once. */
+async function scoreShared(
+  model: CausalLM,
+): Promise<{ results: Result[]; gradients: Map<string, Float32Array> }> {
+  const batch = packAnswers(sharedPrompts());
+  const pass = await model.forward(batch, PASS);
+  return collect(
+    model,
+    pass,
+    (values) => answerValues(batch, values),
+    (upstream) => {
+      const out = new Float32Array(batch.tokens.length);
+      for (const [answer, values] of upstream.entries())
+        out.set(values, batch.offsets[batch.answers[answer]!]);
+      return out;
+    },
+  );
+}
+
+/** `cut` takes the answers' values out of a batch's array, `spread` puts them back. */
+async function collect(
+  model: CausalLM,
+  pass: Pass,
+  cut: (values: Float32Array) => Float32Array[],
+  spread: (answers: Float32Array[]) => Float32Array,
+): Promise<{ results: Result[]; gradients: Map<string, Float32Array> }> {
+  const [logProb, entropy, value] = [
+    cut(await pass.logProb()),
+    cut(await pass.entropy()),
+    cut(await pass.value()),
+  ];
+  const upstream = (phase: number): Float32Array =>
+    spread(logProb.map((values, answer) => values.map((_, t) => Math.cos(phase + 3 * answer + t))));
+  await pass.backward({ dLogProb: upstream(0), dEntropy: upstream(1), dValue: upstream(2) });
+  const results = logProb.map((values, i) => ({ logProb: values, entropy: entropy[i]!, value: value[i]! }));
+  return { results, gradients: await gradientsOf(model) };
+}
+
 describe("a token's log-prob, entropy and value are bitwise the same", () => {
   const everyone = LENGTHS.map((_, index) => index);
   const splits: Record<string, number[][]> = {
@@ -122,6 +201,26 @@ describe("a token's log-prob, entropy and value are bitwise the same", () => {
             assert.deepEqual(actual, expected, `${how}, ${threads} thread(s), grad ${grad}`);
           }
         }
+      }
+    });
+
+    it(`${family}: with a copy of the prompt for each answer or one for all, and gradients are within 1e-6`, async () => {
+      using model = await build(family, 1);
+      const expected = await scoreUnshared(model);
+      const gradients: Map<string, Float32Array>[] = [];
+      for (const threads of [1, 2]) {
+        using sharing = await build(family, threads);
+        const shared = await scoreShared(sharing);
+        assert.deepEqual(shared.results, expected.results, `${threads} thread(s)`);
+        gradients.push(shared.gradients);
+      }
+      assert.deepEqual(gradients[1], gradients[0]);
+      for (const [name, gradient] of gradients[0]!) {
+        const distance = relativeDistance(
+          Float64Array.from(gradient),
+          Float64Array.from(expected.gradients.get(name)!),
+        );
+        assert.ok(distance <= 1e-6, `${name}: ${distance}`);
       }
     });
 

@@ -141,6 +141,7 @@ describe("CUDA kernels on the emulator, rows alone and together", () => {
         x: rowsOf(together, "x", token - 1, 2, cols),
         tokens: (together["tokens"] as Int32Array).slice(token - 1, token + 1),
         predictions: Int32Array.of(1),
+        sources: Int32Array.of(0),
         logProb: new Float64Array(2),
         lse: new Float64Array(2),
         entropy: new Float64Array(2),

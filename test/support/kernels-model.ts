@@ -186,22 +186,32 @@ export const TARGETS: Readonly<Record<ModelConfig["family"], readonly string[]>>
   gpt_neox: ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
 };
 
-/** Packs random sequences; every token but the first of each is predicted, unless `skip` says otherwise. */
+/**
+ * Packs random sequences; every token but the first of each without a parent is predicted, unless `skip` says otherwise.
+ * `parents` holds, per sequence, the one that it continues, −1 for none.
+ */
 export function randomBatch(
   lengths: readonly number[],
   vocab: number,
   skip: (token: number) => boolean = () => false,
+  parents?: readonly number[],
 ): NativeBatch {
   const random = new Random(11, "tokens");
   const offsets = [0];
   const predictions: number[] = [];
-  for (const length of lengths) {
+  for (const [sequence, length] of lengths.entries()) {
     const start = offsets.at(-1)!;
+    const first = (parents?.[sequence] ?? -1) < 0 ? start + 1 : start;
     offsets.push(start + length);
-    for (let token = start + 1; token < start + length; token++) if (!skip(token)) predictions.push(token);
+    for (let token = first; token < start + length; token++) if (!skip(token)) predictions.push(token);
   }
   const tokens = Int32Array.from({ length: offsets.at(-1)! }, () => random.integer(vocab));
-  return { tokens, offsets: Int32Array.from(offsets), predictions: Int32Array.from(predictions) };
+  return {
+    tokens,
+    offsets: Int32Array.from(offsets),
+    ...(parents && { parents: Int32Array.from(parents) }),
+    predictions: Int32Array.from(predictions),
+  };
 }
 
 export function randomValues(length: number, stream: string): Float64Array {

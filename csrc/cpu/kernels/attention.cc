@@ -76,9 +76,29 @@ void accumulateValues(int64_t queries, int64_t keys, int64_t headDim, bool diago
   }
 }
 
+/// A tile of a sequence's keys, cut at multiples of kTile positions: rows of the parent, rows of its own, or some of each.
+struct KeyTile {
+  int64_t position, rows;
+  int64_t inherited;  // the first of its rows, which are the parent's
+  int64_t parentRow, ownRow;
+
+  KeyTile(const Sequence& sequence, int64_t tile)
+      : position(tile * kTile), rows(std::min(kTile, sequence.positions() - position)),
+        inherited(std::clamp<int64_t>(sequence.inherited - position, 0, rows)),
+        parentRow(sequence.parentBegin + position),
+        ownRow(sequence.begin + position + inherited - sequence.inherited) {}
+
+  /// Calls body(first row in the batch, first key of the tile, number of keys) for what lies together.
+  template <class Body>
+  void forEachRun(Body&& body) const {
+    if (inherited > 0) body(parentRow, int64_t{0}, inherited);
+    if (inherited < rows) body(ownRow, inherited, rows - inherited);
+  }
+};
+
 void forwardTile(const AttentionForward& a, int64_t head, const SequenceTile& tile, char* memory) {
   const int64_t kvHead = head * a.kvHeads / a.heads, dim = a.headDim, queries = tile.rows();
-  const int64_t lanes = roundUp(queries, kWidth), firstTile = firstVisibleKey(tile.tile * kTile, a.window) / kTile;
+  const int64_t lanes = roundUp(queries, kWidth), firstTile = firstVisibleKey(tile.position(), a.window) / kTile;
   ScratchFloats scratch(memory);
   float* const queriesT = scratch.take(dim * kTile);
   float* const scores = scratch.take(kTile * kTile);
@@ -86,12 +106,13 @@ void forwardTile(const AttentionForward& a, int64_t head, const SequenceTile& ti
   float* const output = scratch.take(kTile * dim);
 
   const float* q = static_cast<const float*>(a.q) + tile.row() * a.qStride + head * dim;
+  const float* const k = static_cast<const float*>(a.k) + kvHead * dim;
+  const float* const v = static_cast<const float*>(a.v) + kvHead * dim;
   const auto prefetchKeyTile = [&](int64_t keyTile) {
-    const SequenceTile key{tile.begin, tile.length, keyTile};
-    prefetchRows(static_cast<const float*>(a.k) + key.row() * a.kStride + kvHead * dim, a.kStride, key.rows(),
-                 dim);
-    prefetchRows(static_cast<const float*>(a.v) + key.row() * a.vStride + kvHead * dim, a.vStride, key.rows(),
-                 dim);
+    KeyTile(*tile.sequence, keyTile).forEachRun([&](int64_t row, int64_t, int64_t rows) {
+      prefetchRows(k + row * a.kStride, a.kStride, rows, dim);
+      prefetchRows(v + row * a.vStride, a.vStride, rows, dim);
+    });
   };
   prefetchRows(q, a.qStride, queries, dim);
   prefetchKeyTile(firstTile);
@@ -101,15 +122,19 @@ void forwardTile(const AttentionForward& a, int64_t head, const SequenceTile& ti
   std::fill_n(running.sum, kTile, 0.0f);
 
   for (int64_t keyTile = firstTile; keyTile <= tile.tile; ++keyTile) {
-    const SequenceTile key{tile.begin, tile.length, keyTile};
-    const bool diagonal = keyTile == tile.tile;
-    if (!diagonal) prefetchKeyTile(keyTile + 1);
-    const float* k = static_cast<const float*>(a.k) + key.row() * a.kStride + kvHead * dim;
-    const float* v = static_cast<const float*>(a.v) + key.row() * a.vStride + kvHead * dim;
-    multiplyKeyRows(k, a.kStride, key.rows(), dim, queriesT, lanes, diagonal, scores);
-    softmaxTile(queries, key.rows(), {(tile.tile - keyTile) * kTile, a.window}, scores, running);
-    copyRows(v, a.vStride, key.rows(), dim, valueCopy);
-    accumulateValues(queries, key.rows(), dim, diagonal, keyTile == firstTile, valueCopy, scores, running, output);
+    const KeyTile key(*tile.sequence, keyTile);
+    const TileMask mask{tile.position() - key.position, a.window};
+    if (keyTile < tile.tile) prefetchKeyTile(keyTile + 1);
+    key.forEachRun([&](int64_t row, int64_t first, int64_t rows) {
+      multiplyKeyRows(k + row * a.kStride, a.kStride, rows, dim, queriesT, lanes, mask.diagonal(),
+                      scores + first * kTile);
+    });
+    softmaxTile(queries, key.rows, mask, scores, running);
+    key.forEachRun([&](int64_t row, int64_t first, int64_t rows) {
+      copyRows(v + row * a.vStride, a.vStride, rows, dim, valueCopy + first * dim);
+    });
+    accumulateValues(queries, key.rows, dim, mask.diagonal(), keyTile == firstTile, valueCopy, scores, running,
+                     output);
   }
 
   float* const lse = static_cast<float*>(a.lse) + tile.row() * a.heads + head;
@@ -127,7 +152,8 @@ void forwardTile(const AttentionForward& a, int64_t head, const SequenceTile& ti
 void attentionForward(OpContext& context, const AttentionForward& a) {
   requireFloat32(a.type, "attentionForward");
   requireHeadDim(a.headDim, "attentionForward");
-  const TileList tiles(a.offsets, a.sequences, a.heads, a.window);
+  const Sequences sequences("attentionForward", a);
+  const TileList tiles(sequences, a.heads);
   const bool worthSharing = tiles.pairs() * a.headDim > kSharedAttentionWork;
   forEachTask(context, tiles.size(), worthSharing, [&](int64_t index, int slot) {
     const TileList::Item item = tiles[index];

@@ -6,7 +6,8 @@
 //   dV = Pᵀ·dO,  dK = dSᵀ·Q,  dQ = dS·K.
 //
 // Two schedules give the same bits, every sum running over the same tiles in the same order:
-//   joint     one task per (sequence, key/value head) makes dQ, dK and dV: five products per pair of tiles;
+//   joint     one task per (sequence with its children, key/value head) makes dQ, dK and dV: five products per
+//             pair of tiles;
 //   separate  one task per query tile makes dQ, then one per key tile makes dK and dV: seven products, but as
 //             many tasks as tiles, for long sequences with few heads.
 
@@ -135,31 +136,54 @@ void clearRows(float* base, int64_t stride, int64_t rows, int64_t dim) {
   for (int64_t r = 0; r < rows; ++r) std::fill_n(base + r * stride, dim, 0.0f);
 }
 
+/// The tiles of keys that a query tile sees some of, in rising positions: the parent's, then its own.
+class VisibleKeyTiles {
+ public:
+  VisibleKeyTiles(const Sequences& sequences, const SequenceTile& query, int64_t window)
+      : own_(*query.sequence), parent_(own_.parent < 0 ? own_ : sequences[own_.parent]) {
+    const int64_t oldest = firstVisibleKey(query.position(), window) / kTile;
+    firstOfParent_ = oldest;
+    ofParent_ = own_.parent < 0 ? 0 : std::max<int64_t>(0, parent_.endTile() - oldest);
+    firstOwn_ = std::max(own_.firstTile(), oldest);
+    size_ = ofParent_ + query.tile + 1 - firstOwn_;
+  }
+  int64_t size() const { return size_; }
+  SequenceTile operator[](int64_t index) const {
+    if (index < ofParent_) return {&parent_, firstOfParent_ + index};
+    return {&own_, firstOwn_ + index - ofParent_};
+  }
+
+ private:
+  const Sequence& own_;
+  const Sequence& parent_;
+  int64_t firstOfParent_, ofParent_, firstOwn_, size_;
+};
+
 /// One query tile of one head against all keys that it sees: dQ, and with `keySide` its share of dK and dV.
-void queryTileBackward(const AttentionBackward& a, int64_t head, const SequenceTile& tile, bool keySide,
-                       QueryScratch& scratch) {
+void queryTileBackward(const AttentionBackward& a, const Sequences& sequences, int64_t head, const SequenceTile& tile,
+                       bool keySide, QueryScratch& scratch) {
   const int64_t kvHead = head * a.kvHeads / a.heads, dim = a.headDim, queries = tile.rows();
-  const auto prefetchKeyTile = [&](int64_t keyTile) {
-    const SequenceTile key{tile.begin, tile.length, keyTile};
+  const VisibleKeyTiles keyTiles(sequences, tile, a.window);
+  const auto prefetchKeyTile = [&](int64_t index) {
+    const SequenceTile key = keyTiles[index];
     prefetchRows(rowOf(static_cast<const float*>(a.k), key.row(), a.kStride, kvHead, dim), a.kStride,
                  key.rows(), dim);
     prefetchRows(rowOf(static_cast<const float*>(a.v), key.row(), a.vStride, kvHead, dim), a.vStride,
                  key.rows(), dim);
   };
-  const int64_t firstTile = firstVisibleKey(tile.tile * kTile, a.window) / kTile;
-  prefetchKeyTile(firstTile);
+  prefetchKeyTile(0);
   loadQueryTile(a, head, tile, scratch.query);
-  for (int64_t keyTile = firstTile; keyTile <= tile.tile; ++keyTile) {
-    const SequenceTile key{tile.begin, tile.length, keyTile};
+  for (int64_t index = 0; index < keyTiles.size(); ++index) {
+    const SequenceTile key = keyTiles[index];
     const int64_t keys = key.rows();
-    const bool diagonal = keyTile == tile.tile;
-    if (!diagonal) prefetchKeyTile(keyTile + 1);
+    const TileMask mask{tile.position() - key.position(), a.window};
+    const bool diagonal = mask.diagonal();
+    if (index + 1 < keyTiles.size()) prefetchKeyTile(index + 1);
     const float* k = rowOf(static_cast<const float*>(a.k), key.row(), a.kStride, kvHead, dim);
     const float* v = rowOf(static_cast<const float*>(a.v), key.row(), a.vStride, kvHead, dim);
-    scoreGradients(a, scratch.query, queries, k, v, keys, {(tile.tile - keyTile) * kTile, a.window}, scratch.p,
-                   scratch.dScore);
+    scoreGradients(a, scratch.query, queries, k, v, keys, mask, scratch.p, scratch.dScore);
     copyRows(k, a.kStride, keys, dim, scratch.keyCopy);
-    accumulateDQuery(dim, queries, keys, diagonal, keyTile == firstTile, scratch.dScore, scratch.keyCopy,
+    accumulateDQuery(dim, queries, keys, diagonal, index == 0, scratch.dScore, scratch.keyCopy,
                      scratch.query.dQuery);
     if (!keySide) continue;
     accumulateKeySide<Contiguous::Depth>(dim, queries, keys, diagonal, scratch.p, scratch.query.dOutput,
@@ -173,16 +197,18 @@ void queryTileBackward(const AttentionBackward& a, int64_t head, const SequenceT
   for (int64_t i = 0; i < queries; ++i) std::copy_n(scratch.query.dQuery + i * dim, dim, dq + i * a.qStride);
 }
 
-/// All of one sequence and key/value head.
-void jointBackward(const AttentionBackward& a, int64_t sequence, int64_t kvHead, char* memory) {
-  const int64_t begin = a.offsets[sequence], length = a.offsets[sequence + 1] - begin;
+/// All of one sequence, its children and one key/value head.
+void jointBackward(const AttentionBackward& a, const Sequences& sequences, const Sequence& root, int64_t kvHead,
+                   char* memory) {
   const int64_t group = a.heads / a.kvHeads, dim = a.headDim;
-  clearRows(rowOf(static_cast<float*>(a.dk), begin, a.kStride, kvHead, dim), a.kStride, length, dim);
-  clearRows(rowOf(static_cast<float*>(a.dv), begin, a.vStride, kvHead, dim), a.vStride, length, dim);
   QueryScratch scratch(memory, dim);
-  for (int64_t head = kvHead * group; head < (kvHead + 1) * group; ++head)
-    for (int64_t tile = 0; tile < ceilDivide(length, kTile); ++tile)
-      queryTileBackward(a, head, {begin, length, tile}, true, scratch);
+  sequences.forEachOfFamily(root, [&](const Sequence& s) {
+    clearRows(rowOf(static_cast<float*>(a.dk), s.begin, a.kStride, kvHead, dim), a.kStride, s.length, dim);
+    clearRows(rowOf(static_cast<float*>(a.dv), s.begin, a.vStride, kvHead, dim), a.vStride, s.length, dim);
+    for (int64_t head = kvHead * group; head < (kvHead + 1) * group; ++head)
+      for (int64_t tile = s.firstTile(); tile < s.endTile(); ++tile)
+        queryTileBackward(a, sequences, head, {&s, tile}, true, scratch);
+  });
 }
 
 /// Memory of a task of the separate schedule's second part. Here score tiles lie [queries][keys].
@@ -240,14 +266,9 @@ void scoreGradientsByKey(const AttentionBackward& a, const float* lse, const flo
   }
 }
 
-/// The first query tile after `key` that no longer sees any of it.
-int64_t endOfQueryTiles(const SequenceTile& key, int64_t window) {
-  const int64_t tiles = ceilDivide(key.length, kTile);
-  return window > 0 ? std::min(tiles, key.tile + ceilDivide(kTile - 1 + std::min(window, key.length), kTile)) : tiles;
-}
-
-/// dK and dV of one key tile from all queries that see it. Needs delta.
-void keyTileBackward(const AttentionBackward& a, int64_t kvHead, const SequenceTile& key, char* memory) {
+/// dK and dV of one key tile from all queries that see it, those of children included. Needs delta.
+void keyTileBackward(const AttentionBackward& a, const Sequences& sequences, int64_t kvHead, const SequenceTile& key,
+                     char* memory) {
   const int64_t group = a.heads / a.kvHeads, dim = a.headDim, keys = key.rows();
   const KeyScratch s(memory, dim);
   const float* k = rowOf(static_cast<const float*>(a.k), key.row(), a.kStride, kvHead, dim);
@@ -259,12 +280,10 @@ void keyTileBackward(const AttentionBackward& a, int64_t kvHead, const SequenceT
   clearRows(dk, a.kStride, keys, dim);
   clearRows(dv, a.vStride, keys, dim);
 
-  const int64_t end = endOfQueryTiles(key, a.window);
-  for (int64_t head = kvHead * group; head < (kvHead + 1) * group; ++head)
-    for (int64_t tile = key.tile; tile < end; ++tile) {
-      const SequenceTile query{key.begin, key.length, tile};
+  const auto addFrom = [&](int64_t head, const SequenceTile& query) {
       const int64_t queries = query.rows();
-      const bool diagonal = tile == key.tile;
+      const TileMask mask{query.position() - key.position(), a.window};
+      const bool diagonal = mask.diagonal();
       copyRows(rowOf(static_cast<const float*>(a.q), query.row(), a.qStride, head, dim), a.qStride, queries,
                dim, s.queries);
       copyRows(rowOf(static_cast<const float*>(a.dO), query.row(), a.oStride, head, dim), a.oStride, queries,
@@ -273,20 +292,28 @@ void keyTileBackward(const AttentionBackward& a, int64_t kvHead, const SequenceT
       for (int64_t i = 0; i < queries * dim; ++i) s.scaled[i] = s.queries[i] * scale;
       const int64_t statistic = query.row() * a.heads + head;
       scoreGradientsByKey(a, static_cast<const float*>(a.lse) + statistic,
-                          static_cast<const float*>(a.delta) + statistic, queries, keys,
-                          {(tile - key.tile) * kTile, a.window}, s);
+                          static_cast<const float*>(a.delta) + statistic, queries, keys, mask, s);
       accumulateKeySide<Contiguous::Rows>(dim, queries, keys, diagonal, s.p, s.dOutput, dv, a.vStride);
       accumulateKeySide<Contiguous::Rows>(dim, queries, keys, diagonal, s.dScore, s.queries, dk, a.kStride);
-    }
+  };
+  sequences.forEachOfFamily(*key.sequence, [&](const Sequence& reader) {
+    for (int64_t head = kvHead * group; head < (kvHead + 1) * group; ++head)
+      for (int64_t tile = std::max(key.tile, reader.firstTile()); tile < reader.endTile(); ++tile) {
+        const SequenceTile query{&reader, tile};
+        if (firstVisibleKey(query.position(), a.window) >= key.position() + keys) break;
+        addFrom(head, query);
+      }
+  });
 }
 
 /// Whether seven products shared evenly take less time than five whose largest task may hold up the others.
-bool separateIsFaster(const AttentionBackward& a, int threads) {
+bool separateIsFaster(const Sequences& sequences, int64_t kvHeads, int threads) {
   double total = 0, largest = 0;
-  for (int64_t s = 0; s < a.sequences; ++s) {
-    const auto pairs = static_cast<double>(visiblePairs(a.offsets[s + 1] - a.offsets[s], a.window));
-    total += pairs * static_cast<double>(a.kvHeads);
-    largest = std::max(largest, pairs);
+  for (const int64_t root : sequences.roots()) {
+    int64_t pairs = 0;
+    sequences.forEachOfFamily(sequences[root], [&](const Sequence& s) { pairs += sequences.pairs(s); });
+    total += static_cast<double>(pairs * kvHeads);
+    largest = std::max(largest, static_cast<double>(pairs));
   }
   return 7 * total / threads < 5 * std::max(largest, total / threads);
 }
@@ -296,23 +323,25 @@ bool separateIsFaster(const AttentionBackward& a, int threads) {
 void attentionBackward(OpContext& context, const AttentionBackward& a) {
   requireFloat32(a.type, "attentionBackward");
   requireHeadDim(a.headDim, "attentionBackward");
-  const TileList queryTiles(a.offsets, a.sequences, a.heads, a.window);
-  const TileList keyTiles(a.offsets, a.sequences, a.kvHeads, a.window);
+  const Sequences sequences("attentionBackward", a);
+  const TileList queryTiles(sequences, a.heads), keyTiles(sequences, a.kvHeads);
   const bool worthSharing = queryTiles.pairs() * a.headDim * 5 / 2 > kSharedAttentionWork;
-  if (!worthSharing || !separateIsFaster(a, cpu::pool(context).size())) {
-    forEachTask(context, a.sequences * a.kvHeads, worthSharing, [&](int64_t index, int slot) {
-      jointBackward(a, index / a.kvHeads, index % a.kvHeads, cpu::threadScratch(context, slot));
+  if (!worthSharing || !separateIsFaster(sequences, a.kvHeads, cpu::pool(context).size())) {
+    const std::vector<int64_t>& roots = sequences.roots();
+    forEachTask(context, static_cast<int64_t>(roots.size()) * a.kvHeads, worthSharing, [&](int64_t index, int slot) {
+      const Sequence& root = sequences[roots[static_cast<size_t>(index / a.kvHeads)]];
+      jointBackward(a, sequences, root, index % a.kvHeads, cpu::threadScratch(context, slot));
     });
     return;
   }
   cpu::pool(context).run(queryTiles.size(), [&](int64_t index, int slot) {
     const TileList::Item item = queryTiles[index];
     QueryScratch scratch(cpu::threadScratch(context, slot), a.headDim);
-    queryTileBackward(a, item.head, item.tile, false, scratch);
+    queryTileBackward(a, sequences, item.head, item.tile, false, scratch);
   });
   cpu::pool(context).run(keyTiles.size(), [&](int64_t index, int slot) {
     const TileList::Item item = keyTiles[index];
-    keyTileBackward(a, item.head, item.tile, cpu::threadScratch(context, slot));
+    keyTileBackward(a, sequences, item.head, item.tile, cpu::threadScratch(context, slot));
   });
 }
 

@@ -1,8 +1,6 @@
 #pragma once
-#include <vector>
-
-#include "cpu/kernels/parallel.h"
 #include "cpu/kernels/requirements.h"
+#include "cpu/kernels/sequences.h"
 #include "cpu/kernels/tile_product.h"
 #include "cpu/simd.h"
 
@@ -11,8 +9,6 @@
 // needs no horizontal operations, and K, V and their gradients are read and written as they lie in memory.
 
 namespace rlhf::RLHF_ISA {
-
-inline constexpr int64_t kTile = 64;
 
 constexpr int64_t roundUp(int64_t value, int64_t multiple) { return ceilDivide(value, multiple) * multiple; }
 
@@ -39,27 +35,6 @@ inline void requireHeadDim(int64_t headDim, const char* op) {
                        static_cast<long long>(headDim), static_cast<long long>(kMaxHeadDim)));
 }
 
-/// One tile of one sequence of a packed batch.
-struct SequenceTile {
-  int64_t begin;   // first row of the sequence
-  int64_t length;  // of the sequence
-  int64_t tile;
-  /// First row of the tile in the batch, and how many there are.
-  int64_t row() const { return begin + tile * kTile; }
-  int64_t rows() const { return std::min(kTile, length - tile * kTile); }
-};
-
-/// Position of the oldest key that the query at `position` sees.
-constexpr int64_t firstVisibleKey(int64_t position, int64_t window) {
-  return window > 0 ? std::max<int64_t>(0, position - window + 1) : 0;
-}
-
-/// Pairs of a query and a key that it sees in a sequence of `length`.
-constexpr int64_t visiblePairs(int64_t length, int64_t window) {
-  const int64_t hidden = window > 0 ? std::max<int64_t>(0, length - window) : 0;
-  return length * (length + 1) / 2 - hidden * (hidden + 1) / 2;
-}
-
 /// Which keys of one tile the queries of another see: query q sees key k where q + shift − window < k ≤ q + shift.
 struct TileMask {
   int64_t shift;   // position of the first query less that of the first key
@@ -75,42 +50,6 @@ struct TileMask {
     const IntVec age = query + static_cast<int>(shift) - key;
     return window > 0 ? (age < 0) | (age >= static_cast<int>(std::min<int64_t>(window, INT32_MAX))) : age < 0;
   }
-};
-
-/// Every tile of every head of a packed batch: sequence after sequence, then head after head, so that the
-/// tiles in flight share rows in the caches; the last and most expensive tile of a head first.
-class TileList {
- public:
-  struct Item {
-    SequenceTile tile;
-    int64_t head;
-  };
-
-  TileList(const int32_t* offsets, int64_t sequences, int64_t heads, int64_t window)
-      : offsets_(offsets), heads_(heads), ends_(static_cast<size_t>(sequences)) {
-    for (int64_t s = 0; s < sequences; ++s) {
-      const int64_t length = offsets[s + 1] - offsets[s];
-      size_ += heads * ceilDivide(length, kTile);
-      ends_[static_cast<size_t>(s)] = size_;
-      pairs_ += heads * visiblePairs(length, window);
-    }
-  }
-  int64_t size() const { return size_; }
-  /// Pairs of a query and a key that it sees, over all heads.
-  int64_t pairs() const { return pairs_; }
-
-  Item operator[](int64_t index) const {
-    const int64_t s = std::upper_bound(ends_.begin(), ends_.end(), index) - ends_.begin();
-    const int64_t length = offsets_[s + 1] - offsets_[s], tiles = ceilDivide(length, kTile);
-    const int64_t local = index - (ends_[static_cast<size_t>(s)] - heads_ * tiles);
-    return {{offsets_[s], length, tiles - 1 - local % tiles}, local / tiles};
-  }
-
- private:
-  const int32_t* offsets_;
-  int64_t heads_;
-  std::vector<int64_t> ends_;
-  int64_t size_ = 0, pairs_ = 0;
 };
 
 /// scores[key][query] = Σ_d keyRows[key][d] · queriesT[d][query]; on the diagonal only the vectors that hold

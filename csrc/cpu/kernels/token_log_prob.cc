@@ -46,10 +46,9 @@ StripStatistic statisticOf(float* z, int64_t count) {
 }
 
 /// The hidden rows that a block of predictions reads, one after the other.
-float* gatherRows(const void* x, int64_t cols, const int32_t* predictions, int64_t count, SharedScratch& scratch) {
+float* gatherRows(const void* x, int64_t cols, const int32_t* sources, int64_t count, SharedScratch& scratch) {
   float* const gathered = scratch.take(count * cols);
-  for (int64_t p = 0; p < count; ++p)
-    std::copy_n(floats(x) + (predictions[p] - 1) * cols, cols, gathered + p * cols);
+  for (int64_t p = 0; p < count; ++p) std::copy_n(floats(x) + sources[p] * cols, cols, gathered + p * cols);
   return gathered;
 }
 
@@ -77,7 +76,7 @@ class ForwardBlock {
  public:
   ForwardBlock(const TokenLogProbForward& f, int64_t begin, int64_t count, SharedScratch& scratch)
       : f_(f), begin_(begin), count_(count), strips_(ceilDivide(f.vocab, kStripCols)) {
-    gathered_ = gatherRows(f.x, f.cols, f.predictions + begin, count, scratch);
+    gathered_ = gatherRows(f.x, f.cols, f.sources + begin, count, scratch);
     targetLogits_ = scratch.take(count);
     statistics_ = reinterpret_cast<StripStatistic*>(scratch.take(3 * count * strips_));
   }
@@ -148,36 +147,43 @@ class BackwardBlock {
   BackwardBlock(OpContext& context, const TokenLogProbBackward& g, int64_t begin, int64_t count, SharedScratch scratch)
       : context_(context), g_(g), begin_(begin), count_(count), scratch_(scratch),
         inverseTemperature_(static_cast<float>(1 / g.temperature)) {
-    gathered_ = gatherRows(g.x, g.cols, g.predictions + begin, count, scratch_);
+    gathered_ = gatherRows(g.x, g.cols, g.sources + begin, count, scratch_);
     if (!g.logits) dz_ = scratch_.take(count * std::min(g.vocab, kVocabPerBlock));
   }
 
   void run() {
     for (int64_t vocabBegin = 0; vocabBegin < g_.vocab; vocabBegin += kVocabPerBlock) {
       const int64_t vocabCount = std::min(kVocabPerBlock, g_.vocab - vocabBegin);
-      const MatrixView dz = g_.logits ? differentiateKept(vocabBegin, vocabCount) : recompute(vocabBegin, vocabCount);
+      const GradientRows dz = g_.logits ? differentiateKept(vocabBegin, vocabCount) : recompute(vocabBegin, vocabCount);
+      sumRowsOfOneSource(dz, vocabCount);
       addToHidden(dz, vocabBegin, vocabCount);
       if (g_.dWeight) addToWeight(dz, vocabBegin, vocabCount);
     }
   }
 
  private:
+  /// Gradients of a block's logits over a range of the vocabulary.
+  struct GradientRows {
+    float* data;
+    int64_t stride;
+  };
+
   RowGradient rowGradient(int64_t row) const {
     const int64_t t = g_.predictions[begin_ + row];
     const auto at = [t](const void* values) { return values ? floats(values)[t] : 0.0f; };
     return {at(g_.dLogProb), at(g_.dLse), at(g_.dEntropy), at(g_.lse), at(g_.entropy), g_.tokens[t]};
   }
 
-  MatrixView differentiateKept(int64_t vocabBegin, int64_t vocabCount) {
+  GradientRows differentiateKept(int64_t vocabBegin, int64_t vocabCount) {
     float* const logits = floats(g_.logits) + begin_ * g_.vocab + vocabBegin;
     forEachTask(context_, count_, count_ * vocabCount >= kElementsPerTask, [&](int64_t row, int) {
       float* const z = logits + row * g_.vocab;
       differentiate(rowGradient(row), z, z, vocabBegin, vocabCount, inverseTemperature_);
     });
-    return {logits, g_.vocab, 1};
+    return {logits, g_.vocab};
   }
 
-  MatrixView recompute(int64_t vocabBegin, int64_t vocabCount) {
+  GradientRows recompute(int64_t vocabBegin, int64_t vocabCount) {
     auto consume = [&](const Strip& strip) {
       for (int64_t i = 0; i < strip.rows; ++i) {
         const int64_t row = strip.row + i;
@@ -188,12 +194,34 @@ class BackwardBlock {
       }
     };
     gemm(context_, scratch_, logitsOf(gathered_, count_, g_.cols, g_.head, vocabBegin, vocabCount), consume);
-    return {dz_, vocabCount, 1};
+    return {dz_, vocabCount};
   }
 
-  void addToHidden(const MatrixView& dz, int64_t vocabBegin, int64_t vocabCount) {
+  /// Whether row is the first in this block that its hidden row predicts.
+  bool leads(int64_t row) const {
+    return row == 0 || g_.sources[begin_ + row] != g_.sources[begin_ + row - 1];
+  }
+
+  /// The products to come are linear: of rows with the same source the first takes the sum, and the others become 0. Each hidden
+  /// row is then written by one row of the product.
+  void sumRowsOfOneSource(const GradientRows& dz, int64_t vocabCount) const {
+    float* sum = nullptr;
+    for (int64_t row = 0; row < count_; ++row) {
+      float* const values = dz.data + row * dz.stride;
+      if (leads(row)) {
+        sum = values;
+        continue;
+      }
+      forEachVector(vocabCount, [&](int64_t v, auto lanes) {
+        lanes.store(sum + v, lanes.load(sum + v) + lanes.load(values + v));
+        lanes.store(values + v, Vec{});
+      });
+    }
+  }
+
+  void addToHidden(const GradientRows& dz, int64_t vocabBegin, int64_t vocabCount) {
     Product product{count_, g_.cols, {}};
-    product.terms[0] = {.depth = vocabCount, .a = dz, .b = {}};
+    product.terms[0] = {.depth = vocabCount, .a = {dz.data, dz.stride, 1}, .b = {}};
     if (g_.head.packedBackward) {
       product.terms[0].packedB = floats(g_.head.packedBackward) + vocabBegin * kPanelCols;
       product.terms[0].packedBStride = g_.vocab * kPanelCols;
@@ -202,17 +230,18 @@ class BackwardBlock {
     }
     auto consume = [&](const Strip& strip) {
       for (int64_t i = 0; i < strip.rows; ++i) {
+        if (!leads(strip.row + i)) continue;
         const float* const sums = strip.values + i * strip.stride;
-        float* const dx = floats(g_.dx) + (g_.predictions[begin_ + strip.row + i] - 1) * g_.cols + strip.col;
+        float* const dx = floats(g_.dx) + g_.sources[begin_ + strip.row + i] * g_.cols + strip.col;
         forEachVector(strip.cols, [&](int64_t c, auto lanes) { lanes.store(dx + c, lanes.load(dx + c) + lanes.load(sums + c)); });
       }
     };
     gemm(context_, scratch_, product, consume);
   }
 
-  void addToWeight(const MatrixView& dz, int64_t vocabBegin, int64_t vocabCount) {
+  void addToWeight(const GradientRows& dz, int64_t vocabBegin, int64_t vocabCount) {
     Product product{vocabCount, g_.cols, {}};
-    product.terms[0] = {.depth = count_, .a = {dz.data, 1, dz.rowStride}, .b = {gathered_, g_.cols, 1}};
+    product.terms[0] = {.depth = count_, .a = {dz.data, 1, dz.stride}, .b = {gathered_, g_.cols, 1}};
     auto consume = [&](const Strip& strip) {
       for (int64_t i = 0; i < strip.rows; ++i) {
         const float* const sums = strip.values + i * strip.stride;
@@ -240,14 +269,16 @@ void forEachBlock(int64_t count, Body&& body) {
     body(begin, std::min(kPredictionsPerBlock, count - begin));
 }
 
-/// Predictions index rows of x and tokens index the vocabulary, so both are checked before anything is read.
+/// Sources index rows of x and tokens index the vocabulary, so all are checked before anything is read.
 template <class Arguments>
 void requireTokensInRange(const Arguments& a, const char* op) {
   for (int64_t p = 0; p < a.count; ++p) {
-    const int64_t t = a.predictions[p];
-    if (t < 1 || t >= a.rows)
-      throw Error(code::kArgument, format("%s: predictions[%lld] is %lld, expected 1 to %lld", op, static_cast<long long>(p),
-                                          static_cast<long long>(t), static_cast<long long>(a.rows - 1)));
+    const int64_t t = a.predictions[p], h = a.sources[p];
+    requireIndex(op, "predictions", p, t, a.rows);
+    requireIndex(op, "sources", p, h, a.rows);
+    if (p > 0 && h < a.sources[p - 1])
+      throw Error(code::kArgument, format("%s: sources[%lld] is %lld, expected at least the one before, %d", op,
+                                          static_cast<long long>(p), static_cast<long long>(h), a.sources[p - 1]));
     requireIndex(op, "tokens", t, a.tokens[t], a.vocab, code::kTokenRange);
   }
 }

@@ -6,20 +6,20 @@
 namespace rlhf::cuda {
 
 /// One factor of a matrix product, element (i, k) with k the index that is summed over. Either rows of k (row i at
-/// data + i·stride) or, `summedOuter`, rows of i (row k at data + k·stride). With `predictions`, row r is row
-/// predictions[r] − 1 of the array: the hidden state that a token is predicted from.
+/// data + i·stride) or, `summedOuter`, rows of i (row k at data + k·stride). With `sources`, row r is row
+/// sources[r] of the array: the hidden state that a token is predicted from.
 struct Operand {
   const void* data = nullptr;
   int64_t stride = 0;
   bool summedOuter = false;
   bool isAligned = false;  // every row starts at a multiple of 16 bytes
-  const int32_t* predictions = nullptr;
+  const int32_t* sources = nullptr;
 };
 
 template <class T>
-Operand makeOperand(const void* data, int64_t stride, bool summedOuter, const int32_t* predictions = nullptr) {
+Operand makeOperand(const void* data, int64_t stride, bool summedOuter, const int32_t* sources = nullptr) {
   const bool isAligned = reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride * sizeof(T) % 16 == 0;
-  return {data, stride, summedOuter, isAligned, predictions};
+  return {data, stride, summedOuter, isAligned, sources};
 }
 
 /// A tile of kExtent values of i by kDepth values of k in shared memory, in the operand's own order. Rows are padded by 16
@@ -51,7 +51,7 @@ RLHF_DEVICE void loadRows(T* tile, const Operand& operand, int64_t firstRow, int
     const int valid = left <= 0 ? 0 : left < kPack ? static_cast<int>(left) : kPack;
     const T* source = data;
     if (valid > 0) {
-      const int64_t sourceRow = operand.predictions ? operand.predictions[firstRow + row] - 1 : firstRow + row;
+      const int64_t sourceRow = operand.sources ? operand.sources[firstRow + row] : firstRow + row;
       source += sourceRow * operand.stride + firstCol + col;
     }
     T* destination = tile + row * kPitch + col;

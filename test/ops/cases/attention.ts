@@ -4,6 +4,8 @@ import { CaseData, GENERAL, type OpCase, offsetsOf, unset } from "./case.ts";
 
 export interface AttentionShape {
   lengths: readonly number[];
+  /** Per sequence the one that it continues, −1 for none. */
+  parents?: readonly number[];
   heads: number;
   kvHeads: number;
   headDim: number;
@@ -34,6 +36,7 @@ export function attentionForwardArguments(data: CaseData, shape: AttentionShape)
     window,
     scale: headDim ** -0.5,
     offsets: offsetsOf(lengths),
+    ...(shape.parents && { parents: Int32Array.from(shape.parents) }),
     q: data.matrix(rows, width, width + gap, sharpness),
     k: data.matrix(rows, kvWidth, kvWidth + 2 * gap),
     v: data.matrix(rows, kvWidth, kvWidth + gap),
@@ -73,6 +76,46 @@ const SHAPES: Readonly<Record<string, AttentionShape>> = {
   "window of a tile": { lengths: [193, 64], heads: 3, kvHeads: 1, headDim: 16, window: 64 },
   "window of 70, sharp": { lengths: [300], heads: 4, kvHeads: 1, headDim: 16, window: 70, sharpness: 12 },
   "window of 130": { lengths: [129, 131, 260], heads: 2, kvHeads: 1, headDim: 16, window: 130 },
+  "one answer of one token": { lengths: [1, 1], parents: [-1, 0], heads: 2, kvHeads: 1, headDim: 4 },
+  "two answers, grouped": {
+    lengths: [7, 5, 9, 3],
+    parents: [-1, 0, 0, -1],
+    heads: 4,
+    kvHeads: 2,
+    headDim: 5,
+    gap: 1,
+  },
+  "prompts of a tile, answers apart from their prompts": {
+    lengths: [64, 128, 10, 70, 1, 130],
+    parents: [-1, -1, 1, 0, 0, 1],
+    heads: 2,
+    kvHeads: 1,
+    headDim: 16,
+  },
+  "a prompt of 100, 3 answers": {
+    lengths: [100, 20, 150, 28],
+    parents: [-1, 0, 0, 0],
+    heads: 4,
+    kvHeads: 1,
+    headDim: 16,
+    sharpness: 6,
+  },
+  "a prompt of 131, 2 answers, window of 70": {
+    lengths: [131, 90, 7],
+    parents: [-1, 0, 0],
+    heads: 4,
+    kvHeads: 1,
+    headDim: 16,
+    window: 70,
+  },
+  "a prompt of 70, 2 answers, window of 3": {
+    lengths: [70, 3, 140],
+    parents: [-1, 0, 0],
+    heads: 2,
+    kvHeads: 2,
+    headDim: 8,
+    window: 3,
+  },
   "window beyond the length": { lengths: [67, 3], heads: 2, kvHeads: 2, headDim: 8, window: 1e12 },
 };
 

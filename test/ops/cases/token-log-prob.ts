@@ -9,6 +9,8 @@ export interface TokenLogProbShape {
   count: number;
   temperature?: number;
   keepLogits?: boolean;
+  /** Hidden rows that the predictions are spread over, several to one; by default token t is predicted from row t − 1. */
+  sources?: number;
   /** Multiplies the hidden states: large logits make the distribution sharp. */
   sharpness?: number;
 }
@@ -16,6 +18,7 @@ export interface TokenLogProbShape {
 /** Arguments of tokenLogProbForward. */
 export function tokenLogProbForwardArguments(data: CaseData, shape: TokenLogProbShape): CaseArguments {
   const { rows, cols, vocab, count, temperature = 1, sharpness = 1 } = shape;
+  const sources = shape.sources ? data.integers(count, shape.sources).sort() : data.subset(rows - 1, count);
   return {
     rows,
     cols,
@@ -24,7 +27,8 @@ export function tokenLogProbForwardArguments(data: CaseData, shape: TokenLogProb
     temperature,
     x: data.normal(rows * cols, sharpness),
     tokens: data.integers(rows, vocab),
-    predictions: data.subset(rows - 1, count).map((position) => position + 1),
+    predictions: shape.sources ? data.subset(rows, count).reverse() : sources.map((row) => row + 1),
+    sources,
     weight: data.normal(vocab * cols, 1.5 / Math.sqrt(cols)),
     logProb: unset(rows),
     lse: unset(rows),
@@ -78,6 +82,12 @@ const SHAPES: readonly [string, TokenLogProbShape, Parameters<typeof tokenLogPro
   [
     "33 rows, vocabulary 2100, logits kept, tempered",
     { rows: 33, cols: 24, vocab: 2100, count: 20, temperature: 0.8, keepLogits: true },
+    ALL,
+  ],
+  ["30 rows, several tokens from a row", { rows: 30, cols: 17, vocab: 130, count: 23, sources: 9 }, ALL],
+  [
+    "1100 rows, all tokens from a few, logits kept",
+    { rows: 1100, cols: 5, vocab: 33, count: 1090, sources: 3, temperature: 0.9, keepLogits: true },
     ALL,
   ],
   ["12 rows, sharp", { rows: 12, cols: 20, vocab: 130, count: 11, sharpness: 15 }, ALL],
