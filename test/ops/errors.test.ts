@@ -311,6 +311,29 @@ describe("malformed calls of the kernels addon", () => {
     assert.throws(run({ type: "float16" }), { code: "ERR_RLHF_UNSUPPORTED", message: /ref has no float16/ });
   });
 
+  it("parents two levels deep, and sources that fall or lie outside", () => {
+    const named = (op: string, name: string): KernelArguments =>
+      toKernelArguments(op, opCases.find((each) => each.op === op && each.name === name)!.args, "float32");
+    const attention = named("attentionForward", "two answers, grouped");
+    const predictions = named("tokenLogProbForward", "9 rows, vocabulary 65");
+    for (const backend of kernels.backends().filter((name) => name !== "simt")) {
+      assert.throws(
+        () =>
+          kernels.run(backend, "attentionForward", { ...attention, parents: Int32Array.of(-1, 0, 1, -1) }),
+        { code: ARGUMENT, message: /parents\[2\] is 1, expected a sequence without a parent/ },
+      );
+      const bad =
+        (...sources: number[]) =>
+        () =>
+          kernels.run(backend, "tokenLogProbForward", { ...predictions, sources: Int32Array.from(sources) });
+      assert.throws(bad(0, 1, 2, 1, 4), {
+        code: ARGUMENT,
+        message: /sources\[3\] is 1, expected at least .* 2/,
+      });
+      assert.throws(bad(0, 1, 2, 3, 9), { code: ARGUMENT, message: /sources\[4\] is 9, expected 0 to 8/ });
+    }
+  });
+
   it("offsets, positions and masks that do not fit, on the oracle", () => {
     const gae = toKernelArguments("gae", caseOf("gae"), "float64");
     const bad = (change: KernelArguments) => () => kernels.run("ref", "gae", { ...gae, ...change });
