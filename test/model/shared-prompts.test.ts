@@ -48,7 +48,7 @@ function unshared(batch: NativeBatch): { batch: NativeBatch; rows: number[] } {
 
 function build(config: typeof MICRO_LLAMA, backend: string, type: KernelType, threads = 1): KernelsModel {
   const model = createModel(config, { backend, type, threads, trainable: true });
-  model.addAdapter("policy", { ...ADAPTER, targetModules: TARGETS[config.family] });
+  model.addAdapter("policy", { ...ADAPTER, targetModules: TARGETS[config.family], dropout: 0.3 });
   model.addHead("value", { ...HEAD, inner: 5 });
   randomiseParameters(model);
   return model;
@@ -78,6 +78,19 @@ describe("a prompt shared by several sequences", () => {
         const actual = model.forward(shared, POLICY);
         const expected = model.forward(copies.batch, POLICY);
         for (const field of ["logProb", "lse", "entropy", "value"] as const)
+          assert.deepEqual(
+            actual[field],
+            Float64Array.from(copies.rows, (row) => expected[field]![row]!),
+            field,
+          );
+      });
+
+      it(`${config.family} on ${backend}: the same bits with dropout`, () => {
+        const model = build(config, backend, type);
+        const actual = model.forward(shared, { ...POLICY, dropoutSeed: 5 });
+        const expected = model.forward(copies.batch, { ...POLICY, dropoutSeed: 5 });
+        assert.notDeepEqual(actual.value, model.forward(shared, POLICY).value);
+        for (const field of ["logProb", "value"] as const)
           assert.deepEqual(
             actual[field],
             Float64Array.from(copies.rows, (row) => expected[field]![row]!),
