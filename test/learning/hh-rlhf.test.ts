@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import {
   CausalLM,
+  DPOTrainer,
   loadPreferences,
+  type Metrics,
   type PreferenceRow,
   RewardModelTrainer,
   SFTTrainer,
@@ -15,6 +17,7 @@ const MAX_LENGTH = 192;
 describe("learning from HH-RLHF on a pretrained model", function () {
   this.timeout(300_000);
   let tokenizer: Tokenizer;
+  let rows: readonly PreferenceRow[];
   let split: { train: PreferenceRow[]; eval: PreferenceRow[] };
   let modelPath: string;
 
@@ -22,13 +25,17 @@ describe("learning from HH-RLHF on a pretrained model", function () {
     modelPath = needsShared(this, "models/stories260k");
     const dataPath = needsShared(this, "data/hh-rlhf/harmless-test.jsonl.gz");
     tokenizer = await Tokenizer.load(modelPath);
-    const rows = await loadPreferences(dataPath);
-    // Dialogues that fit: the model spells most words of this data in single letters.
-    const short = rows.filter(({ prompt, chosen, rejected }) =>
-      [chosen, rejected].every((answer) => tokenizer.encode(`${prompt}${answer}`).length < MAX_LENGTH),
-    );
-    split = splitDataset(short.slice(0, 240), { evalFraction: 0.2, seed: 1, groupOf: (row) => row.prompt });
+    rows = await loadPreferences(dataPath);
+    split = pairsFitting(MAX_LENGTH, 240);
   });
+
+  /** The first pairs of dialogues that fit: the model spells most words of this data in single letters. */
+  function pairsFitting(maxLength: number, count: number): { train: PreferenceRow[]; eval: PreferenceRow[] } {
+    const short = rows.filter(({ prompt, chosen, rejected }) =>
+      [chosen, rejected].every((answer) => tokenizer.encode(`${prompt}${answer}`).length < maxLength),
+    );
+    return splitDataset(short.slice(0, count), { evalFraction: 0.2, seed: 1, groupOf: (row) => row.prompt });
+  }
 
   it("SFT on chosen answers lowers training and held-out loss", async () => {
     const toSft = ({ prompt, chosen }: PreferenceRow) => ({ prompt, response: chosen });
@@ -89,5 +96,32 @@ describe("learning from HH-RLHF on a pretrained model", function () {
       (last["eval/loss"] as number) < 1.1 * Math.log(2),
       "held-out loss stays near that of knowing nothing",
     );
+  });
+
+  it("DPO comes to prefer chosen answers, of dialogues it has not seen too", async () => {
+    const { train, eval: held } = pairsFitting(224, 480);
+    using model = await CausalLM.load(modelPath, { device: "cpu", trainable: "all" });
+    using trainer = new DPOTrainer({
+      model,
+      tokenizer,
+      trainData: train,
+      evalData: held,
+      config: { batchSize: 16, numEpochs: 2, learningRate: 5e-5, warmupSteps: 5, maxLength: 224 },
+    });
+    const steps: Metrics[] = [];
+    for await (const { metrics } of trainer.steps()) steps.push(metrics);
+    const last = steps.at(-1) as Metrics;
+    const accuracy = last["eval/rewards/accuracies"] as number;
+    const loss = last["eval/loss"] as number;
+    const trained = steps.slice(-5).reduce((sum, metrics) => sum + (metrics.loss as number), 0) / 5;
+    console.log(
+      `      ${held.length} pairs held out: loss ${Math.LN2.toFixed(3)} → ${loss.toFixed(3)}, accuracy ${accuracy.toFixed(2)}; training loss ${trained.toFixed(3)}`,
+    );
+    for (const metrics of steps)
+      for (const [name, value] of Object.entries(metrics)) assert.ok(Number.isFinite(value), name);
+    assert.ok(trained < 0.85 * Math.LN2, `training loss ${trained}`);
+    assert.ok(loss < 0.99 * Math.LN2, `held-out loss ${loss}`);
+    assert.ok(accuracy > 0.55, `held-out accuracy ${accuracy}`);
+    assert.ok((last["eval/rewards/margins"] as number) > 0.03);
   });
 });
