@@ -16,7 +16,7 @@ import {
 import type { DpoLoss } from "../../lib/trainers/dpo-losses.ts";
 import { preferenceRows, tinyTokenizer } from "../trainers/support.ts";
 import { assertAllClose, assertClose } from "./compare.ts";
-import { modelDirectory, readJson } from "./reference.ts";
+import { modelDirectory, REFERENCE, readJson } from "./reference.ts";
 
 interface Answer {
   tokens: number[];
@@ -38,6 +38,7 @@ type Pair = { chosen: Answer; rejected: Answer };
 
 interface Reference {
   dpo: Record<string, Trajectory<Pair>>;
+  adapter: Trajectory<Pair>;
   kto: Trajectory<Answer & { label: boolean }>;
   orpo: Trajectory<Pair>;
   cpo: Trajectory<Pair>;
@@ -81,6 +82,7 @@ async function follow<Example extends TokenizedPreference | TokenizedUnpaired>(
   examples: readonly Example[],
   model: CausalLM,
   trainer: Trained<Example>,
+  adapter?: string,
 ): Promise<void> {
   for (const [step, expected] of steps.entries()) {
     const first = (step * batchSize) % examples.length;
@@ -89,7 +91,7 @@ async function follow<Example extends TokenizedPreference | TokenizedUnpaired>(
   }
   const answers = examples.flatMap(answersOf);
   const batch = packSequences(answers);
-  const values = await computeLogProbs(model, batch);
+  const values = await computeLogProbs(model, batch, { adapter });
   for (const [index, { lossMask }] of answers.entries()) {
     const sum = lossMask.reduce((total, bit, t) => total + bit * values[batch.offsets[index]! + t]!, 0);
     assertClose(sum, logProbs[index]!, TOLERANCE, `log-prob of answer ${index} after training`);
@@ -146,6 +148,13 @@ describe("ten steps of TRL's trainers, step by step within 1e-4", () => {
       });
     }
   }
+
+  it("DPO of an adapter that had been trained before, against a frozen copy of itself", async () => {
+    using model = await CausalLM.load(modelDirectory("llama"), { device: "cpu" });
+    await model.loadAdapter("policy", `${REFERENCE}adapters/llama`);
+    const trainer = new DPOTrainer({ ...data, model, config: common(reference.adapter) });
+    await follow(reference.adapter, reference.adapter.examples.map(pair), model, trainer, "policy");
+  });
 
   it("KTO", async () => {
     using model = await load();

@@ -1,5 +1,7 @@
 """Ten steps of TRL's DPO, KTO, ORPO, CPO (and with it SimPO) trainers on micro-llama: preference-trajectories.json.
 
+One more DPO run goes on with an adapter of llama that has been trained before, whose reference TRL copies as the adapter "ref".
+
 The trainers run as they are, in float64, on texts of a tokenizer whose words are the model's tokens, batch after batch in the order
 of the data. Per case: TRL's settings, the examples as the trainer tokenised them (tokens and prompt length), what it logged at every
 step with the loss unrounded, and the log-prob of every answer after the last step, summed over its tokens.
@@ -11,6 +13,7 @@ os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 import torch
 import trl
 from datasets import Dataset, disable_progress_bars
+from peft import PeftModel
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from trl.experimental.cpo import CPOConfig, CPOTrainer
@@ -56,7 +59,7 @@ def log_prob(model, answer):
     return log_probs[answer["promptLength"] - 1 :].sum().item()
 
 
-def run(trainer_class, config_class, rows, reference=True, **settings):
+def run(trainer_class, config_class, rows, reference=True, model=None, **settings):
     losses = []
 
     class Recorded(trainer_class):
@@ -71,7 +74,7 @@ def run(trainer_class, config_class, rows, reference=True, **settings):
             optim="adamw_torch", weight_decay=0.0, max_grad_norm=1.0, lr_scheduler_type="constant", max_length=48,
             logging_steps=1, log_level="error", save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=True, bf16=False,
             gradient_checkpointing=False, **settings)
-        models_ = dict(model=load_causal_lm(MODELS / "micro-llama"))
+        models_ = dict(model=model or load_causal_lm(MODELS / "micro-llama"))
         if reference:
             models_["ref_model"] = load_causal_lm(MODELS / "micro-llama")
         trainer = Recorded(args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer(), **models_)
@@ -90,6 +93,11 @@ def run(trainer_class, config_class, rows, reference=True, **settings):
             logProbs=[log_prob(model, answer) for answer in answers])
 
 
+def trained_adapter():
+    model = PeftModel.from_pretrained(load_causal_lm(MODELS / "llama"), HERE / "adapters" / "llama", is_trainable=True)
+    return model.to(torch.float64)
+
+
 dpo = lambda **settings: run(DPOTrainer, DPOConfig, PAIRS, learning_rate=2e-3, **settings)
 save_json(HERE / "preference-trajectories.json", dict(
     trl=trl.__version__,
@@ -98,6 +106,7 @@ save_json(HERE / "preference-trajectories.json", dict(
         mixed=dpo(loss_type=["ipo", "bco_pair", "sft"], loss_weights=[0.1, 1.0, 0.5], beta=0.3),
         aot=dpo(loss_type="aot", label_smoothing=0.1, beta=0.2),
         desensitized=dpo(ld_alpha=0.5, use_weighting=True)),
+    adapter=run(DPOTrainer, DPOConfig, PAIRS, reference=False, model=trained_adapter(), learning_rate=5e-3),
     kto=run(KTOTrainer, KTOConfig, ANSWERS, learning_rate=2e-3, beta=0.2, desirable_weight=0.75),
     orpo=run(ORPOTrainer, ORPOConfig, PAIRS, reference=False, learning_rate=2e-3),
     cpo=run(CPOTrainer, CPOConfig, PAIRS, reference=False, learning_rate=2e-3),
