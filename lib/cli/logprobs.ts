@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { withInterrupt } from "./interrupt.ts";
 import { writeJsonLines } from "./json-lines.ts";
-import { measureFile } from "./measure.ts";
+import { measureSequences, readSequences } from "./measure.ts";
 import { type MeasureOptions, measureOptions, number } from "./options.ts";
 
 type LogprobsOptions = MeasureOptions & { readonly temperature: number };
@@ -27,7 +27,9 @@ async function logprobs(options: LogprobsOptions, signal: AbortSignal): Promise<
     const logProb = await pass.logProb();
     return sequences.map((_, index) => logProb.subarray(batch.offsets[index], batch.offsets[index + 1]));
   };
-  await writeJsonLines(options.output, toRows(measureFile(options, false, signal, measure)));
+  const sequences = await readSequences(options);
+  const measured = measureSequences(sequences, options.microBatchTokens, signal, measure);
+  await writeJsonLines(options.output, toRows(measured));
 }
 
 async function* toRows(

@@ -5,11 +5,11 @@ import { RlhfError, throwIfAborted } from "../errors.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { MeasureOptions } from "./options.ts";
 
-/** Rows measured before their results are written. */
-const CHUNK_ROWS = 512;
+/** Sequences measured before their results are written. */
+const CHUNK_SEQUENCES = 512;
 
-/** Token ids of every row of a data file. A tokenizer is loaded only when a row has text. */
-async function readSequences(options: MeasureOptions, appendEos: boolean): Promise<Int32Array[]> {
+/** Token ids of every row of a data file, {prompt, response} rows without an end token. A tokenizer is loaded only when a row has text. */
+export async function readSequences(options: MeasureOptions): Promise<Int32Array[]> {
   const rows: readonly SequenceRow[] = await loadSequences(options.dataPath, { onBadRow: options.onBadRow });
   const needsTokenizer = rows.some((row) => !("tokens" in row));
   const tokenizer = needsTokenizer ? await Tokenizer.load(options.model) : null;
@@ -17,30 +17,29 @@ async function readSequences(options: MeasureOptions, appendEos: boolean): Promi
     if ("tokens" in row) return row.tokens;
     if (tokenizer === null)
       throw new RlhfError("ERR_RLHF_INTERNAL", "a row with text was met without a tokenizer");
-    return encodeSequence(tokenizer, row.prompt, row.response, { appendEos }).tokens;
+    return encodeSequence(tokenizer, row.prompt, row.response, { appendEos: false }).tokens;
   });
 }
 
 /**
- * Measures the sequences of a data file in micro-batches of about equal size and gives the results in the order of the file.
+ * Measures sequences in micro-batches of about equal size and gives the results in their order.
  *
- * @param appendEos whether {prompt, response} rows end in the end-of-sequence token
+ * @param microBatchTokens most tokens of one micro-batch
  * @param signal raised: ERR_RLHF_ABORTED before the next micro-batch
  * @param measure the results of one micro-batch, one per sequence
  */
-export async function* measureFile<Result>(
-  options: MeasureOptions,
-  appendEos: boolean,
+export async function* measureSequences<Result>(
+  sequences: readonly Int32Array[],
+  microBatchTokens: number,
   signal: AbortSignal,
   measure: (sequences: readonly Int32Array[]) => Promise<readonly Result[]>,
 ): AsyncGenerator<{ tokens: Int32Array; result: Result }> {
-  const sequences = await readSequences(options, appendEos);
-  for (let start = 0; start < sequences.length; start += CHUNK_ROWS) {
-    const chunk = sequences.slice(start, start + CHUNK_ROWS);
+  for (let start = 0; start < sequences.length; start += CHUNK_SEQUENCES) {
+    const chunk = sequences.slice(start, start + CHUNK_SEQUENCES);
     const results = new Map<number, Result>();
     const plan = planMicroBatches(
       chunk.map((tokens) => tokens.length),
-      options.microBatchTokens,
+      microBatchTokens,
     );
     for (const batch of plan) {
       throwIfAborted(signal, "measuring");

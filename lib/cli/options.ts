@@ -56,7 +56,7 @@ export function measureOptions(): Option[] {
     ...modelOptions(),
     new Option(
       "--data-path <file>",
-      "rows {tokens} or {prompt, response}: .json, .jsonl or .jsonl.gz",
+      "rows {tokens} or {prompt, response}, to score also pairs: .json, .jsonl, .jsonl.gz or .parquet",
     ).makeOptionMandatory(),
     new Option("--output <file>", "JSON lines in the order of the input").makeOptionMandatory(),
     new Option("--micro-batch-tokens <n>", "most tokens of one forward pass")

@@ -29,7 +29,7 @@ function readTokens(value: unknown): Int32Array {
   return Int32Array.from(value as number[]);
 }
 
-const READER: RowReader<SequenceFormat, SequenceRow> = {
+export const SEQUENCE_READER: RowReader<SequenceFormat, SequenceRow> = {
   formats: FORMATS,
   detect,
   read(value, format) {
@@ -44,5 +44,5 @@ export async function loadSequences(
   paths: string | readonly string[],
   options: LoadOptions<SequenceFormat> = {},
 ): Promise<Dataset<SequenceRow>> {
-  return collectRows(new RowStream(paths, () => READER, options));
+  return collectRows(new RowStream(paths, () => SEQUENCE_READER, options));
 }

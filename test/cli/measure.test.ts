@@ -2,8 +2,9 @@ import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Finding } from "../../lib/cli/doctor.ts";
-import { measureFile } from "../../lib/cli/measure.ts";
+import { measureSequences } from "../../lib/cli/measure.ts";
 import { encodePrompt, encodeSequence } from "../../lib/data/tokenize.ts";
+import { CausalLM, RewardEnsemble, RewardModel } from "../../lib/index.ts";
 import { initModel } from "../../lib/pipeline/init-model.ts";
 import type { Tokenizer } from "../../lib/tokenizer/tokenizer.ts";
 import { jsonLines, temporaryDirectory, writeText } from "../data/support.ts";
@@ -110,6 +111,85 @@ describe("command line: measuring and generating", () => {
     );
   });
 
+  it("score: pairs, with normalised rewards where the model has statistics, and the spread of an ensemble", async () => {
+    const pairs = [
+      { prompt: "the cat", chosen: " sat", rejected: " the the" },
+      { prompt: "the cat", chosen: " sat", rejected: " sat" },
+      { prompt: "the", chosen: " cat sat", rejected: " the cat", tie: true },
+    ];
+    const data = writeText(directory, "score-pairs.jsonl", jsonLines(pairs));
+    const encode = (prompt: string, response: string) => encodeSequence(tokenizer, prompt, response).tokens;
+    const sequences = [pairs[0], pairs[2]].flatMap((pair) => [
+      encode(pair!.prompt, pair!.chosen),
+      encode(pair!.prompt, pair!.rejected),
+    ]);
+    const target = join(directory, "ensemble");
+    const members: RewardModel[] = [];
+    for (const seed of [1, 2]) {
+      const model = await CausalLM.load(small, { device: "cpu" });
+      const member = RewardModel.create(model, { head: { bias: false, initStd: 1, seed } });
+      await member.measureStatistics(sequences);
+      members.push(member);
+    }
+    const ensemble = new RewardEnsemble(members, { combine: "min" });
+    await ensemble.save(target);
+    interface Answer {
+      tokens: number[];
+      reward: number;
+      normalized?: number;
+      spread?: number;
+    }
+    const scoreWith = async (model: string) => {
+      const words = ["--model", model, "--data-path", data, "--output", output];
+      const { code, stderr } = await runCommand("score", ...words);
+      assert.equal(code, 0, stderr);
+      assert.match(
+        stderr,
+        /left out 1 pairs; the first is .*score-pairs\.jsonl:2: has the same answer twice/,
+      );
+      return readRows<{ chosen: Answer; rejected: Answer; margin: number }>(output);
+    };
+    await tokenizer.save(target);
+    await tokenizer.save(join(target, "member-0"));
+    const rows = await scoreWith(join(target, "member-0"));
+    const answers = rows.flatMap((row) => [row.chosen, row.rejected]);
+    assert.deepEqual(
+      answers.map((answer) => answer.tokens),
+      sequences.map((tokens) => [...tokens]),
+    );
+    const raw = await (members[0] as RewardModel).score(sequences);
+    const normal = await (members[0] as RewardModel).score(sequences, { normalize: true });
+    assertElementsClose(
+      answers.map((answer) => answer.reward),
+      raw,
+      1e-6,
+      "reward",
+    );
+    assertElementsClose(
+      answers.map((answer) => answer.normalized ?? 0),
+      normal,
+      1e-5,
+      "normalized",
+    );
+    for (const row of rows) assert.equal(row.margin, row.chosen.reward - row.rejected.reward);
+
+    const together = (await scoreWith(target)).flatMap((row) => [row.chosen, row.rejected]);
+    const { scores, spread } = await ensemble.scoreWithSpread(sequences);
+    assertElementsClose(
+      together.map((answer) => answer.reward),
+      scores,
+      1e-6,
+      "combined",
+    );
+    assertElementsClose(
+      together.map((answer) => answer.spread ?? 0),
+      spread,
+      1e-6,
+      "spread",
+    );
+    for (const { model } of members) model.dispose();
+  });
+
   it("score: a model without a reward head is an error, and leaves no output", async () => {
     const data = writeText(directory, "one.jsonl", jsonLines([{ tokens: [1, 2] }]));
     const target = join(directory, "never.jsonl");
@@ -162,22 +242,10 @@ describe("command line: measuring and generating", () => {
   });
 
   it("an interruption ends measuring before the next micro-batch", async () => {
-    const data = writeText(
-      directory,
-      "three.jsonl",
-      jsonLines([[1], [2], [3]].map((tokens) => ({ tokens }))),
-    );
     const controller = new AbortController();
-    const options = {
-      model: small,
-      device: "cpu",
-      dataPath: data,
-      output,
-      microBatchTokens: 1,
-      onBadRow: "error",
-    } as const;
+    const three = [1, 2, 3].map((token) => Int32Array.of(token));
     let passes = 0;
-    const measured = measureFile(options, false, controller.signal, async (sequences) => {
+    const measured = measureSequences(three, 1, controller.signal, async (sequences) => {
       passes++;
       controller.abort();
       return sequences;
