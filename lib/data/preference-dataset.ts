@@ -1,6 +1,6 @@
 import { RlhfError } from "../errors.ts";
 import { type PromptEncoder, type Tokenized, type TokenizeOptions, tokenizePreferences } from "./tokenize.ts";
-import type { PreferenceRow, TokenizedPreference } from "./types.ts";
+import type { PreferenceRow, TokenizedExample, TokenizedPreference } from "./types.ts";
 
 /** Sequences of a batch as a rectangle, row after row. */
 export interface PaddedSequences {
@@ -11,24 +11,34 @@ export interface PaddedSequences {
   readonly inputIds: Int32Array;
   /** Uint8Array[rows·columns]: 1 at tokens, 0 at padding. */
   readonly attentionMask: Uint8Array;
+  /** Int32Array[rows]: tokens of each row before its answer. */
+  readonly promptLengths: Int32Array;
+  /** Uint8Array[rows·columns]: 1 at the tokens of the answer, of several turns at those of the assistant. */
+  readonly lossMask: Uint8Array;
 }
 
 /** Pairs of a batch, padded to one width each. */
 export interface PaddedPreferences {
   readonly chosen: PaddedSequences;
   readonly rejected: PaddedSequences;
+  /** Float32Array[rows]: by how much the scores should differ at least. */
+  readonly margins: Float32Array;
 }
 
-function pad(sequences: readonly Int32Array[], padTokenId: number): PaddedSequences {
-  const rows = sequences.length;
-  const columns = sequences.reduce((longest, tokens) => Math.max(longest, tokens.length), 0);
+function pad(examples: readonly TokenizedExample[], padTokenId: number): PaddedSequences {
+  const rows = examples.length;
+  const columns = examples.reduce((longest, { tokens }) => Math.max(longest, tokens.length), 0);
   const inputIds = new Int32Array(rows * columns).fill(padTokenId);
   const attentionMask = new Uint8Array(rows * columns);
-  sequences.forEach((tokens, row) => {
-    inputIds.set(tokens, row * columns);
-    attentionMask.fill(1, row * columns, row * columns + tokens.length);
+  const lossMask = new Uint8Array(rows * columns);
+  examples.forEach((example, row) => {
+    const begin = row * columns;
+    inputIds.set(example.tokens, begin);
+    lossMask.set(example.lossMask, begin);
+    attentionMask.fill(1, begin, begin + example.tokens.length);
   });
-  return { rows, columns, inputIds, attentionMask };
+  const promptLengths = Int32Array.from(examples, (example) => example.promptLength);
+  return { rows, columns, inputIds, attentionMask, promptLengths, lossMask };
 }
 
 /** Preference pairs, tokenised: one by one, or as padded batches. The trainers of this package take rows and pad nothing. */
@@ -69,16 +79,13 @@ export class PreferenceDataset implements Iterable<TokenizedPreference> {
   /** Some pairs, padded. */
   batch(indices: readonly number[]): PaddedPreferences {
     const pairs = indices.map((index) => this.get(index));
-    return {
-      chosen: pad(
-        pairs.map((pair) => pair.chosen.tokens),
+    const side = (name: "chosen" | "rejected"): PaddedSequences =>
+      pad(
+        pairs.map((pair) => pair[name]),
         this.#padTokenId,
-      ),
-      rejected: pad(
-        pairs.map((pair) => pair.rejected.tokens),
-        this.#padTokenId,
-      ),
-    };
+      );
+    const margins = Float32Array.from(pairs, (pair) => pair.margin);
+    return { chosen: side("chosen"), rejected: side("rejected"), margins };
   }
 
   [Symbol.iterator](): Iterator<TokenizedPreference> {

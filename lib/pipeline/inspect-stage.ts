@@ -3,15 +3,24 @@ import { type AnyExample, type Inspection, inspectRows } from "../data/inspect.t
 import { loadUnpaired } from "../data/labelled.ts";
 import { loadPreferences } from "../data/preferences.ts";
 import { loadPrompts } from "../data/prompts.ts";
+import { loadRewardData } from "../data/reward-data.ts";
 import { loadSft } from "../data/sft.ts";
 import { splitDataset } from "../data/split.ts";
-import { preferenceRows, promptRows, type RowTokenizer, sftRows, unpairedRows } from "../data/tokenize.ts";
+import {
+  preferenceRows,
+  promptRows,
+  type RowTokenizer,
+  rewardRows,
+  sftRows,
+  unpairedRows,
+} from "../data/tokenize.ts";
 import type { DataReport, Dataset, SftRow } from "../data/types.ts";
 import { RlhfError } from "../errors.ts";
 import { localModel } from "../hub/hub.ts";
 import { readModelConfig } from "../model/config.ts";
 import { readJsonIfPresent } from "../model/files.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { PREFERENCE_DEFAULTS } from "../trainers/preference-settings.ts";
 import { COMMON_DEFAULTS, fittingMaxLength } from "../trainers/settings.ts";
 import { SUPERVISED_DEFAULTS } from "../trainers/supervised.ts";
 import { initTokenizer, maxPositionsOf } from "./init-model.ts";
@@ -32,9 +41,10 @@ export interface InspectSettings {
   readonly ties?: "drop" | "keep";
   readonly max_length?: number;
   readonly max_new_tokens?: number;
-  readonly overlong?: "truncate" | "drop";
+  readonly overlong?: "truncate" | "truncate-prompt" | "drop";
   readonly loss_on?: "completion" | "all";
   readonly seed?: number;
+  readonly split_seed?: number;
   readonly batch_size?: number;
   readonly gradient_accumulation_steps?: number;
   readonly micro_batch_tokens?: number;
@@ -58,11 +68,16 @@ export interface InspectStageOptions {
 
 const DEFAULT_NEW_TOKENS = 64;
 
-/** What each kind of stage learns from; the others learn from pairs. */
-const DATA_OF_STAGE: Readonly<Record<string, "sft" | "prompts" | "unpaired">> = {
+/** What each kind of stage learns from. */
+const DATA_OF_STAGE: Readonly<Record<StageKind, "sft" | "prompts" | "reward" | "unpaired" | "pairs">> = {
   sft: "sft",
+  reward: "reward",
   ppo: "prompts",
+  dpo: "pairs",
   kto: "unpaired",
+  orpo: "pairs",
+  cpo: "pairs",
+  simpo: "pairs",
 };
 
 function required<Value>(value: Value | undefined, key: string, kind: string): Value {
@@ -154,7 +169,7 @@ export async function inspectStage(
   const { duplicates, ties, max_rows: limit, overlong, loss_on: lossOn } = settings;
   // The stage's schema has checked the format.
   const load = { duplicates, ties, limit, onBadRow: "skip" as const, format: settings.format as never };
-  const data = DATA_OF_STAGE[kind] ?? "preferences";
+  const data = DATA_OF_STAGE[kind];
   if (data === "prompts") {
     const rows = await loadPrompts(required(settings.prompts_path, "prompts_path", kind), {
       onBadRow: "skip",
@@ -172,7 +187,8 @@ export async function inspectStage(
     return inspectData(kind, settings, options, {
       rows,
       train: trainRowsOf(rows, settings, groupOfSft),
-      rowTokenizer: (tokenizer, maxLength) => sftRows(tokenizer, { maxLength, overlong, lossOn }),
+      rowTokenizer: (tokenizer, maxLength) =>
+        sftRows(tokenizer, { maxLength, overlong: overlong === "drop" ? "drop" : "truncate", lossOn }),
     });
   }
   if (data === "unpaired") {
@@ -180,13 +196,24 @@ export async function inspectStage(
     return inspectData(kind, settings, options, {
       rows,
       train: trainRowsOf(rows, settings, (row) => row.prompt),
-      rowTokenizer: (tokenizer, maxLength) => unpairedRows(tokenizer, { maxLength }),
+      rowTokenizer: (tokenizer, maxLength) =>
+        unpairedRows(tokenizer, { maxLength, overlong: overlong === "drop" ? "drop" : "truncate" }),
+    });
+  }
+  if (data === "reward") {
+    const rows = await loadRewardData(path, load);
+    const { split_seed: seed = settings.seed } = settings;
+    return inspectData(kind, settings, options, {
+      rows,
+      train: trainRowsOf(rows, { ...settings, seed }, (row) => row.prompt),
+      rowTokenizer: (tokenizer, maxLength) => rewardRows(tokenizer, { maxLength, overlong }),
     });
   }
   const rows = await loadPreferences(path, load);
   return inspectData(kind, settings, options, {
     rows,
     train: trainRowsOf(rows, settings, (row) => row.prompt),
-    rowTokenizer: (tokenizer, maxLength) => preferenceRows(tokenizer, { maxLength, overlong }),
+    rowTokenizer: (tokenizer, maxLength) =>
+      preferenceRows(tokenizer, { maxLength, overlong: overlong ?? PREFERENCE_DEFAULTS.overlong }),
   });
 }

@@ -152,7 +152,12 @@ describe("functions that tutorials name", () => {
     const tokenizer = tinyTokenizer();
     const dataset = new PreferenceDataset(preferenceRows, tokenizer);
     assert.equal(dataset.length, preferenceRows.length);
-    const { chosen } = dataset.batch([0, 1]);
+    const { chosen, rejected, margins } = dataset.batch([0, 1]);
+    assert.deepEqual([...margins], [0, 0]);
+    assert.deepEqual(
+      [...rejected.promptLengths],
+      [0, 1].map((index) => dataset.get(index).rejected.promptLength),
+    );
     const texts = [0, 1].map((index) => dataset.get(index).chosen.tokens);
     assert.equal(chosen.columns, Math.max(...texts.map((tokens) => tokens.length)));
     texts.forEach((tokens, row) => {
@@ -160,6 +165,12 @@ describe("functions that tutorials name", () => {
       const width = chosen.attentionMask.subarray(begin, begin + chosen.columns);
       assert.equal(width.indexOf(0) === -1 ? width.length : width.indexOf(0), tokens.length);
       assert.deepEqual(chosen.inputIds.slice(begin, begin + tokens.length), tokens);
+      const { promptLength } = dataset.get(row).chosen;
+      const learnt = [...chosen.lossMask.subarray(begin, begin + chosen.columns)];
+      assert.deepEqual(
+        learnt,
+        learnt.map((_, t) => (t >= promptLength && t < tokens.length ? 1 : 0)),
+      );
       const padding = chosen.inputIds.subarray(begin + tokens.length, begin + chosen.columns);
       assert.ok(padding.every((id) => id === tokenizer.padTokenId));
     });
