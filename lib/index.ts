@@ -73,6 +73,11 @@ export { loadSft, streamSft } from "./data/sft.ts";
 export { isHeldOut, type Split, type SplitOptions, splitDataset } from "./data/split.ts";
 export { TokenDataset, type TokenDatasetOptions } from "./data/token-dataset.ts";
 export {
+  preferenceRows,
+  type RowTokenizer,
+  rewardRows,
+  scoredRows,
+  sftRows,
   type Tokenized,
   type TokenizeOptions,
   type TokenizeReport,
@@ -83,7 +88,9 @@ export {
   tokenizeScored,
   tokenizeSft,
   tokenizeUnpaired,
+  unpairedRows,
 } from "./data/tokenize.ts";
+export { tokenizeInSlices } from "./data/tokenize-slices.ts";
 export type * from "./data/types.ts";
 export { downloadDataset, downloadModel, type HubOptions } from "./hub/hub.ts";
 export { type AddTokensOptions, CHATML_TEMPLATE, type NewToken } from "./tokenizer/added-tokens.ts";

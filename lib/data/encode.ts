@@ -52,8 +52,12 @@ interface EncodedPair {
  * Prompt and response as one sequence that begins with exactly the prompt's own tokens, which is what the model will be
  * given when it generates. Where the tokenizer would merge across the boundary, the two are tokenised apart.
  */
-function encodePair(tokenizer: PromptEncoder, prompt: string, response: string): EncodedPair {
-  const promptTokens = encodePrompt(tokenizer, prompt);
+function encodePair(
+  tokenizer: PromptEncoder,
+  prompt: string,
+  response: string,
+  promptTokens = encodePrompt(tokenizer, prompt),
+): EncodedPair {
   const together = withoutEos(tokenizer.encode(prompt + response), tokenizer.eosTokenId);
   if (startsWith(together, promptTokens))
     return { tokens: together, promptLength: promptTokens.length, merged: false };
@@ -97,15 +101,20 @@ export interface EncodedExample extends TokenizedExample {
   readonly merged: boolean;
 }
 
-/** A prompt and a reply, both as text or both as messages, with the loss on the reply; of messages on what the assistant says in it. */
+/**
+ * A prompt and a reply, both as text or both as messages, with the loss on the reply; of messages on what the assistant says in it.
+ *
+ * @param promptTokens what `encodePrompt` makes of a prompt of text, where it is known
+ */
 export function encodeReply(
   tokenizer: PromptEncoder,
   prompt: TextOrMessages,
   reply: TextOrMessages,
   eos: readonly number[],
+  promptTokens?: Int32Array,
 ): EncodedExample {
   if (typeof prompt === "string" && typeof reply === "string") {
-    const pair = encodePair(tokenizer, prompt, reply);
+    const pair = encodePair(tokenizer, prompt, reply, promptTokens);
     const tokens = concat([pair.tokens, eos]);
     const { promptLength, merged } = pair;
     return { tokens, promptLength, lossMask: completionMask(tokens.length, promptLength), merged };

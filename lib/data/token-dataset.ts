@@ -2,17 +2,11 @@ import { createHash } from "node:crypto";
 import type { FileHandle } from "node:fs/promises";
 import { open, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { messageOf, RlhfError, throwIfAborted } from "../errors.ts";
-import { breather } from "./breathe.ts";
+import { messageOf, RlhfError } from "../errors.ts";
 import type { PromptEncoder } from "./encode.ts";
 import { finishHash, hashSequence, TokenFileWriter, withMarks } from "./token-files.ts";
-import {
-  sftRows,
-  type Tokenized,
-  type TokenizeReport,
-  type TokenizeSftOptions,
-  TokenizeTally,
-} from "./tokenize.ts";
+import { sftRows, type Tokenized, type TokenizeReport, type TokenizeSftOptions } from "./tokenize.ts";
+import { tokenizeEach, tokenizeInSlices } from "./tokenize-slices.ts";
 import type { SftRow, TokenizedExample } from "./types.ts";
 
 export interface TokenDatasetOptions extends TokenizeSftOptions {
@@ -73,14 +67,13 @@ export abstract class TokenDataset {
   ): Promise<TokenDataset> {
     const { directory, key = null, signal } = options;
     if (directory === undefined) {
-      const examples: TokenizedExample[] = [];
-      const report = await tokenizeEach(rows, tokenizer, options, (example) => void examples.push(example));
+      const { examples, report } = await tokenizeInSlices(rows, sftRows(tokenizer, options), { signal });
       return new MemoryDataset(examples, report);
     }
     if (key !== null && (await readInfo(directory))?.key === key) return TokenDataset.open(directory);
     const hash = createHash("sha256");
     await using writer = await TokenFileWriter.create(directory);
-    const report = await tokenizeEach(rows, tokenizer, { ...options, signal }, (example) => {
+    const report = await tokenizeEach(rows, sftRows(tokenizer, options), { signal }, (example) => {
       hashSequence(hash, withMarks(example));
       return writer.add(example);
     });
@@ -97,24 +90,6 @@ export abstract class TokenDataset {
       });
     return FileDataset.openFiles(directory, info);
   }
-}
-
-async function tokenizeEach(
-  rows: Iterable<SftRow> | AsyncIterable<SftRow>,
-  tokenizer: PromptEncoder,
-  options: TokenDatasetOptions,
-  add: (example: TokenizedExample) => Promise<void> | void,
-): Promise<TokenizeReport> {
-  const rowTokenizer = sftRows(tokenizer, options);
-  const tally = new TokenizeTally(rowTokenizer);
-  const breathe = breather();
-  for await (const row of rows) {
-    throwIfAborted(options.signal, "tokenising");
-    await breathe();
-    const example = tally.add(rowTokenizer, row);
-    if (example !== null) await add(example);
-  }
-  return tally.finish();
 }
 
 async function readInfo(directory: string): Promise<TokenDatasetInfo | null> {

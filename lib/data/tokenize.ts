@@ -217,7 +217,11 @@ export function preferenceRows(
     maxLength,
     tokenize(row, index) {
       checkTexts(row, ["prompt", "chosen", "rejected"], index);
-      const whole = [row.chosen, row.rejected].map((reply) => encodeReply(tokenizer, row.prompt, reply, eos));
+      const { prompt } = row;
+      const promptTokens = typeof prompt === "string" ? encodePrompt(tokenizer, prompt) : undefined;
+      const whole = [row.chosen, row.rejected].map((reply) =>
+        encodeReply(tokenizer, prompt, reply, eos, promptTokens),
+      );
       const longest = Math.max(...whole.map((answer) => answer.tokens.length));
       const truncated = longest > maxLength;
       const kept = truncated ? shorten(whole, longest - maxLength) : whole;

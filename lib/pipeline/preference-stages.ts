@@ -1,42 +1,60 @@
-import type { TokenizeReport } from "../data/tokenize.ts";
-import type { PreferenceRow } from "../data/types.ts";
+import type { Split } from "../data/split.ts";
+import {
+  preferenceRows,
+  type RowTokenizer,
+  type Tokenized,
+  type TokenizeReport,
+  unpairedRows,
+} from "../data/tokenize.ts";
+import type { TokenizedPreference } from "../data/types.ts";
 import { CausalLM } from "../model/causal-lm.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { type CPOConfig, CPOTrainer, type SimPOConfig, SimPOTrainer } from "../trainers/cpo.ts";
 import { type DPOConfig, DPOTrainer } from "../trainers/dpo.ts";
 import { type KTOConfig, KTOTrainer } from "../trainers/kto.ts";
 import { type ORPOConfig, ORPOTrainer } from "../trainers/orpo.ts";
-import type { CommonSettings } from "../trainers/settings.ts";
+import { PREFERENCE_DEFAULTS } from "../trainers/preference-settings.ts";
+import { type CommonSettings, fittingMaxLength } from "../trainers/settings.ts";
 import type { Trainer } from "../trainers/trainer.ts";
 import type { StageSummary } from "./manifest.ts";
 import type { StageContext } from "./run.ts";
 import type { CpoStage, DpoStage, KtoStage, OrpoStage, SimpoStage } from "./schema.ts";
 import { describeTokenized, loadOptions, stepsOfEpochs, trainerConfig } from "./settings.ts";
-import { preferenceData, unpairedData } from "./stage-data.ts";
+import { preferenceData, tokenizeSplit, unpairedData } from "./stage-data.ts";
 import { beforeAndAfter, trainAndCompare } from "./train.ts";
 
 type StageTrainer = Trainer<CommonSettings> & { readonly tokenized: TokenizeReport };
 
+/** How the sequences of a stage are limited. */
+interface TokenizeStageOptions {
+  readonly maxLength: number;
+  readonly overlong: "truncate" | "drop";
+}
+
 /** What every trainer of these stages is made with. */
-interface TrainerInputs<Row> {
+interface TrainerInputs<Example> {
   readonly model: CausalLM;
   readonly tokenizer: Tokenizer;
-  readonly trainData: readonly Row[];
-  readonly evalData: readonly Row[];
+  readonly trainData: Tokenized<Example>;
+  readonly evalData?: Tokenized<Example>;
   readonly outputDir: string;
 }
 
 /** Trains and saves. The held-out loss before and after, and how often the chosen answer is preferred then, tell how it went. */
-async function trainAndSave<Row>(
+async function trainAndSave<Row, Example>(
   settings: OrpoStage | KtoStage,
   context: StageContext,
-  data: { readonly train: readonly Row[]; readonly eval: readonly Row[] },
-  makeTrainer: (inputs: TrainerInputs<Row>) => StageTrainer,
+  data: Split<Row>,
+  rowTokenizer: (tokenizer: Tokenizer, options: TokenizeStageOptions) => RowTokenizer<Row, Example>,
+  makeTrainer: (inputs: TrainerInputs<Example>) => StageTrainer,
 ): Promise<StageSummary> {
   const { model_path: directory, output_dir: outputDir } = settings;
   const tokenizer = await Tokenizer.load(directory);
   using model = await CausalLM.load(directory, loadOptions(settings));
-  using trainer = makeTrainer({ model, tokenizer, trainData: data.train, evalData: data.eval, outputDir });
+  const { overlong = PREFERENCE_DEFAULTS.overlong, max_length: maxLength } = settings;
+  const limits = { overlong, maxLength: fittingMaxLength(maxLength, model.maxLength) };
+  const tokenized = await tokenizeSplit(data, rowTokenizer(tokenizer, limits), context.signal);
+  using trainer = makeTrainer({ model, tokenizer, ...tokenized, outputDir });
   context.log(`  ${describeTokenized(trainer.tokenized)}`);
   const comparison = await trainAndCompare(trainer, context);
   await trainer.save(outputDir);
@@ -57,9 +75,15 @@ async function openReference(settings: DpoStage | KtoStage): Promise<CausalLM | 
 async function runOnPairs(
   settings: DpoStage | OrpoStage | CpoStage | SimpoStage,
   context: StageContext,
-  makeTrainer: (inputs: TrainerInputs<PreferenceRow>) => StageTrainer,
+  makeTrainer: (inputs: TrainerInputs<TokenizedPreference>) => StageTrainer,
 ): Promise<StageSummary> {
-  return trainAndSave(settings, context, await preferenceData(settings, context.log), makeTrainer);
+  return trainAndSave(
+    settings,
+    context,
+    await preferenceData(settings, context.log),
+    preferenceRows,
+    makeTrainer,
+  );
 }
 
 /** Aligns a policy with pairs of answers, by DPO or a loss of its kin. */
@@ -80,6 +104,7 @@ export async function runKtoStage(settings: KtoStage, context: StageContext): Pr
     settings,
     context,
     data,
+    unpairedRows,
     (inputs) => new KTOTrainer({ ...inputs, config, refModel }),
   );
 }

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { tokenizeRewardData } from "../data/tokenize.ts";
+import { rewardRows, tokenizeRewardData } from "../data/tokenize.ts";
 import type { RewardRow, TokenizedPreference } from "../data/types.ts";
 import { CausalLM } from "../model/causal-lm.ts";
 import { writeJson } from "../model/files.ts";
@@ -15,7 +15,7 @@ import type { StageSummary } from "./manifest.ts";
 import type { StageContext } from "./run.ts";
 import type { RewardStage } from "./schema.ts";
 import { describeTokenized, loadOptions, stepsOfEpochs, trainerConfig } from "./settings.ts";
-import { rewardData } from "./stage-data.ts";
+import { rewardData, tokenizeSplit } from "./stage-data.ts";
 import { beforeAndAfter, trainAndCompare } from "./train.ts";
 
 /** What of the last evaluation goes into a stage's summary. */
@@ -31,11 +31,12 @@ async function trainOne(settings: RewardStage, context: StageContext): Promise<S
   const data = await rewardData(settings, context.log);
   const tokenizer = await Tokenizer.load(settings.model_path);
   using model = await CausalLM.load(settings.model_path, loadOptions(settings));
+  const { overlong, max_length: maxLength } = settings;
+  const limits = { overlong, maxLength: fittingMaxLength(maxLength, model.maxLength) };
   using trainer = new RewardModelTrainer({
     model,
     tokenizer,
-    trainData: data.train,
-    evalData: data.eval,
+    ...(await tokenizeSplit(data, rewardRows(tokenizer, limits), context.signal)),
     config: { maxSteps: stepsOfEpochs(settings), ...trainerConfig<RewardStage, RewardConfig>(settings) },
     outputDir: settings.output_dir,
   });

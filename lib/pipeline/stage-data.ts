@@ -3,6 +3,8 @@ import { loadPreferences } from "../data/preferences.ts";
 import { loadRewardData } from "../data/reward-data.ts";
 import { loadSft } from "../data/sft.ts";
 import { type Split, splitDataset } from "../data/split.ts";
+import type { RowTokenizer, Tokenized } from "../data/tokenize.ts";
+import { tokenizeInSlices } from "../data/tokenize-slices.ts";
 import type {
   Dataset,
   PreferenceFormat,
@@ -40,6 +42,23 @@ async function trainAndEval<Row>(
   const split = splitDataset(rows, { evalFraction, seed: settings.seed ?? 0, groupOf });
   if (split.eval.length > 0) log(`  ${split.train.length} rows to train on, ${split.eval.length} held out`);
   return split;
+}
+
+/** A split tokenised for a trainer. */
+export interface TokenizedSplit<Example> {
+  readonly trainData: Tokenized<Example>;
+  readonly evalData?: Tokenized<Example>;
+}
+
+/** Tokenises both sides of a split while the event loop goes on. */
+export async function tokenizeSplit<Row, Example>(
+  data: Split<Row>,
+  rowTokenizer: RowTokenizer<Row, Example>,
+  signal: AbortSignal | undefined,
+): Promise<TokenizedSplit<Example>> {
+  const trainData = await tokenizeInSlices(data.train, rowTokenizer, { signal });
+  if (data.eval.length === 0) return { trainData };
+  return { trainData, evalData: await tokenizeInSlices(data.eval, rowTokenizer, { signal }) };
 }
 
 /** The data of an SFT stage. Examples with the same prompt are kept on one side, so that the held-out ones are unseen. */

@@ -8,6 +8,7 @@ import type { Pass } from "../model/pass.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { hashSequences, type KeptWeights, type TrainedPart } from "./checkpoint.ts";
+import { itemsOf, type RowsOrTokenized, tokenizedData } from "./given-data.ts";
 import {
   PREFERENCE_DEFAULTS,
   PREFERENCE_RULES,
@@ -49,8 +50,9 @@ export interface KTOConfig extends PreferenceConfig, ReferenceConfig {
 export interface KTOTrainerOptions {
   readonly model: CausalLM;
   readonly tokenizer: Tokenizer;
-  readonly trainData: readonly UnpairedRow[];
-  readonly evalData?: readonly UnpairedRow[];
+  /** Rows, or what `tokenizeInSlices` made of them with `unpairedRows`. */
+  readonly trainData: RowsOrTokenized<UnpairedRow, TokenizedUnpaired>;
+  readonly evalData?: RowsOrTokenized<UnpairedRow, TokenizedUnpaired>;
   readonly config?: KTOConfig;
   /** The reference. Default: the policy's starting point, which costs a copy only where all weights are trained. */
   readonly refModel?: CausalLM;
@@ -108,16 +110,22 @@ export class KTOTrainer extends SupervisedTrainer<TokenizedUnpaired, KTOSettings
         "ERR_RLHF_ARGUMENT",
         "config.batchSize must be over 1: KTO compares each answer with those to other prompts of the step",
       );
-    checkLabels([...options.trainData, ...(options.evalData ?? [])]);
+    checkLabels([...itemsOf(options.trainData), ...itemsOf(options.evalData)]);
     const target = chooseTarget(model, config, "default");
     if (target.kind === "frozen") throw nothingToTrain();
     const learningRate = config.learningRate ?? defaultLearningRate(target, LEARNING_RATES);
     const maxLength = fittingMaxLength(config.maxLength, model.maxLength);
     const { overlong } = config;
-    const train = tokenizeUnpaired(options.trainData, tokenizer, { maxLength, overlong });
-    const evaluation = options.evalData?.length
-      ? tokenizeUnpaired(options.evalData, tokenizer, { maxLength, overlong }).examples
-      : [];
+    const tokenize = (data: RowsOrTokenized<UnpairedRow, TokenizedUnpaired>): Tokenized<TokenizedUnpaired> =>
+      tokenizedData(
+        data,
+        maxLength,
+        (rows) => tokenizeUnpaired(rows, tokenizer, { maxLength, overlong }),
+        (example) => [example],
+      );
+    const train = tokenize(options.trainData);
+    const { evalData } = options;
+    const evaluation = evalData && itemsOf(evalData).length > 0 ? tokenize(evalData).examples : [];
     super({ ...config, learningRate, maxLength }, options.outputDir, train.examples, evaluation);
     this.model = model;
     this.tokenizer = tokenizer;
@@ -274,7 +282,7 @@ export class KTOTrainer extends SupervisedTrainer<TokenizedUnpaired, KTOSettings
 }
 
 /** Rows may come from code without types. */
-function checkLabels(rows: readonly UnpairedRow[]): void {
+function checkLabels(rows: readonly Pick<UnpairedRow, "label">[]): void {
   const at = rows.findIndex(({ label }) => typeof label !== "boolean");
   if (at >= 0)
     throw new RlhfError("ERR_RLHF_DATA", `row ${at}: "label" must be true or false, got ${rows[at]?.label}`);

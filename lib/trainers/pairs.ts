@@ -15,6 +15,7 @@ import type { Pass } from "../model/pass.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { hashSequences, type TrainedPart } from "./checkpoint.ts";
+import { itemsOf, type RowsOrTokenized, tokenizedData } from "./given-data.ts";
 import { countNllTokens, type NllTokens, PairBatch } from "./pair-batch.ts";
 import { type PreferenceConfig, type PreferenceSettings, refuseDropout } from "./preference-settings.ts";
 import type { PreferenceWatch } from "./preference-watch.ts";
@@ -34,8 +35,9 @@ import type { TrainingStep } from "./trainer.ts";
 export interface PairTrainerOptions<Config> {
   readonly model: CausalLM;
   readonly tokenizer: Tokenizer;
-  readonly trainData: readonly PreferenceRow[];
-  readonly evalData?: readonly PreferenceRow[];
+  /** Rows, or what `tokenizeInSlices` made of them with `preferenceRows`. */
+  readonly trainData: RowsOrTokenized<PreferenceRow, TokenizedPreference>;
+  readonly evalData?: RowsOrTokenized<PreferenceRow, TokenizedPreference>;
   readonly config?: Config;
   /** Where metrics.jsonl and checkpoints go. */
   readonly outputDir?: string;
@@ -121,10 +123,18 @@ export abstract class PairTrainer<
     const learningRate = config.learningRate ?? defaultLearningRate(target, kind.learningRates);
     const maxLength = fittingMaxLength(config.maxLength, model.maxLength);
     const { overlong } = config;
-    const train = tokenizePreferences(options.trainData, tokenizer, { maxLength, overlong });
-    const evaluation = options.evalData?.length
-      ? tokenizePreferences(options.evalData, tokenizer, { maxLength, overlong }).examples
-      : [];
+    const tokenize = (
+      data: RowsOrTokenized<PreferenceRow, TokenizedPreference>,
+    ): Tokenized<TokenizedPreference> =>
+      tokenizedData(
+        data,
+        maxLength,
+        (rows) => tokenizePreferences(rows, tokenizer, { maxLength, overlong }),
+        (pair) => [pair.chosen, pair.rejected],
+      );
+    const train = tokenize(options.trainData);
+    const { evalData } = options;
+    const evaluation = evalData && itemsOf(evalData).length > 0 ? tokenize(evalData).examples : [];
     super({ ...config, learningRate, maxLength }, options.outputDir, train.examples, evaluation);
     this.model = model;
     this.tokenizer = tokenizer;

@@ -8,6 +8,7 @@ import type { Metrics } from "../monitor/metrics.ts";
 import { type Calibration, calibrationOf } from "../rewards/calibration.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { TrainedPart } from "./checkpoint.ts";
+import { itemsOf, type RowsOrTokenized, tokenizedData } from "./given-data.ts";
 import { hashOfExamples, labelOf, RewardBatch, sequencesOf } from "./reward-batch.ts";
 import { headOptions, PAIR_LOSSES, REWARD_RULES, type RewardConfig } from "./reward-settings.ts";
 import { checkSettings, fittingMaxLength, withDefaults } from "./settings.ts";
@@ -20,8 +21,9 @@ export interface RewardModelTrainerOptions {
   readonly model: CausalLM | RewardModel;
   readonly tokenizer: Tokenizer;
   /** Pairs of answers, answers with a score, or both. */
-  readonly trainData: readonly RewardRow[];
-  readonly evalData?: readonly RewardRow[];
+  /** Rows, or what `tokenizeInSlices` made of them with `rewardRows`. */
+  readonly trainData: RowsOrTokenized<RewardRow, TokenizedReward>;
+  readonly evalData?: RowsOrTokenized<RewardRow, TokenizedReward>;
   readonly config?: RewardConfig;
   /** Where metrics.jsonl and checkpoints go. */
   readonly outputDir?: string;
@@ -52,16 +54,22 @@ export class RewardModelTrainer extends SupervisedTrainer<
     const { model: given, tokenizer } = options;
     const config = withDefaults(SUPERVISED_DEFAULTS, options.config ?? {});
     checkSettings(config, REWARD_RULES);
-    checkMargins(options.trainData, config);
+    checkMargins(itemsOf(options.trainData), config);
     const model = given instanceof RewardModel ? given.model : given;
     const target = chooseTarget(model, config, "default");
     const learningRate = config.learningRate ?? defaultLearningRate(target, LEARNING_RATES);
     const maxLength = fittingMaxLength(config.maxLength, model.maxLength);
     const limits = { maxLength, overlong: config.overlong ?? "drop" };
-    const train = tokenizeRewardData(options.trainData, tokenizer, limits);
-    const evaluation = options.evalData?.length
-      ? tokenizeRewardData(options.evalData, tokenizer, limits).examples
-      : [];
+    const tokenize = (data: RowsOrTokenized<RewardRow, TokenizedReward>): Tokenized<TokenizedReward> =>
+      tokenizedData(
+        data,
+        maxLength,
+        (rows) => tokenizeRewardData(rows, tokenizer, limits),
+        (example) => sequencesOf([example]),
+      );
+    const train = tokenize(options.trainData);
+    const { evalData } = options;
+    const evaluation = evalData && itemsOf(evalData).length > 0 ? tokenize(evalData).examples : [];
     super({ ...config, learningRate, maxLength }, options.outputDir, train.examples, evaluation);
     const head = headOptions(config, model.config.hidden, config.seed);
     addNewAdapter(model, target);
@@ -193,7 +201,10 @@ function spread<Item>(items: readonly Item[], most: number): Item[] {
 }
 
 /** Margins in the data that the loss would leave out of account are a mistake. */
-function checkMargins(rows: readonly RewardRow[], { loss = "bradley-terry", margin }: RewardConfig): void {
+function checkMargins(
+  rows: readonly (RewardRow | TokenizedReward)[],
+  { loss = "bradley-terry", margin }: RewardConfig,
+): void {
   if (PAIR_LOSSES[loss].margins) return;
   const inData = rows.some((row) => !("score" in row) && row.margin !== undefined && row.margin !== 0);
   if (!inData && (margin === undefined || margin === 0)) return;
