@@ -34,6 +34,10 @@ const pairs = {
     .enum(["truncate", "drop"])
     .optional()
     .describe("what happens to pairs over max_length; those whose prompt fills it are left out either way"),
+  share_prompts: z
+    .boolean()
+    .optional()
+    .describe("computes a pair's prompt once for both answers; default true"),
 };
 
 /** Keys of the stages that compare the policy with a frozen reference. */

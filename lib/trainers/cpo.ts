@@ -1,15 +1,10 @@
 import { CPO_LOSSES, type CpoLoss } from "./dpo-losses.ts";
 import { type PairObjective, PairTrainer, type PairTrainerOptions } from "./pairs.ts";
-import {
-  PREFERENCE_DEFAULTS,
-  PREFERENCE_RULES,
-  type PreferenceConfig,
-  type PreferenceSettings,
-} from "./preference-settings.ts";
+import { PAIR_DEFAULTS, PAIR_RULES, type PairConfig, type PairSettings } from "./preference-settings.ts";
 import { PreferenceWatch } from "./preference-watch.ts";
 import { labelNoise, nonNegative, oneOf, type Rules } from "./settings.ts";
 
-interface ContrastiveConfig extends PreferenceConfig {
+interface ContrastiveConfig extends PairConfig {
   /** Probability that a label is wrong. Default 0. */
   readonly labelSmoothing?: number;
   /** Weight of the chosen answers' likelihood, a mean over their tokens. Default 1; SimPO 0. */
@@ -34,23 +29,23 @@ export interface SimPOConfig extends ContrastiveConfig {
   readonly gamma?: number;
 }
 
-type CPOSettings = PreferenceSettings & CPOConfig & Required<Pick<CPOConfig, "lossType" | "nllWeight">>;
-type SimPOSettings = PreferenceSettings & SimPOConfig & Required<Pick<SimPOConfig, "gamma" | "nllWeight">>;
+type CPOSettings = PairSettings & CPOConfig & Required<Pick<CPOConfig, "lossType" | "nllWeight">>;
+type SimPOSettings = PairSettings & SimPOConfig & Required<Pick<SimPOConfig, "gamma" | "nllWeight">>;
 
 const CONTRASTIVE_RULES: Rules<ContrastiveConfig> = {
-  ...PREFERENCE_RULES,
+  ...PAIR_RULES,
   labelSmoothing: labelNoise,
   nllWeight: nonNegative,
 };
 
 const CPO = {
-  defaults: { ...PREFERENCE_DEFAULTS, lossType: "sigmoid" as const, nllWeight: 1 },
+  defaults: { ...PAIR_DEFAULTS, lossType: "sigmoid" as const, nllWeight: 1 },
   rules: { ...CONTRASTIVE_RULES, lossType: oneOf(...CPO_LOSSES) },
   learningRates: { full: 1e-6, lora: 1e-5 },
 };
 
 const SIMPO = {
-  defaults: { ...PREFERENCE_DEFAULTS, beta: 2, gamma: 0.5, nllWeight: 0 },
+  defaults: { ...PAIR_DEFAULTS, beta: 2, gamma: 0.5, nllWeight: 0 },
   rules: { ...CONTRASTIVE_RULES, gamma: nonNegative },
   learningRates: { full: 1e-6, lora: 1e-5 },
 };

@@ -11,10 +11,10 @@ import {
 } from "./dpo-losses.ts";
 import { type PairObjective, PairTrainer, type PairTrainerOptions } from "./pairs.ts";
 import {
-  PREFERENCE_DEFAULTS,
-  PREFERENCE_RULES,
-  type PreferenceConfig,
-  type PreferenceSettings,
+  PAIR_DEFAULTS,
+  PAIR_RULES,
+  type PairConfig,
+  type PairSettings,
   REFERENCE_DEFAULTS,
   REFERENCE_RULES,
   type ReferenceConfig,
@@ -41,7 +41,7 @@ import type { TrainOptions } from "./trainer.ts";
  * Settings of direct preference optimisation. Default learning rate: 5e-7 for all weights, 5e-6 for an adapter; `beta` (default
  * 0.1) is the strength of the tie to the reference.
  */
-export interface DPOConfig extends PreferenceConfig, ReferenceConfig {
+export interface DPOConfig extends PairConfig, ReferenceConfig {
   /** The loss, or several that are added up, under TRL's names. Default "sigmoid". */
   readonly lossType?: DpoLoss | readonly DpoLoss[];
   /** A weight for each loss. Default 1. */
@@ -72,13 +72,13 @@ export interface DPOTrainerOptions extends PairTrainerOptions<DPOConfig> {
   readonly refModel?: CausalLM;
 }
 
-type DPOSettings = PreferenceSettings &
+type DPOSettings = PairSettings &
   DPOConfig &
   ReferenceSettings &
   Required<Pick<DPOConfig, "lossType" | "referenceFree" | "precomputeRefLogProbs" | "useWeighting">>;
 
 const DEFAULTS = {
-  ...PREFERENCE_DEFAULTS,
+  ...PAIR_DEFAULTS,
   ...REFERENCE_DEFAULTS,
   lossType: "sigmoid" as const,
   referenceFree: false,
@@ -87,7 +87,7 @@ const DEFAULTS = {
 };
 
 const RULES: Rules<DPOConfig> = {
-  ...PREFERENCE_RULES,
+  ...PAIR_RULES,
   ...REFERENCE_RULES,
   lossType: oneOrMore(oneOf(...DPO_LOSSES)),
   lossWeights: listOf(nonNegative),

@@ -1,10 +1,5 @@
 import { type PairObjective, PairTrainer, type PairTrainerOptions } from "./pairs.ts";
-import {
-  PREFERENCE_DEFAULTS,
-  PREFERENCE_RULES,
-  type PreferenceConfig,
-  type PreferenceSettings,
-} from "./preference-settings.ts";
+import { PAIR_DEFAULTS, PAIR_RULES, type PairConfig, type PairSettings } from "./preference-settings.ts";
 import { PreferenceWatch } from "./preference-watch.ts";
 import { oneOf, type Rules } from "./settings.ts";
 
@@ -12,7 +7,7 @@ import { oneOf, type Rules } from "./settings.ts";
  * Settings of odds-ratio preference optimisation. Default learning rate: 1e-6 for all weights, 1e-5 for an adapter; `beta` (default
  * 0.1) is the weight of the odds ratio beside the likelihood.
  */
-export interface ORPOConfig extends PreferenceConfig {
+export interface ORPOConfig extends PairConfig {
   /**
    * Tokens whose likelihood is learnt: those of the chosen answer ("completion", default; the paper's p(y|x)), or those of its
    * prompt too ("all", as TRL does).
@@ -20,10 +15,10 @@ export interface ORPOConfig extends PreferenceConfig {
   readonly nllOn?: "completion" | "all";
 }
 
-type ORPOSettings = PreferenceSettings & ORPOConfig & Required<Pick<ORPOConfig, "nllOn">>;
+type ORPOSettings = PairSettings & ORPOConfig & Required<Pick<ORPOConfig, "nllOn">>;
 
-const DEFAULTS = { ...PREFERENCE_DEFAULTS, nllOn: "completion" as const };
-const RULES: Rules<ORPOConfig> = { ...PREFERENCE_RULES, nllOn: oneOf("completion", "all") };
+const DEFAULTS = { ...PAIR_DEFAULTS, nllOn: "completion" as const };
+const RULES: Rules<ORPOConfig> = { ...PAIR_RULES, nllOn: oneOf("completion", "all") };
 const LEARNING_RATES = { full: 1e-6, lora: 1e-5 };
 
 /**

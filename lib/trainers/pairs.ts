@@ -16,8 +16,8 @@ import type { Metrics } from "../monitor/metrics.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { hashSequences, type TrainedPart } from "./checkpoint.ts";
 import { itemsOf, type RowsOrTokenized, tokenizedData } from "./given-data.ts";
-import { countNllTokens, type NllTokens, PairBatch } from "./pair-batch.ts";
-import { type PreferenceConfig, type PreferenceSettings, refuseDropout } from "./preference-settings.ts";
+import { countNllTokens, type NllTokens, PairBatch, sharedTokens } from "./pair-batch.ts";
+import { type PairConfig, type PairSettings, refuseDropout } from "./preference-settings.ts";
 import type { PreferenceWatch } from "./preference-watch.ts";
 import { type Network, policyOf } from "./reference.ts";
 import { checkSettings, fittingMaxLength, type Rules, withDefaults } from "./settings.ts";
@@ -93,8 +93,8 @@ export interface PairWindow {
 
 /** Training on pairs of answers to one prompt, by the policy's log-probs of them. */
 export abstract class PairTrainer<
-  Config extends PreferenceConfig,
-  Settings extends PreferenceSettings & Config,
+  Config extends PairConfig,
+  Settings extends PairSettings & Config,
 > extends SupervisedTrainer<TokenizedPreference, Settings, PairWindow> {
   readonly model: CausalLM;
   readonly tokenizer: Tokenizer;
@@ -154,7 +154,8 @@ export abstract class PairTrainer<
   }
 
   protected tokensOf(pair: TokenizedPreference): number {
-    return pair.chosen.tokens.length + pair.rejected.tokens.length;
+    const tokens = pair.chosen.tokens.length + pair.rejected.tokens.length;
+    return this.config.sharePrompts ? tokens - sharedTokens(pair) : tokens;
   }
 
   protected lossCount(pairs: readonly TokenizedPreference[]): number {
@@ -170,7 +171,7 @@ export abstract class PairTrainer<
 
   #pack(pairs: readonly TokenizedPreference[]): PairBatch {
     const { nll, ldAlpha } = this.objective;
-    return new PairBatch(pairs, { nll: nll.tokens, ldAlpha });
+    return new PairBatch(pairs, { nll: nll.tokens, ldAlpha, sharePrompts: this.config.sharePrompts });
   }
 
   #forward(packed: PairBatch, { model, adapter }: Network, grad = false): Promise<Pass> {

@@ -33,6 +33,18 @@ export const PREFERENCE_RULES: Rules<PreferenceConfig> = {
   saveMerged: flag,
 };
 
+/** Settings of the trainers that learn from pairs of answers to one prompt. */
+export interface PairConfig extends PreferenceConfig {
+  /** Whether a pair's prompt is computed once for both answers. Log-probs are the same bits either way. Default true. */
+  readonly sharePrompts?: boolean;
+}
+
+export type PairSettings = PreferenceSettings & PairConfig & Required<Pick<PairConfig, "sharePrompts">>;
+
+export const PAIR_DEFAULTS = { ...PREFERENCE_DEFAULTS, sharePrompts: true };
+
+export const PAIR_RULES: Rules<PairConfig> = { ...PREFERENCE_RULES, sharePrompts: flag };
+
 /** Settings of the trainers that compare the policy with a reference. */
 export interface ReferenceConfig {
   /** Lets the reference follow the policy (TR-DPO): it becomes a model of its own, mixed with the policy from time to time. Default false. */
