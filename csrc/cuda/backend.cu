@@ -26,6 +26,7 @@ Ops makeOps(const char* backend, const char* instructionSet) {
   ops.rmsNormBackward = opEntry<RmsNormBackward, rmsNormBackward>;
   ops.linearForward = opEntry<LinearForward, linearForward>;
   ops.linearBackward = opEntry<LinearBackward, linearBackward>;
+  ops.dropout = opEntry<Dropout, dropout>;
   ops.tokenLogProbForward = opEntry<TokenLogProbForward, tokenLogProbForward>;
   ops.tokenLogProbBackward = opEntry<TokenLogProbBackward, tokenLogProbBackward>;
   return ops;

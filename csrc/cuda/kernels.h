@@ -15,6 +15,8 @@ void linearForward(OpContext& context, const LinearForward& arguments);
 void linearBackward(OpContext& context, const LinearBackward& arguments);
 size_t linearScratchBytes(int64_t rows, int64_t outputs);
 
+void dropout(OpContext& context, const Dropout& arguments);
+
 void tokenLogProbForward(OpContext& context, const TokenLogProbForward& arguments);
 void tokenLogProbBackward(OpContext& context, const TokenLogProbBackward& arguments);
 size_t tokenLogProbScratchBytes(int64_t rows, int64_t vocab);

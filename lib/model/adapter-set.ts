@@ -8,6 +8,7 @@ import {
   mergeLora,
   resolveAdapter,
   toNativeAdapter,
+  withoutUnknownNames,
 } from "./adapters.ts";
 import { type PeftOrigin, readPeftDirectory, savePeftDirectory } from "./peft.ts";
 import type { TensorEntry, TensorSource } from "./safetensors.ts";
@@ -106,7 +107,8 @@ export class AdapterSet {
     { trainable = true }: AdapterLoadOptions,
   ): Promise<TensorEntry | null> {
     const { options, tensors, score } = await readPeftDirectory(directory);
-    this.#add(name, resolveAdapter({ ...options, trainable }, this.layers, { strict: false }));
+    const known = withoutUnknownNames({ ...options, trainable }, this.layers);
+    this.#add(name, resolveAdapter(known, this.layers));
     try {
       const entries = new Map([...tensors].map(([parameter, entry]) => [`${name}:${parameter}`, entry]));
       const expected = call(() => this.#native.parameters()).filter(

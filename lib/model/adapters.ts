@@ -127,15 +127,29 @@ export function linearModuleNames(layers: readonly NativeLinearLayer[]): string[
   return commonEnds(layers, layers);
 }
 
-/**
- * Decides which layers an adapter has, with which ranks and scales. `strict` also refuses names and patterns that match nothing,
- * which peft ignores. Throws ERR_RLHF_UNKNOWN_NAME or ERR_RLHF_ARGUMENT.
- */
-export function resolveAdapter(
+/** The options without the names and patterns that match no layer, which peft ignores. */
+export function withoutUnknownNames(
   options: AdapterOptions,
   all: readonly NativeLinearLayer[],
-  { strict = true }: { strict?: boolean } = {},
-): AdapterInfo {
+): AdapterOptions {
+  const { targetModules, rankPattern = {}, alphaPattern = {} } = options;
+  const used = (setting: string, patterns: Readonly<Record<string, number>>): Record<string, number> =>
+    Object.fromEntries(Object.entries(patterns).filter(([key]) => matchesAny(setting, key, all)));
+  const names =
+    typeof targetModules === "object" ? targetModules.filter((name) => isNamed(name, all)) : targetModules;
+  return {
+    ...options,
+    targetModules: names,
+    rankPattern: used("rankPattern", rankPattern),
+    alphaPattern: used("alphaPattern", alphaPattern),
+  };
+}
+
+/**
+ * Decides which layers an adapter has, with which ranks and scales. Throws ERR_RLHF_UNKNOWN_NAME for names and patterns that match
+ * nothing, ERR_RLHF_ARGUMENT for values out of range.
+ */
+export function resolveAdapter(options: AdapterOptions, all: readonly NativeLinearLayer[]): AdapterInfo {
   const { r, alpha, excludeModules, layersToTransform } = options;
   const { rankPattern = {}, alphaPattern = {}, useRslora = false, dropout = 0, trainable = true } = options;
   const targetModules =
@@ -149,7 +163,7 @@ export function resolveAdapter(
         : options.targetModules;
   checkOptions(options, targetModules);
   const modules = all.map((layer) => layer.module);
-  if (strict) checkNames({ targetModules, rankPattern, alphaPattern }, all);
+  checkNames({ targetModules, rankPattern, alphaPattern }, all);
   const targeted = moduleMatcher("targetModules", targetModules);
   const excluded = excludeModules?.length
     ? moduleMatcher("excludeModules", excludeModules)
@@ -210,35 +224,35 @@ function prefixed(name: string, values: Readonly<Record<string, number>>): Recor
   return Object.fromEntries(Object.entries(values).map(([key, value]) => [`${name}["${key}"]`, value]));
 }
 
+function isNamed(name: string, all: readonly NativeLinearLayer[]): boolean {
+  const matches = moduleMatcher("targetModules", [name]);
+  return all.some((layer) => matches(layer.module));
+}
+
+function matchesAny(setting: string, pattern: string, all: readonly NativeLinearLayer[]): boolean {
+  const found = patternLookup(setting, { [pattern]: 1 }, 0);
+  return all.some((layer) => found(layer.module) === 1);
+}
+
 /** Throws for a name or pattern that no layer matches. */
 function checkNames(
-  {
-    targetModules,
-    rankPattern,
-    alphaPattern,
-  }: Pick<AdapterInfo, "targetModules" | "rankPattern" | "alphaPattern">,
+  { targetModules, ...patterns }: Pick<AdapterInfo, "targetModules" | "rankPattern" | "alphaPattern">,
   all: readonly NativeLinearLayer[],
 ): void {
   const known = linearModuleNames(all);
-  const modules = all.map((layer) => layer.module);
   for (const name of typeof targetModules === "string" ? [] : targetModules)
-    if (!modules.some(moduleMatcher("targetModules", [name])))
+    if (!isNamed(name, all))
       throw unknownName(
         `targetModules: "${name}" is not a linear layer of this model${didYouMean(name, known)}; it has ${known.join(", ")}`,
         { module: name, known },
       );
-  for (const [setting, patterns] of Object.entries({ rankPattern, alphaPattern }))
-    for (const key of Object.keys(patterns)) {
-      const found = patternLookup(setting, { [key]: 1 }, 0);
-      if (!modules.some((module) => found(module) === 1))
+  for (const [setting, values] of Object.entries(patterns))
+    for (const pattern of Object.keys(values))
+      if (!matchesAny(setting, pattern, all))
         throw unknownName(
-          `${setting}: "${key}" matches no linear layer of this model; it has ${known.join(", ")}`,
-          {
-            pattern: key,
-            known,
-          },
+          `${setting}: "${pattern}" matches no linear layer of this model; it has ${known.join(", ")}`,
+          { pattern, known },
         );
-    }
 }
 
 /** An adapter as the engine wants it. */

@@ -36,6 +36,8 @@ export async function savePeftDirectory(
     ...parameters.map((parameter) => ({ ...parameter, name: `${PREFIX}${parameter.name}.weight` })),
     ...(score ? [{ ...score, name: PREFIX + SCORE }] : []),
   ]);
+  // In peft an expression that matches anything but linear layers is an error, so the layers it stands for are written out.
+  const byExpression = typeof info.targetModules === "string";
   await writeJson(join(directory, CONFIG), {
     peft_type: "LORA",
     task_type: score ? "SEQ_CLS" : "CAUSAL_LM",
@@ -43,7 +45,7 @@ export async function savePeftDirectory(
     r: info.r,
     lora_alpha: info.alpha,
     lora_dropout: info.dropout,
-    target_modules: info.targetModules,
+    target_modules: byExpression ? [...info.layers.keys()] : info.targetModules,
     exclude_modules: info.excludeModules ?? null,
     layers_to_transform: info.layersToTransform ?? null,
     layers_pattern: null,

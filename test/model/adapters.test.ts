@@ -374,6 +374,18 @@ describe("PEFT directories", () => {
     });
   });
 
+  it("name the layers that a regular expression stands for, since in peft it matches other modules as well", async () => {
+    await withTemporaryDirectory(async (directory) => {
+      using model = await CausalLM.create(TINY_LLAMA, { device: "cpu" });
+      model.addAdapter("a", { r: 2, alpha: 2, targetModules: ".*\\.1\\.mlp.*" });
+      await model.saveAdapter("a", directory);
+      await model.loadAdapter("b", directory);
+      const mlp = ["gate_proj", "up_proj", "down_proj"].map((name) => `model.layers.1.mlp.${name}`);
+      assert.deepEqual(model.adapters.get("b")?.targetModules, mlp);
+      assert.deepEqual(model.adapters.get("b")?.layers, model.adapters.get("a")?.layers);
+    });
+  });
+
   it("with what is not supported are refused by the field's name", async () => {
     await withTemporaryDirectory(async (directory) => {
       using model = await CausalLM.create(TINY_LLAMA, { device: "cpu" });
@@ -411,6 +423,15 @@ describe("PEFT directories", () => {
         code: "ERR_RLHF_WEIGHTS",
         message: /k_proj/,
       });
+      const fromOtherFamilies = {
+        target_modules: ["q_proj", "k_proj", "v_proj", "o_proj", "c_attn"],
+        rank_pattern: { c_attn: 9 },
+      };
+      await writeFile(path, JSON.stringify({ ...plain, ...fromOtherFamilies }));
+      await model.loadAdapter("c", directory);
+      model.addAdapter("like c", model.adapters.get("c")!);
+      model.removeAdapter("c");
+      model.removeAdapter("like c");
       assert.deepEqual([...model.adapters.keys()], ["a"]);
     });
   });

@@ -1,12 +1,12 @@
 /**
  * Saves what node-rlhf saves, for load_saved.py to load with transformers and peft: one model of every family, with an adapter
- * of all its linear layers, merged and apart, a reward model, and a new one as `init` in YAML makes it.
+ * of all its linear layers, merged and apart, adapters in other forms, a reward model, and a new one as `init` in YAML makes it.
  *
  * usage: npx tsx test/reference/save_models.ts DIR && /tmp/peers/bin/python test/reference/load_saved.py --cases DIR/cases.json
  */
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { CausalLM, packSequences, RewardModel } from "../../lib/index.ts";
+import { type AdapterOptions, CausalLM, packSequences, RewardModel } from "../../lib/index.ts";
 import { type HfConfig, MODEL_FAMILIES } from "../../lib/model/config.ts";
 import { initModel } from "../../lib/pipeline/init-model.ts";
 import type { InitConfig } from "../../lib/pipeline/schema.ts";
@@ -99,6 +99,38 @@ async function saveFamily(root: string, name: string, config: HfConfig): Promise
   ];
 }
 
+/** Every form of adapter, on the base that was saved. */
+const ADAPTER_FORMS: Readonly<Record<string, AdapterOptions>> = {
+  rslora: { r: 3, alpha: 2, targetModules: "all-linear", useRslora: true, dropout: 0.1 },
+  patterns: { r: 2, alpha: 3, rankPattern: { ".*\\.1\\..*": 5 }, alphaPattern: { ".*\\.0\\..*": 1.5 } },
+  expression: { r: 2, alpha: 3, targetModules: ".*\\.1\\..*" },
+  block: {
+    r: 4,
+    alpha: 3,
+    targetModules: "all-linear",
+    layersToTransform: [1],
+    excludeModules: ".*\\.0\\..*",
+  },
+};
+
+async function saveAdapterForms(root: string, name: string): Promise<Case[]> {
+  const base = join(root, name);
+  using model = await CausalLM.load(base);
+  const cases: Case[] = [];
+  for (const [form, options] of Object.entries(ADAPTER_FORMS)) {
+    model.addAdapter(form, options);
+    await disturb(model, `adapter:${form}`);
+    const directory = join(root, `${name}-adapter-${form}`);
+    await model.saveAdapter(form, directory);
+    cases.push({ directory, base, tokens: TOKENS, logProbs: await logProbs(model, form) });
+  }
+  using reward = RewardModel.create(model, { adapter: "patterns", head: { initStd: 0.5, bias: false } });
+  const [score] = await reward.score([Int32Array.from(TOKENS)]);
+  const directory = join(root, `${name}-adapter-reward`);
+  await reward.saveAdapter(directory);
+  return [...cases, { directory, base, tokens: TOKENS, reward: score as number }];
+}
+
 /** A new model as `init` in YAML makes it. */
 async function saveNew(root: string, family: InitConfig["family"]): Promise<Case> {
   const directory = join(root, `new-${family}`);
@@ -113,6 +145,9 @@ async function saveNew(root: string, family: InitConfig["family"]): Promise<Case
 const root = process.argv[2];
 if (!root) throw new Error("usage: save_models.ts DIR");
 const cases: Case[] = [];
-for (const [name, config] of Object.entries(CONFIGS)) cases.push(...(await saveFamily(root, name, config)));
+for (const [name, config] of Object.entries(CONFIGS)) {
+  cases.push(...(await saveFamily(root, name, config)));
+  cases.push(...(await saveAdapterForms(root, name)));
+}
 for (const family of MODEL_FAMILIES) cases.push(await saveNew(root, family));
 await writeFile(join(root, "cases.json"), JSON.stringify(cases));
