@@ -1,5 +1,6 @@
 import { call, callAsync, type NativeLinearLayer, type NativeModel } from "../engine/native.ts";
 import { RlhfError } from "../errors.ts";
+import { localModel } from "../hub/hub.ts";
 import {
   type AdaptedLayer,
   type AdapterInfo,
@@ -103,9 +104,10 @@ export class AdapterSet {
   /** Loads a PEFT directory; gives back the reward head that it holds. */
   async load(
     name: string,
-    directory: string,
+    path: string,
     { trainable = true }: AdapterLoadOptions,
   ): Promise<TensorEntry | null> {
+    const directory = await localModel(path);
     const { options, tensors, score } = await readPeftDirectory(directory);
     const known = withoutUnknownNames({ ...options, trainable }, this.layers);
     this.#add(name, resolveAdapter(known, this.layers));

@@ -180,7 +180,8 @@ export class RewardModel implements Disposable {
     const owns = backbone ? "head and adapter" : "model";
     try {
       const statistics = await readRewardStatistics(directory);
-      await model.loadAdapter(adapter, directory, { head });
+      // On a backbone that is lent it is there to score; no trainer of the backbone should take it for its own.
+      await model.loadAdapter(adapter, directory, { head, trainable: !backbone });
       return new RewardModel(model, head, { adapter, statistics, owns });
     } catch (error) {
       if (!backbone) model.dispose();

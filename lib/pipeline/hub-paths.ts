@@ -3,7 +3,12 @@ import { isHubId } from "../hub/id.ts";
 import { pathKeys, type Stage } from "./schema.ts";
 
 /** Keys that name models; the other paths of a stage name data. */
-const MODEL_KEYS: ReadonlySet<string> = new Set(["model_path", "reward_model_path", "ref_model_path"]);
+const MODEL_KEYS: ReadonlySet<string> = new Set([
+  "model_path",
+  "adapter_path",
+  "reward_model_path",
+  "ref_model_path",
+]);
 
 async function localPath(key: string, path: string, options: HubOptions): Promise<string[]> {
   if (!isHubId(path)) return [path];

@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { loadPrompts } from "../data/prompts.ts";
 import { RlhfError } from "../errors.ts";
-import { CausalLM } from "../model/causal-lm.ts";
+import type { CausalLM } from "../model/causal-lm.ts";
 import { type MetricsRecord, readMetrics } from "../monitor/metrics.ts";
 import { loadReward } from "../rewards/ensemble.ts";
 import type { RewardSource } from "../rewards/reward.ts";
@@ -9,10 +9,11 @@ import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { PPOTrainer } from "../trainers/ppo.ts";
 import type { PPOConfig } from "../trainers/ppo-settings.ts";
 import type { StageSummary } from "./manifest.ts";
+import { openPolicy } from "./open-model.ts";
 import { loadRewardModule } from "./reward-module.ts";
 import type { StageContext } from "./run.ts";
 import type { PpoStage } from "./schema.ts";
-import { describeReport, loadOptions, stepsOfEpochs, trainerConfig } from "./settings.ts";
+import { describeReport, stepsOfEpochs, trainerConfig } from "./settings.ts";
 import { beforeAndAfter, trainAndCompare } from "./train.ts";
 
 /** Single iterations are noisy: the summary takes the mean over this many at each end. */
@@ -27,7 +28,7 @@ export async function runPpoStage(settings: PpoStage, context: StageContext): Pr
       ? []
       : await loadPrompts(settings.eval_prompts_path, { onBadRow: settings.on_bad_row });
   const tokenizer = await Tokenizer.load(settings.model_path);
-  using model = await CausalLM.load(settings.model_path, loadOptions(settings));
+  using model = await openPolicy(settings.model_path, settings);
   const reward = await openReward(settings, model);
   const { num_epochs: _epochs, ...trainerSettings } = settings;
   try {

@@ -6,6 +6,7 @@ import {
   fraction,
   nonNegative,
   path,
+  policy,
   positive,
   positiveInteger,
   supervised,
@@ -27,6 +28,7 @@ const betaKey = positive.optional();
 /** Keys of the stages that learn from pairs of answers. */
 const pairs = {
   model_path: startingModel,
+  ...policy,
   ...common,
   ...supervised,
   format: z.enum(PREFERENCE_FORMATS).optional(),
@@ -105,6 +107,7 @@ export const dpo = z
 export const kto = z
   .strictObject({
     model_path: startingModel,
+    ...policy,
     ...common,
     ...supervised,
     ...reference,

@@ -17,9 +17,10 @@ import { PREFERENCE_DEFAULTS } from "../trainers/preference-settings.ts";
 import { type CommonSettings, fittingMaxLength } from "../trainers/settings.ts";
 import type { Trainer } from "../trainers/trainer.ts";
 import type { StageSummary } from "./manifest.ts";
+import { openPolicy } from "./open-model.ts";
 import type { StageContext } from "./run.ts";
 import type { CpoStage, DpoStage, KtoStage, OrpoStage, SimpoStage } from "./schema.ts";
-import { describeTokenized, loadOptions, stepsOfEpochs, trainerConfig } from "./settings.ts";
+import { describeTokenized, stepsOfEpochs, trainerConfig } from "./settings.ts";
 import { preferenceData, tokenizeSplit, unpairedData } from "./stage-data.ts";
 import { beforeAndAfter, trainAndCompare } from "./train.ts";
 
@@ -50,7 +51,7 @@ async function trainAndSave<Row, Example>(
 ): Promise<StageSummary> {
   const { model_path: directory, output_dir: outputDir } = settings;
   const tokenizer = await Tokenizer.load(directory);
-  using model = await CausalLM.load(directory, loadOptions(settings));
+  using model = await openPolicy(directory, settings);
   const { overlong = PREFERENCE_DEFAULTS.overlong, max_length: maxLength } = settings;
   const limits = { overlong, maxLength: fittingMaxLength(maxLength, model.maxLength) };
   const tokenized = await tokenizeSplit(data, rowTokenizer(tokenizer, limits), context.signal);

@@ -81,7 +81,7 @@ function interrupted(error: unknown, stage: Stage, again: string | undefined): u
 }
 
 /** Settings that name a model to read. */
-const MODEL_KEYS = ["model_path", "reward_model_path", "ref_model_path"] as const;
+const MODEL_KEYS = ["model_path", "adapter_path", "reward_model_path", "ref_model_path"] as const;
 
 /** A stage that wrote over a model it reads, or over another stage's result, would destroy it. */
 function checkOutputs(stages: readonly Stage[]): void {

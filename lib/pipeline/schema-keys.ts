@@ -93,6 +93,13 @@ export const common = {
   on_bad_row: z.enum(["error", "skip"]).optional().describe("what to do with malformed data rows"),
 };
 
+/** Keys of the stages that train a policy. */
+export const policy = {
+  adapter_path: path
+    .optional()
+    .describe("PEFT directory of an adapter of model_path to go on training, in place of a new one"),
+};
+
 /** Keys of the stages that pass over a data set. */
 export const supervised = {
   data_path: paths.describe(".json, .jsonl, .jsonl.gz or .parquet file or hub:owner/name/path, or several"),
@@ -131,6 +138,14 @@ export function exactlyOne(
 }
 
 export function adapterNeedsRank(stage: Readonly<Record<string, unknown>>, context: IssueContext): void {
+  const rival =
+    stage.adapter_path === undefined ? undefined : ["lora_r", "init"].find((key) => stage[key] !== undefined);
+  if (rival)
+    context.addIssue({
+      code: "custom",
+      path: ["adapter_path"],
+      message: `adapter_path and ${rival} exclude each other`,
+    });
   if (stage.lora_r !== undefined) return;
   const orphan = Object.keys(stage).find((key) => key.startsWith("lora_") && stage[key] !== undefined);
   if (orphan) context.addIssue({ code: "custom", path: [orphan], message: "has no effect without lora_r" });

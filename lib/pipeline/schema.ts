@@ -14,6 +14,7 @@ import {
   nonNegativeInteger,
   path,
   paths,
+  policy,
   positive,
   positiveInteger,
   seed,
@@ -63,6 +64,7 @@ const init = z
 const sft = z
   .strictObject({
     model_path: path.optional().describe("Hugging Face model directory to start from"),
+    ...policy,
     init: init.optional(),
     ...common,
     ...supervised,
@@ -178,6 +180,7 @@ const reward = z
 const ppo = z
   .strictObject({
     model_path: path.describe("policy to start from; its starting point is the reference"),
+    ...policy,
     prompts_path: paths.describe("prompts as strings or {prompt, …} rows"),
     eval_prompts_path: paths.optional().describe("prompts to measure the policy on, not to learn from"),
     shuffle_prompts: z.boolean().optional().describe("false: prompts are taken in the order of the file"),
@@ -336,6 +339,7 @@ export type Stage = {
 /** Keys whose values are paths; relative ones are meant from the directory of the file they stand in. */
 export const pathKeys: ReadonlySet<string> = new Set([
   "model_path",
+  "adapter_path",
   "data_path",
   "eval_data_path",
   "prompts_path",

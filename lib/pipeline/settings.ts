@@ -7,6 +7,7 @@ import { camelCase, type RewardStage } from "./schema.ts";
 /** Keys that the pipeline itself acts on; all others are settings of the trainer. */
 const PIPELINE_KEYS = [
   "model_path",
+  "adapter_path",
   "init",
   "data_path",
   "eval_data_path",
@@ -100,10 +101,13 @@ export function stepsOfEpochs(settings: {
 
 /** How a stage loads the model that it trains: the base gets gradients unless an adapter is trained in its place. */
 export function loadOptions(
-  settings: Pick<RewardStage, "device" | "dtype" | "lora_r" | "freeze_base">,
+  settings: Pick<RewardStage, "device" | "dtype" | "lora_r" | "freeze_base"> & {
+    readonly adapter_path?: string;
+  },
 ): LoadOptions {
-  const { device, dtype, lora_r: rank, freeze_base: freezeBase } = settings;
-  return { device, dtype, trainable: rank === undefined && !freezeBase ? "all" : "none" };
+  const { device, dtype, lora_r: rank, adapter_path: adapter, freeze_base: freezeBase } = settings;
+  const full = rank === undefined && adapter === undefined && !freezeBase;
+  return { device, dtype, trainable: full ? "all" : "none" };
 }
 
 /** What tokenising did, in one line. */

@@ -1,11 +1,12 @@
 import { rm } from "node:fs/promises";
 import { TokenDataset } from "../data/token-dataset.ts";
-import { CausalLM } from "../model/causal-lm.ts";
+import type { CausalLM } from "../model/causal-lm.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { fittingMaxLength } from "../trainers/settings.ts";
 import { type SFTConfig, SFTTrainer } from "../trainers/sft.ts";
 import { initModel } from "./init-model.ts";
 import type { StageSummary } from "./manifest.ts";
+import { openPolicy } from "./open-model.ts";
 import type { StageContext } from "./run.ts";
 import type { SftStage } from "./schema.ts";
 import { describeTokenized, loadOptions, stepsOfEpochs, trainerConfig } from "./settings.ts";
@@ -43,12 +44,11 @@ async function open(
   settings: SftStage,
   context: StageContext,
 ): Promise<{ model: CausalLM; tokenizer: Tokenizer; data: SftDatasets }> {
-  const options = loadOptions(settings);
   const rows = settings.streaming ? null : await sftData(settings, context.log);
   const { model, tokenizer } =
     settings.init && rows
-      ? await initModel(settings.init, rows.train, { ...options, seed: settings.seed ?? 0 })
-      : await load(settings.model_path as string, options);
+      ? await initModel(settings.init, rows.train, { ...loadOptions(settings), seed: settings.seed ?? 0 })
+      : await load(settings.model_path as string, settings);
   const { overlong, loss_on: lossOn } = settings;
   try {
     const maxLength = fittingMaxLength(settings.max_length, model.maxLength);
@@ -66,7 +66,7 @@ async function open(
 
 async function load(
   directory: string,
-  options: ReturnType<typeof loadOptions>,
+  settings: SftStage,
 ): Promise<{ model: CausalLM; tokenizer: Tokenizer }> {
-  return { tokenizer: await Tokenizer.load(directory), model: await CausalLM.load(directory, options) };
+  return { tokenizer: await Tokenizer.load(directory), model: await openPolicy(directory, settings) };
 }

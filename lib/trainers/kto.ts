@@ -29,6 +29,7 @@ import {
   chooseTarget,
   defaultLearningRate,
   nothingToTrain,
+  requireNoDropout,
   saveTarget,
   type TrainingTarget,
 } from "./target.ts";
@@ -113,6 +114,7 @@ export class KTOTrainer extends SupervisedTrainer<TokenizedUnpaired, KTOSettings
     checkLabels([...itemsOf(options.trainData), ...itemsOf(options.evalData)]);
     const target = chooseTarget(model, config, "default");
     if (target.kind === "frozen") throw nothingToTrain();
+    requireNoDropout(config);
     const learningRate = config.learningRate ?? defaultLearningRate(target, LEARNING_RATES);
     const maxLength = fittingMaxLength(config.maxLength, model.maxLength);
     const { overlong } = config;

@@ -27,6 +27,7 @@ import {
   chooseTarget,
   defaultLearningRate,
   nothingToTrain,
+  requireNoDropout,
   saveTarget,
   type TrainingTarget,
 } from "./target.ts";
@@ -120,6 +121,7 @@ export abstract class PairTrainer<
     kind.check?.(config);
     const target = chooseTarget(model, config, "default");
     if (target.kind === "frozen") throw nothingToTrain();
+    requireNoDropout(config);
     const learningRate = config.learningRate ?? defaultLearningRate(target, kind.learningRates);
     const maxLength = fittingMaxLength(config.maxLength, model.maxLength);
     const { overlong } = config;

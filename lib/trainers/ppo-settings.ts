@@ -19,7 +19,7 @@ import {
   type Rules,
   type TrainerConfig,
 } from "./settings.ts";
-import type { TrainingTarget } from "./target.ts";
+import { requireNoDropout, type TrainingTarget } from "./target.ts";
 
 /** Settings of PPO. Default learning rate: 1e-6 for all weights, 1e-5 for an adapter. */
 export interface PPOConfig extends TrainerConfig {
@@ -173,12 +173,7 @@ export function checkCombination(
       'config.valueModel "adapter" needs a policy trained by LoRA, whose base stays frozen; use "shared" or "separate"',
     );
   }
-  if (config.lora?.dropout) {
-    throw new RlhfError(
-      "ERR_RLHF_ARGUMENT",
-      "config.lora.dropout: PPO trains without dropout, since its ratios compare the policy with itself; leave it out",
-    );
-  }
+  requireNoDropout(config);
   if (config.minNewTokens > config.maxNewTokens) {
     throw new RlhfError(
       "ERR_RLHF_ARGUMENT",

@@ -55,6 +55,18 @@ export function chooseTarget(model: CausalLM, config: TargetConfig, newAdapter: 
   return { kind: frozenBase ? "frozen" : "full", adapter: undefined };
 }
 
+/**
+ * Throws ERR_RLHF_ARGUMENT where `lora` asks for dropout. Trainers that compare log-probs of the policy with each other or with a
+ * reference's train without it, as TRL does: its noise would be taken for a difference.
+ */
+export function requireNoDropout({ lora }: Pick<TargetConfig, "lora">): void {
+  if (!lora?.dropout) return;
+  throw new RlhfError(
+    "ERR_RLHF_ARGUMENT",
+    "config.lora.dropout: this trainer compares log-probs and trains without dropout; leave it out",
+  );
+}
+
 /** Adds the adapter that `lora` describes. Done when all else has been checked, so that a mistake leaves the model as it was. */
 export function addNewAdapter(model: CausalLM, target: TrainingTarget): void {
   if (target.kind === "lora" && target.added) model.addAdapter(target.adapter, target.added);

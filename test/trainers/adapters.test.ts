@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import {
   type CausalLM,
+  DPOTrainer,
+  KTOTrainer,
   PPOTrainer,
   packSequences,
   Random,
@@ -83,13 +85,18 @@ describe("training with dropout", () => {
     assert.ok(Math.abs(loss - sum / count) < 1e-5, `${loss} ${sum / count}`);
   });
 
-  it("is refused by PPO, and used by reward models", async () => {
+  it("is refused by trainers that compare log-probs, and used by reward models", async () => {
     using model = await tinyModel(tokenizer, "none");
     const ppo = { model, tokenizer, prompts, reward: () => 0 };
     assert.throws(() => new PPOTrainer({ ...ppo, config: { lora: LORA } }), {
       code: "ERR_RLHF_ARGUMENT",
       message: /config\.lora\.dropout/,
     });
+    const dpo = { model, tokenizer, trainData: preferenceRows, config: { lora: LORA } };
+    assert.throws(() => new DPOTrainer(dpo), { code: "ERR_RLHF_ARGUMENT", message: /config\.lora\.dropout/ });
+    const trainData = [{ prompt: "Ann wants", completion: " tea.", label: true }];
+    const kto = { model, tokenizer, trainData, config: { lora: LORA } };
+    assert.throws(() => new KTOTrainer(kto), { code: "ERR_RLHF_ARGUMENT", message: /config\.lora\.dropout/ });
     assert.equal(model.adapters.size, 0);
     const losses: number[] = [];
     for (const dropout of [0, 0.5]) {

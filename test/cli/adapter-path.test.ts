@@ -1,0 +1,100 @@
+import assert from "node:assert/strict";
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { CausalLM, packSequences, Random, readMetrics } from "../../lib/index.ts";
+import { withTemporaryDirectory } from "../support/tiny.ts";
+import { preferenceRows, tinyModel, tinyTokenizer } from "../trainers/support.ts";
+import { runCommand, runHere } from "./support.ts";
+
+const tokenizer = tinyTokenizer();
+
+/** A base model with its tokenizer, an adapter that does something, and pairs to learn from. */
+async function prepare(directory: string): Promise<{ base: string; adapter: string; data: string }> {
+  const paths = {
+    base: join(directory, "base"),
+    adapter: join(directory, "adapter"),
+    data: join(directory, "pairs.jsonl"),
+  };
+  using model = await tinyModel(tokenizer, "none");
+  await model.save(paths.base);
+  await tokenizer.save(paths.base);
+  model.addAdapter("policy", {
+    r: 2,
+    alpha: 4,
+    targetModules: "all-linear",
+    rankPattern: { q_proj: 3 },
+    dropout: 0.1,
+  });
+  for (const { name, shape } of model.parameters()) {
+    if (!name.endsWith("lora_B")) continue;
+    const random = new Random(2, name);
+    await model.writeParameter(
+      name,
+      Float32Array.from({ length: shape[0]! * shape[1]! }, () => 0.3 * random.normal()),
+    );
+  }
+  await model.saveAdapter("policy", paths.adapter);
+  await writeFile(paths.data, preferenceRows.map((row) => JSON.stringify(row)).join("\n"));
+  return paths;
+}
+
+async function logProbs(model: CausalLM, adapter?: string): Promise<Float32Array> {
+  const batch = packSequences([{ tokens: tokenizer.encode("Ann wants a red ball, please.") }]);
+  using pass = await model.forward(batch, adapter === undefined ? {} : { adapter });
+  return await pass.logProb();
+}
+
+describe("command line: adapter_path", () => {
+  it("goes on from an adapter, with its start as the reference, and saves the merged model", async () => {
+    await withTemporaryDirectory(async (directory) => {
+      const { base, adapter, data } = await prepare(directory);
+      const output = join(directory, "dpo");
+      const model = [
+        "--model-path",
+        base,
+        "--adapter-path",
+        adapter,
+        "--data-path",
+        data,
+        "--output-dir",
+        output,
+      ];
+      const run = await runCommand(
+        "dpo",
+        ...model,
+        "--max-steps",
+        "2",
+        "--batch-size",
+        "4",
+        "--learning-rate",
+        "1e-9",
+      );
+      assert.equal(run.code, 0, run.stderr);
+      // Policy and reference are the same until the first update: ln 2, whatever the adapter does.
+      const [first] = readMetrics(join(output, "metrics.jsonl"));
+      assert.ok(Math.abs((first?.metrics["loss"] as number) - Math.LN2) < 1e-6, JSON.stringify(first));
+      using before = await CausalLM.load(base, { device: "cpu" });
+      await before.loadAdapter("policy", adapter);
+      using after = await CausalLM.load(output, { device: "cpu" });
+      const [actual, expected, plain] = [
+        await logProbs(after),
+        await logProbs(before, "policy"),
+        await logProbs(before),
+      ];
+      const distance = (a: Float32Array, b: Float32Array): number =>
+        Math.max(...a.map((value, t) => Math.abs(value - b[t]!)));
+      assert.ok(distance(actual, expected) < 1e-3, `${distance(actual, expected)}`);
+      assert.ok(distance(expected, plain) > 0.1, "the adapter changes what the base computes");
+    });
+  });
+
+  it("excludes a new adapter, and is no directory to write to", async () => {
+    const stage = ["--model-path", "m", "--data-path", "d", "--adapter-path", "a"];
+    const both = await runHere("sft", ...stage, "--output-dir", "o", "--lora-r", "4");
+    assert.equal(both.code, 2);
+    assert.match(both.stderr, /adapter_path and lora_r exclude each other/);
+    const over = await runHere("sft", ...stage, "--output-dir", "a");
+    assert.equal(over.code, 2);
+    assert.match(over.stderr, /output_dir is adapter_path too/);
+  });
+});
