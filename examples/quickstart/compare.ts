@@ -1,5 +1,5 @@
 /** Compares two policies on prompts that neither was trained on. */
-import { encodePrompt } from "../../lib/data/tokenize.ts";
+import { encodePrompt } from "../../lib/data/encode.ts";
 import { CausalLM, packSequences, RewardModel, Tokenizer } from "../../lib/index.ts";
 import { isRight, manners } from "./world.ts";
 

@@ -1,6 +1,6 @@
 import { planMicroBatches } from "../data/batching.ts";
+import { encodeSequence } from "../data/encode.ts";
 import { loadSequences, type SequenceRow } from "../data/sequences.ts";
-import { encodeSequence } from "../data/tokenize.ts";
 import { RlhfError, throwIfAborted } from "../errors.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { MeasureOptions } from "./options.ts";

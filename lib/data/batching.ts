@@ -1,26 +1,84 @@
 import { RlhfError } from "../errors.ts";
 import { Random } from "./random.ts";
 
+/** Bins of one capacity that are filled first fit, each search in the logarithm of their number: a tree of the room left. */
+class FirstFit {
+  readonly bins: number[][] = [];
+  readonly #capacity: number;
+  readonly #leaves: number;
+  /** A binary tree, root at 1: of each node the most room of a bin below it. Bins that are not open yet have all their room. */
+  readonly #room: Float64Array;
+
+  constructor(most: number, capacity: number) {
+    this.#capacity = capacity;
+    this.#leaves = 2 ** Math.ceil(Math.log2(Math.max(1, most)));
+    this.#room = new Float64Array(2 * this.#leaves).fill(capacity);
+  }
+
+  /** Puts an item into the first bin that has room for it; one over the capacity gets a bin of its own. */
+  add(index: number, length: number): void {
+    const size = Math.min(length, this.#capacity);
+    let node = 1;
+    while (node < this.#leaves) node = (this.#room[2 * node] as number) >= size ? 2 * node : 2 * node + 1;
+    const bin = node - this.#leaves;
+    if (bin === this.bins.length) this.bins.push([]);
+    (this.bins[bin] as number[]).push(index);
+    this.#room[node] = (this.#room[node] as number) - size;
+    for (node >>= 1; node >= 1; node >>= 1)
+      this.#room[node] = Math.max(this.#room[2 * node] as number, this.#room[2 * node + 1] as number);
+  }
+}
+
 /** First-fit decreasing: the number of bins it needs bounds the number of micro-batches. */
 function firstFitDecreasing(
   lengths: readonly number[],
   order: readonly number[],
   budget: number,
 ): number[][] {
-  const bins: number[][] = [];
-  const loads: number[] = [];
-  for (const index of order) {
-    const length = lengths[index] as number;
-    let bin = loads.findIndex((load) => load + length <= budget);
-    if (bin < 0) {
-      bin = bins.length;
-      bins.push([]);
-      loads.push(0);
-    }
-    (bins[bin] as number[]).push(index);
-    loads[bin] = (loads[bin] as number) + length;
+  const packing = new FirstFit(order.length, budget);
+  for (const index of order) packing.add(index, lengths[index] as number);
+  return packing.bins;
+}
+
+/** Bins in a heap by load, then by number. */
+class EmptiestFirst {
+  readonly loads: Float64Array;
+  readonly #heap: Int32Array;
+
+  constructor(count: number) {
+    this.loads = new Float64Array(count);
+    this.#heap = Int32Array.from({ length: count }, (_, bin) => bin);
   }
-  return bins;
+
+  /** The emptiest bin, of several the first. */
+  get first(): number {
+    return this.#heap[0] as number;
+  }
+
+  #before(a: number, b: number): boolean {
+    const [loadA, loadB] = [this.loads[a] as number, this.loads[b] as number];
+    return loadA < loadB || (loadA === loadB && a < b);
+  }
+
+  /** Adds to the emptiest bin, which then takes its new place. */
+  fill(length: number): void {
+    const bin = this.first;
+    this.loads[bin] = (this.loads[bin] as number) + length;
+    let at = 0;
+    for (;;) {
+      let child = 2 * at + 1;
+      if (child >= this.#heap.length) break;
+      if (
+        child + 1 < this.#heap.length &&
+        this.#before(this.#heap[child + 1] as number, this.#heap[child] as number)
+      )
+        child++;
+      if (this.#before(bin, this.#heap[child] as number)) break;
+      this.#heap[at] = this.#heap[child] as number;
+      at = child;
+    }
+    this.#heap[at] = bin;
+  }
 }
 
 /** Longest first into the emptiest of `count` bins; null when that goes over the budget. */
@@ -31,14 +89,13 @@ function spreadEvenly(
   budget: number,
 ): number[][] | null {
   const bins = Array.from({ length: count }, (): number[] => []);
-  const loads = new Array<number>(count).fill(0);
+  const emptiest = new EmptiestFirst(count);
   for (const index of order) {
     const length = lengths[index] as number;
-    const bin = loads.indexOf(Math.min(...loads));
-    const load = (loads[bin] as number) + length;
-    if (load > budget && (bins[bin] as number[]).length > 0) return null;
-    (bins[bin] as number[]).push(index);
-    loads[bin] = load;
+    const bin = bins[emptiest.first] as number[];
+    if ((emptiest.loads[emptiest.first] as number) + length > budget && bin.length > 0) return null;
+    bin.push(index);
+    emptiest.fill(length);
   }
   return bins;
 }

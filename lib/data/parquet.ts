@@ -13,15 +13,13 @@ function unreadable(file: string, error: unknown): RlhfError {
   );
 }
 
-/** Values as JSON would hold them: 64-bit integers as numbers, where they are exact. */
+/** Values as JSON would hold them: 64-bit integers as numbers where they are exact, else as text. */
 function plain(value: unknown): unknown {
   if (typeof value === "bigint") {
     const number = Number(value);
-    return Number.isSafeInteger(number) ? number : value;
+    return Number.isSafeInteger(number) ? number : String(value);
   }
   if (Array.isArray(value)) return value.map(plain);
-  if (ArrayBuffer.isView(value) && !(value instanceof DataView))
-    return Array.from(value as Uint8Array, plain);
   if (typeof value !== "object" || value === null || Object.getPrototypeOf(value) !== Object.prototype)
     return value;
   return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, plain(inner)]));

@@ -1,5 +1,6 @@
 import { RlhfError } from "../errors.ts";
-import { type PromptEncoder, type Tokenized, type TokenizeOptions, tokenizePreferences } from "./tokenize.ts";
+import type { PromptEncoder } from "./encode.ts";
+import { type Tokenized, type TokenizeOptions, tokenizePreferences } from "./tokenize.ts";
 import type { PreferenceRow, TokenizedExample, TokenizedPreference } from "./types.ts";
 
 /** Sequences of a batch as a rectangle, row after row. */

@@ -25,8 +25,6 @@ import type {
   UnpairedRow,
 } from "./types.ts";
 
-export { encodePrompt, encodeSequence, type PromptEncoder } from "./encode.ts";
-
 export interface TokenizeOptions {
   /** Longest sequence in tokens, the end-of-sequence token included. Left out: no limit. */
   readonly maxLength?: number;

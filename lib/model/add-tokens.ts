@@ -19,8 +19,9 @@ export interface AddedTokens {
   readonly vocabSize: number;
 }
 
-/** Files that are written anew, and weights. */
-const WRITTEN = /^(config|generation_config)\.json$|\.safetensors(\.index\.json)?$|\.tmp$/;
+/** Files that are written anew, those that a training stage writes about itself, and weights in other forms. */
+const LEFT_OUT =
+  /^(?:config|generation_config|stage)\.json$|^metrics\.jsonl$|^(?:tokenizer|special_tokens_map|added_tokens|chat_template)|\.(?:safetensors(?:\.index\.json)?|bin|pt|pth|gguf|onnx|msgpack|h5|tmp)$/;
 
 /**
  * Adds tokens to the tokenizer and the embeddings of a model directory and writes the result as another directory, which this package
@@ -80,15 +81,9 @@ function endIds(tokenizer: Tokenizer, options: AddTokensOptions): Record<string,
   };
 }
 
-/** Copies what is neither weights nor changed: heads, licences. The tokenizer writes its own files over the copies. */
+/** Copies what neither holds the vocabulary nor is written anew: heads, licences. */
 async function copyOtherFiles(from: string, to: string): Promise<void> {
-  for (const entry of await readdir(from, { withFileTypes: true })) {
-    const isWeights = WRITTEN.test(entry.name) && entry.name !== "heads.safetensors";
-    if (
-      entry.isFile() &&
-      !isWeights &&
-      !/^(tokenizer|special_tokens_map|added_tokens|chat_template)/.test(entry.name)
-    )
+  for (const entry of await readdir(from, { withFileTypes: true }))
+    if (entry.isFile() && (!LEFT_OUT.test(entry.name) || entry.name === "heads.safetensors"))
       await copyFile(join(from, entry.name), join(to, entry.name));
-  }
 }

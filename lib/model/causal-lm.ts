@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { encodePrompt } from "../data/tokenize.ts";
+import { encodePrompt } from "../data/encode.ts";
 import { Engine, type EngineOptions } from "../engine/engine.ts";
 import {
   call,

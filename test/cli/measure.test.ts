@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Finding } from "../../lib/cli/doctor.ts";
 import { measureSequences } from "../../lib/cli/measure.ts";
-import { encodePrompt, encodeSequence } from "../../lib/data/tokenize.ts";
+import { encodePrompt, encodeSequence } from "../../lib/data/encode.ts";
 import { CausalLM, RewardEnsemble, RewardModel } from "../../lib/index.ts";
 import { initModel } from "../../lib/pipeline/init-model.ts";
 import type { Tokenizer } from "../../lib/tokenizer/tokenizer.ts";

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { epochBatches, longestFirst, planMicroBatches } from "../../lib/data/batching.ts";
+import { Random } from "../../lib/data/random.ts";
 import { isHeldOut, splitDataset } from "../../lib/data/split.ts";
 
 const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
@@ -34,6 +35,35 @@ describe("planMicroBatches", () => {
         assert.ok(planMicroBatches(fitting, budget).length <= Math.floor((2 * sum(fitting)) / budget) + 1);
       }),
     );
+  });
+
+  it("is first fit of the longest first, spread over as many bins where that fits, as done by hand", () => {
+    fc.assert(
+      fc.property(plans, ([lengths, budget]) => {
+        const order = lengths.map((_, i) => i).sort((a, b) => lengths[b]! - lengths[a]! || a - b);
+        const load = (bin: readonly number[]): number => sum(bin.map((index) => lengths[index]!));
+        const packed: number[][] = [];
+        for (const index of order) {
+          const bin = packed.find((some) => load(some) + lengths[index]! <= budget);
+          if (bin) bin.push(index);
+          else packed.push([index]);
+        }
+        const even: number[][] = packed.map(() => []);
+        for (const index of order) even.reduce((a, b) => (load(b) < load(a) ? b : a)).push(index);
+        const fits = even.every((bin) => bin.length === 1 || load(bin) <= budget);
+        const expected = (fits ? even : packed).map((bin) => bin.sort((a, b) => a - b));
+        expected.sort((a, b) => a[0]! - b[0]!);
+        assert.deepEqual(planMicroBatches(lengths, budget), expected);
+      }),
+    );
+  });
+
+  it("plans a whole data set", () => {
+    const random = new Random(1, "lengths");
+    const lengths = Array.from({ length: 200_000 }, () => 1 + random.integer(900));
+    const plan = planMicroBatches(lengths, 4096);
+    assert.ok(plan.every((batch) => sum(batch.map((index) => lengths[index]!)) <= 4096));
+    assert.ok(sum(lengths) / plan.length > 0.95 * 4096, "passes are full");
   });
 
   it("makes micro-batches of about equal size", () => {

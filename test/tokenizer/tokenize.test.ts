@@ -1,11 +1,6 @@
 import assert from "node:assert/strict";
-import {
-  encodePrompt,
-  type PromptEncoder,
-  tokenizePreferences,
-  tokenizePrompts,
-  tokenizeSft,
-} from "../../lib/data/tokenize.ts";
+import { encodePrompt, type PromptEncoder } from "../../lib/data/encode.ts";
+import { tokenizePreferences, tokenizePrompts, tokenizeSft } from "../../lib/data/tokenize.ts";
 import { Tokenizer } from "../../lib/tokenizer/tokenizer.ts";
 import { trainTokenizer } from "../../lib/tokenizer/train.ts";
 import { needsShared } from "../data/support.ts";
