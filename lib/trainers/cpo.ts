@@ -1,5 +1,6 @@
 import { CPO_LOSSES, type CpoLoss } from "./dpo-losses.ts";
-import { type PairObjective, PairTrainer, type PairTrainerOptions } from "./pairs.ts";
+import type { PairObjective } from "./pair-losses.ts";
+import { PairTrainer, type PairTrainerOptions } from "./pairs.ts";
 import { PAIR_DEFAULTS, PAIR_RULES, type PairConfig, type PairSettings } from "./preference-settings.ts";
 import { PreferenceWatch } from "./preference-watch.ts";
 import { labelNoise, nonNegative, oneOf, type Rules } from "./settings.ts";

@@ -9,7 +9,8 @@ import {
   F_DIVERGENCES,
   type FDivergence,
 } from "./dpo-losses.ts";
-import { type PairObjective, PairTrainer, type PairTrainerOptions } from "./pairs.ts";
+import type { PairObjective } from "./pair-losses.ts";
+import { PairTrainer, type PairTrainerOptions } from "./pairs.ts";
 import {
   PAIR_DEFAULTS,
   PAIR_RULES,

@@ -1,7 +1,10 @@
-import { type PairObjective, PairTrainer, type PairTrainerOptions } from "./pairs.ts";
+import type { Metrics } from "../monitor/metrics.ts";
+import type { PairObjective } from "./pair-losses.ts";
+import { PairTrainer, type PairTrainerOptions } from "./pairs.ts";
 import { PAIR_DEFAULTS, PAIR_RULES, type PairConfig, type PairSettings } from "./preference-settings.ts";
 import { PreferenceWatch } from "./preference-watch.ts";
 import { oneOf, type Rules } from "./settings.ts";
+import type { Sums } from "./supervised.ts";
 
 /**
  * Settings of odds-ratio preference optimisation. Default learning rate: 1e-6 for all weights, 1e-5 for an adapter; `beta` (default
@@ -39,5 +42,10 @@ export class ORPOTrainer extends PairTrainer<ORPOConfig, ORPOSettings> {
       nll: { tokens: nllOn, weight: 1 },
     };
     this.watch = new PreferenceWatch({ startsAtLog2: false, warmupSteps });
+  }
+
+  protected override toMetrics(sums: Sums): Metrics {
+    const ratio = -(sums["loss/odds_ratio"] ?? Number.NaN) / (sums.pairs ?? 0);
+    return { ...super.toMetrics(sums), log_odds_ratio: ratio };
   }
 }

@@ -1,22 +1,23 @@
 import { type Tokenized, tokenizePreferences } from "../data/tokenize.ts";
 import type { PreferenceRow, TokenizedPreference } from "../data/types.ts";
 import { tokenNllLoss } from "../engine/losses.ts";
-import {
-  couplesPairs,
-  type PreferenceLossArgs,
-  preferenceLoss,
-  sequenceSum,
-  sequenceSumBackward,
-  wpoWeight,
-} from "../engine/preference-losses.ts";
-import { throwIfAborted } from "../errors.ts";
+import { couplesPairs, sequenceSum, sequenceSumBackward, wpoWeight } from "../engine/preference-losses.ts";
+import { RlhfError, throwIfAborted } from "../errors.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
 import type { Pass } from "../model/pass.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { hashSequences, type TrainedPart } from "./checkpoint.ts";
 import { itemsOf, type RowsOrTokenized, tokenizedData } from "./given-data.ts";
-import { countNllTokens, type NllTokens, PairBatch, sharedTokens } from "./pair-batch.ts";
+import { countNllTokens, PairBatch, sharedTokens } from "./pair-batch.ts";
+import {
+  type Judgement,
+  joinTerms,
+  judgePairs,
+  type PairObjective,
+  type PairTerms,
+  splitTerms,
+} from "./pair-losses.ts";
 import { type PairConfig, type PairSettings, refuseDropout } from "./preference-settings.ts";
 import type { PreferenceWatch } from "./preference-watch.ts";
 import { type Network, policyOf } from "./reference.ts";
@@ -51,38 +52,6 @@ export interface PairTrainerKind<Config, Settings> {
   readonly learningRates: { readonly full: number; readonly lora: number };
   /** Throws ERR_RLHF_ARGUMENT for settings that do not go together. */
   readonly check?: (settings: Settings) => void;
-}
-
-/** What a pair trainer minimises: losses of pairs, and the negative log-likelihood of chosen answers. */
-export interface PairObjective {
-  readonly losses: PreferenceLossArgs["losses"];
-  readonly settings: Pick<
-    PreferenceLossArgs,
-    "beta" | "labelSmoothing" | "margin" | "fDivergence" | "fAlpha" | "discopopTau" | "statsPerToken"
-  >;
-  /** The likelihood is a mean over its tokens in the window. */
-  readonly nll: { readonly tokens: NllTokens; readonly weight: number };
-  /** Weight of the tokens that the longer answer of a pair has more. */
-  readonly ldAlpha?: number | undefined;
-  /** Whether pairs are weighted by their likelihood (Zhou et al. 2024, WPO). */
-  readonly weighted?: boolean | undefined;
-}
-
-/** What is known of P pairs when their losses are computed; arrays of answers hold chosen and rejected in turn. */
-interface PairTerms {
-  /** [2·P]. */
-  readonly logProb: Float32Array;
-  readonly refLogProb: Float32Array | undefined;
-  /** [P]. */
-  readonly pairWeight: Float32Array | undefined;
-  /** [2·P]: tokens of each answer. */
-  readonly tokens: Int32Array;
-}
-
-/** What losses say of P pairs: the gradient of each answer's log-prob, [2·P], and sums. */
-interface Judgement {
-  readonly dLogProb: Float32Array;
-  readonly stats: Sums;
 }
 
 /** What of a window has to be known before its micro-batches are run. */
@@ -137,6 +106,7 @@ export abstract class PairTrainer<
     const train = tokenize(options.trainData);
     const { evalData } = options;
     const evaluation = evalData && itemsOf(evalData).length > 0 ? tokenize(evalData).examples : [];
+    refuseTies([...train.examples, ...evaluation]);
     super({ ...config, learningRate, maxLength }, options.outputDir, train.examples, evaluation);
     this.model = model;
     this.tokenizer = tokenizer;
@@ -214,21 +184,6 @@ export abstract class PairTrainer<
     };
   }
 
-  async #judge(terms: PairTerms, scale: number): Promise<Judgement> {
-    const { losses, settings } = this.objective;
-    const pairs = terms.tokens.length / 2;
-    const { dLogProb, stats } = await preferenceLoss(this.model.engine, {
-      losses,
-      ...settings,
-      ...terms,
-      chosen: Int32Array.from({ length: pairs }, (_, i) => 2 * i),
-      rejected: Int32Array.from({ length: pairs }, (_, i) => 2 * i + 1),
-      scale,
-    });
-    using gradient = dLogProb;
-    return { dLogProb: await gradient.read(), stats };
-  }
-
   protected override async windowOf(
     pairs: readonly TokenizedPreference[],
     signal?: AbortSignal,
@@ -245,37 +200,17 @@ export abstract class PairTrainer<
     pairs: readonly TokenizedPreference[],
     signal: AbortSignal | undefined,
   ): Promise<PairWindow["judged"]> {
-    const place = new Map(pairs.map((pair, i) => [pair, i]));
-    const parts: { readonly pairs: readonly TokenizedPreference[]; readonly terms: PairTerms }[] = [];
+    const termsOf = new Map<TokenizedPreference, PairTerms>();
     for (const microBatch of this.microBatches(pairs)) {
       throwIfAborted(signal, "evaluation");
       const packed = this.#pack(microBatch);
       using pass = await this.#forward(packed, policyOf(this.model, this.target));
-      parts.push({ pairs: microBatch, terms: await this.#terms(microBatch, packed, pass) });
+      const terms = splitTerms(await this.#terms(microBatch, packed, pass));
+      for (const [i, pair] of microBatch.entries()) termsOf.set(pair, terms[i] as PairTerms);
     }
-    const gather = <Values extends Float32Array | Int32Array>(
-      values: Values,
-      read: (terms: PairTerms) => Float32Array | Int32Array | undefined,
-    ): Values => {
-      for (const part of parts) {
-        part.pairs.forEach((pair, i) => {
-          const own = read(part.terms)?.subarray(2 * i, 2 * i + 2);
-          if (own) values.set(own, 2 * (place.get(pair) as number));
-        });
-      }
-      return values;
-    };
-    const count = pairs.length;
-    const hasReference = parts.some(({ terms }) => terms.refLogProb !== undefined);
-    const terms: PairTerms = {
-      logProb: gather(new Float32Array(2 * count), ({ logProb }) => logProb),
-      refLogProb: hasReference
-        ? gather(new Float32Array(2 * count), ({ refLogProb }) => refLogProb)
-        : undefined,
-      pairWeight: undefined,
-      tokens: gather(new Int32Array(2 * count), ({ tokens }) => tokens),
-    };
-    return { ...(await this.#judge(terms, 1 / this.lossCount(pairs))), place };
+    const terms = joinTerms(pairs.map((pair) => termsOf.get(pair) as PairTerms));
+    const judgement = await judgePairs(this.model.engine, this.objective, terms, 1 / this.lossCount(pairs));
+    return { ...judgement, place: new Map(pairs.map((pair, i) => [pair, i])) };
   }
 
   protected async runMicroBatch(
@@ -283,14 +218,15 @@ export abstract class PairTrainer<
     scale: number | null,
     window: PairWindow,
   ): Promise<Sums> {
+    const { engine } = this.model;
+    const { nll } = this.objective;
     const packed = this.#pack(pairs);
     using pass = await this.#forward(packed, policyOf(this.model, this.target), scale !== null);
     const { dLogProb, stats } = window.judged
       ? partOf(window.judged, pairs)
-      : await this.#judge(await this.#terms(pairs, packed, pass), scale ?? 0);
+      : await judgePairs(engine, this.objective, await this.#terms(pairs, packed, pass), scale ?? 0);
     const entropy = await this.#entropy(packed, pass);
-    const { nll } = this.objective;
-    const likelihood = await tokenNllLoss(this.model.engine, {
+    const likelihood = await tokenNllLoss(engine, {
       logProb: pass.device.logProb,
       weight: packed.nll,
       scale: nll.tokens === "none" ? 0 : nll.weight / window.nllTokens,
@@ -299,7 +235,7 @@ export abstract class PairTrainer<
     if (scale !== null) {
       const dSum = packed.ofSequences(dLogProb);
       const spread = { dSum, weight: packed.weight, offsets: packed.batch.offsets, base };
-      const { dx } = await sequenceSumBackward(this.model.engine, spread);
+      const { dx } = await sequenceSumBackward(engine, spread);
       using gradient = dx;
       await pass.backward({ dLogProb: gradient });
     }
@@ -358,6 +294,17 @@ export abstract class PairTrainer<
   dispose(): void {
     this.part.optimizer.dispose();
   }
+}
+
+/** Throws ERR_RLHF_DATA where two answers were judged alike: of such a pair neither is to be preferred. */
+function refuseTies(pairs: readonly TokenizedPreference[]): void {
+  const ties = pairs.filter(({ tie }) => tie).length;
+  if (ties > 0)
+    throw new RlhfError(
+      "ERR_RLHF_DATA",
+      `${ties} of ${pairs.length} pairs are ties, of which nothing can be preferred; leave them out (loadPreferences does, with ties: "drop")`,
+      { ties },
+    );
 }
 
 /** What was said of some pairs of a window; its sums are told with the first pair. */

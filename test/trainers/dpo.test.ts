@@ -241,6 +241,11 @@ describe("DPOTrainer", () => {
       code: "ERR_RLHF_DATA",
       message: /the chosen answer is the rejected one too/,
     });
+    const ties = TRAIN.map((row, i) => ({ ...row, tie: i % 4 === 0 }));
+    assert.throws(() => make(model, LORA, { trainData: ties }), {
+      code: "ERR_RLHF_DATA",
+      message: /4 of 20 .*ties/,
+    });
     assert.equal(model.adapters.size, 0);
   });
 });
