@@ -6,7 +6,7 @@ import { RlhfError } from "../errors.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { withInterrupt } from "./interrupt.ts";
 import { writeJsonLines } from "./json-lines.ts";
-import { integer, type ModelOptions, modelOptions, number } from "./options.ts";
+import { adapterOption, integer, type ModelOptions, modelOptions, number, openModel } from "./options.ts";
 
 interface GenerateOptions extends ModelOptions {
   readonly prompt?: readonly string[];
@@ -21,6 +21,7 @@ interface GenerateOptions extends ModelOptions {
   readonly minP: number;
   readonly repetitionPenalty: number;
   readonly seed: number;
+  readonly adapter?: string;
 }
 
 /** One answer, as `generate` writes it. */
@@ -39,7 +40,7 @@ export function addGenerateCommand(program: Command): void {
     .option("--prompt <texts...>", "prompts")
     .option("--prompts-path <file>", "prompts as strings or {prompt, …} rows: .json, .jsonl or .jsonl.gz")
     .option("--output <file>", "JSON lines {prompt, response, tokens, finishReason}");
-  for (const option of [...modelOptions(), ...samplingOptions()]) command.addOption(option);
+  for (const option of [...modelOptions(), adapterOption(), ...samplingOptions()]) command.addOption(option);
   command.action((options: GenerateOptions) => withInterrupt((signal) => generate(options, signal)));
 }
 
@@ -72,13 +73,9 @@ async function generate(options: GenerateOptions, signal: AbortSignal): Promise<
   const prompts = (await readPrompts(options)).flatMap((prompt) =>
     new Array<PromptRow>(options.numSamples).fill(prompt),
   );
-  const { CausalLM } = await import("../model/causal-lm.ts");
   const tokenizer = await Tokenizer.load(options.model);
-  using model = await CausalLM.load(options.model, {
-    device: options.device,
-    threads: options.threads,
-    trainable: "none",
-  });
+  const { model, adapter } = await openModel(options);
+  using _model = model;
   const encoded = prompts.map(({ prompt, messages }) =>
     messages ? encodeChatPrompt(tokenizer, messages) : encodePrompt(tokenizer, prompt),
   );
@@ -92,6 +89,7 @@ async function generate(options: GenerateOptions, signal: AbortSignal): Promise<
     minP,
     repetitionPenalty,
     seed,
+    adapter,
     stop: [...tokenizer.endTokenIds],
     signal,
   });

@@ -1,5 +1,6 @@
 import { InvalidArgumentError, Option } from "commander";
 import type { DeviceName } from "../engine/engine.ts";
+import type { CausalLM } from "../model/causal-lm.ts";
 
 /** Parses a whole number of at least `least`. */
 export function integer(least: number): (text: string) => number {
@@ -40,6 +41,28 @@ export function modelOptions(): Option[] {
     new Option("--device <name>", "where to compute").choices(["auto", "cpu", "cuda"]).default("auto"),
     new Option("--threads <n>", "CPU threads; default: all").argParser(integer(1)),
   ];
+}
+
+/** --adapter, of the commands that run a language model. */
+export function adapterOption(): Option {
+  return new Option("--adapter <directory>", "PEFT directory of an adapter to run the model with");
+}
+
+/** The language model that the options name, and the name of its adapter where there is one. */
+export async function openModel(
+  options: ModelOptions & { readonly adapter?: string },
+): Promise<{ model: CausalLM; adapter?: string }> {
+  const { CausalLM } = await import("../model/causal-lm.ts");
+  const { device, threads } = options;
+  const model = await CausalLM.load(options.model, { device, threads, trainable: "none" });
+  if (options.adapter === undefined) return { model };
+  try {
+    await model.loadAdapter("adapter", options.adapter, { trainable: false });
+    return { model, adapter: "adapter" };
+  } catch (error) {
+    model.dispose();
+    throw error;
+  }
 }
 
 /** Options of the commands that measure sequences. */

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { writeFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CausalLM, packSequences, Random, readMetrics } from "../../lib/index.ts";
 import { withTemporaryDirectory } from "../support/tiny.ts";
@@ -85,6 +85,32 @@ describe("command line: adapter_path", () => {
         Math.max(...a.map((value, t) => Math.abs(value - b[t]!)));
       assert.ok(distance(actual, expected) < 1e-3, `${distance(actual, expected)}`);
       assert.ok(distance(expected, plain) > 0.1, "the adapter changes what the base computes");
+    });
+  });
+
+  it("has its flag in the commands that run a model", async () => {
+    await withTemporaryDirectory(async (directory) => {
+      const { base, adapter } = await prepare(directory);
+      const [input, output] = [join(directory, "in.jsonl"), join(directory, "out.jsonl")];
+      const tokens = tokenizer.encode("Ann wants a red ball, please.");
+      await writeFile(input, JSON.stringify({ tokens: [...tokens] }));
+      const words = ["--model", base, "--adapter", adapter, "--output", output];
+      assert.deepEqual(await runHere("logprobs", ...words, "--data-path", input), { code: 0, stderr: "" });
+      using model = await CausalLM.load(base, { device: "cpu" });
+      await model.loadAdapter("policy", adapter);
+      const row = JSON.parse(await readFile(output, "utf8")) as { logProbs: number[] };
+      assert.deepEqual(row.logProbs, [...(await logProbs(model, "policy"))]);
+      const greedy = ["--temperature", "0", "--max-new-tokens", "6"];
+      assert.deepEqual(await runHere("generate", ...words, ...greedy, "--prompt", "Ann"), {
+        code: 0,
+        stderr: "",
+      });
+      const answer = JSON.parse(await readFile(output, "utf8")) as { tokens: number[] };
+      const settings = { tokenizer, maxNewTokens: 6, temperature: 0, stop: tokenizer.endTokenIds };
+      const [expected] = await model.generate(["Ann"], { ...settings, adapter: "policy" });
+      const [plain] = await model.generate(["Ann"], settings);
+      assert.deepEqual(answer.tokens, [...expected!.tokens]);
+      assert.notDeepEqual(answer.tokens, [...plain!.tokens]);
     });
   });
 

@@ -302,6 +302,24 @@ describe("an adapter's dropout", () => {
     }
   });
 
+  it("is the same for answers that share a prompt as for whole sequences", () => {
+    const shared = randomBatch([6, 4, 3], config.vocab, () => false, [-1, 0, 0]);
+    const [prompt, ...answers] = [...shared.offsets.subarray(1)].map((end, i) =>
+      shared.tokens.slice(shared.offsets[i], end),
+    );
+    const together = build(0.3).forward(shared, withSeed(5)).logProb!;
+    for (const [i, answer] of answers.entries()) {
+      const tokens = Int32Array.of(...prompt!, ...answer);
+      const predictions = Int32Array.from({ length: tokens.length - 1 }, (_, t) => t + 1);
+      const whole = { tokens, offsets: Int32Array.of(0, tokens.length), predictions };
+      const alone = build(0.3).forward(whole, withSeed(5)).logProb!;
+      assert.deepEqual(
+        together.slice(shared.offsets[i + 1], shared.offsets[i + 2]),
+        alone.slice(prompt!.length),
+      );
+    }
+  });
+
   it("drops as often as it should and keeps the mean: averaged over seeds it is the pass without", () => {
     // With a small scale the log-probs are nearly linear in what is dropped.
     const model = build(0.2, "ref", 1, 0.01);
