@@ -9,7 +9,7 @@ import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { PPOTrainer } from "../trainers/ppo.ts";
 import type { PPOConfig } from "../trainers/ppo-settings.ts";
 import type { StageSummary } from "./manifest.ts";
-import { openPolicy } from "./open-model.ts";
+import { openPolicy, savePolicy } from "./policy-model.ts";
 import { loadRewardModule } from "./reward-module.ts";
 import type { StageContext } from "./run.ts";
 import type { PpoStage } from "./schema.ts";
@@ -49,7 +49,7 @@ export async function runPpoStage(settings: PpoStage, context: StageContext): Pr
     if (dropped > 0)
       context.log(`  ${dropped} prompts left out as longer than ${trainer.config.maxLength} tokens`);
     const comparison = await trainAndCompare(trainer, context);
-    await trainer.save(settings.output_dir);
+    await savePolicy(trainer, settings);
     return {
       ...summarize(settings.output_dir),
       ...beforeAndAfter(comparison, "eval/objective/scores"),

@@ -17,7 +17,7 @@ import { PREFERENCE_DEFAULTS } from "../trainers/preference-settings.ts";
 import { type CommonSettings, fittingMaxLength } from "../trainers/settings.ts";
 import type { Trainer } from "../trainers/trainer.ts";
 import type { StageSummary } from "./manifest.ts";
-import { openPolicy } from "./open-model.ts";
+import { openPolicy, savePolicy } from "./policy-model.ts";
 import type { StageContext } from "./run.ts";
 import type { CpoStage, DpoStage, KtoStage, OrpoStage, SimpoStage } from "./schema.ts";
 import { describeTokenized, stepsOfEpochs, trainerConfig } from "./settings.ts";
@@ -58,7 +58,7 @@ async function trainAndSave<Row, Example>(
   using trainer = makeTrainer({ model, tokenizer, ...tokenized, outputDir });
   context.log(`  ${describeTokenized(trainer.tokenized)}`);
   const comparison = await trainAndCompare(trainer, context);
-  await trainer.save(outputDir);
+  await savePolicy(trainer, settings);
   const accuracy = comparison.after["eval/rewards/accuracies"];
   return {
     ...beforeAndAfter(comparison, "eval/loss"),

@@ -98,6 +98,10 @@ export const policy = {
   adapter_path: path
     .optional()
     .describe("PEFT directory of an adapter of model_path to go on training, in place of a new one"),
+  save_merged: z
+    .boolean()
+    .optional()
+    .describe("false: the result is the adapter alone, in PEFT's form; default: merged into the weights"),
 };
 
 /** Keys of the stages that pass over a data set. */
@@ -147,6 +151,12 @@ export function adapterNeedsRank(stage: Readonly<Record<string, unknown>>, conte
       message: `adapter_path and ${rival} exclude each other`,
     });
   if (stage.lora_r !== undefined) return;
+  if (stage.save_merged !== undefined && stage.adapter_path === undefined)
+    context.addIssue({
+      code: "custom",
+      path: ["save_merged"],
+      message: "has no effect without lora_r or adapter_path",
+    });
   const orphan = Object.keys(stage).find((key) => key.startsWith("lora_") && stage[key] !== undefined);
   if (orphan) context.addIssue({ code: "custom", path: [orphan], message: "has no effect without lora_r" });
 }

@@ -6,7 +6,7 @@ import { fittingMaxLength } from "../trainers/settings.ts";
 import { type SFTConfig, SFTTrainer } from "../trainers/sft.ts";
 import { initModel } from "./init-model.ts";
 import type { StageSummary } from "./manifest.ts";
-import { openPolicy } from "./open-model.ts";
+import { openPolicy, savePolicy } from "./policy-model.ts";
 import type { StageContext } from "./run.ts";
 import type { SftStage } from "./schema.ts";
 import { describeTokenized, loadOptions, stepsOfEpochs, trainerConfig } from "./settings.ts";
@@ -30,7 +30,7 @@ export async function runSftStage(settings: SftStage, context: StageContext): Pr
     });
     context.log(`  ${describeTokenized(trainer.tokenized)}`);
     const comparison = await trainAndCompare(trainer, context);
-    await trainer.save(settings.output_dir);
+    await savePolicy(trainer, settings);
     await rm(tokensDirectory(settings), { recursive: true, force: true });
     return beforeAndAfter(comparison, "eval/loss");
   } finally {

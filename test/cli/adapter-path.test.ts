@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { readFile, writeFile } from "node:fs/promises";
+import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CausalLM, packSequences, Random, readMetrics } from "../../lib/index.ts";
 import { withTemporaryDirectory } from "../support/tiny.ts";
@@ -88,6 +88,35 @@ describe("command line: adapter_path", () => {
     });
   });
 
+  it("goes from stage to stage with save_merged, and each result holds one form", async () => {
+    await withTemporaryDirectory(async (directory) => {
+      const { base, data } = await prepare(directory);
+      const [first, second] = [join(directory, "sft"), join(directory, "dpo")];
+      const pipeline = join(directory, "pipeline.yaml");
+      const run = async (merged: boolean): Promise<void> => {
+        const shared = `model_path: ${base}, data_path: ${data}, max_steps: 1, batch_size: 4, learning_rate: 1e-3`;
+        const stages = [
+          `{sft: {${shared}, output_dir: ${first}, lora_r: 2, lora_use_rslora: true, lora_dropout: 0.1, save_merged: false}}`,
+          `{dpo: {${shared}, output_dir: ${second}, adapter_path: ${first}, save_merged: ${merged}}}`,
+        ];
+        await writeFile(pipeline, `stages: [${stages.join(", ")}]`);
+        const { code, stderr } = await runCommand("run", pipeline);
+        assert.equal(code, 0, stderr);
+      };
+      const forms = async (path: string): Promise<string[]> =>
+        (await readdir(path)).filter((name) => /^(adapter_)?config\.json$|safetensors$/.test(name)).sort();
+      await run(true);
+      assert.deepEqual(await forms(first), ["adapter_config.json", "adapter_model.safetensors"]);
+      assert.deepEqual(await forms(second), ["config.json", "model.safetensors"]);
+      await run(false);
+      assert.deepEqual(await forms(second), ["adapter_config.json", "adapter_model.safetensors"]);
+      using model = await CausalLM.load(base, { device: "cpu" });
+      await model.loadAdapter("policy", second);
+      assert.equal(model.adapters.get("policy")?.useRslora, true);
+      assert.equal(model.adapters.get("policy")?.dropout, 0.1);
+    });
+  });
+
   it("has its flag in the commands that run a model", async () => {
     await withTemporaryDirectory(async (directory) => {
       const { base, adapter } = await prepare(directory);
@@ -122,5 +151,18 @@ describe("command line: adapter_path", () => {
     const over = await runHere("sft", ...stage, "--output-dir", "a");
     assert.equal(over.code, 2);
     assert.match(over.stderr, /output_dir is adapter_path too/);
+    const alone = await runHere(
+      "sft",
+      "--model-path",
+      "m",
+      "--data-path",
+      "d",
+      "--output-dir",
+      "o",
+      "--save-merged",
+      "false",
+    );
+    assert.equal(alone.code, 2);
+    assert.match(alone.stderr, /has no effect without lora_r or adapter_path/);
   });
 });
