@@ -203,11 +203,15 @@ export class DPOTrainer extends PairTrainer<DPOConfig, DPOSettings> {
           refModel: options.refModel,
           settings: config,
           precompute: config.precomputeRefLogProbs
-            ? { examples, key: keyOf(examples, config), outputDir }
+            ? {
+                examples,
+                microBatches: (pairs) => this.microBatches(pairs),
+                key: keyOf(examples, config),
+                outputDir,
+              }
             : undefined,
           answers: 2,
           measure: (network, pairs) => this.measure(network, pairs),
-          microBatches: (pairs) => this.microBatches(pairs),
         });
   }
 

@@ -18,7 +18,6 @@ import {
   REFERENCE_RULES,
   type ReferenceConfig,
   type ReferenceSettings,
-  refuseDropout,
 } from "./preference-settings.ts";
 import { type Network, policyOf } from "./reference.ts";
 import { checkRefModel, ReferenceSource } from "./reference-source.ts";
@@ -104,7 +103,6 @@ export class KTOTrainer extends SupervisedTrainer<TokenizedUnpaired, KTOSettings
     const { model, tokenizer, refModel } = options;
     const config = withDefaults(DEFAULTS, options.config ?? {});
     checkSettings<KTOConfig>(config, RULES);
-    refuseDropout(config);
     checkRefModel(model, refModel);
     if (config.batchSize * config.gradientAccumulationSteps < 2)
       throw new RlhfError(
@@ -146,7 +144,6 @@ export class KTOTrainer extends SupervisedTrainer<TokenizedUnpaired, KTOSettings
       settings: this.config,
       answers: 1,
       measure: (network, examples) => this.#measure(network, examples),
-      microBatches: () => [],
     });
     this.#balance = imbalance(train.examples, this.config);
   }

@@ -18,7 +18,7 @@ import {
   type PairTerms,
   splitTerms,
 } from "./pair-losses.ts";
-import { type PairConfig, type PairSettings, refuseDropout } from "./preference-settings.ts";
+import type { PairConfig, PairSettings } from "./preference-settings.ts";
 import type { PreferenceWatch } from "./preference-watch.ts";
 import { type Network, policyOf } from "./reference.ts";
 import { checkSettings, fittingMaxLength, type Rules, withDefaults } from "./settings.ts";
@@ -86,7 +86,6 @@ export abstract class PairTrainer<
     const { model, tokenizer } = options;
     const config = withDefaults(kind.defaults, options.config ?? {}) as Settings;
     checkSettings<Config>(config, kind.rules);
-    refuseDropout(config);
     kind.check?.(config);
     const target = chooseTarget(model, config, "default");
     if (target.kind === "frozen") throw nothingToTrain();

@@ -69,15 +69,6 @@ export const REFERENCE_RULES: Rules<ReferenceConfig> = {
   refModelSyncSteps: positiveInteger,
 };
 
-/** Throws ERR_RLHF_ARGUMENT for dropout: log-probs are compared with the reference's and with each other. */
-export function refuseDropout({ lora }: PreferenceConfig): void {
-  if (!lora?.dropout) return;
-  throw new RlhfError(
-    "ERR_RLHF_ARGUMENT",
-    "config.lora.dropout: preferences are learnt without dropout, since they compare log-probs; leave it out",
-  );
-}
-
 /** Throws ERR_RLHF_ARGUMENT when settings that exclude each other are both on. */
 export function refuseTogether(settings: Readonly<Record<string, boolean>>, why: string): void {
   const on = Object.keys(settings).filter((name) => settings[name]);

@@ -9,11 +9,11 @@ export interface ReferenceMeasure<Example> {
   readonly answers: number;
   /** Log-probs of the answers of examples that make one forward pass: example after example. */
   readonly measure: (examples: readonly Example[]) => Promise<Float32Array>;
-  /** Examples, shared out to forward passes. */
-  readonly microBatches: (examples: readonly Example[]) => Example[][];
 }
 
-export interface PrecomputeOptions {
+export interface PrecomputeOptions<Example> {
+  /** Shares examples out to forward passes. */
+  readonly microBatches: (examples: readonly Example[]) => Example[][];
   /** Where the result is kept, so that it is measured once; undefined: nowhere. */
   readonly file: string | undefined;
   readonly signal?: AbortSignal | undefined;
@@ -66,8 +66,8 @@ export class ReferenceLogProbs<Example extends object> {
    * Measures all examples, but for those that the file has from an earlier, perhaps interrupted, call with the same ones.
    * Throws ERR_RLHF_ABORTED, with what was measured kept in the file, when the signal is raised.
    */
-  async precompute(examples: readonly Example[], options: PrecomputeOptions): Promise<void> {
-    const { file, signal, note = () => {} } = options;
+  async precompute(examples: readonly Example[], options: PrecomputeOptions<Example>): Promise<void> {
+    const { microBatches, file, signal, note = () => {} } = options;
     if (file !== undefined) await this.#load(file, examples, note);
     const missing = examples.filter((example) => !this.#known.has(example));
     if (missing.length === 0) {
@@ -78,7 +78,7 @@ export class ReferenceLogProbs<Example extends object> {
     try {
       for (let start = 0, chunk = 1; start < missing.length; start += EXAMPLES_PER_CHUNK, chunk++) {
         const some = missing.slice(start, start + EXAMPLES_PER_CHUNK);
-        for (const microBatch of this.#how.microBatches(some)) {
+        for (const microBatch of microBatches(some)) {
           throwIfAborted(signal, "measuring the reference");
           await this.of(microBatch);
         }

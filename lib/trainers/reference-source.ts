@@ -11,6 +11,8 @@ import type { TrainOptions } from "./trainer.ts";
 /** The examples of a run whose reference is measured before the first step. */
 export interface Precomputation<Example> {
   readonly examples: readonly Example[];
+  /** Shares examples out to forward passes. */
+  readonly microBatches: (examples: readonly Example[]) => Example[][];
   /** Hash of all that decides what is measured, but for the reference itself. */
   readonly key: string;
   readonly outputDir: string | undefined;
@@ -28,8 +30,6 @@ export interface ReferenceSourceOptions<Example> {
   readonly answers: number;
   /** Log-probs of the answers of examples that make one forward pass: example after example. */
   readonly measure: (network: Network, examples: readonly Example[]) => Promise<Float32Array>;
-  /** Examples, shared out to forward passes. */
-  readonly microBatches: (examples: readonly Example[]) => Example[][];
 }
 
 /**
@@ -44,8 +44,8 @@ export class ReferenceSource<Example extends object> implements Disposable {
 
   constructor(options: ReferenceSourceOptions<Example>) {
     this.#options = options;
-    const { answers, microBatches } = options;
-    this.#known = new ReferenceLogProbs({ answers, microBatches, measure: (some) => this.measure(some) });
+    const { answers } = options;
+    this.#known = new ReferenceLogProbs({ answers, measure: (some) => this.measure(some) });
   }
 
   /** Makes the reference while the policy is still what it starts from. Called again it does nothing, unless it failed. */
@@ -61,12 +61,13 @@ export class ReferenceSource<Example extends object> implements Disposable {
     const { precompute } = this.#options;
     this.#policy ??= await this.#make();
     if (!precompute) return;
-    const { examples, key, outputDir } = precompute;
+    const { examples, microBatches, key, outputDir } = precompute;
     const fingerprint = createHash("sha256")
       .update(key)
       .update(await this.#policy.fingerprint());
     const file = outputDir === undefined ? undefined : referenceFile(outputDir, fingerprint.digest("hex"));
-    await this.#known.precompute(examples, { file, signal, note: (text) => progress?.note(text) });
+    const note = (text: string): void => progress?.note(text);
+    await this.#known.precompute(examples, { microBatches, file, signal, note });
     // From now on the policy may be another than the one that was measured.
     this.#policy.dispose();
     this.#policy = null;
