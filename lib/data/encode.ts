@@ -156,11 +156,15 @@ function encodeWithCuts(
 ): { tokens: Int32Array; at: Map<number, number>; merged: boolean } {
   const encode = (part: string): Int32Array => tokenizer.encode(part, { addSpecialTokens: false });
   const tokens = encode(text);
-  const at = new Map<number, number>([[text.length, tokens.length]]);
   const sorted = [...new Set(cuts)].sort((a, b) => a - b).filter((cut) => cut < text.length);
+  const apart = encodeApart(encode, text, sorted);
+  if (apart.tokens.length === tokens.length && startsWith(tokens, apart.tokens))
+    return { ...apart, merged: false };
+  // SentencePiece begins every piece as a word; what stands before a cut may still be the beginning of the whole.
+  const at = new Map<number, number>([[text.length, tokens.length]]);
   for (const cut of sorted) {
     const prefix = encode(text.slice(0, cut));
-    if (!startsWith(tokens, prefix)) return encodeApart(encode, text, sorted);
+    if (!startsWith(tokens, prefix)) return apart;
     at.set(cut, prefix.length);
   }
   return { tokens, at, merged: false };

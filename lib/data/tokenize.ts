@@ -1,4 +1,4 @@
-import { RlhfError } from "../errors.ts";
+import { isRlhfError, RlhfError } from "../errors.ts";
 import {
   type EncodedExample,
   encodeChatPrompt,
@@ -327,6 +327,27 @@ export function promptRows(
   };
 }
 
+/** Tokenises a row; an error tells where the row was read. */
+function tokenizeRow<Row, Example>(
+  rows: RowTokenizer<Row, Example>,
+  row: Row,
+  index: number,
+): RowOutcome<Example> {
+  try {
+    return rows.tokenize(row, index);
+  } catch (error) {
+    const place = typeof row === "object" && row !== null ? placeOf(row) : undefined;
+    if (!place || !isRlhfError(error)) throw error;
+    const { code, message, details } = error as RlhfError;
+    throw new RlhfError(
+      code,
+      `${describePlace(place)}: ${message}`,
+      { ...details, ...place },
+      { cause: error },
+    );
+  }
+}
+
 const KEPT_DROPPED = 20;
 
 /** Counts what tokenising does, row by row. */
@@ -350,7 +371,7 @@ export class TokenizeTally {
   /** Tokenises one row; null where it is left out. An error of the row tells where it stands. */
   add<Row, Example>(rows: RowTokenizer<Row, Example>, row: Row): Example | null {
     const index = this.#rows++;
-    const outcome = rows.tokenize(row, index);
+    const outcome = tokenizeRow(rows, row, index);
     if ("dropped" in outcome) {
       if (outcome.identical) this.#identical++;
       else this.#dropped++;

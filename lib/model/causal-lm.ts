@@ -316,7 +316,8 @@ export class CausalLM implements Disposable {
    * Loads a PEFT directory as an adapter. Throws ERR_RLHF_MODEL, ERR_RLHF_WEIGHTS, or ERR_RLHF_UNSUPPORTED, with the field, for what
    * other than LoRA on linear layers it holds. The head of a reward model's adapter needs a name, `head`.
    */
-  async loadAdapter(name: string, directory: string, options: AdapterLoadOptions = {}): Promise<void> {
+  async loadAdapter(name: string, path: string, options: AdapterLoadOptions = {}): Promise<void> {
+    const directory = await localModel(path);
     const score = await this.#adapters.load(name, directory, options);
     try {
       await loadAdapterHead(this, score, options.head, directory);

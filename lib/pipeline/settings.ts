@@ -1,3 +1,4 @@
+import { describePlace } from "../data/readers.ts";
 import type { TokenizeReport } from "../data/tokenize.ts";
 import type { DataReport, PreferenceCounts } from "../data/types.ts";
 import type { LoadOptions } from "../model/causal-lm.ts";
@@ -131,12 +132,12 @@ export function describeReport(report: DataReport): string {
   const parts = [`${report.rowsKept} of ${report.rowsRead} rows`];
   if (report.badRows > 0) {
     const first = report.firstBadRows[0];
-    parts.push(`${report.badRows} bad (first: ${first?.file}:${first?.line}: ${first?.reason})`);
+    parts.push(`${report.badRows} bad (first: ${first ? `${describePlace(first)}: ${first.reason}` : ""})`);
   }
   const others = report.droppedRows - droppedPairs(report.preferences);
   if (others > 0) {
     const first = report.firstDroppedRows[0];
-    parts.push(`${others} left out${first ? ` (first: ${first.file}:${first.line} ${first.reason})` : ""}`);
+    parts.push(`${others} left out${first ? ` (first: ${describePlace(first)} ${first.reason})` : ""}`);
   }
   const pairs = report.preferences;
   if (pairs) {

@@ -58,7 +58,7 @@ describe("TokenDataset", () => {
         await dataset.close();
         await reopened.close();
       }),
-      { numRuns: 25 },
+      { numRuns: 12 },
     );
   });
 

@@ -40,6 +40,17 @@ def compute(directory, base, tokens, temperature):
         return {"kind": kind, "logProbs": statistics(model, tokens, offsets, temperature)["logProb"].tolist()}
 
 
+def compare_tokens(case):
+    """Fails where the directory's tokenizer and chat template give other tokens, or another mask over what the assistant says."""
+    tokenizer = AutoTokenizer.from_pretrained(case["directory"])
+    theirs = tokenizer.apply_chat_template(case["messages"], return_dict=True, return_assistant_tokens_mask=True)
+    # node-rlhf leaves out what a template writes after the last end of turn.
+    length = len(case["tokens"])
+    found = (theirs["input_ids"][:length], theirs["assistant_masks"][:length])
+    if found != (case["tokens"], case["lossMask"]):
+        raise SystemExit(f"{case['directory']}: tokens and mask are {found}, expected {case['tokens']}, {case['lossMask']}")
+
+
 def compare(path):
     """Prints the largest relative difference of every case; exits with 1 if one is over 1e-5."""
     worst = 0.0
@@ -48,6 +59,8 @@ def compare(path):
         pairs = zip(result["logProbs"], case["logProbs"]) if "logProbs" in case else [(result["reward"], case["reward"])]
         difference = max(abs(theirs - ours) / max(1.0, abs(theirs)) for theirs, ours in pairs)
         worst = max(worst, difference)
+        if "messages" in case:
+            compare_tokens(case)
         print(f"{difference:.1e}  {result['kind']:10s} {case['directory']}")
     raise SystemExit(worst > 1e-5)
 

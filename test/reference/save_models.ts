@@ -6,7 +6,18 @@
  */
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type AdapterOptions, CausalLM, packSequences, RewardModel } from "../../lib/index.ts";
+import {
+  type AdapterOptions,
+  addTokens,
+  CausalLM,
+  type ChatMessage,
+  packSequences,
+  RewardModel,
+  type TokenizedExample,
+  Tokenizer,
+  tokenizeSft,
+  trainTokenizer,
+} from "../../lib/index.ts";
 import { type HfConfig, MODEL_FAMILIES } from "../../lib/model/config.ts";
 import { initModel } from "../../lib/pipeline/init-model.ts";
 import type { InitConfig } from "../../lib/pipeline/schema.ts";
@@ -26,6 +37,9 @@ interface Case {
   readonly tokens: readonly number[];
   readonly logProbs?: readonly number[];
   readonly reward?: number;
+  /** A conversation that the directory's tokenizer makes these tokens of, 1 in the mask where the assistant speaks. */
+  readonly messages?: readonly ChatMessage[];
+  readonly lossMask?: readonly number[];
 }
 
 const CONFIGS: Readonly<Record<string, HfConfig>> = {
@@ -131,6 +145,31 @@ async function saveAdapterForms(root: string, name: string): Promise<Case[]> {
   return [...cases, { directory, base, tokens: TOKENS, reward: score as number }];
 }
 
+/** A model with tokens and a chat template added. */
+async function saveWithTokens(root: string, name: string, config: HfConfig): Promise<Case> {
+  const [source, directory] = [join(root, `${name}-text`), join(root, `${name}-chat`)];
+  const tokenizer = trainTokenizer(["the cat sat on the mat, the cat sat"], { vocabSize: 262 });
+  using model = await CausalLM.create({ ...config, vocab_size: 262 }, { seed: 5 });
+  await model.save(source);
+  await tokenizer.save(source);
+  await addTokens(source, directory, ["<|tool|>"], { chatTemplate: "chatml", padVocabTo: 16 });
+  const messages = [
+    { role: "user", content: "größe?" },
+    { role: "assistant", content: "the cat" },
+  ];
+  const [example] = tokenizeSft([{ messages }], await Tokenizer.load(directory)).examples;
+  const { tokens, lossMask } = example as TokenizedExample;
+  using chat = await CausalLM.load(directory);
+  using pass = await chat.forward(packSequences([{ tokens }]));
+  return {
+    directory,
+    tokens: [...tokens],
+    logProbs: [...(await pass.logProb())],
+    messages,
+    lossMask: [...lossMask],
+  };
+}
+
 /** A new model as `init` in YAML makes it. */
 async function saveNew(root: string, family: InitConfig["family"]): Promise<Case> {
   const directory = join(root, `new-${family}`);
@@ -150,4 +189,6 @@ for (const [name, config] of Object.entries(CONFIGS)) {
   cases.push(...(await saveAdapterForms(root, name)));
 }
 for (const family of MODEL_FAMILIES) cases.push(await saveNew(root, family));
+for (const name of ["gpt2", "llama", "gpt_neox"])
+  cases.push(await saveWithTokens(root, name, CONFIGS[name] as HfConfig));
 await writeFile(join(root, "cases.json"), JSON.stringify(cases));

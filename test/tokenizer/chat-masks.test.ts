@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import fc from "fast-check";
 import {
   type ChatMessage,
+  loadSft,
   type TokenizedExample,
   Tokenizer,
   tokenizePreferences,
@@ -9,7 +10,7 @@ import {
   tokenizeSft,
   trainTokenizer,
 } from "../../lib/index.ts";
-import { needsShared } from "../data/support.ts";
+import { jsonLines, needsShared, temporaryDirectory, writeText } from "../data/support.ts";
 
 const base = trainTokenizer(["the cat sat on the mat, user assistant system"], { vocabSize: 290 });
 const user = (content: string): ChatMessage => ({ role: "user", content });
@@ -42,6 +43,7 @@ function learnt(tokenizer: Tokenizer, example: TokenizedExample): string {
 }
 
 describe("masks of conversations", () => {
+  const directory = temporaryDirectory();
   for (const [name, template] of [
     ["turns found by rendering", PLAIN],
     ["{% generation %} marks", MARKED],
@@ -131,6 +133,23 @@ describe("masks of conversations", () => {
     assert.throws(() => tokenizePreferences([pair], marked), {
       code: "ERR_RLHF_TOKENIZER",
       message: /writes a prompt otherwise when its answer follows/,
+    });
+  });
+
+  it("that cannot be told name the row's file and line", async () => {
+    const file = writeText(
+      directory,
+      "chats.jsonl",
+      jsonLines([{ messages: messages.slice(0, 2) }, { messages }]),
+    );
+    const rows = await loadSft(file);
+    const counting = chat(`{{ messages | length }} ${PLAIN}`);
+    assert.throws(() => tokenizeSft(rows, counting), {
+      code: "ERR_RLHF_TOKENIZER",
+      message: /chats\.jsonl:1: the chat template rewrites earlier turns/,
+    });
+    assert.throws(() => tokenizeSft(rows, base), {
+      message: /chats\.jsonl:1: this tokenizer has no chat template/,
     });
   });
 
