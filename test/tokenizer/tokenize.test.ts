@@ -1,6 +1,11 @@
 import assert from "node:assert/strict";
 import { encodePrompt, type PromptEncoder } from "../../lib/data/encode.ts";
-import { tokenizePreferences, tokenizePrompts, tokenizeSft } from "../../lib/data/tokenize.ts";
+import {
+  tokenizePreferences,
+  tokenizePrompts,
+  tokenizeSft,
+  tokenizeUnpaired,
+} from "../../lib/data/tokenize.ts";
 import { Tokenizer } from "../../lib/tokenizer/tokenizer.ts";
 import { trainTokenizer } from "../../lib/tokenizer/train.ts";
 import { needsShared } from "../data/support.ts";
@@ -142,6 +147,26 @@ describe("tokenising for training", () => {
       code: "ERR_RLHF_DATA",
       message: /in 1 the chosen answer is the rejected one too/,
     });
+  });
+
+  it("labelled answers are dropped or cut at the limit, and keep their label", () => {
+    const rows = [
+      { prompt: "the cat", completion: " sat", label: true },
+      { prompt: "the cat", completion: " cat sat cat sat cat sat", label: false },
+      { prompt: "the cat sat on the mat", completion: " sat", label: true },
+    ];
+    const dropped = tokenizeUnpaired(rows, tokenizer, { maxLength: 6 });
+    assert.deepEqual([dropped.examples.length, dropped.report.dropped], [1, 2]);
+    const { examples, report } = tokenizeUnpaired(rows, tokenizer, { maxLength: 6, overlong: "truncate" });
+    assert.deepEqual(
+      examples.map(({ tokens, lossMask, label }) => [tokens.length, lossMask.length, label]),
+      [
+        [4, 4, true],
+        [6, 6, false],
+      ],
+    );
+    assert.ok(!examples[1]!.tokens.includes(EOS), "a cut answer does not claim to end");
+    assert.deepEqual([report.truncated, report.dropped], [1, 1]);
   });
 
   it("prompts over the limit are dropped and counted", () => {

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import {
   type CausalLM,
   type DPOConfig,
@@ -7,7 +8,9 @@ import {
   type Metrics,
   SFTTrainer,
 } from "../../lib/index.ts";
+import { readSafetensors, readTensor } from "../../lib/model/safetensors.ts";
 import { DPO_LOSSES } from "../../lib/trainers/dpo-losses.ts";
+import { withTemporaryDirectory } from "../support/tiny.ts";
 import { answerLogProb, HELD_OUT, LOG_2, TRAIN } from "./preference-support.ts";
 import {
   assertSameWeights,
@@ -164,19 +167,42 @@ describe("DPOTrainer", () => {
     close(metrics["eval/loss/ipo"], 25, "ipo at the start is (1/2β)²");
   });
 
-  it("the reference follows the policy every refModelSyncSteps", async () => {
+  for (const [what, trainable, config] of [
+    ["all weights", "all", {}],
+    ["an adapter", "none", LORA],
+  ] as const) {
+    it(`the reference follows ${what} every refModelSyncSteps`, async () => {
+      using model = await tinyModel(tokenizer, trainable);
+      const sync = { syncRefModel: true, refModelSyncSteps: 2, refModelMixupAlpha: 1 };
+      using trainer = make(model, { ...config, ...sync });
+      const margins: number[] = [];
+      for await (const { step } of trainer.steps()) {
+        margins.push(Math.abs((await trainer.evaluate())["eval/rewards/margins"] as number));
+        if (step === 4) break;
+      }
+      // With alpha 1 it is the policy of that step; merging an adapter into its weights rounds.
+      const [first, second, third, fourth] = margins as [number, number, number, number];
+      assert.ok(first > 1e-3 && third > 1e-3, `${margins}`);
+      assert.ok(second < 1e-5 && fourth < 1e-5, `${margins}`);
+    });
+  }
+
+  it("a reference that follows at half speed is half-way between where it was and the policy", async () => {
     using model = await tinyModel(tokenizer);
-    using trainer = make(model, { syncRefModel: true, refModelSyncSteps: 2, refModelMixupAlpha: 1 });
-    const margins: number[] = [];
-    for await (const { step } of trainer.steps()) {
-      margins.push(Math.abs((await trainer.evaluate())["eval/rewards/margins"] as number));
-      if (step === 4) break;
-    }
-    assert.deepEqual(
-      margins.map((margin) => margin === 0),
-      [false, true, false, true],
-      "with alpha 1 it is the policy at that step",
-    );
+    const before = await weightsOf(model);
+    await withTemporaryDirectory(async (outputDir) => {
+      const sync = { syncRefModel: true, refModelSyncSteps: 1, refModelMixupAlpha: 0.5 };
+      using trainer = make(model, { ...sync, maxSteps: 1, saveSteps: 1 }, { outputDir });
+      for await (const _ of trainer.steps());
+      const { entries } = await readSafetensors(join(outputDir, "checkpoint-1", "state.safetensors"));
+      const name = "model.embed_tokens.weight";
+      const kept = await readTensor(entries.get(`reference/weight/${name}`)!);
+      const [start, policy] = [before.get(name)!, await model.readParameter(name)];
+      kept.forEach((value, i) => {
+        assert.equal(value, Math.fround(0.5 * policy[i]! + 0.5 * start[i]!));
+      });
+      assert.notDeepEqual(kept, start);
+    });
   });
 
   it("warns once, with the cure, when chosen answers become less likely while the margin grows", async () => {
