@@ -81,6 +81,7 @@ describe("inspect-data", () => {
           chosen: [{ role: "assistant", content: "sat" }],
           rejected: [{ role: "assistant", content: "sat" }],
         },
+        { prompt: "the cat", response: " sat", score: 2 },
       ]),
     );
     const inspection = await inspectStage("reward", {
@@ -88,7 +89,8 @@ describe("inspect-data", () => {
       data_path: pairs,
       eval_fraction: 0,
     });
-    assert.deepEqual([inspection.trainRows, inspection.data.preferences?.identical], [1, 1]);
+    assert.deepEqual([inspection.trainRows, inspection.data.preferences?.identical], [2, 1]);
+    assert.equal(inspection.training.examples[1]!.sequences.length, 1, "an answer with a score stands alone");
     const [chosen, rejected] = inspection.training.examples[0]!.sequences;
     assert.deepEqual(chosen!.parts, [
       { text: "<|im_start|>user\nthe cat?<|im_end|>\n<|im_start|>assistant\n", learnt: false },

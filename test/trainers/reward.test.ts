@@ -30,6 +30,7 @@ describe("RewardModelTrainer", () => {
         Math.abs((before["eval/loss"] as number) - Math.log(2)) < 1e-6,
         "a head of zeros knows nothing",
       );
+      assert.equal(before["eval/accuracy"], 0.5, "equal rewards count as half");
       for await (const _ of trainer.steps());
       const after = await trainer.evaluate();
       assert.equal(after["eval/accuracy"], 1);
