@@ -13,7 +13,14 @@ export {
   type OptimizerOptions,
   type Parameter,
   type SaveOptions,
+  type WeightType,
 } from "./model/causal-lm.ts";
+export {
+  estimateMemory,
+  type GenerationWorkload,
+  type MemoryEstimate,
+  type ModelWorkload,
+} from "./model/estimate-memory.ts";
 export type { GenerateOptions, Generation } from "./model/generation.ts";
 export type { HeadInfo, HeadOptions } from "./model/heads.ts";
 export { type LoadedModel, loadModel } from "./model/load-model.ts";
@@ -108,6 +115,13 @@ export { trainTokenizer } from "./tokenizer/train.ts";
 export { DeviceArray, type FloatArray } from "./engine/array.ts";
 export { type DeviceName, Engine, type EngineOptions } from "./engine/engine.ts";
 export * from "./engine/losses.ts";
+export {
+  describeMemory,
+  type EngineMemory,
+  type MemoryBudget,
+  type MemoryBytes,
+  type MemoryUse,
+} from "./engine/memory.ts";
 export * from "./engine/preference-losses.ts";
 export { type PackedBatch, packSequences, previousTokens, type SequenceInput } from "./model/batch.ts";
 export {

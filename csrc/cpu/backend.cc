@@ -62,7 +62,7 @@ size_t sharedScratchBytes(const ScratchLimits& limits) {
 }
 
 size_t scratchBytes(const Device* device, const ScratchLimits* limits) {
-  const auto threads = static_cast<size_t>(static_cast<const CpuDevice*>(device)->pool.size());
+  const auto threads = static_cast<size_t>(static_cast<const CpuDevice*>(device->self)->pool.size());
   return threads * kScratchPerThread + sharedScratchBytes(*limits);
 }
 

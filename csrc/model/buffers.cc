@@ -39,12 +39,21 @@ BlockBuffers layOutBlock(const Engine& engine, const Architecture& architecture,
   return block;
 }
 
+int64_t capacityStep(int64_t count) {
+  const uint64_t positive = static_cast<uint64_t>(std::max<int64_t>(count, 1));
+  return std::max<int64_t>(8, static_cast<int64_t>(std::bit_floor(positive)) / 8);
+}
+
 }  // namespace
 
 int64_t roundedCapacity(int64_t count) {
-  const int64_t step = std::max<int64_t>(
-      8, static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(count, 1)))) / 8);
+  const int64_t step = capacityStep(count);
   return (std::max<int64_t>(count, 1) + step - 1) / step * step;
+}
+
+int64_t roundedDownCapacity(int64_t count) {
+  const int64_t step = capacityStep(count);
+  return std::max<int64_t>(count, 0) / step * step;
 }
 
 ForwardBuffers layOutForward(const Engine& engine, const Architecture& architecture, const PassShape& shape,
@@ -61,18 +70,26 @@ ForwardBuffers layOutForward(const Engine& engine, const Architecture& architect
   buffers.sources = kept.array<int32_t>(shape.predictions);
 
   BlockBuffers shared;
-  if (shape.firstSavedBlock > 0) {
-    void* stream = work.reserve(rows * hidden, element);
+  const bool shares = shape.firstSavedBlock > 0 || shape.recompute;
+  if (shares) {
+    void* stream = shape.firstSavedBlock > 0 ? work.reserve(rows * hidden, element) : nullptr;
     shared = layOutBlock(engine, architecture, rows, stream, false, work);
   }
   for (int block = 0; block < blockCount; ++block) {
     const bool saved = block >= shape.firstSavedBlock;
-    buffers.blocks.push_back(
-        saved ? layOutBlock(engine, architecture, rows, kept.reserve(rows * hidden, element), true, kept)
-              : shared);
+    void* input = saved ? kept.reserve(rows * hidden, element) : shared.input;
+    buffers.blocks.push_back(saved && !shape.recompute
+                                 ? layOutBlock(engine, architecture, rows, input, true, kept)
+                                 : shared);
+    buffers.blocks.back().input = input;
   }
   const bool savesAny = shape.firstSavedBlock < blockCount;
   buffers.output = savesAny ? kept.reserve(rows * hidden, element) : shared.input;
+  if (shape.recompute)
+    for (int block = shape.firstSavedBlock; block < blockCount; ++block) {
+      const size_t next = static_cast<size_t>(block) + 1;
+      buffers.blocks[next - 1].middle = block + 1 < blockCount ? buffers.blocks[next].input : buffers.output;
+    }
   if (architecture.norm == NormKind::LayerNorm) buffers.finalMean = kept.reserve(rows, statistic);
   buffers.finalRstd = kept.reserve(rows, statistic);
   buffers.hidden = kept.reserve(rows * hidden, element);
@@ -80,11 +97,12 @@ ForwardBuffers layOutForward(const Engine& engine, const Architecture& architect
   if (shape.adapter) {
     const Adapter& adapter = *shape.adapter;
     buffers.loraHidden.resize(static_cast<size_t>(architecture.linears), nullptr);
-    void* sharedHidden = shape.firstSavedBlock > 0 ? work.reserve(rows * adapter.maxRank, element) : nullptr;
-    architecture.forEachLinear([&](int block, Stage, const LinearLayer& layer) {
-      if (adapter.adapts(layer))
-        buffers.loraHidden[static_cast<size_t>(layer.index)] =
-            block >= shape.firstSavedBlock ? kept.reserve(rows * adapter.layer(layer).rank, element) : sharedHidden;
+    void* sharedHidden = shares ? work.reserve(rows * adapter.maxRank, element) : nullptr;
+    architecture.forEachLinear([&](int block, Stage stage, const LinearLayer& layer) {
+      if (!adapter.adapts(layer)) return;
+      const bool keeps = block >= shape.firstSavedBlock && (!shape.recompute || stage == kMlpOut);
+      buffers.loraHidden[static_cast<size_t>(layer.index)] =
+          keeps ? kept.reserve(rows * adapter.layer(layer).rank, element) : sharedHidden;
     });
     if (shape.dropout) {
       buffers.rowKeys = kept.array<int64_t>(rows);
@@ -95,8 +113,35 @@ ForwardBuffers layOutForward(const Engine& engine, const Architecture& architect
     buffers.head.preActivation = kept.reserve(rows * shape.head->config.inner, element);
     buffers.head.activated = kept.reserve(rows * shape.head->config.inner, element);
   }
-  if (shape.keepLogits)
-    buffers.logits = kept.reserve(shape.predictions * architecture.config.vocab, statistic);
+  return buffers;
+}
+
+size_t logitsBytes(const Engine& engine, const Architecture& architecture, int64_t predictions) {
+  return static_cast<size_t>(predictions * architecture.config.vocab) * dtypeSize(engine.accumulator());
+}
+
+ForwardBuffers layOutRecomputation(const Engine& engine, const Architecture& architecture, const PassShape& shape,
+                                   const ForwardBuffers& forward, BufferLayout& work) {
+  ForwardBuffers buffers = forward;
+  if (!shape.recompute) return buffers;
+  const size_t element = dtypeSize(engine.type());
+  const BlockBuffers set = layOutBlock(engine, architecture, shape.rows, nullptr, true, work);
+  if (shape.dropout) buffers.loraInput = work.reserve(shape.rows * shape.adapter->maxInputs, element);
+  std::vector<void*> hidden;  // x·Aᵀ by the adapted layer's number in its block
+  for (size_t block = static_cast<size_t>(shape.firstSavedBlock); block < buffers.blocks.size(); ++block) {
+    void* input = buffers.blocks[block].input;
+    buffers.blocks[block] = set;
+    buffers.blocks[block].input = input;
+    if (!shape.adapter) continue;
+    size_t number = 0;
+    for (int stage = 0; stage < kMlpOut; ++stage)
+      for (const LinearLayer& layer : architecture.blocks[block].stages[static_cast<size_t>(stage)]) {
+        if (!shape.adapter->adapts(layer)) continue;
+        if (number == hidden.size())
+          hidden.push_back(work.reserve(shape.rows * shape.adapter->maxRank, element));
+        buffers.loraHidden[static_cast<size_t>(layer.index)] = hidden[number++];
+      }
+  }
   return buffers;
 }
 

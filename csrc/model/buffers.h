@@ -35,6 +35,8 @@ class BufferLayout {
 /// A capacity for `count` that is at most an eighth larger: passes of nearly the same size then need the same
 /// memory.
 int64_t roundedCapacity(int64_t count);
+/// The largest capacity that is no larger than `count`; 0 below the smallest one.
+int64_t roundedDownCapacity(int64_t count);
 
 /// What one block of the transformer reads and writes. Shape letters as in ops/entry.h; F is the MLP's inner
 /// width.
@@ -67,6 +69,7 @@ struct HeadBuffers {
 struct PassShape {
   int64_t rows = 0, sequences = 0, predictions = 0;
   int firstSavedBlock = 0;  // blocks from here on keep their activations; the number of blocks: none does
+  bool recompute = false;   // they keep their input alone, and the backward pass computes the rest again
   bool keepLogits = false;
   bool dropout = false;  // the adapter's
   const Adapter* adapter = nullptr;
@@ -76,7 +79,9 @@ struct PassShape {
 /// All arrays of a forward pass. Kept for the backward pass are: per saved block everything in BlockBuffers
 /// (norms' outputs included: keeping them costs N·C per norm and saves a pass over the residual stream), the
 /// last residual stream and the final hidden states, x·Aᵀ of adapted layers, and the logits where they fit
-/// the budget. Blocks that are not saved share one set and update the residual stream in place.
+/// the budget. Blocks that are not saved share one set and update the residual stream in place. With
+/// recomputation all blocks share one set, and those to be recomputed write the stream to the next one's input;
+/// x·Aᵀ of their last layer is kept too, which saves the backward pass that layer's product.
 struct ForwardBuffers {
   int32_t* tokens = nullptr;       // [N]
   int32_t* positions = nullptr;    // [N]
@@ -93,12 +98,19 @@ struct ForwardBuffers {
   void* finalRstd = nullptr;      // [N]
   void* hidden = nullptr;         // [N, C] after the final norm
   HeadBuffers head;
-  void* logits = nullptr;  // [count, V] (only with keepLogits)
+  void* logits = nullptr;  // [count, V] (only with keepLogits), in memory of its own
 };
 
-/// `kept` lives as long as the pass, `work` until the forward pass returns; both may be the same layout.
+/// `kept` lives as long as the pass, `work` until the forward pass returns; both may be the same layout. The
+/// logits are not laid out here: they have a block of memory of their own, of logitsBytes.
 ForwardBuffers layOutForward(const Engine& engine, const Architecture& architecture, const PassShape& shape,
                              BufferLayout& kept, BufferLayout& work);
+size_t logitsBytes(const Engine& engine, const Architecture& architecture, int64_t predictions);
+
+/// The arrays of a backward pass that recomputes: those of the forward pass, with one set in `work` in place of
+/// what the saved blocks did not keep. Without recomputation `forward` itself.
+ForwardBuffers layOutRecomputation(const Engine& engine, const Architecture& architecture, const PassShape& shape,
+                                   const ForwardBuffers& forward, BufferLayout& work);
 
 /// Work arrays of a backward pass. The gradient of mlpIn overwrites mlpIn where the MLP is gated.
 struct BackwardBuffers {

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "ops/planning.h"
+
 namespace rlhf {
 namespace {
 
@@ -13,6 +15,14 @@ void check(const Engine& engine, Status status, const char* what) {
 }
 
 }  // namespace
+
+std::shared_ptr<Engine> Engine::planning(const Ops& ops, const Device& device, DType type) {
+  return std::shared_ptr<Engine>(new Engine(planningOps(ops), std::make_unique<Device>(planningDevice(device)), type));
+}
+
+Engine::Engine(const Ops& ops, std::unique_ptr<Device> planningDevice, DType type) : Engine(ops, planningDevice.get(), type) {
+  planningDevice_ = std::move(planningDevice);
+}
 
 Engine::Engine(const Ops& ops, Device* device, DType type) : ops_(ops), device_(device), type_(type) {
   if (ops.abiHash != abiHash() || device->abiHash != abiHash())
@@ -35,13 +45,16 @@ void Engine::reserveScratch(const ScratchLimits& limits) {
   synchronize();
   device_->release(device_, context_.scratch);
   context_.scratch = nullptr;
-  context_.scratchBytes = 0;
+  ledger_.give(MemoryUse::Scratch, std::exchange(context_.scratchBytes, 0));
+  ledger_.take(MemoryUse::Scratch, bytes, "the operators' scratch memory");
   void* scratch = nullptr;
-  if (device_->allocate(device_, bytes, &scratch) != kOk)
+  if (device_->allocate(device_, bytes, &scratch) != kOk) {
+    ledger_.give(MemoryUse::Scratch, bytes);
     throw Error(
         code::kOutOfMemory,
         format("%s has no %zu bytes for the operators' scratch memory: lower the tokens per micro-batch",
                device_->name, bytes));
+  }
   context_.scratch = scratch;
   context_.scratchBytes = bytes;
 }
@@ -59,29 +72,37 @@ void Engine::synchronize() {
   check(*this, device_->synchronize(device_, context_.stream), "waiting for the stream");
 }
 
-DeviceMemory::DeviceMemory(Engine& engine, size_t bytes, const char* what)
-    : device_(engine.device()), bytes_(bytes) {
+DeviceMemory::DeviceMemory(Engine& engine, MemoryUse use, size_t bytes, const char* what)
+    : engine_(&engine), use_(use), bytes_(bytes) {
   if (bytes == 0) return;
+  engine.ledger().take(use, bytes, what);
+  Device* device = engine.device();
   void* memory = nullptr;
-  if (device_->allocate(device_, bytes, &memory) != kOk)
+  if (device->allocate(device, bytes, &memory) != kOk) {
+    engine.ledger().give(use, bytes);
     throw Error(code::kOutOfMemory,
                 format("%s has no %zu bytes (%.1f MiB) for %s: lower the tokens per micro-batch, use LoRA, "
                        "or free a model",
-                       device_->name, bytes, static_cast<double>(bytes) / (1 << 20), what));
+                       device->name, bytes, static_cast<double>(bytes) / (1 << 20), what));
+  }
   data_ = static_cast<char*>(memory);
 }
 
 DeviceMemory::~DeviceMemory() {
-  if (data_) device_->release(device_, data_);
+  if (!data_) return;
+  engine_->device()->release(engine_->device(), data_);
+  engine_->ledger().give(use_, bytes_);
 }
 
 DeviceMemory::DeviceMemory(DeviceMemory&& other) noexcept
-    : device_(other.device_),
+    : engine_(other.engine_),
+      use_(other.use_),
       data_(std::exchange(other.data_, nullptr)),
       bytes_(std::exchange(other.bytes_, 0)) {}
 
 DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
-  std::swap(device_, other.device_);
+  std::swap(engine_, other.engine_);
+  std::swap(use_, other.use_);
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
   return *this;

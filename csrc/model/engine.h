@@ -1,7 +1,9 @@
 #pragma once
 #include <cstddef>
+#include <memory>
 
 #include "core/arena.h"
+#include "core/memory_ledger.h"
 #include "ops/entry.h"
 
 namespace rlhf {
@@ -11,6 +13,8 @@ namespace rlhf {
 class Engine {
  public:
   Engine(const Ops& ops, Device* device, DType type);
+  /// An engine that lays memory out as one on `device` would, and neither takes it nor computes: its ledger is the estimate.
+  static std::shared_ptr<Engine> planning(const Ops& ops, const Device& device, DType type);
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -20,6 +24,8 @@ class Engine {
   OpContext& context() { return context_; }
   DType type() const { return type_; }
   DType accumulator() const { return accumulatorType(type_); }
+  bool plans() const { return planningDevice_ != nullptr; }
+  MemoryLedger& ledger() { return ledger_; }
 
   /// Grows the scratch memory so that every op within `limits` can run.
   void reserveScratch(const ScratchLimits& limits);
@@ -33,17 +39,22 @@ class Engine {
   void synchronize();
 
  private:
-  const Ops& ops_;
+  Engine(const Ops& ops, std::unique_ptr<Device> planningDevice, DType type);
+
+  const Ops ops_;
+  std::unique_ptr<Device> planningDevice_;
   Device* device_;
+  MemoryLedger ledger_;
   DType type_;
   OpContext context_;
 };
 
-/// Device memory with an owner. Throws Error(ERR_RLHF_MEMORY) that names `what` and the bytes asked for.
+/// Device memory with an owner, counted in the engine's ledger. Throws Error(ERR_RLHF_MEMORY) that names `what` and the bytes
+/// asked for. The engine must outlive it.
 class DeviceMemory {
  public:
   DeviceMemory() = default;
-  DeviceMemory(Engine& engine, size_t bytes, const char* what);
+  DeviceMemory(Engine& engine, MemoryUse use, size_t bytes, const char* what);
   ~DeviceMemory();
   DeviceMemory(DeviceMemory&& other) noexcept;
   DeviceMemory& operator=(DeviceMemory&& other) noexcept;
@@ -52,7 +63,8 @@ class DeviceMemory {
   size_t bytes() const { return bytes_; }
 
  private:
-  Device* device_ = nullptr;
+  Engine* engine_ = nullptr;
+  MemoryUse use_ = MemoryUse::Arrays;
   char* data_ = nullptr;
   size_t bytes_ = 0;
 };

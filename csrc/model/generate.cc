@@ -146,7 +146,7 @@ Generator::Generator(Model::Impl& model, const std::vector<std::vector<int32_t>>
 
   BufferLayout sizes;
   layOut(sizes);
-  model_.reserve(model_.generationMemory, sizes.bytes(),
+  model_.reserve(model_.generationMemory, MemoryUse::Cache, sizes.bytes(),
                  "the key/value cache (smaller with a lower maxBatch or maxNewTokens)");
   BufferLayout arrays(model_.generationMemory.data());
   layOut(arrays);

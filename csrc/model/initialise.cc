@@ -8,6 +8,7 @@
 namespace rlhf {
 
 void initialiseNormal(ParameterGroup& group, int parameter, double std, uint64_t seed) {
+  if (group.engine().plans()) return;
   std::vector<float> values(static_cast<size_t>(group.parameter(parameter).count));
   for (size_t i = 0; i < values.size(); i += 2) {
     const PhiloxBlock bits = philox(seed, static_cast<uint64_t>(parameter), i / 2);
@@ -20,6 +21,7 @@ void initialiseNormal(ParameterGroup& group, int parameter, double std, uint64_t
 }
 
 void initialiseUniform(ParameterGroup& group, int parameter, double bound, uint64_t seed) {
+  if (group.engine().plans()) return;
   std::vector<float> values(static_cast<size_t>(group.parameter(parameter).count));
   for (size_t i = 0; i < values.size(); ++i) {
     const PhiloxBlock bits = philox(seed, static_cast<uint64_t>(parameter), i);
@@ -29,6 +31,7 @@ void initialiseUniform(ParameterGroup& group, int parameter, double bound, uint6
 }
 
 void initialiseConstant(ParameterGroup& group, int parameter, double value) {
+  if (group.engine().plans()) return;
   const std::vector<float> values(static_cast<size_t>(group.parameter(parameter).count),
                                   static_cast<float>(value));
   group.write(parameter, values.data());

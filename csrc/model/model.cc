@@ -10,13 +10,17 @@ Model::Model() = default;
 Model::~Model() = default;
 
 std::shared_ptr<Model> Model::create(std::shared_ptr<Engine> engine, const ModelConfig& config,
-                                     bool trainable) {
+                                     bool trainable, std::optional<DType> storage) {
   config.validate();
   if (engine->type() != engine->accumulator())
     throw Error(code::kUnsupported, format("models of %s are not supported by this build; use float32",
                                            dtypeName(engine->type())));
+  const DType type = storage.value_or(engine->type());
+  if (type != engine->type() && (engine->type() != DType::F32 || engine->ops().packedWeightBytes(type, 1, 1, 0) == 0))
+    throw Error(code::kUnsupported, format("the %s backend with %s arithmetic cannot keep weights as %s", engine->ops().backend,
+                                           dtypeName(engine->type()), dtypeName(type)));
   std::shared_ptr<Model> model(new Model());
-  model->impl_ = std::make_unique<Impl>(std::move(engine), config, trainable);
+  model->impl_ = std::make_unique<Impl>(std::move(engine), config, trainable, type);
   return model;
 }
 
@@ -204,6 +208,10 @@ void Model::mergeAdapter(const std::string& name, bool reversible) {
     throw Error(code::kArgument, format("adapter \"%s\" is merged already: unmergeAdapter(\"%s\") first",
                                         impl_->mergedName.c_str(), impl_->mergedName.c_str()));
   ParameterGroup& base = impl_->transformer.base();
+  if (base.storage() != impl_->engine->type())
+    throw Error(code::kUnsupported,
+                format("weights kept as %s cannot take an adapter in without rounding: load the model as float32, or save it merged",
+                       dtypeName(base.storage())));
   if (reversible && base.trainable())
     throw Error(code::kArgument, "merging for a while needs a frozen base: training it would be lost by unmergeAdapter");
   auto merged = std::make_unique<MergedAdapter>(*impl_->engine, impl_->transformer.architecture(), base, adapter);
@@ -229,21 +237,20 @@ std::unique_ptr<Pass> Model::forward(const Batch& batch, const ForwardOptions& o
 }
 void Model::backward(Pass& pass, const PassGradients& gradients) { impl_->backward(pass, gradients); }
 
-std::map<std::string, size_t> Model::memory() const {
-  std::map<std::string, size_t> bytes;
+MemoryBytes Model::memory() const {
+  MemoryBytes bytes{};
+  const auto add = [&](MemoryUse use, size_t held) { bytes[static_cast<size_t>(use)] += held; };
   for (const ParameterGroup* group : impl_->groups()) {
-    bytes["parameters"] += group->parameterBytes();
-    bytes["gradients"] += group->gradientBytes();
+    add(MemoryUse::Weights, group->parameterBytes());
+    add(MemoryUse::Gradients, group->gradientBytes());
   }
-  if (impl_->merged) {
-    bytes["parameters"] += impl_->merged->adapter()->group.parameterBytes();
-    bytes["merged adapter"] = impl_->merged->bytes();
-  }
-  bytes["packed weights"] = impl_->transformer.packedBytes();
-  bytes["activations"] =
-      impl_->passMemory->activations.bytes() + impl_->passMemory->outputs.bytes() + impl_->workspace.bytes();
-  bytes["scratch"] = impl_->engine->context().scratchBytes;
-  bytes["cache"] = impl_->generationMemory.bytes();
+  if (impl_->merged) add(MemoryUse::Weights, impl_->merged->adapter()->group.parameterBytes() + impl_->merged->bytes());
+  const PassMemory& passes = *impl_->passMemory;
+  add(MemoryUse::Weights, impl_->transformer.tableBytes());
+  add(MemoryUse::PackedWeights, impl_->transformer.packedBytes());
+  add(MemoryUse::Activations, passes.activations.bytes() + passes.outputs.bytes() + impl_->workspace.bytes());
+  add(MemoryUse::Logits, passes.logits.bytes());
+  add(MemoryUse::Cache, impl_->generationMemory.bytes());
   return bytes;
 }
 
@@ -255,5 +262,12 @@ void Model::setMaxLivePasses(int64_t count) {
 }
 
 void Model::setLogitsBudget(size_t bytes) { impl_->logitsBudget = bytes; }
+
+int64_t Model::mostKeptPredictions() const {
+  const size_t each = logitsBytes(*impl_->engine, impl_->transformer.architecture(), 1);
+  return roundedDownCapacity(static_cast<int64_t>(impl_->logitsBudget / each));
+}
+
+void Model::setRecomputeLayers(bool recompute) { impl_->recomputeLayers = recompute; }
 
 }  // namespace rlhf

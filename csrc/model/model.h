@@ -111,8 +111,10 @@ struct AdamWConfig {
 class Model : public std::enable_shared_from_this<Model> {
  public:
   struct Impl;
-  /// Parameters are zero until written or initialised. `trainable` decides whether the base gets gradients.
-  static std::shared_ptr<Model> create(std::shared_ptr<Engine> engine, const ModelConfig& config, bool trainable);
+  /// Parameters are zero until written or initialised. `trainable` decides whether the base gets gradients. The matrices of a
+  /// frozen base may be kept as F16 or BF16: half the memory; they are widened, which is exact, for arithmetic of the engine's type.
+  static std::shared_ptr<Model> create(std::shared_ptr<Engine> engine, const ModelConfig& config, bool trainable,
+                                       std::optional<DType> storage = {});
   ~Model();
 
   const ModelConfig& config() const;
@@ -151,11 +153,16 @@ class Model : public std::enable_shared_from_this<Model> {
                                    const std::function<void(int64_t, int32_t)>& onToken, const std::atomic<bool>& cancel);
 
   ParameterGroup& group(const std::string& name);
-  /// Bytes now held, by category: "parameters", "packed weights", "gradients", "activations", "scratch", "cache".
-  std::map<std::string, size_t> memory() const;
+  /// Bytes that this model holds now; the optimizers and the engine's scratch memory are counted by Engine::ledger() alone.
+  MemoryBytes memory() const;
   void setMaxLivePasses(int64_t count);  // default 4; one more live pass is ERR_RLHF_PASS_LIVE
   /// Logits of a pass with gradients are kept while they fit so many bytes (default 512 MiB) and recomputed otherwise.
   void setLogitsBudget(size_t bytes);
+  /// The most predictions of one pass whose logits are kept.
+  int64_t mostKeptPredictions() const;
+  /// From now on passes keep the input of each block alone, and backward computes the rest again: less memory, about a third
+  /// more time, the same bits.
+  void setRecomputeLayers(bool recompute);
 
  private:
   Model();

@@ -9,9 +9,9 @@
 namespace rlhf {
 
 struct Model::Impl {
-  Impl(std::shared_ptr<Engine> sharedEngine, const ModelConfig& config, bool trainable)
+  Impl(std::shared_ptr<Engine> sharedEngine, const ModelConfig& config, bool trainable, DType storage)
       : engine(std::move(sharedEngine)),
-        transformer(*engine, config, trainable),
+        transformer(*engine, config, trainable, storage),
         passMemory(std::make_shared<PassMemory>(engine)) {}
 
   struct ParameterPlace {
@@ -29,6 +29,7 @@ struct Model::Impl {
   DeviceMemory workspace;         // arrays that live no longer than one call
   DeviceMemory generationMemory;  // key/value cache, logits and inputs of the sequences being decoded
   size_t logitsBudget = size_t{512} << 20;
+  bool recomputeLayers = false;
 
   const ModelConfig& config() const { return transformer.architecture().config; }
   std::vector<ParameterGroup*> groups();
@@ -43,7 +44,7 @@ struct Model::Impl {
   void reserveScratch(int64_t rows, const Adapter* adapter, const Head* head);
   /// The workspace, at least so large.
   char* reserveWorkspace(size_t bytes);
-  void reserve(DeviceMemory& memory, size_t bytes, const char* what);
+  void reserve(DeviceMemory& memory, MemoryUse use, size_t bytes, const char* what);
 
   std::unique_ptr<Pass> forward(const Batch& batch, const ForwardOptions& options);
   void backward(Pass& pass, const PassGradients& gradients);

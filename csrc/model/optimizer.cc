@@ -34,8 +34,8 @@ struct Optimizer::Impl {
       Engine& engine = group.engine();
       const size_t bytes = static_cast<size_t>(group.count()) * dtypeSize(engine.accumulator());
       state.count = group.count();
-      state.m = DeviceMemory(engine, bytes, "AdamW's first moments");
-      state.v = DeviceMemory(engine, bytes, "AdamW's second moments");
+      state.m = DeviceMemory(engine, MemoryUse::Optimizer, bytes, "AdamW's first moments");
+      state.v = DeviceMemory(engine, MemoryUse::Optimizer, bytes, "AdamW's second moments");
       engine.zero(state.m.data(), bytes);
       engine.zero(state.v.data(), bytes);
     }
@@ -95,7 +95,7 @@ Optimizer::Optimizer(std::shared_ptr<Model> model, std::vector<std::string> grou
         groups.begin() + static_cast<std::ptrdiff_t>(i))
       throw Error(code::kArgument, format("group \"%s\" is named twice", groups[i].c_str()));
   }
-  impl_->squares = DeviceMemory(model->engine(), groups.size() * sizeof(double), "the gradient norm");
+  impl_->squares = DeviceMemory(model->engine(), MemoryUse::Optimizer, groups.size() * sizeof(double), "the gradient norm");
   impl_->model = std::move(model);
   impl_->groups = std::move(groups);
   impl_->config = config;

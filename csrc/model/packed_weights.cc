@@ -26,7 +26,7 @@ void PackedWeights::prepare(Form& form, const std::vector<Matrix>& matrices, Use
       sizes.push_back(engine.ops().packedWeightBytes(engine.type(), matrix.inputs, matrix.outputs, use));
       offsets.push_back(plan.reserve(sizes.back()));
     }
-    form.memory = DeviceMemory(engine, plan.bytes(), "packed weights");
+    form.memory = DeviceMemory(engine, MemoryUse::PackedWeights, plan.bytes(), "packed weights");
     for (size_t i = 0; i < matrices.size(); ++i)
       form.weights.push_back(sizes[i] > 0 ? form.memory.data() + offsets[i] : nullptr);
   }

@@ -46,10 +46,22 @@ int ParameterGroup::add(std::string name, std::vector<int64_t> shape, RowOrder r
   return static_cast<int>(parameters_.size()) - 1;
 }
 
-void ParameterGroup::allocate(Engine& engine) {
+void ParameterGroup::allocate(Engine& engine, DType storage) {
   engine_ = &engine;
-  const size_t bytes = static_cast<size_t>(count_) * dtypeSize(engine.type());
-  data_ = DeviceMemory(engine, bytes, ("the parameters of " + name_).c_str());
+  storage_ = storage;
+  if (trainable_ && storage != engine.type())
+    throw Error(code::kUnsupported,
+                format("weights that train are kept as %s: load the model frozen to keep it as %s, or without dtype to train it",
+                       dtypeName(engine.type()), dtypeName(storage)));
+  const bool uniform = storage == engine.type();
+  ArenaPlan plan;
+  for (Parameter& parameter : parameters_) {
+    parameter.type = parameter.shape.size() > 1 ? storage : engine.type();
+    parameter.place = uniform ? static_cast<size_t>(parameter.offset) * dtypeSize(storage)
+                              : plan.reserve(static_cast<size_t>(parameter.count) * dtypeSize(parameter.type));
+  }
+  const size_t bytes = uniform ? static_cast<size_t>(count_) * dtypeSize(storage) : plan.bytes();
+  data_ = DeviceMemory(engine, MemoryUse::Weights, bytes, ("the parameters of " + name_).c_str());
   engine.zero(data_.data(), bytes);
 }
 
@@ -61,14 +73,14 @@ int ParameterGroup::find(const std::string& name) const {
 
 void* ParameterGroup::data(int index) const {
   if (index < 0) return nullptr;
-  return data_.data() + static_cast<size_t>(parameter(index).offset) * dtypeSize(engine_->type());
+  return data_.data() + parameter(index).place;
 }
 
 void* ParameterGroup::gradients() {
   if (!trainable_) return nullptr;
   if (!gradients_.data()) {
     const size_t bytes = static_cast<size_t>(count_) * dtypeSize(engine_->accumulator());
-    gradients_ = DeviceMemory(*engine_, bytes, ("the gradients of " + name_).c_str());
+    gradients_ = DeviceMemory(*engine_, MemoryUse::Gradients, bytes, ("the gradients of " + name_).c_str());
     engine_->zero(gradients_.data(), bytes);
   }
   return gradients_.data();
@@ -85,12 +97,12 @@ void ParameterGroup::zeroGradients() {
 }
 
 void ParameterGroup::write(int index, const float* values) {
-  writeTo(index, data(index), engine_->type(), values);
+  writeTo(index, data(index), parameter(index).type, values);
   markChanged();
 }
 
 void ParameterGroup::read(int index, float* values) const {
-  readFrom(index, data(index), engine_->type(), values);
+  readFrom(index, data(index), parameter(index).type, values);
 }
 
 void ParameterGroup::readGradient(int index, float* values) {

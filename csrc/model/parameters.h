@@ -14,13 +14,15 @@ struct RowOrder {
   int64_t outer = 1, inner = 1;
 };
 
-/// One tensor of a ParameterGroup; `offset` and `count` are in elements of the group's flat arrays.
+/// One tensor of a ParameterGroup; `offset` and `count` are in elements of the group's flat arrays, `place` in bytes.
 struct Parameter {
   std::string name;
   std::vector<int64_t> shape;
   int64_t offset = 0;
   int64_t count = 0;
   RowOrder rows{};
+  DType type = DType::F32;  // in memory
+  size_t place = 0;
 };
 
 /// A flat block of parameters that train (or not) together. First `add` every parameter, then `allocate`
@@ -31,10 +33,14 @@ class ParameterGroup {
 
   /// Returns the index by which the parameter is known from now on.
   int add(std::string name, std::vector<int64_t> shape, RowOrder rows = {});
-  void allocate(Engine& engine);  // zeroes all parameters
+  /// Zeroes all parameters. `storage` is the type of the matrices; vectors, of which there are few, have the engine's. A group
+  /// that trains has the engine's type throughout: that and no other is what an optimizer updates.
+  void allocate(Engine& engine, DType storage);
+  void allocate(Engine& engine) { allocate(engine, engine.type()); }
 
   const std::string& name() const { return name_; }
   bool trainable() const { return trainable_; }
+  DType storage() const { return storage_; }  // of matrices
   const std::vector<Parameter>& parameters() const { return parameters_; }
   const Parameter& parameter(int index) const { return parameters_[static_cast<size_t>(index)]; }
   int find(const std::string& name) const;  // −1 if there is none
@@ -72,6 +78,7 @@ class ParameterGroup {
   std::vector<Parameter> parameters_;
   int64_t count_ = 0;
   uint64_t version_ = 0;
+  DType storage_ = DType::F32;
   Engine* engine_ = nullptr;
   DeviceMemory data_;
   DeviceMemory gradients_;

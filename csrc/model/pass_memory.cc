@@ -21,7 +21,7 @@ DeviceMemory MemoryPool::borrow(size_t bytes) {
     bytes_ -= largest->bytes();
     free_.erase(largest);
   }
-  DeviceMemory block(engine_, bytes, what_);
+  DeviceMemory block(engine_, use_, bytes, what_);
   bytes_ += bytes;
   return block;
 }

@@ -10,7 +10,7 @@ namespace rlhf {
 /// pass has been seen.
 class MemoryPool {
  public:
-  MemoryPool(Engine& engine, const char* what) : engine_(engine), what_(what) {}
+  MemoryPool(Engine& engine, MemoryUse use, const char* what) : engine_(engine), use_(use), what_(what) {}
 
   /// A block of at least `bytes`: the smallest free one that fits; else the largest free one is replaced by
   /// one that fits.
@@ -20,6 +20,7 @@ class MemoryPool {
 
  private:
   Engine& engine_;
+  MemoryUse use_;
   const char* what_;
   std::vector<DeviceMemory> free_;
   size_t bytes_ = 0;
@@ -29,12 +30,14 @@ class MemoryPool {
 struct PassMemory {
   explicit PassMemory(std::shared_ptr<Engine> sharedEngine)
       : engine(std::move(sharedEngine)),
-        outputs(*engine, "the outputs of a pass"),
-        activations(*engine, "the activations of a pass") {}
+        outputs(*engine, MemoryUse::Activations, "the outputs of a pass"),
+        activations(*engine, MemoryUse::Activations, "the activations of a pass"),
+        logits(*engine, MemoryUse::Logits, "the logits of a pass") {}
 
   std::shared_ptr<Engine> engine;
   MemoryPool outputs;
   MemoryPool activations;
+  MemoryPool logits;
   int64_t live = 0;
   int64_t maxLive = 4;
 };

@@ -21,12 +21,13 @@ struct Pass::State {
   void releaseActivations() {
     if (!holdsActivations) return;
     memory->activations.giveBack(std::move(activations));
+    memory->logits.giveBack(std::move(logits));
     holdsActivations = false;
     --memory->live;
   }
 
   std::shared_ptr<PassMemory> memory;
-  DeviceMemory outputs, activations;
+  DeviceMemory outputs, activations, logits;
   bool holdsActivations = false;
   bool grad = false;
 

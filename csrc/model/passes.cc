@@ -10,15 +10,15 @@ namespace rlhf {
 Pass::Pass() = default;
 Pass::~Pass() = default;
 
-void Model::Impl::reserve(DeviceMemory& memory, size_t bytes, const char* what) {
+void Model::Impl::reserve(DeviceMemory& memory, MemoryUse use, size_t bytes, const char* what) {
   if (bytes <= memory.bytes()) return;
   engine->synchronize();
   memory = DeviceMemory();
-  memory = DeviceMemory(*engine, bytes, what);
+  memory = DeviceMemory(*engine, use, bytes, what);
 }
 
 char* Model::Impl::reserveWorkspace(size_t bytes) {
-  reserve(workspace, bytes, "the workspace of a pass");
+  reserve(workspace, MemoryUse::Activations, bytes, "the workspace of a pass");
   return workspace.data();
 }
 
@@ -92,18 +92,20 @@ void Model::Impl::layOut(Pass::State& state, int64_t predictions) {
   shape.head = state.head.get();
   state.lowest = transformer.lowestTrainable(shape.adapter);
   shape.firstSavedBlock = state.grad ? std::max(state.lowest, 0) / kStages : blocks;
-  const size_t logitsBytes =
-      static_cast<size_t>(shape.predictions * config().vocab) * dtypeSize(engine->accumulator());
-  shape.keepLogits = shape.firstSavedBlock < blocks && state.predictions > 0 && logitsBytes <= logitsBudget;
+  shape.recompute = recomputeLayers && shape.firstSavedBlock < blocks;
+  const size_t bytesOfLogits = logitsBytes(*engine, architecture, shape.predictions);
+  shape.keepLogits = shape.firstSavedBlock < blocks && state.predictions > 0 && bytesOfLogits <= logitsBudget;
 
   BufferLayout kept, work;
   layOutForward(*engine, architecture, shape, kept, state.grad ? work : kept);
   if (state.grad) {
     state.activations = passMemory->activations.borrow(kept.bytes());
+    if (shape.keepLogits) state.logits = passMemory->logits.borrow(bytesOfLogits);
     state.holdsActivations = true;
     ++passMemory->live;
     BufferLayout keptArrays(state.activations.data()), workArrays(reserveWorkspace(work.bytes()));
     state.buffers = layOutForward(*engine, architecture, shape, keptArrays, workArrays);
+    state.buffers.logits = state.logits.data();
   } else {
     BufferLayout arrays(reserveWorkspace(kept.bytes()));
     state.buffers = layOutForward(*engine, architecture, shape, arrays, arrays);
@@ -138,10 +140,13 @@ void Model::Impl::backward(Pass& pass, const PassGradients& gradients) {
   const bool reachesBase =
       state.shape.firstSavedBlock < static_cast<int>(transformer.architecture().blocks.size());
 
+  const Architecture& architecture = transformer.architecture();
   BufferLayout sizes;
-  layOutBackward(*engine, transformer.architecture(), state.shape, sizes);
+  layOutRecomputation(*engine, architecture, state.shape, state.buffers, sizes);
+  layOutBackward(*engine, architecture, state.shape, sizes);
   BufferLayout arrays(reserveWorkspace(sizes.bytes()));
-  const BackwardBuffers work = layOutBackward(*engine, transformer.architecture(), state.shape, arrays);
+  const ForwardBuffers buffers = layOutRecomputation(*engine, architecture, state.shape, state.buffers, arrays);
+  const BackwardBuffers work = layOutBackward(*engine, architecture, state.shape, arrays);
   reserveScratch(state.shape.rows, state.adapter.get(), state.head.get());
 
   if (gradients.dValue) {
@@ -155,7 +160,7 @@ void Model::Impl::backward(Pass& pass, const PassGradients& gradients) {
     transformer.tokenStatisticsBackward(state.buffers, work, state.rows, state.predictions, state.temperature,
                                         pass.lse_, pass.entropy_, gradients);
   if (reachesBase && (statistics || gradients.dValue))
-    transformer.backward(state.buffers, work, state.rows, state.adapter.get(), state.lowest);
+    transformer.backward(buffers, work, state.rows, state.adapter.get(), state.lowest, state.shape.recompute);
   state.releaseActivations();
 }
 

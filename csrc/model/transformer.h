@@ -32,12 +32,14 @@ struct CacheUse {
 /// ops.
 class Transformer {
  public:
-  Transformer(Engine& engine, const ModelConfig& config, bool trainable);
+  /// `storage` is the type in which the matrices of a frozen base are kept; arithmetic has the engine's.
+  Transformer(Engine& engine, const ModelConfig& config, bool trainable, DType storage);
 
   const Architecture& architecture() const { return architecture_; }
   ParameterGroup& base() { return base_; }
   const ParameterGroup& base() const { return base_; }
   size_t packedBytes() const { return packed_.bytes(); }
+  size_t tableBytes() const { return rotaryTables_.bytes(); }
 
   /// The first place, block · kStages + stage, that has anything trainable: −1 is the embedding,
   /// blocks · kStages nowhere.
@@ -58,9 +60,9 @@ class Transformer {
                                int64_t count, double temperature, const void* lse, const void* entropy,
                                const PassGradients& upstream);
   /// work.dNormed, the gradient of the hidden states → gradients of base and adapter, down to `lowest` and no
-  /// further.
+  /// further. `recompute`: of the blocks' arrays there is their input alone.
   void backward(const ForwardBuffers& buffers, const BackwardBuffers& work, const RowSet& rows,
-                Adapter* adapter, int lowest);
+                Adapter* adapter, int lowest, bool recompute);
 
  private:
   /// What every step of a backward pass needs.
@@ -76,6 +78,9 @@ class Transformer {
 
   void makeRotaryTables();
   void embed(const ForwardBuffers& buffers, const RowSet& rows);
+  /// One block from its input to `output`; null: all but its last layer, for the backward pass.
+  void forwardBlock(const ForwardBuffers& buffers, const RowSet& rows, size_t block, const Adapter* adapter,
+                    const CacheUse* cache, void* output);
   void norm(const NormLayer& layer, int64_t rows, const void* x, void* y, void* mean, void* rstd);
   void headNorms(const BlockBuffers& buffers, const Block& block, int64_t rows);
   void rotate(const ForwardBuffers& buffers, int64_t rows, void* qkv, bool inverse);

@@ -34,12 +34,14 @@ void Transformer::tokenStatisticsBackward(const ForwardBuffers& buffers, const B
 }
 
 void Transformer::backward(const ForwardBuffers& buffers, const BackwardBuffers& work, const RowSet& rows,
-                           Adapter* adapter, int lowest) {
+                           Adapter* adapter, int lowest, bool recompute) {
+  if (recompute) packed_.prepareLinears(PackedWeights::kForward);
   packed_.prepareLinears(PackedWeights::kBackward);
   BackwardStep step{buffers, work, rows, adapter, lowest, work.dStream, work.dNextStream};
   normBackward(architecture_.finalNorm, rows.rows, buffers.output, buffers.finalMean, buffers.finalRstd,
                work.dNormed, step.dOutput, false);
   for (size_t block = buffers.blocks.size(); block-- > 0;) {
+    if (recompute) forwardBlock(buffers, rows, block, adapter, nullptr, nullptr);
     if (architecture_.config.parallelResidual) {
       const size_t count = static_cast<size_t>(rows.rows * architecture_.config.hidden);
       // The residual connection's own part, which both branches add to.

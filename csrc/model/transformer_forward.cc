@@ -5,9 +5,9 @@
 
 namespace rlhf {
 
-Transformer::Transformer(Engine& engine, const ModelConfig& config, bool trainable)
+Transformer::Transformer(Engine& engine, const ModelConfig& config, bool trainable, DType storage)
     : engine_(engine), base_("base", trainable), architecture_(config, base_), packed_(architecture_, base_) {
-  base_.allocate(engine);
+  base_.allocate(engine, storage);
   if (architecture_.rotary() > 0) makeRotaryTables();
 }
 
@@ -32,6 +32,11 @@ void Transformer::makeRotaryTables() {
   const ModelConfig& config = architecture_.config;
   const int64_t half = architecture_.rotary() / 2;
   const size_t count = static_cast<size_t>(config.maxPositions * half);
+  const size_t bytes = count * dtypeSize(engine_.accumulator());
+  rotaryTables_ = DeviceMemory(engine_, MemoryUse::Weights, alignUp(bytes) + bytes, "rotary position tables");
+  cosine_ = rotaryTables_.data();
+  sine_ = rotaryTables_.data() + alignUp(bytes);
+  if (engine_.plans()) return;
   std::vector<double> cosines(count), sines(count);
   for (size_t index = 0; index < count; ++index) {
     const double angle = static_cast<double>(index / static_cast<size_t>(half)) *
@@ -39,10 +44,6 @@ void Transformer::makeRotaryTables() {
     cosines[index] = config.rotaryScale * std::cos(angle);
     sines[index] = config.rotaryScale * std::sin(angle);
   }
-  const size_t bytes = count * dtypeSize(engine_.accumulator());
-  rotaryTables_ = DeviceMemory(engine_, alignUp(bytes) + bytes, "rotary position tables");
-  cosine_ = rotaryTables_.data();
-  sine_ = rotaryTables_.data() + alignUp(bytes);
   engine_.copy(cosine_, convertedTo(engine_.accumulator(), cosines).data(), bytes);
   engine_.copy(sine_, convertedTo(engine_.accumulator(), sines).data(), bytes);
   engine_.synchronize();
@@ -58,24 +59,27 @@ void Transformer::forward(const ForwardBuffers& buffers, const RowSet& rows, con
                           const CacheUse* cache) {
   packed_.prepareLinears(PackedWeights::kForward);
   embed(buffers, rows);
-  for (size_t i = 0; i < buffers.blocks.size(); ++i) {
-    const BlockBuffers& block = buffers.blocks[i];
-    const Block& layers = architecture_.blocks[i];
-    norm(layers.attentionNorm, rows.rows, block.input, block.attentionNormed, block.attentionMean,
-         block.attentionRstd);
-    project(buffers, rows, i, kQkv, adapter, {.x = block.attentionNormed, .y = block.qkv});
-    headNorms(block, layers, rows.rows);
-    rotate(buffers, rows.rows, block.qkv, false);
-    attend(buffers, rows, i, cache);
-    // Blocks that are not saved update the stream in place, so what reads it comes first.
-    if (architecture_.config.parallelResidual) normMlpInput(block, layers, rows.rows);
-    project(buffers, rows, i, kAttentionOut, adapter,
-            {.x = block.attention, .residual = block.input, .y = block.middle});
-    mlp(buffers, rows, i, adapter,
-        i + 1 < buffers.blocks.size() ? buffers.blocks[i + 1].input : buffers.output);
-  }
+  for (size_t i = 0; i < buffers.blocks.size(); ++i)
+    forwardBlock(buffers, rows, i, adapter, cache,
+                 i + 1 < buffers.blocks.size() ? buffers.blocks[i + 1].input : buffers.output);
   norm(architecture_.finalNorm, rows.rows, buffers.output, buffers.hidden, buffers.finalMean,
        buffers.finalRstd);
+}
+
+void Transformer::forwardBlock(const ForwardBuffers& buffers, const RowSet& rows, size_t index, const Adapter* adapter,
+                               const CacheUse* cache, void* output) {
+  const BlockBuffers& block = buffers.blocks[index];
+  const Block& layers = architecture_.blocks[index];
+  norm(layers.attentionNorm, rows.rows, block.input, block.attentionNormed, block.attentionMean, block.attentionRstd);
+  project(buffers, rows, index, kQkv, adapter, {.x = block.attentionNormed, .y = block.qkv});
+  headNorms(block, layers, rows.rows);
+  rotate(buffers, rows.rows, block.qkv, false);
+  attend(buffers, rows, index, cache);
+  // Blocks that are not saved update the stream in place, so what reads it comes first.
+  if (architecture_.config.parallelResidual) normMlpInput(block, layers, rows.rows);
+  project(buffers, rows, index, kAttentionOut, adapter,
+          {.x = block.attention, .residual = block.input, .y = block.middle});
+  mlp(buffers, rows, index, adapter, output);
 }
 
 void Transformer::embed(const ForwardBuffers& buffers, const RowSet& rows) {
@@ -254,8 +258,9 @@ void Transformer::mlp(const ForwardBuffers& buffers, const RowSet& rows, size_t 
              .preActivation = block.mlpIn,
              .y = block.mlpActivated});
   }
-  project(buffers, rows, index, kMlpOut, adapter,
-          {.x = block.mlpActivated, .residual = block.middle, .y = output});
+  if (output)
+    project(buffers, rows, index, kMlpOut, adapter,
+            {.x = block.mlpActivated, .residual = block.middle, .y = output});
 }
 
 void Transformer::project(const ForwardBuffers& buffers, const RowSet& rows, size_t block, Stage stage,

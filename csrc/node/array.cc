@@ -64,7 +64,7 @@ const void* ArrayInput::on(EngineHandle& engine) {
   if (!host_) return nullptr;
   if (engine.engine->device()->unifiedMemory) return host_->data();
   const size_t bytes = host_->size() * sizeof(float);
-  copy_ = DeviceMemory(*engine.engine, bytes, "an input array");
+  copy_ = DeviceMemory(*engine.engine, MemoryUse::Arrays, bytes, "an input array");
   engine.engine->copy(copy_.data(), host_->data(), bytes);
   return copy_.data();
 }
@@ -73,7 +73,7 @@ std::shared_ptr<ArrayHandle> makeArray(const std::shared_ptr<EngineHandle>& engi
   auto array = std::make_shared<ArrayHandle>();
   array->engine = engine;
   array->length = length;
-  array->memory = std::make_shared<DeviceMemory>(*engine->engine, static_cast<size_t>(length) * sizeof(float), "an array");
+  array->memory = std::make_shared<DeviceMemory>(*engine->engine, MemoryUse::Arrays, static_cast<size_t>(length) * sizeof(float), "an array");
   array->data = array->memory->data();
   return array;
 }

@@ -15,7 +15,9 @@ EngineWrap::EngineWrap(const Napi::CallbackInfo& info) : HandleWrap(info) {
       throw Error(code::kUnsupported, format("this processor or build does not have the instruction set \"%s\"", instructionSet.c_str()));
     auto engine = std::make_shared<EngineHandle>();
     engine->device = std::make_unique<cpu::CpuDevice>(static_cast<int>(threads));
-    engine->engine = std::make_shared<Engine>(*ops, engine->device.get(), DType::F32);
+    engine->engine = boolean(options, "planning", false)
+                         ? Engine::planning(*ops, *engine->device, DType::F32)
+                         : std::make_shared<Engine>(*ops, engine->device.get(), DType::F32);
     engine->queue = CommandQueue::create(info.Env());
     std::shared_ptr<CommandQueue> queue = engine->queue;
     set(std::move(engine), std::move(queue));
@@ -40,12 +42,13 @@ Napi::Value EngineWrap::createModel(const Napi::CallbackInfo& info) {
     const std::shared_ptr<EngineHandle> engine = handle();
     const ModelConfig config = toModelConfig(toObject(info[0], "config"));
     const bool trainable = toBoolean(info[1], "trainable");
+    const DType storage = info[2].IsUndefined() ? DType::F32 : toStorageType(toText(info[2], "dtype"));
     return engine->queue->submit(
         info.Env(),
-        [engine, config, trainable] {
+        [engine, config, trainable, storage] {
           auto model = std::make_shared<ModelHandle>();
           model->engine = engine;
-          model->model = Model::create(engine->engine, config, trainable);
+          model->model = Model::create(engine->engine, config, trainable, storage);
           model->noteParameters();
           return model;
         },
@@ -55,11 +58,33 @@ Napi::Value EngineWrap::createModel(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value EngineWrap::memory(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const MemoryLedger& ledger = handle()->engine->ledger();
+    Napi::Object result = Napi::Object::New(info.Env());
+    result.Set("held", toMemoryObject(info.Env(), ledger.held()));
+    result.Set("peak", toMemoryObject(info.Env(), ledger.peak()));
+    result.Set("budget", static_cast<double>(ledger.budget()));
+    return result;
+  });
+}
+
+Napi::Value EngineWrap::setMemoryBudget(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const double bytes = toNumber(info[0], "bytes");
+    if (!(bytes > 0)) throwArgument(format("the memory budget must be above 0 bytes, got %g", bytes));
+    handle()->engine->ledger().setBudget(bytes < 0x1p63 ? static_cast<size_t>(bytes) : SIZE_MAX);
+    return info.Env().Undefined();
+  });
+}
+
 void defineEngine(Napi::Env env, Napi::Object exports, AddonData& data) {
   const Napi::Function constructor = EngineWrap::DefineClass(
       env, EngineWrap::kName,
       {EngineWrap::InstanceAccessor<&EngineWrap::info>("info"),
        EngineWrap::InstanceMethod<&EngineWrap::createModel>("createModel"),
+       EngineWrap::InstanceMethod<&EngineWrap::memory>("memory"),
+       EngineWrap::InstanceMethod<&EngineWrap::setMemoryBudget>("setMemoryBudget"),
        EngineWrap::InstanceMethod("dispose", &EngineWrap::dispose)});
   data.engine = Napi::Persistent(constructor);
   exports.Set(EngineWrap::kName, constructor);

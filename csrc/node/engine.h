@@ -3,7 +3,8 @@
 
 namespace rlhf::node {
 
-/// class Engine { constructor({ threads?, instructionSet? }); readonly info; createModel(config, trainable); dispose() }
+/// class Engine { constructor({ threads?, instructionSet?, planning? }); readonly info; createModel(config, trainable, dtype); memory();
+/// setMemoryBudget(bytes); dispose() }
 class EngineWrap : public HandleWrap<EngineWrap, EngineHandle> {
  public:
   static constexpr const char* kName = "Engine";
@@ -11,6 +12,8 @@ class EngineWrap : public HandleWrap<EngineWrap, EngineHandle> {
   explicit EngineWrap(const Napi::CallbackInfo& info);
   Napi::Value info(const Napi::CallbackInfo& info);
   Napi::Value createModel(const Napi::CallbackInfo& info);
+  Napi::Value memory(const Napi::CallbackInfo& info);
+  Napi::Value setMemoryBudget(const Napi::CallbackInfo& info);
 };
 
 }  // namespace rlhf::node

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 
 #include "model/model.h"
 #include "node/arguments.h"
@@ -57,7 +58,7 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
       engine_ =
           std::make_shared<Engine>(backend.ops(), backend.device(), toDType(field(options, "type"), "type"));
       model_ = Model::create(engine_, node::toModelConfig(toObject(info[0], "config")),
-                             boolean(options, "trainable", false));
+                             boolean(options, "trainable", false), storage(options));
       return info.Env().Undefined();
     });
   }
@@ -112,6 +113,9 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
   Napi::Value setMaxLivePasses(const Napi::CallbackInfo& info) {
     return change(info, [&] { model_->setMaxLivePasses(node::toInteger(info[0], "count")); });
   }
+  Napi::Value setRecomputeLayers(const Napi::CallbackInfo& info) {
+    return change(info, [&] { model_->setRecomputeLayers(node::toBoolean(info[0], "recompute")); });
+  }
   Napi::Value setLogitsBudget(const Napi::CallbackInfo& info) {
     return change(info,
                   [&] { model_->setLogitsBudget(static_cast<size_t>(node::toInteger(info[0], "bytes"))); });
@@ -138,6 +142,10 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
     });
   }
 
+  static std::optional<DType> storage(const Napi::Object& options) {
+    const std::string name = node::text(options, "storage", "");
+    return name.empty() ? std::nullopt : std::optional<DType>(node::toStorageType(name));
+  }
   bool narrow() const { return engine_->type() == DType::F32; }
   /// float64 numbers per element as JavaScript sees them.
   int64_t components() const { return engine_->type() == DType::C128 ? 2 : 1; }
@@ -186,7 +194,7 @@ DeviceMemory ModelWrap::toDevice(Napi::Value value, const char* name, int64_t co
   if (array.ElementLength() != elements)
     throw Error(code::kShape,
                 format("%s must have %zu numbers, got %zu", name, elements, array.ElementLength()));
-  DeviceMemory memory(*engine_, elements * (narrow() ? sizeof(float) : sizeof(double)), name);
+  DeviceMemory memory(*engine_, MemoryUse::Arrays, elements * (narrow() ? sizeof(float) : sizeof(double)), name);
   const std::vector<float> values(array.Data(), array.Data() + (narrow() ? elements : 0));
   engine_->copy(memory.data(), narrow() ? static_cast<const void*>(values.data()) : array.Data(),
                 memory.bytes());
@@ -216,9 +224,7 @@ Napi::Value ModelWrap::write(const Napi::CallbackInfo& info) {
 
 Napi::Value ModelWrap::memory(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
-    Napi::Object result = Napi::Object::New(info.Env());
-    for (const auto& [category, bytes] : model_->memory()) result.Set(category, static_cast<double>(bytes));
-    return result;
+    return node::toMemoryObject(info.Env(), model_->memory());
   });
 }
 
@@ -315,6 +321,7 @@ void defineModel(Napi::Env env, Napi::Object exports) {
            W::InstanceMethod<&W::zeroGradients>("zeroGradients"),
            W::InstanceMethod<&W::setMaxLivePasses>("setMaxLivePasses"),
            W::InstanceMethod<&W::failAllocationsAfter>("failAllocationsAfter"),
+           W::InstanceMethod<&W::setRecomputeLayers>("setRecomputeLayers"),
            W::InstanceMethod<&W::setLogitsBudget>("setLogitsBudget"), W::InstanceMethod<&W::memory>("memory"),
            W::InstanceMethod<&W::forward>("forward"), W::InstanceMethod<&W::backward>("backward"),
            W::InstanceMethod<&W::disposePass>("disposePass"), W::InstanceMethod<&W::generate>("generate"),

@@ -91,7 +91,7 @@ class DeviceIndices {
       return;
     }
     const size_t bytes = values.size() * sizeof(int32_t);
-    copy_ = DeviceMemory(*engine.engine, bytes, "indices");
+    copy_ = DeviceMemory(*engine.engine, MemoryUse::Arrays, bytes, "indices");
     engine.engine->copy(copy_.data(), values.data(), bytes);
     data_ = reinterpret_cast<const int32_t*>(copy_.data());
   }
@@ -106,7 +106,7 @@ class DeviceIndices {
 class Stats {
  public:
   Stats(EngineHandle& engine, std::initializer_list<const char*> names)
-      : engine_(engine), names_(names), memory_(*engine.engine, names.size() * sizeof(float), "sums") {}
+      : engine_(engine), names_(names), memory_(*engine.engine, MemoryUse::Arrays, names.size() * sizeof(float), "sums") {}
   void* data() { return memory_.data(); }
   void readInto(Outputs& outputs) {
     outputs.statNames = names_;

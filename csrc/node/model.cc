@@ -75,12 +75,10 @@ Napi::Value ModelWrap::linearLayers(const Napi::CallbackInfo& info) {
 
 Napi::Value ModelWrap::memory(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
-    std::map<std::string, size_t> memory;
+    MemoryBytes memory{};
     const std::shared_ptr<ModelHandle> model = handle();
     model->engine->queue->runAndWait([&] { memory = model->model->memory(); });
-    Napi::Object result = Napi::Object::New(info.Env());
-    for (const auto& [category, bytes] : memory) result.Set(category, static_cast<double>(bytes));
-    return result;
+    return toMemoryObject(info.Env(), memory);
   });
 }
 
@@ -88,6 +86,22 @@ Napi::Value ModelWrap::setMaxLivePasses(const Napi::CallbackInfo& info) {
   return guarded(info, [&] {
     const int64_t count = toInteger(info[0], "count");
     return change(info, [&](Model& model) { model.setMaxLivePasses(count); });
+  });
+}
+
+Napi::Value ModelWrap::setRecomputeLayers(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    const bool recompute = toBoolean(info[0], "recompute");
+    return change(info, [&](Model& model) { model.setRecomputeLayers(recompute); });
+  });
+}
+
+Napi::Value ModelWrap::mostKeptPredictions(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const std::shared_ptr<ModelHandle> model = handle();
+    int64_t count = 0;
+    model->engine->queue->runAndWait([&] { count = model->model->mostKeptPredictions(); });
+    return Napi::Number::New(info.Env(), static_cast<double>(count));
   });
 }
 
@@ -254,6 +268,8 @@ void defineModel(Napi::Env env, Napi::Object exports, AddonData& data) {
       env, W::kName,
       {W::InstanceMethod<&W::parameters>("parameters"), W::InstanceMethod<&W::linearLayers>("linearLayers"),
        W::InstanceMethod<&W::memory>("memory"), W::InstanceMethod<&W::setMaxLivePasses>("setMaxLivePasses"),
+       W::InstanceMethod<&W::setRecomputeLayers>("setRecomputeLayers"),
+       W::InstanceMethod<&W::mostKeptPredictions>("mostKeptPredictions"),
        W::InstanceMethod<&W::addAdapter>("addAdapter"), W::InstanceMethod<&W::removeAdapter>("removeAdapter"),
        W::InstanceMethod<&W::addHead>("addHead"), W::InstanceMethod<&W::removeHead>("removeHead"),
        W::InstanceMethod<&W::initialise>("initialise"), W::InstanceMethod<&W::mergeAdapter>("mergeAdapter"),

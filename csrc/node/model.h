@@ -14,6 +14,8 @@ class ModelWrap : public HandleWrap<ModelWrap, ModelHandle> {
   Napi::Value linearLayers(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
   Napi::Value setMaxLivePasses(const Napi::CallbackInfo& info);
+  Napi::Value setRecomputeLayers(const Napi::CallbackInfo& info);
+  Napi::Value mostKeptPredictions(const Napi::CallbackInfo& info);
   Napi::Value addAdapter(const Napi::CallbackInfo& info);
   Napi::Value removeAdapter(const Napi::CallbackInfo& info);
   Napi::Value addHead(const Napi::CallbackInfo& info);

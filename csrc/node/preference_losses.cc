@@ -124,7 +124,7 @@ Napi::Value preferenceLoss(const Napi::CallbackInfo& info) {
       Stats stats(*engine, {"loss", "pairs", "correct", "margin", "chosenReward", "rejectedReward", "chosenLogProb",
                             "rejectedLogProb"});
       const DeviceIndices chosenRows(*engine, *chosen), rejectedRows(*engine, *rejected), lengths(*engine, *tokens);
-      const DeviceMemory order(*engine->engine, (2 * chosen->size() + 1) * sizeof(int32_t), "order of pairs");
+      const DeviceMemory order(*engine->engine, MemoryUse::Arrays, (2 * chosen->size() + 1) * sizeof(int32_t), "order of pairs");
       const auto dLogProb = makeArray(engine, arguments.sequences);
       Outputs outputs{{{"dLogProb", dLogProb}}, {}, {}};
       arguments.chosen = chosenRows.data();

@@ -59,6 +59,14 @@ ModelConfig toModelConfig(const Napi::Object& object) {
   return config;
 }
 
+DType toStorageType(const std::string& name) {
+  if (name == "float32") return DType::F32;
+  if (name == "float16") return DType::F16;
+  if (name == "bfloat16") return DType::BF16;
+  throw Error(code::kUnsupported,
+              format("weights cannot be kept as \"%s\"; use float32, float16 or bfloat16", name.c_str()));
+}
+
 AdapterConfig toAdapterConfig(const Napi::Object& object) {
   AdapterConfig config;
   const Napi::Value layers = field(object, "layers");
@@ -161,6 +169,13 @@ Napi::Value toLinearLayerList(Napi::Env env, const std::vector<LinearLayerInfo>&
     list.Set(i, entry);
   }
   return list;
+}
+
+Napi::Value toMemoryObject(Napi::Env env, const MemoryBytes& bytes) {
+  Napi::Object result = Napi::Object::New(env);
+  for (size_t use = 0; use < kMemoryUses; ++use)
+    result.Set(memoryUseName(static_cast<MemoryUse>(use)), static_cast<double>(bytes[use]));
+  return result;
 }
 
 Napi::Value toGenerations(Napi::Env env, const std::vector<Generation>& generations) {

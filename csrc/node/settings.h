@@ -14,6 +14,8 @@ namespace rlhf::node {
 /// "none", "gelu_tanh", "gelu", "tanh", "relu" or "silu"; else ERR_RLHF_CONFIG.
 Activation toActivation(const std::string& name);
 ModelConfig toModelConfig(const Napi::Object& object);
+/// "float32", "float16" or "bfloat16": how weights are kept; else ERR_RLHF_UNSUPPORTED.
+DType toStorageType(const std::string& name);
 AdapterConfig toAdapterConfig(const Napi::Object& object);
 HeadConfig toHeadConfig(const Napi::Object& object);
 Batch toBatch(const Napi::Object& object);
@@ -24,6 +26,8 @@ std::vector<std::vector<int32_t>> toPrompts(Napi::Value value);
 Napi::Value toParameterList(Napi::Env env, const std::vector<ParameterInfo>& parameters);
 /// [{ module, inputs, outputs, transposed, attention }]
 Napi::Value toLinearLayerList(Napi::Env env, const std::vector<LinearLayerInfo>& layers);
+/// Bytes by the uses' names.
+Napi::Value toMemoryObject(Napi::Env env, const MemoryBytes& bytes);
 Napi::Value toGenerations(Napi::Env env, const std::vector<Generation>& generations);
 
 }  // namespace rlhf::node

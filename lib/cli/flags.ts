@@ -44,18 +44,13 @@ function readScalar(text: string): unknown {
 /** Declares every setting of a stage, and its aliases, as flags of a command. */
 export function addStageFlags(command: Command, kind: StageKind): void {
   const shape: Readonly<Record<string, z.ZodType>> = stageSchemas[kind].shape;
-  for (const [key, schema] of Object.entries(shape)) {
-    const isFlag = accepts(schema, true);
-    const argument = isFlag ? "[boolean]" : takesList(schema) ? "<values...>" : "<value>";
-    command.addOption(new Option(`${flagOf(key)} ${argument}`, schema.description ?? ""));
-  }
+  const argumentOf = (schema: z.ZodType): string =>
+    accepts(schema, true) ? "[boolean]" : takesList(schema) ? "<values...>" : "<value>";
+  for (const [key, schema] of Object.entries(shape))
+    command.addOption(new Option(`${flagOf(key)} ${argumentOf(schema)}`, schema.description ?? ""));
   for (const [alias, key] of Object.entries(stageAliases[kind])) {
-    command.addOption(
-      new Option(
-        `${flagOf(alias)} ${takesList(shape[key]) ? "<values...>" : "<value>"}`,
-        `same as ${flagOf(key)}`,
-      ).hideHelp(),
-    );
+    const argument = argumentOf(shape[key] as z.ZodType);
+    command.addOption(new Option(`${flagOf(alias)} ${argument}`, `same as ${flagOf(key)}`).hideHelp());
   }
 }
 

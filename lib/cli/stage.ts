@@ -1,4 +1,13 @@
 import type { Command } from "commander";
+import {
+  defaultMemoryBudget,
+  formatBytes,
+  MEMORY_USES,
+  type MemoryBudget,
+  type MemoryBytes,
+  toMemoryBudget,
+  totalBytes,
+} from "../engine/memory.ts";
 import type { StageKind } from "../pipeline/schema.ts";
 import { readStage } from "../pipeline/settings-file.ts";
 import { addStageFlags, stageFlags } from "./flags.ts";
@@ -15,17 +24,31 @@ const DESCRIPTIONS: Readonly<Record<StageKind, string>> = {
   simpo: "align a model with preference pairs by mean log-probs, without a reference (SimPO)",
 };
 
+/** A line for each use, the sum, and the budget. */
+function describeEstimate(bytes: MemoryBytes, memoryBudget: MemoryBudget | undefined): string {
+  const budget = memoryBudget === undefined ? defaultMemoryBudget() : toMemoryBudget(memoryBudget);
+  const uses = MEMORY_USES.filter((use) => bytes[use] > 0).map((use) => [use, bytes[use]] as const);
+  const rows = [...uses, ["total", totalBytes(bytes)] as const, ["budget", budget] as const];
+  return rows.map(([name, value]) => `${name.padEnd(14)}${formatBytes(value).padStart(10)}\n`).join("");
+}
+
 /** `sft`, `reward`, `ppo`, `dpo`, …: one stage, from flags, a YAML file of the stage's keys, or both. */
 export function addStageCommand(program: Command, kind: StageKind): void {
   const command = program
     .command(kind)
     .description(DESCRIPTIONS[kind])
     .option("--config <file>", "YAML file with settings of this stage; flags win over it")
-    .option("--force", "run also when the results are complete", false);
+    .option("--force", "run also when the results are complete", false)
+    .option("--estimate", "print the memory that the stage would take, and stop", false);
   addStageFlags(command, kind);
-  command.action(async (options: { config?: string; force: boolean }) => {
+  command.action(async (options: { config?: string; force: boolean; estimate: boolean }) => {
     const stage = await readStage(kind, options.config, stageFlags(command, kind));
-    const { runPipeline } = await import("../pipeline/run.ts");
+    const { estimateStage, runPipeline } = await import("../pipeline/run.ts");
+    if (options.estimate) {
+      const { bytes } = await estimateStage(stage);
+      process.stdout.write(describeEstimate(bytes, stage.settings.memory_budget));
+      return;
+    }
     const again = `node-rlhf ${process.argv.slice(2).join(" ")}`;
     await withInterrupt((signal) => runPipeline([stage], { signal, force: options.force, again }));
   });

@@ -1,4 +1,6 @@
+import { AsyncLocalStorage } from "node:async_hooks";
 import { RlhfError } from "../errors.ts";
+import { defaultMemoryBudget, type EngineMemory, type MemoryBudget, toMemoryBudget } from "./memory.ts";
 import { call, type NativeEngine, type NativeEngineInfo, native } from "./native.ts";
 
 /** Where a model computes. "auto" takes the best device there is; a device named outright is used or it is an error. */
@@ -9,9 +11,16 @@ export interface EngineOptions {
   readonly device?: DeviceName;
   /** CPU threads. Default: RLHF_NUM_THREADS, else the number of hardware threads. */
   readonly threads?: number;
+  /**
+   * The most memory that the engine may hold, as bytes or as text such as "12GiB"; what would go over it is ERR_RLHF_MEMORY before
+   * it is taken. It holds for all models of the engine, the last one that was given. Default: the machine's, or the container's.
+   */
+  readonly memoryBudget?: MemoryBudget;
 }
 
 const shared = new Map<string, Engine>();
+/** The engine that takes the place of the shared ones while an estimate is made. */
+const planning = new AsyncLocalStorage<Engine>();
 
 function checkDevice(device: DeviceName): void {
   if (device === "cuda") {
@@ -39,10 +48,13 @@ function checkDevice(device: DeviceName): void {
 export class Engine {
   readonly native: NativeEngine;
   readonly info: NativeEngineInfo;
+  /** True for an engine that lays memory out without taking it and computes nothing. */
+  readonly plans: boolean;
 
-  private constructor(handle: NativeEngine) {
+  private constructor(handle: NativeEngine, plans = false) {
     this.native = handle;
     this.info = handle.info;
+    this.plans = plans;
   }
 
   /**
@@ -51,13 +63,49 @@ export class Engine {
    */
   static shared(options: EngineOptions = {}): Engine {
     checkDevice(options.device ?? "auto");
+    const plan = planning.getStore();
+    if (plan) return plan;
     const threads = options.threads ?? call(() => native().defaultThreadCount);
     const key = `cpu:${threads}`;
     let engine = shared.get(key);
     if (!engine) {
       engine = new Engine(call(() => new (native().Engine)({ threads })));
       shared.set(key, engine);
+      engine.setMemoryBudget(defaultMemoryBudget());
     }
+    if (options.memoryBudget !== undefined) engine.setMemoryBudget(options.memoryBudget);
     return engine;
+  }
+
+  /**
+   * Runs `body` with an engine that lays memory out as the shared one with these options would, and neither takes it nor computes:
+   * models made or loaded in `body` are on it, and what it counts is the estimate. Their results have no meaning.
+   */
+  static async whilePlanning<Result>(
+    options: EngineOptions,
+    body: (engine: Engine) => Promise<Result>,
+  ): Promise<Result> {
+    checkDevice(options.device ?? "auto");
+    const threads = options.threads ?? call(() => native().defaultThreadCount);
+    const engine = new Engine(
+      call(() => new (native().Engine)({ threads, planning: true })),
+      true,
+    );
+    try {
+      return await planning.run(engine, () => body(engine));
+    } finally {
+      engine.native.dispose();
+    }
+  }
+
+  /** See EngineOptions; what is held already stays. Throws ERR_RLHF_ARGUMENT for what is no budget. */
+  setMemoryBudget(budget: MemoryBudget): void {
+    const bytes = toMemoryBudget(budget);
+    call(() => this.native.setMemoryBudget(bytes));
+  }
+
+  /** Bytes that the engine holds for all its models, and the most that each use has ever held. */
+  memory(): EngineMemory {
+    return call(() => this.native.memory());
   }
 }

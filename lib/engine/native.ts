@@ -1,12 +1,17 @@
 import { RlhfError, type RlhfErrorCode } from "../errors.ts";
 import { loadBinary } from "./load-binary.ts";
+import type { EngineMemory, MemoryBytes } from "./memory.ts";
 
 /**
  * The native addon's whole surface, typed in one place. Nothing outside lib/engine and lib/model calls it. Every method that
  * returns a promise queues a command on the engine's thread; commands run in the order of the calls. The others are short.
  */
 export interface NativeBinding {
-  readonly Engine: new (options: { threads?: number; instructionSet?: string }) => NativeEngine;
+  readonly Engine: new (options: {
+    threads?: number;
+    instructionSet?: string;
+    planning?: boolean;
+  }) => NativeEngine;
   readonly Optimizer: new (
     model: NativeModel,
     groups: readonly string[],
@@ -41,7 +46,10 @@ export interface NativeEngineInfo {
 
 export interface NativeEngine {
   readonly info: NativeEngineInfo;
-  createModel(config: ModelConfig, trainable: boolean): Promise<NativeModel>;
+  /** `dtype`: how the matrices of a frozen base are kept, "float32" (default), "float16" or "bfloat16". */
+  createModel(config: ModelConfig, trainable: boolean, dtype?: string): Promise<NativeModel>;
+  memory(): EngineMemory;
+  setMemoryBudget(bytes: number): void;
   dispose(): void;
 }
 
@@ -166,8 +174,12 @@ export interface NativeTensorSource {
 export interface NativeModel {
   parameters(): NativeParameter[];
   linearLayers(): NativeLinearLayer[];
-  memory(): Record<string, number>;
+  /** What this model holds; optimizers and scratch memory are counted by the engine alone. */
+  memory(): MemoryBytes;
   setMaxLivePasses(count: number): void;
+  setRecomputeLayers(recompute: boolean): void;
+  /** The most predictions of a pass whose logits are kept for backward. */
+  mostKeptPredictions(): number;
   addAdapter(name: string, config: NativeAdapterConfig): void;
   removeAdapter(name: string): void;
   addHead(name: string, config: NativeHeadConfig): void;

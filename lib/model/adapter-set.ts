@@ -76,6 +76,11 @@ export class AdapterSet {
     this.#infos.set(name, info);
   }
 
+  /** Adds untrained adapters of the same names and forms as another model's. */
+  addAllOf(other: AdapterSet): void {
+    for (const [name, info] of other.infos) this.#add(name, info);
+  }
+
   remove(name: string): void {
     call(() => this.#native.removeAdapter(name));
     this.#infos.delete(name);

@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { encodePrompt } from "../data/encode.ts";
 import { Engine, type EngineOptions } from "../engine/engine.ts";
+import type { MemoryBytes } from "../engine/memory.ts";
 import {
   call,
   callAsync,
@@ -38,11 +39,22 @@ import { Pass } from "./pass.ts";
 import { readModelTensors, type TensorSource, writeSafetensors } from "./safetensors.ts";
 import { loadParameters, nameInFile, readGradient, readParameter } from "./weights.ts";
 
+/** How the weights of a model are kept in memory. */
+export type WeightType = "float32" | "bfloat16" | "float16";
+
 export interface LoadOptions extends EngineOptions {
-  /** Type of weights and arithmetic. "float32" (default) is the one there is on the CPU. */
-  readonly dtype?: "float32";
+  /**
+   * How weights are kept. "bfloat16" and "float16" keep the matrices of a frozen model in half the memory; arithmetic is float32
+   * all the same, and so is what trains. Default "float32".
+   */
+  readonly dtype?: WeightType;
   /** Whether the base's own weights get gradients. Default "none": adapters and heads train on a frozen base. */
   readonly trainable?: "all" | "none";
+  /**
+   * Keeps the input of each layer alone for backward, which computes the rest again: less memory, about a third more time, the same
+   * bits. Known as activation or gradient checkpointing. Default false.
+   */
+  readonly recomputeLayers?: boolean;
 }
 
 export interface CreateOptions extends LoadOptions {
@@ -95,14 +107,20 @@ interface Origin {
   readonly directory: string | null;
 }
 
-function checkDtype(dtype: string | undefined): void {
-  if (dtype !== undefined && dtype !== "float32")
+const WEIGHT_TYPES: readonly string[] = ["float32", "bfloat16", "float16"] satisfies WeightType[];
+
+function checkOptions({ dtype = "float32", trainable = "none" }: LoadOptions): void {
+  if (!WEIGHT_TYPES.includes(dtype))
     throw new RlhfError(
       "ERR_RLHF_UNSUPPORTED",
-      `dtype "${dtype}" is not supported on the CPU; use "float32"`,
-      {
-        dtype,
-      },
+      `dtype "${dtype}" is not supported on the CPU; use one of ${WEIGHT_TYPES.join(", ")}`,
+      { dtype },
+    );
+  if (dtype !== "float32" && trainable === "all")
+    throw new RlhfError(
+      "ERR_RLHF_UNSUPPORTED",
+      `weights that train are kept as float32; leave dtype "${dtype}" out, or train an adapter or a head on the frozen model`,
+      { dtype, trainable },
     );
 }
 
@@ -114,6 +132,8 @@ export class CausalLM implements Disposable {
   /** Where it was loaded from; null for a model made from a configuration. */
   readonly directory: string | null;
   readonly trainable: "all" | "none";
+  /** How the matrices of the base are kept; vectors, adapters and heads are always float32. */
+  readonly dtype: WeightType;
   /** Tokens that end a sequence, from generation_config.json or config.json. */
   readonly eosTokenIds: readonly number[];
   /** The addon's handle, for the package's own modules. */
@@ -121,6 +141,7 @@ export class CausalLM implements Disposable {
   readonly #generationConfig: HfConfig | null;
   readonly #adapters: AdapterSet;
   readonly #heads = new Map<string, HeadInfo>();
+  #recomputeLayers = false;
 
   private constructor(
     engine: Engine,
@@ -128,6 +149,7 @@ export class CausalLM implements Disposable {
     config: ModelConfig,
     origin: Origin,
     trainable: "all" | "none",
+    dtype: WeightType,
   ) {
     this.engine = engine;
     this.native = handle;
@@ -136,6 +158,7 @@ export class CausalLM implements Disposable {
     this.hfConfig = origin.hfConfig;
     this.directory = origin.directory;
     this.trainable = trainable;
+    this.dtype = dtype;
     this.#generationConfig = origin.generationConfig;
     this.eosTokenIds = readEosTokenIds(origin.hfConfig, origin.generationConfig);
   }
@@ -146,7 +169,7 @@ export class CausalLM implements Disposable {
    */
   static async load(path: string, options: LoadOptions = {}): Promise<CausalLM> {
     const directory = await localModel(path);
-    checkDtype(options.dtype);
+    checkOptions(options);
     const configPath = join(directory, "config.json");
     const hfConfig = await readJsonIfPresent(configPath, "ERR_RLHF_MODEL");
     if (!hfConfig)
@@ -180,7 +203,7 @@ export class CausalLM implements Disposable {
 
   /** Makes a model with random weights from the content of a config.json (`initializer_range` is their deviation). */
   static async create(hfConfig: HfConfig, options: CreateOptions = {}): Promise<CausalLM> {
-    checkDtype(options.dtype);
+    checkOptions(options);
     const config = readModelConfig(hfConfig, "config");
     const model = await CausalLM.#build(
       config,
@@ -194,8 +217,11 @@ export class CausalLM implements Disposable {
   static async #build(config: ModelConfig, origin: Origin, options: LoadOptions): Promise<CausalLM> {
     const engine = Engine.shared(options);
     const trainable = options.trainable ?? "none";
-    const handle = await callAsync(() => engine.native.createModel(config, trainable === "all"));
-    return new CausalLM(engine, handle, config, origin, trainable);
+    const dtype = options.dtype ?? "float32";
+    const handle = await callAsync(() => engine.native.createModel(config, trainable === "all", dtype));
+    const model = new CausalLM(engine, handle, config, origin, trainable, dtype);
+    model.recomputeLayers = options.recomputeLayers ?? false;
+    return model;
   }
 
   /**
@@ -204,18 +230,54 @@ export class CausalLM implements Disposable {
    */
   async clone(options: { trainable?: "all" | "none"; merge?: string } = {}): Promise<CausalLM> {
     const trainable = options.trainable ?? "none";
-    const handle = await callAsync(() => this.engine.native.createModel(this.config, trainable === "all"));
+    // A merged matrix is no sum of numbers of 16 bits: rounded, it would be another one.
+    const dtype = trainable === "all" || options.merge !== undefined ? "float32" : this.dtype;
+    const handle = await callAsync(() =>
+      this.engine.native.createModel(this.config, trainable === "all", dtype),
+    );
     const origin = {
       hfConfig: this.hfConfig,
       generationConfig: this.#generationConfig,
       directory: this.directory,
     };
-    const copy = new CausalLM(this.engine, handle, this.config, origin, trainable);
+    const copy = new CausalLM(this.engine, handle, this.config, origin, trainable, dtype);
+    copy.recomputeLayers = this.recomputeLayers;
+    if (this.engine.plans) return copy;
     for (const source of this.#baseTensors(options.merge)) {
       const values = await source.read();
       await copy.writeParameter(source.name, values);
     }
     return copy;
+  }
+
+  /**
+   * A model of the same shape on another engine, its weights zero: for estimates. `bare` leaves adapters and heads out; the other
+   * options are this model's where they are left out.
+   */
+  async emptyCopyOn(
+    engine: Engine,
+    options: Pick<LoadOptions, "trainable" | "dtype" | "recomputeLayers"> & { readonly bare?: boolean } = {},
+  ): Promise<CausalLM> {
+    const { trainable = this.trainable, recomputeLayers = this.recomputeLayers, bare = false } = options;
+    const dtype = options.dtype ?? (trainable === "all" ? "float32" : this.dtype);
+    const handle = await callAsync(() => engine.native.createModel(this.config, trainable === "all", dtype));
+    const origin = { hfConfig: this.hfConfig, generationConfig: null, directory: null };
+    const copy = new CausalLM(engine, handle, this.config, origin, trainable, dtype);
+    copy.recomputeLayers = recomputeLayers;
+    if (bare) return copy;
+    copy.#adapters.addAllOf(this.#adapters);
+    for (const [name, info] of this.#heads) copy.addHead(name, info as HeadOptions);
+    return copy;
+  }
+
+  /** See LoadOptions; it holds for the passes that begin from now on. */
+  get recomputeLayers(): boolean {
+    return this.#recomputeLayers;
+  }
+
+  set recomputeLayers(recompute: boolean) {
+    call(() => this.native.setRecomputeLayers(recompute));
+    this.#recomputeLayers = recompute;
   }
 
   async #loadHeads(directory: string): Promise<void> {
@@ -503,8 +565,8 @@ export class CausalLM implements Disposable {
     });
   }
 
-  /** Bytes that the model holds now, by category. */
-  memory(): Record<string, number> {
+  /** Bytes that the model holds now, by use; what optimizers and operators hold is counted by `engine.memory()`. */
+  memory(): MemoryBytes {
     return call(() => this.native.memory());
   }
 

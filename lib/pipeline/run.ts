@@ -1,5 +1,7 @@
 import { resolve } from "node:path";
+import { Engine } from "../engine/engine.ts";
 import { isRlhfError, RlhfError } from "../errors.ts";
+import type { MemoryEstimate } from "../model/estimate-memory.ts";
 import { formatDuration, formatNumber } from "../monitor/format.ts";
 import { hashOfValue } from "./fingerprint.ts";
 import { withLocalPaths } from "./hub-paths.ts";
@@ -9,6 +11,7 @@ import { runCpoStage, runDpoStage, runKtoStage, runOrpoStage, runSimpoStage } fr
 import { runRewardStage } from "./reward-stage.ts";
 import type { Stage, StageKind } from "./schema.ts";
 import { runSftStage } from "./sft-stage.ts";
+import { StageEstimated } from "./train.ts";
 
 /** What a stage is run with beside its settings. */
 export interface StageContext {
@@ -21,6 +24,8 @@ export interface StageContext {
   readonly log: (text: string) => void;
   /** Runs a part of the stage as one of its own, in a directory within its output directory. */
   readonly runStage: (part: Stage, name: string) => Promise<StageResult>;
+  /** True: the stage goes as far as its trainer and throws StageEstimated. */
+  readonly estimates?: boolean;
 }
 
 export interface RunOptions {
@@ -38,6 +43,32 @@ export interface StageResult {
   /** True when the results were complete already. */
   readonly skipped: boolean;
   readonly summary: StageSummary;
+}
+
+/**
+ * The memory that a stage would take, by use: its models, data and trainer are set up on an engine that only counts, and nothing is
+ * trained or written. A stage of several parts needs as much as the first of them. A reward model that could share the policy's
+ * weights counts as one of its own.
+ */
+export async function estimateStage(given: Stage): Promise<MemoryEstimate> {
+  const estimates = async (part: Stage): Promise<never> => {
+    await runStage(part, {
+      signal: undefined,
+      key: "",
+      resume: false,
+      log: () => {},
+      runStage: estimates,
+      estimates: true,
+    });
+    throw new RlhfError("ERR_RLHF_INTERNAL", `${part.kind}: the stage ended before its memory was estimated`);
+  };
+  const stage = await withLocalPaths(given, () => {}, undefined);
+  return Engine.whilePlanning({ device: stage.settings.device }, () => estimates(stage)).catch(
+    (error: unknown) => {
+      if (error instanceof StageEstimated) return error.estimate;
+      throw error;
+    },
+  );
 }
 
 function runStage(stage: Stage, context: StageContext): Promise<StageSummary> {

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { parseMemoryBudget } from "../engine/memory.ts";
 
 /*
  * Keys that several kinds of stages share, and checks across keys.
@@ -59,6 +60,16 @@ export const common = {
   micro_batch_tokens: positiveInteger
     .optional()
     .describe("most tokens of one forward pass; the memory setting"),
+  recompute_layers: z
+    .boolean()
+    .optional()
+    .describe("computes activations again in backward: less memory, a third more time, the same bits"),
+  memory_budget: z
+    .union([positive, z.string().refine((text) => parseMemoryBudget(text) !== undefined)], {
+      error: 'expected a number of bytes or text such as "12GiB"',
+    })
+    .optional()
+    .describe("most memory of the engine, in bytes or as 12GiB; default: the machine's"),
   max_length: positiveInteger.optional().describe("longest sequence in tokens; for PPO longest prompt"),
   eval_steps: positiveInteger.optional().describe("steps between evaluations"),
   save_steps: positiveInteger.optional().describe("steps between checkpoints"),

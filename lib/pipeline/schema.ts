@@ -278,7 +278,12 @@ export type InitConfig = z.infer<typeof init>;
 
 export const stageKinds = Object.keys(stageSchemas) as StageKind[];
 
-const modelAliases = { model_name: "model_path", base_model: "model_path", model: "model_path" };
+const modelAliases = {
+  model_name: "model_path",
+  base_model: "model_path",
+  model: "model_path",
+  gradient_checkpointing: "recompute_layers",
+};
 const policyAliases = { ...modelAliases, sft_model_path: "model_path" };
 const referenceAliases = { ref_model: "ref_model_path", ref_model_name: "ref_model_path" };
 

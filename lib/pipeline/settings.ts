@@ -102,13 +102,15 @@ export function stepsOfEpochs(settings: {
 
 /** How a stage loads the model that it trains: the base gets gradients unless an adapter is trained in its place. */
 export function loadOptions(
-  settings: Pick<RewardStage, "device" | "dtype" | "lora_r" | "freeze_base"> & {
-    readonly adapter_path?: string;
-  },
+  settings: Pick<
+    RewardStage,
+    "device" | "dtype" | "lora_r" | "freeze_base" | "recompute_layers" | "memory_budget"
+  > & { readonly adapter_path?: string },
 ): LoadOptions {
   const { device, dtype, lora_r: rank, adapter_path: adapter, freeze_base: freezeBase } = settings;
+  const { recompute_layers: recomputeLayers, memory_budget: memoryBudget } = settings;
   const full = rank === undefined && adapter === undefined && !freezeBase;
-  return { device, dtype, trainable: full ? "all" : "none" };
+  return { device, dtype, trainable: full ? "all" : "none", recomputeLayers, memoryBudget };
 }
 
 /** What tokenising did, in one line. */

@@ -1,3 +1,4 @@
+import type { MemoryEstimate } from "../model/estimate-memory.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import { silentProgress } from "../monitor/progress.ts";
 import type { CommonSettings } from "../trainers/settings.ts";
@@ -11,6 +12,16 @@ export interface Comparison {
   readonly after: Metrics;
 }
 
+/** What a stage ends with that is to be estimated and not run. */
+export class StageEstimated extends Error {
+  readonly estimate: MemoryEstimate;
+
+  constructor(estimate: MemoryEstimate) {
+    super("the memory of a stage was estimated");
+    this.estimate = estimate;
+  }
+}
+
 /**
  * Trains, and measures held-out data before and after. "Before" is measured before a checkpoint is restored, so it is the
  * untrained model also in a run that goes on.
@@ -20,10 +31,10 @@ export async function trainAndCompare(
   context: StageContext,
 ): Promise<Comparison> {
   const { signal } = context;
-  await trainer.prepare({
-    signal,
-    progress: { ...silentProgress, note: (text) => context.log(`  ${text}`) },
-  });
+  if (context.estimates) throw new StageEstimated(await trainer.estimateMemory());
+  const progress = { ...silentProgress, note: (text: string) => context.log(`  ${text}`) };
+  await trainer.checkMemory({ progress });
+  await trainer.prepare({ signal, progress });
   const before = await trainer.evaluate(signal);
   // Checkpoints are gone on from only when they are of this very stage.
   const { metrics } = await trainer.train({

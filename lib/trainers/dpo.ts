@@ -9,6 +9,7 @@ import {
   F_DIVERGENCES,
   type FDivergence,
 } from "./dpo-losses.ts";
+import type { TrainerWorkload } from "./memory.ts";
 import type { PairObjective } from "./pair-losses.ts";
 import { PairTrainer, type PairTrainerOptions } from "./pairs.ts";
 import {
@@ -213,6 +214,11 @@ export class DPOTrainer extends PairTrainer<DPOConfig, DPOSettings> {
           answers: 2,
           measure: (network, pairs) => this.measure(network, pairs),
         });
+  }
+
+  protected override memoryWorkloads(): readonly TrainerWorkload[] {
+    const [policy] = super.memoryWorkloads() as [TrainerWorkload];
+    return this.#reference?.memoryWorkloads(policy) ?? [policy];
   }
 
   override async prepare(options: Pick<TrainOptions, "signal" | "progress"> = {}): Promise<void> {

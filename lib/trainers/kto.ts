@@ -9,6 +9,7 @@ import type { Metrics } from "../monitor/metrics.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { hashSequences, type KeptWeights, type TrainedPart } from "./checkpoint.ts";
 import { itemsOf, type RowsOrTokenized, tokenizedData } from "./given-data.ts";
+import type { TrainerWorkload } from "./memory.ts";
 import {
   PREFERENCE_DEFAULTS,
   PREFERENCE_RULES,
@@ -146,6 +147,11 @@ export class KTOTrainer extends SupervisedTrainer<TokenizedUnpaired, KTOSettings
       measure: (network, examples) => this.#measure(network, examples),
     });
     this.#balance = imbalance(train.examples, this.config);
+  }
+
+  protected override memoryWorkloads(): readonly TrainerWorkload[] {
+    const [policy] = super.memoryWorkloads() as [TrainerWorkload];
+    return this.#reference.memoryWorkloads(policy);
   }
 
   override async prepare(options: Pick<TrainOptions, "signal" | "progress"> = {}): Promise<void> {

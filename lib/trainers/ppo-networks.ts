@@ -5,8 +5,8 @@ import { addAdapterLike, type Network, policyOf, ReferencePolicy } from "./refer
 import type { TrainingTarget } from "./target.ts";
 
 /** The value head, and the adapter made here; adapters and heads of a model share one name space. */
-const VALUE = "value";
-const VALUE_ADAPTER = "value-adapter";
+export const VALUE = "value";
+export const VALUE_ADAPTER = "value-adapter";
 
 /** The networks of PPO. The reference is the policy's starting point. */
 export class PpoNetworks implements Disposable {

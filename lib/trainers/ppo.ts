@@ -10,6 +10,8 @@ import { type AnswerScores, type RewardSource, rewardModels, scoreAnswers } from
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { hashSequences, type TrainedPart } from "./checkpoint.ts";
 import { type Experience, estimateAdvantages } from "./experience.ts";
+import type { TrainerWorkload } from "./memory.ts";
+import { ppoWorkloads } from "./ppo-memory.ts";
 import { type MinibatchSums, type PpoMinibatch, summarizeMinibatch, updateMetrics } from "./ppo-metrics.ts";
 import { PpoNetworks } from "./ppo-networks.ts";
 import {
@@ -132,6 +134,13 @@ export class PPOTrainer extends Trainer<PPOSettings> {
     if (this.#networks === null)
       throw new RlhfError("ERR_RLHF_DISPOSED", "this PPO trainer was used after dispose(); make another one");
     return this.#networks;
+  }
+
+  protected memoryWorkloads(): readonly TrainerWorkload[] {
+    return ppoWorkloads(this.model, this.#target, this.reward, this.config, [
+      ...this.#prompts,
+      ...this.#evalPrompts,
+    ]);
   }
 
   protected get parts(): readonly TrainedPart[] {

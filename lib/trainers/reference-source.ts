@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { RlhfError } from "../errors.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
 import type { KeptWeights } from "./checkpoint.ts";
+import { frozenWorkload, referenceAdapter, type TrainerWorkload } from "./memory.ts";
 import type { ReferenceSettings } from "./preference-settings.ts";
 import { type Network, ReferencePolicy } from "./reference.ts";
 import { ReferenceLogProbs, referenceFile } from "./reference-log-probs.ts";
@@ -79,6 +80,26 @@ export class ReferenceSource<Example extends object> implements Disposable {
     if (refModel) return ReferencePolicy.ownCopy(refModel);
     if (settings.syncRefModel) return ReferencePolicy.ownCopy(model, target);
     return precompute ? ReferencePolicy.asYet(model, target) : ReferencePolicy.startingPoint(model, target);
+  }
+
+  /** The policy's workload with what the reference adds to it, and the workload of a reference that is a model of its own. */
+  memoryWorkloads(policy: TrainerWorkload): TrainerWorkload[] {
+    const { model, target, refModel, settings, precompute } = this.#options;
+    const { maxTokens, maxSequences } = policy;
+    const pass = { maxTokens, maxSequences };
+    const reference = frozenWorkload({ model: refModel ?? model }, pass);
+    const copy = { ...reference, bare: true, trainable: "none" as const };
+    const merged = target.kind === "lora" && !refModel;
+    if (settings.syncRefModel)
+      return [
+        policy,
+        ...(refModel ? [{ model: refModel }] : []),
+        { ...copy, ...(merged ? { dtype: "float32" as const } : {}) },
+      ];
+    if (refModel) return [policy, reference];
+    if (precompute) return [policy];
+    if (target.kind !== "lora") return [policy, copy];
+    return [{ ...policy, adapters: referenceAdapter(model, target) }];
   }
 
   /** Log-probs of the answers of examples that make one forward pass: example after example. */

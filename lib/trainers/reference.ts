@@ -13,7 +13,7 @@ export interface Network {
 }
 
 /** The adapter that holds a frozen copy of one that training goes on from. */
-const REFERENCE = "reference";
+export const REFERENCE = "reference";
 
 /** Elements to work on between two turns of the event loop: some milliseconds. */
 const ELEMENTS_PER_TURN = 4_000_000;

@@ -9,6 +9,7 @@ import { type Calibration, calibrationOf } from "../rewards/calibration.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { TrainedPart } from "./checkpoint.ts";
 import { itemsOf, type RowsOrTokenized, tokenizedData } from "./given-data.ts";
+import type { TrainerWorkload } from "./memory.ts";
 import { hashOfExamples, labelOf, RewardBatch, sequencesOf } from "./reward-batch.ts";
 import { headOptions, PAIR_LOSSES, REWARD_RULES, type RewardConfig } from "./reward-settings.ts";
 import { checkSettings, fittingMaxLength, withDefaults } from "./settings.ts";
@@ -91,6 +92,10 @@ export class RewardModelTrainer extends SupervisedTrainer<
   /** How far the probabilities of the last evaluation's pairs can be believed; null before it, and without held-out pairs. */
   get calibration(): Calibration | null {
     return this.#calibration;
+  }
+
+  protected override memoryWorkloads(): readonly TrainerWorkload[] {
+    return super.memoryWorkloads().map((workload) => ({ ...workload, statistics: false }));
   }
 
   protected tokensOf(example: TokenizedReward): number {

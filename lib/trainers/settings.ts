@@ -1,3 +1,4 @@
+import { type MemoryBudget, parseMemoryBudget } from "../engine/memory.ts";
 import { RlhfError } from "../errors.ts";
 import type { AdapterOptions } from "../model/adapters.ts";
 import { didYouMean } from "../suggest.ts";
@@ -37,6 +38,13 @@ export interface TrainerConfig {
   readonly loggingSteps?: number;
   /** Everything random follows from it. Default 0. */
   readonly seed?: number;
+  /**
+   * Keeps the input of each layer alone for backward, which computes the rest again (activation checkpointing): less memory, about
+   * a third more time, the same bits. Default: as the model was loaded.
+   */
+  readonly recomputeLayers?: boolean;
+  /** The most memory that the engine may hold, in bytes or as "12GiB". Default: the machine's, or the container's. */
+  readonly memoryBudget?: MemoryBudget;
   /** Trains an adapter instead of the model's weights. */
   readonly lora?: LoraSettings;
   /** Trains this adapter of the model; needed only when it has several. */
@@ -160,6 +168,12 @@ export const COMMON_RULES: Rules<TrainerConfig> = {
   saveTotalLimit: positiveInteger,
   loggingSteps: positiveInteger,
   seed: nonNegativeInteger,
+  recomputeLayers: flag,
+  memoryBudget: [
+    'a number of bytes or text such as "12GiB"',
+    (value) =>
+      (typeof value === "number" || typeof value === "string") && parseMemoryBudget(value) !== undefined,
+  ],
   lora: ["an object { r, alpha, targetModules }", isObject],
   adapter: name,
 };

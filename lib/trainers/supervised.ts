@@ -2,6 +2,7 @@ import { epochBatches, longestFirst, planMicroBatches } from "../data/batching.t
 import { RlhfError, throwIfAborted } from "../errors.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import type { TrainedPart } from "./checkpoint.ts";
+import { type LargestPass, largestMicroBatch, type TrainerWorkload, trainingWorkload } from "./memory.ts";
 import {
   COMMON_DEFAULTS,
   COMMON_RULES,
@@ -222,6 +223,20 @@ export abstract class SupervisedTrainer<
     return planMicroBatches(lengths, this.config.microBatchTokens).map((indices) =>
       indices.map((index) => examples[index] as Example),
     );
+  }
+
+  protected memoryWorkloads(): readonly TrainerWorkload[] {
+    return [trainingWorkload(this.part, this.largestPass)];
+  }
+
+  /** The largest micro-batch that training and evaluation can come to. */
+  protected get largestPass(): LargestPass {
+    const { maxLength = 1, microBatchTokens } = this.config;
+    // Lengths of examples in files are not known without reading them all; an answer is not over maxLength, and a pair has two.
+    const lengths = [this.#train, this.#eval].flatMap((source) =>
+      source instanceof MemorySource ? source.examples.map((each) => this.tokensOf(each)) : [2 * maxLength],
+    );
+    return largestMicroBatch(lengths, microBatchTokens, Math.max(this.#windowSize, this.#eval.length));
   }
 
   /** Metrics of the held-out examples under "eval/…"; none where there are none. */

@@ -1,6 +1,9 @@
 import { join } from "node:path";
 import { Random } from "../data/random.ts";
+import type { Engine } from "../engine/engine.ts";
+import { checkMemoryBudget, describeMemory, formatBytes } from "../engine/memory.ts";
 import { isRlhfError, RlhfError, throwIfAborted } from "../errors.ts";
+import { estimateMemory, type MemoryEstimate } from "../model/estimate-memory.ts";
 import { type Metrics, MetricsWriter } from "../monitor/metrics.ts";
 import { ConsoleProgress, consoleNotes, type ProgressReporter, silentProgress } from "../monitor/progress.ts";
 import {
@@ -12,6 +15,7 @@ import {
   saveCheckpoint,
   type TrainedPart,
 } from "./checkpoint.ts";
+import type { TrainerWorkload } from "./memory.ts";
 import { learningRateAt } from "./schedule.ts";
 import type { CommonSettings } from "./settings.ts";
 
@@ -57,6 +61,8 @@ export const FREE_SETTINGS: ReadonlySet<string> = new Set([
   "saveSteps",
   "saveTotalLimit",
   "loggingSteps",
+  "recomputeLayers",
+  "memoryBudget",
 ]);
 
 /**
@@ -73,6 +79,7 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
   protected abstract readonly shownMetrics: readonly string[];
   #step = 0;
   #skippedUpdates = 0;
+  #memoryChecked = false;
 
   protected constructor(config: Settings, outputDir: string | undefined) {
     this.config = config;
@@ -113,6 +120,38 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
    * earlier call shows its progress and can be stopped.
    */
   async prepare(_options: Pick<TrainOptions, "signal" | "progress"> = {}): Promise<void> {}
+
+  /** The models of a run at their largest passes, for the memory estimate. */
+  protected abstract memoryWorkloads(): readonly TrainerWorkload[];
+
+  /**
+   * The memory that the engine will hold for this run, by use, before it is taken. Results of losses, and other models of the same
+   * engine, come on top.
+   */
+  estimateMemory(): Promise<MemoryEstimate> {
+    const { recomputeLayers } = this.config;
+    const workloads = this.memoryWorkloads().map((workload) => ({ recomputeLayers, ...workload }));
+    return estimateMemory(workloads, { threads: this.#engine.info.threads });
+  }
+
+  get #engine(): Engine {
+    return (this.memoryWorkloads()[0] as TrainerWorkload).model.engine;
+  }
+
+  /**
+   * Tells the estimate, and throws ERR_RLHF_MEMORY, with the setting to lower, when it is over the budget. Training begins with it;
+   * an earlier call comes before an evaluation.
+   */
+  async checkMemory({ progress = silentProgress }: Pick<TrainOptions, "progress"> = {}): Promise<void> {
+    if (this.#memoryChecked) return;
+    const { memoryBudget } = this.config;
+    if (memoryBudget !== undefined) this.#engine.setMemoryBudget(memoryBudget);
+    const { bytes } = await this.estimateMemory();
+    const { budget } = this.#engine.memory();
+    progress.note(`${this.name}: memory ${describeMemory(bytes)}; the budget is ${formatBytes(budget)}`);
+    checkMemoryBudget(bytes, budget, `${this.name} training`);
+    this.#memoryChecked = true;
+  }
 
   /** Steps done. */
   get step(): number {
@@ -183,7 +222,9 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
    * can be tried again.
    */
   protected async countedStep(run: (learningRate: number) => Promise<StepOutcome>): Promise<StepOutcome> {
+    await this.checkMemory();
     await this.prepare();
+    this.#setRecomputation();
     const learningRate = this.learningRate;
     const began = performance.now();
     const state = this.algorithmState();
@@ -198,6 +239,12 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
     this.#step++;
     const seconds = (performance.now() - began) / 1000;
     return { metrics: { ...metrics, lr: learningRate, "tokens/s": tokens / seconds }, tokens };
+  }
+
+  #setRecomputation(): void {
+    const { recomputeLayers } = this.config;
+    if (recomputeLayers === undefined) return;
+    for (const { model } of this.parts) model.recomputeLayers = recomputeLayers;
   }
 
   /** Whether held-out data is measured after a step: after the last one, and every `evalSteps`. */
@@ -242,6 +289,7 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
   }
 
   async #start(options: TrainOptions): Promise<void> {
+    await this.checkMemory(options);
     await this.prepare(options);
     if (this.#step > 0 || this.outputDir === undefined || options.resume === false) return;
     const checkpoint = await findCheckpoint(this.outputDir);

@@ -54,6 +54,7 @@ export interface KernelsModel {
   /** Lets so many allocations of the model succeed and no more; −1: all of them again. */
   failAllocationsAfter(count: number): void;
   setLogitsBudget(bytes: number): void;
+  setRecomputeLayers(recompute: boolean): void;
   memory(): Record<string, number>;
   forward(batch: NativeBatch, options: Partial<NativeForwardOptions>): Statistics;
   backward(pass: number, upstream: Upstream): void;
@@ -75,6 +76,8 @@ export interface KernelsModelOptions {
   readonly type: KernelType;
   readonly threads?: number;
   readonly trainable?: boolean;
+  /** How the matrices of a frozen base are kept: "float16" or "bfloat16". Default: as `type`. */
+  readonly storage?: string;
 }
 
 /** An adapter by the names of its layers, which lib/model/adapters.ts resolves, as for users. */

@@ -1,0 +1,125 @@
+import { totalmem } from "node:os";
+import { RlhfError } from "../errors.ts";
+
+/**
+ * What an engine's memory is for:
+ * - `weights`: of models, adapters and heads, with the tables of rotary positions
+ * - `packedWeights`: a frozen base's matrices in the order in which matrix products stream them
+ * - `gradients` and `optimizer`: of what is trained; AdamW has two moments
+ * - `activations`: what forward passes keep for backward, their outputs, and work arrays
+ * - `logits`: kept for backward while they fit 512 MiB a pass, else computed again
+ * - `scratch`: of the operators
+ * - `cache`: keys and values of the sequences that are generated together
+ * - `arrays`: results of loss functions, some numbers per token; estimates leave them out
+ */
+export const MEMORY_USES = [
+  "weights",
+  "packedWeights",
+  "gradients",
+  "optimizer",
+  "activations",
+  "logits",
+  "scratch",
+  "cache",
+  "arrays",
+] as const;
+
+export type MemoryUse = (typeof MEMORY_USES)[number];
+
+/** Bytes by use. */
+export type MemoryBytes = Readonly<Record<MemoryUse, number>>;
+
+/** What an engine holds now, the most that each use has ever held, and what it may hold in all. */
+export interface EngineMemory {
+  readonly held: MemoryBytes;
+  readonly peak: MemoryBytes;
+  readonly budget: number;
+}
+
+/** A memory budget: bytes, or text such as "12GiB" or "500 MB". */
+export type MemoryBudget = number | string;
+
+export function totalBytes(bytes: MemoryBytes): number {
+  return MEMORY_USES.reduce((sum, use) => sum + bytes[use], 0);
+}
+
+const UNITS: Readonly<Record<string, number>> = {
+  b: 1,
+  kb: 1e3,
+  mb: 1e6,
+  gb: 1e9,
+  tb: 1e12,
+  kib: 2 ** 10,
+  mib: 2 ** 20,
+  gib: 2 ** 30,
+  tib: 2 ** 40,
+};
+
+/** A budget in bytes; undefined where the text is none. */
+export function parseMemoryBudget(budget: MemoryBudget): number | undefined {
+  const match = /^\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b)?\s*$/i.exec(String(budget));
+  const unit = UNITS[(match?.[2] ?? "b").toLowerCase()];
+  const bytes = Math.floor(Number(match?.[1]) * (unit ?? Number.NaN));
+  return bytes > 0 ? bytes : undefined;
+}
+
+/** Throws ERR_RLHF_ARGUMENT for what is no budget. */
+export function toMemoryBudget(budget: MemoryBudget): number {
+  const bytes = parseMemoryBudget(budget);
+  if (bytes === undefined)
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      `memoryBudget must be a number of bytes or text such as "12GiB", got ${JSON.stringify(budget)}`,
+      { memoryBudget: budget },
+    );
+  return bytes;
+}
+
+/** The memory of the machine, or of the control group (container) that the process is confined to. */
+export function defaultMemoryBudget(): number {
+  const confined = process.constrainedMemory();
+  const machine = totalmem();
+  return confined > 0 ? Math.min(confined, machine) : machine;
+}
+
+/** Bytes as "512 B", "1.5 MiB" or "12 GiB". */
+export function formatBytes(bytes: number): string {
+  const names = ["B", "KiB", "MiB", "GiB", "TiB"];
+  const step = bytes < 1 ? 0 : Math.min(names.length - 1, Math.floor(Math.log2(bytes) / 10));
+  const value = bytes / 2 ** (10 * step);
+  return `${step === 0 || value >= 100 ? Math.round(value) : value.toPrecision(3)} ${names[step]}`;
+}
+
+/** "3.2 GiB: weights 1.1 GiB, gradients …", largest use first; what needs nothing is left out. */
+export function describeMemory(bytes: MemoryBytes): string {
+  const parts = MEMORY_USES.filter((use) => bytes[use] > 0)
+    .sort((a, b) => bytes[b] - bytes[a])
+    .map((use) => `${use} ${formatBytes(bytes[use])}`);
+  return `${formatBytes(totalBytes(bytes))}: ${parts.join(", ")}`;
+}
+
+/** The setting that lowers each use the most. */
+const CURES: Readonly<Record<MemoryUse, string>> = {
+  weights: 'keep a frozen model in half the memory with dtype "bfloat16", or take a smaller one',
+  packedWeights: 'keep a frozen model in half the memory with dtype "bfloat16", or take a smaller one',
+  gradients: "train an adapter (lora) in place of all weights",
+  optimizer: "train an adapter (lora) in place of all weights",
+  activations: "set recomputeLayers: true, or lower microBatchTokens or maxLength",
+  logits: "lower microBatchTokens",
+  scratch: "lower microBatchTokens or the number of threads",
+  cache: "lower maxNewTokens, or the number of sequences that are generated together",
+  arrays: "lower microBatchTokens",
+};
+
+/** Throws ERR_RLHF_MEMORY, with the setting to lower, when an estimate is over the budget. */
+export function checkMemoryBudget(estimate: MemoryBytes, budget: number, what: string): void {
+  const total = totalBytes(estimate);
+  if (total <= budget) return;
+  const [largest] = [...MEMORY_USES].sort((a, b) => estimate[b] - estimate[a]) as [MemoryUse];
+  throw new RlhfError(
+    "ERR_RLHF_MEMORY",
+    `${what} needs ${describeMemory(estimate)}; the budget is ${formatBytes(budget)}. To need less, ${CURES[largest]}; ` +
+      "memoryBudget sets another budget",
+    { estimate, budget, largest },
+  );
+}

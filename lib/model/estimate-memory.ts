@@ -1,0 +1,159 @@
+import { Engine, type EngineOptions } from "../engine/engine.ts";
+import { type MemoryBytes, totalBytes } from "../engine/memory.ts";
+import type { AdapterOptions } from "./adapters.ts";
+import { type PackedBatch, packSequences } from "./batch.ts";
+import { CausalLM, type LoadOptions } from "./causal-lm.ts";
+import type { HfConfig } from "./config.ts";
+import type { HeadOptions } from "./heads.ts";
+import type { Pass } from "./pass.ts";
+
+/** Sequences that are generated together. */
+export interface GenerationWorkload {
+  /** Number of prompts. */
+  readonly prompts: number;
+  /** Tokens of the longest prompt. */
+  readonly promptTokens: number;
+  readonly maxNewTokens: number;
+  /** Sequences decoded at a time. Default 64. */
+  readonly maxBatch?: number;
+}
+
+/** A model and what is done with it, at its largest. */
+export interface ModelWorkload extends Pick<LoadOptions, "dtype" | "trainable" | "recomputeLayers"> {
+  /** A Hugging Face directory, the content of a config.json, or a model, whose own adapters, heads and settings count too. */
+  readonly model: string | HfConfig | CausalLM;
+  /** Leaves a model's own adapters and heads out, as `clone` does. Default false. */
+  readonly bare?: boolean;
+  /** Adapters and heads to add. */
+  readonly adapters?: Readonly<Record<string, AdapterOptions>>;
+  readonly heads?: Readonly<Record<string, HeadOptions>>;
+  /** Tokens of the largest forward pass; left out: there is none. */
+  readonly maxTokens?: number;
+  /** Sequences of the largest forward pass. Default: as few as the context allows. */
+  readonly maxSequences?: number;
+  /** What forward passes run through, and with `backward` what they train. */
+  readonly adapter?: string;
+  readonly head?: string;
+  /** Several of these, one after another, in place of `adapter` and `head`. */
+  readonly networks?: readonly { readonly adapter?: string; readonly head?: string }[];
+  /** False leaves the language-model head out, as reward models do. Default true. */
+  readonly statistics?: boolean;
+  /** Whether passes are followed by backward. Default: yes where the base is trainable, or an adapter or head is named. */
+  readonly backward?: boolean;
+  /** Whether there are passes without backward as well, as in evaluation. Default false. */
+  readonly evaluates?: boolean;
+  /** Passes that wait for backward at a time. Default 1. */
+  readonly livePasses?: number;
+  /** Whether AdamW updates what backward reaches. Default: as `backward`. */
+  readonly optimizer?: boolean;
+  readonly generation?: GenerationWorkload;
+}
+
+export interface MemoryEstimate {
+  /** Bytes by use. */
+  readonly bytes: MemoryBytes;
+  /** The sum. */
+  readonly total: number;
+}
+
+/**
+ * The memory that an engine will hold for one or several models and what is done with them, before any of it is taken: the engine's
+ * own code runs on a device that only counts, so the estimate is what `engine.memory().peak` will be after the real thing. It is
+ * the largest where passes are as large as said; smaller ones take no more. Results of loss functions and the process itself
+ * (Node.js, data) come on top. Throws what loading a model or a pass of that size throws.
+ */
+export async function estimateMemory(
+  workload: ModelWorkload | readonly ModelWorkload[],
+  options: EngineOptions = {},
+): Promise<MemoryEstimate> {
+  return Engine.whilePlanning(options, async (engine) => {
+    for (const each of Array.isArray(workload) ? workload : [workload]) await plan(each, engine);
+    const bytes = engine.memory().peak;
+    return { bytes, total: totalBytes(bytes) };
+  });
+}
+
+async function plan(workload: ModelWorkload, engine: Engine): Promise<void> {
+  const model = await planModel(workload, engine);
+  for (const [name, adapter] of Object.entries(workload.adapters ?? {})) model.addAdapter(name, adapter);
+  for (const [name, head] of Object.entries(workload.heads ?? {})) model.addHead(name, head);
+  const networks = workload.networks ?? [workload];
+  if (workload.generation) await planGeneration(model, workload.generation, networks[0]?.adapter);
+  for (const { adapter, head } of networks) await planNetwork(model, { ...workload, adapter, head });
+}
+
+async function planNetwork(model: CausalLM, workload: ModelWorkload): Promise<void> {
+  const { adapter, head, maxTokens = 0 } = workload;
+  const trains = model.trainable === "all" || adapter !== undefined || head !== undefined;
+  const backward = workload.backward ?? trains;
+  if (maxTokens > 0) await planPasses(model, workload, maxTokens, backward);
+  if (workload.optimizer ?? backward) await planUpdate(model, workload);
+}
+
+async function planModel(workload: ModelWorkload, engine: Engine): Promise<CausalLM> {
+  const { model, bare = false, trainable, dtype, recomputeLayers } = workload;
+  const options = { trainable, dtype, recomputeLayers };
+  if (typeof model === "string") return CausalLM.load(model, options);
+  if (model instanceof CausalLM) return model.emptyCopyOn(engine, { ...options, bare });
+  return CausalLM.create(model, options);
+}
+
+async function planPasses(
+  model: CausalLM,
+  workload: ModelWorkload,
+  maxTokens: number,
+  backward: boolean,
+): Promise<void> {
+  const { adapter, head, statistics = true, evaluates = false, livePasses = 1, maxSequences = 1 } = workload;
+  const batch = batchOf(maxTokens, maxSequences, model.maxLength);
+  const settings = { adapter, head, statistics, grad: backward, predict: "masked" as const };
+  // The logits of a pass with more predictions than this are not kept, so a smaller one can need more memory for them.
+  const mostKept = model.native.mostKeptPredictions();
+  if (statistics && backward && maxTokens - batch.sequences > mostKept && mostKept > 0)
+    (await model.forward(withPredictions(batch, mostKept), settings)).dispose();
+  if (evaluates) (await model.forward(batch, { ...settings, grad: false })).dispose();
+  model.native.setMaxLivePasses(livePasses);
+  const passes: Pass[] = [];
+  for (let i = 0; i < livePasses; i++) passes.push(await model.forward(batch, settings));
+  const upstream = new Float32Array(maxTokens);
+  for (const pass of passes) {
+    if (backward)
+      await pass.backward({
+        ...(statistics ? { dLogProb: upstream } : {}),
+        ...(head === undefined ? {} : { dValue: upstream }),
+      });
+    pass.dispose();
+  }
+}
+
+/** A batch of so many tokens, in sequences of about the same length, at least so many of them and none over the context. */
+function batchOf(tokens: number, sequences: number, context: number): PackedBatch {
+  const count = Math.min(tokens, Math.max(sequences, Math.ceil(tokens / context)));
+  const end = (index: number): number => Math.floor((index * tokens) / count);
+  return packSequences(
+    Array.from({ length: count }, (_, i) => ({ tokens: new Int32Array(end(i + 1) - end(i)) })),
+  );
+}
+
+function withPredictions(batch: PackedBatch, predictions: number): PackedBatch {
+  let left = predictions;
+  return { ...batch, mask: batch.mask.map((bit) => (bit > 0 && left-- > 0 ? 1 : 0)) };
+}
+
+async function planGeneration(
+  model: CausalLM,
+  { prompts, promptTokens, maxNewTokens, maxBatch }: GenerationWorkload,
+  adapter: string | undefined,
+): Promise<void> {
+  const prompt = new Int32Array(promptTokens);
+  await model.generate(
+    Array.from({ length: prompts }, () => prompt),
+    { maxNewTokens, maxBatch, adapter, stop: [0] },
+  );
+}
+
+/** A step of AdamW over what the workload trains. */
+async function planUpdate(model: CausalLM, { adapter, head }: ModelWorkload): Promise<void> {
+  const optimizer = model.createOptimizer({ adapter, heads: head === undefined ? [] : [head] });
+  await optimizer.step({ learningRate: 0 });
+}

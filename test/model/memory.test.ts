@@ -1,0 +1,209 @@
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { MEMORY_USES, type MemoryBytes } from "../../lib/engine/memory.ts";
+import {
+  CausalLM,
+  Engine,
+  estimateMemory,
+  type MemoryEstimate,
+  type ModelWorkload,
+  packSequences,
+} from "../../lib/index.ts";
+import type { HfConfig } from "../../lib/model/config.ts";
+import { randomSequences, TINY_GPT2, TINY_LLAMA } from "../support/tiny.ts";
+
+/** Engines are shared by number of threads: one that no other test uses has high-water marks that begin at zero. */
+let threads = 16;
+
+/** What the engine of these options has held at most, results of losses aside, as an estimate names it. */
+function peakOf(options: { threads: number }): MemoryEstimate {
+  const { arrays: _, ...peak } = Engine.shared(options).memory().peak;
+  const bytes = { ...peak, arrays: 0 };
+  return { bytes, total: Object.values(bytes).reduce((sum, each) => sum + each, 0) };
+}
+
+const LORA = { r: 4, alpha: 8, targetModules: "all-linear" as const };
+const LENGTHS = [9, 30, 17];
+const TOKENS = LENGTHS.reduce((sum, length) => sum + length, 0);
+const PASS = { maxTokens: TOKENS, maxSequences: LENGTHS.length };
+
+interface Training {
+  readonly name: string;
+  readonly config: HfConfig;
+  readonly workload: Omit<ModelWorkload, "model">;
+}
+
+const TRAININGS: Training[] = [
+  { name: "all weights", config: TINY_LLAMA, workload: { trainable: "all", ...PASS } },
+  {
+    name: "all weights, layers recomputed",
+    config: TINY_GPT2,
+    workload: { trainable: "all", recomputeLayers: true, ...PASS },
+  },
+  {
+    name: "an adapter",
+    config: TINY_LLAMA,
+    workload: { adapters: { policy: LORA }, adapter: "policy", ...PASS },
+  },
+  {
+    name: "an adapter, layers recomputed",
+    config: TINY_LLAMA,
+    workload: { adapters: { policy: LORA }, adapter: "policy", recomputeLayers: true, ...PASS },
+  },
+  {
+    name: "an adapter and a head after generation, as PPO does, two passes alive",
+    config: TINY_GPT2,
+    workload: {
+      adapters: { policy: LORA },
+      heads: { value: { kind: "mlp" } },
+      adapter: "policy",
+      head: "value",
+      livePasses: 2,
+      generation: { prompts: 5, promptTokens: 11, maxNewTokens: 6, maxBatch: 3 },
+      ...PASS,
+    },
+  },
+  { name: "nothing: log-probs alone", config: TINY_GPT2, workload: { ...PASS } },
+];
+
+/** The real thing: three rounds of what the workload describes. */
+async function run({ config, workload }: Training, engine: { threads: number }): Promise<void> {
+  const { trainable, recomputeLayers, adapters, heads, adapter, head, generation, livePasses = 1 } = workload;
+  using model = await CausalLM.create(config, { ...engine, trainable, recomputeLayers });
+  for (const [name, options] of Object.entries(adapters ?? {})) model.addAdapter(name, options);
+  for (const [name, options] of Object.entries(heads ?? {})) model.addHead(name, options);
+  const trains = trainable === "all" || adapter !== undefined;
+  using optimizer = trains ? model.createOptimizer({ adapter, heads: head ? [head] : [] }) : null;
+  const batch = packSequences(randomSequences(LENGTHS, model.vocabSize).map((tokens) => ({ tokens })));
+  for (let round = 0; round < 3; round++) {
+    if (generation) {
+      const { prompts, promptTokens, maxNewTokens, maxBatch } = generation;
+      const lengths = Array.from({ length: prompts }, () => promptTokens);
+      const drawn = randomSequences(lengths, model.vocabSize, round);
+      await model.generate(drawn, { maxNewTokens, maxBatch, adapter, seed: round, stop: [0] });
+    }
+    const settings = { adapter, head, grad: trains };
+    const passes = await Promise.all(
+      Array.from({ length: livePasses }, () => model.forward(batch, settings)),
+    );
+    for (const pass of passes) {
+      const upstream = new Float32Array(TOKENS).fill(1);
+      if (trains) await pass.backward({ dLogProb: upstream, ...(head ? { dValue: upstream } : {}) });
+      pass.dispose();
+    }
+    await optimizer?.step({ learningRate: 1e-3, maxGradNorm: 1 });
+  }
+}
+
+describe("the memory estimate", () => {
+  for (const training of TRAININGS) {
+    it(`equals what the engine holds at most, use by use: training ${training.name}`, async () => {
+      const engine = { threads: threads++ };
+      const estimate = await estimateMemory({ model: training.config, ...training.workload }, engine);
+      await run(training, engine);
+      assert.deepEqual(estimate, peakOf(engine));
+      for (const use of MEMORY_USES) if (use !== "arrays") assert.ok(estimate.bytes[use] >= 0);
+      assert.equal(estimate.bytes.optimizer > 0, training.name.startsWith("nothing") === false);
+    });
+  }
+
+  it("takes no memory", async () => {
+    const held = (): MemoryBytes => Engine.shared().memory().held;
+    const before = held();
+    // Two hundred times what any machine of today has.
+    const huge = { ...TINY_LLAMA, hidden_size: 65_536, intermediate_size: 262_144, num_hidden_layers: 2_000 };
+    const { total } = await estimateMemory({
+      model: { ...huge, head_dim: 128, num_attention_heads: 512, num_key_value_heads: 64 },
+      trainable: "all",
+      maxTokens: 4096,
+      maxSequences: 64,
+    });
+    assert.ok(total > 2 ** 50, `${total}`);
+    assert.deepEqual(held(), before);
+  });
+
+  it("adds up what several models on one engine need, scratch memory once", async () => {
+    const policy = { model: TINY_LLAMA, trainable: "all" as const, ...PASS };
+    const reference = { model: TINY_LLAMA, backward: false, ...PASS };
+    const [both, first, second] = await Promise.all([
+      estimateMemory([policy, reference]),
+      estimateMemory(policy),
+      estimateMemory(reference),
+    ]);
+    for (const use of MEMORY_USES) {
+      const sum = first.bytes[use] + second.bytes[use];
+      assert.equal(both.bytes[use], use === "scratch" ? first.bytes[use] : sum, use);
+    }
+  });
+
+  it("is of a loaded model, its adapters and heads included", async () => {
+    const shape = { adapters: { policy: LORA }, heads: { value: { kind: "mlp" as const } } };
+    using model = await CausalLM.create(TINY_GPT2);
+    model.addAdapter("policy", LORA);
+    model.addHead("value", { kind: "mlp" });
+    const passes = { adapter: "policy", head: "value", ...PASS };
+    const described = await estimateMemory({ model: TINY_GPT2, ...shape, ...passes });
+    assert.deepEqual(await estimateMemory({ model, ...passes }), described);
+    const bare = await estimateMemory({ model, bare: true, trainable: "all", ...PASS });
+    assert.deepEqual(bare, await estimateMemory({ model: TINY_GPT2, trainable: "all", ...PASS }));
+  });
+
+  it("grows by the process as much as it says", async function () {
+    if (process.platform !== "linux") this.skip();
+    const script = fileURLToPath(new URL("../support/measure-memory.ts", import.meta.url));
+    const { stdout } = await promisify(execFile)(process.execPath, [
+      "--expose-gc",
+      "--import",
+      "tsx",
+      script,
+    ]);
+    const { estimate, grown } = JSON.parse(stdout) as { estimate: number; grown: number };
+    assert.ok(
+      Math.abs(grown - estimate) <= 0.1 * estimate,
+      `the estimate is ${estimate} bytes, the process grew by ${grown}`,
+    );
+  });
+});
+
+describe("the memory budget", () => {
+  it("refuses what goes over it before it is taken, and says what is held", async () => {
+    const engine = { threads: threads++ };
+    const needed = await estimateMemory({ model: TINY_LLAMA, trainable: "all", ...PASS }, engine);
+    await assert.rejects(CausalLM.create(TINY_LLAMA, { ...engine, memoryBudget: 1000 }), {
+      code: "ERR_RLHF_MEMORY",
+      message: /the parameters of base: .* are over the memory budget of 0\.0 MiB/,
+    });
+    using model = await CausalLM.create(TINY_LLAMA, {
+      ...engine,
+      trainable: "all",
+      memoryBudget: needed.total,
+    });
+    const batch = packSequences([{ tokens: new Int32Array(TOKENS).fill(1) }]);
+    Engine.shared({ ...engine, memoryBudget: needed.bytes.weights + 1000 });
+    await assert.rejects(model.forward(batch, { grad: true }), {
+      code: "ERR_RLHF_MEMORY",
+      message: /Held now \(MiB\): weights .* microBatchTokens/,
+    });
+    Engine.shared({ ...engine, memoryBudget: needed.total });
+    using pass = await model.forward(batch, { grad: true });
+    assert.equal(pass.rows, TOKENS);
+  });
+
+  it("is a number of bytes or text", () => {
+    const engine = { threads: threads++ };
+    const budgetOf = (memoryBudget: string | number): number =>
+      Engine.shared({ ...engine, memoryBudget }).memory().budget;
+    assert.equal(budgetOf(123456), 123456);
+    assert.equal(budgetOf("12GiB"), 12 * 2 ** 30);
+    assert.equal(budgetOf("1.5 mb"), 1_500_000);
+    for (const wrong of ["", "many", "-1", "12 GiBit", 0, -5, Number.NaN])
+      assert.throws(() => budgetOf(wrong), { code: "ERR_RLHF_ARGUMENT" }, String(wrong));
+  });
+
+  it("is the machine's by default", () => {
+    const { budget } = Engine.shared({ threads: threads++ }).memory();
+    assert.ok(budget > 2 ** 28 && budget <= 2 ** 50, `${budget}`);
+  });
+});
