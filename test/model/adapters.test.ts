@@ -14,7 +14,13 @@ import {
   TARGETS,
 } from "../support/kernels-model.ts";
 import { evaluate } from "../support/op-arguments.ts";
-import { randomSequences, TINY_GPT2, TINY_LLAMA, withTemporaryDirectory } from "../support/tiny.ts";
+import {
+  randomSequences,
+  TINY_GPT_NEOX,
+  TINY_GPT2,
+  TINY_LLAMA,
+  withTemporaryDirectory,
+} from "../support/tiny.ts";
 
 const layersOf = (config: typeof MICRO_LLAMA) =>
   createModel(config, { backend: "ref", type: "float32" }).linearLayers();
@@ -131,7 +137,7 @@ describe("which layers an adapter has", () => {
 });
 
 describe("adapters side by side", () => {
-  for (const config of [TINY_LLAMA, TINY_GPT2]) {
+  for (const config of [TINY_LLAMA, TINY_GPT2, TINY_GPT_NEOX]) {
     const family = String(config["model_type"]);
     const all = { r: 3, alpha: 6, targetModules: "all-linear" } as const;
 
