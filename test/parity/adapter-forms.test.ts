@@ -9,6 +9,11 @@ interface Form {
   readonly gradientNorms: Readonly<Record<string, number>>;
   readonly merged: readonly number[];
   readonly unmerged: readonly number[];
+  readonly dropped?: {
+    readonly seed: number;
+    readonly logProb: readonly number[];
+    readonly gradientNorms: Readonly<Record<string, number>>;
+  };
 }
 
 interface Base<Adapter> {
@@ -59,6 +64,20 @@ describe("forms of LoRA against peft", () => {
       }
     });
   }
+
+  it("llama: a training pass with dropout, whose masks a script computed anew and put into peft's layers", async () => {
+    const reference = FORMS["llama"]!;
+    const { seed, logProb, gradientNorms } = reference.adapters["llama-patterns"]!.dropped!;
+    const batch = packSequences(sequencesOf(reference).map((tokens) => ({ tokens })));
+    using model = await CausalLM.load(modelDirectory("llama"), { device: "cpu" });
+    await model.loadAdapter("policy", `${REFERENCE}adapters/llama-patterns`);
+    assert.equal(model.adapters.get("policy")?.dropout, 0.1);
+    const pass = await model.forward(batch, { adapter: "policy", grad: true, dropoutSeed: seed });
+    assertElementsClose(await pass.logProb(), logProb, 2e-5, "log-prob");
+    await pass.backward({ dLogProb: new Float32Array(batch.tokens.length).fill(1) });
+    for (const [parameter, size] of Object.entries(gradientNorms))
+      assertClose(norm(await model.readGradient(`policy:${parameter}`)), size, 2e-4, parameter);
+  });
 
   it("a reward model's adapter, saved by peft with its head, gives its rewards on a base that is lent", async () => {
     const [base, name] = ["reward-llama", "reward-llama-adapter"];

@@ -3,7 +3,8 @@
 adapters/<case>/       adapter_config.json and adapter_model.safetensors
 adapter-forms.json     for every base its tokens and offsets, and for every adapter of it: the scale of B·A by module, log-probs (a
                        sequence classifier: rewards), norms of the gradients of every A and B for an upstream gradient of 1 on each
-                       log-prob, and the log-probs of the base after merge_adapter() and after unmerge_adapter()
+                       log-prob, and the log-probs of the base after merge_adapter() and after unmerge_adapter(); of
+                       llama-patterns also log-probs and gradients with node-rlhf's dropout masks of one seed
 """
 import shutil
 
@@ -12,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
 from common import HERE, MODELS, load_causal_lm, pack, save_json, split, statistics
+from dropout_masks import row_keys, use_keyed_dropout
 from make_lora import make_config_reproducible, short_name
 
 FORMS = {
@@ -53,6 +55,30 @@ def log_probs(model, tokens, offsets):
     return statistics(model, tokens, offsets)["logProb"]
 
 
+def llama_linears(layers):
+    parts = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
+    return [f"model.layers.{layer}.{part}" for layer in range(layers) for part in parts]
+
+
+def gradient_norms(model, name):
+    return {short_name(key.replace(f".{name}.", ".default.")): p.grad.norm().item()
+            for key, p in model.named_parameters() if f".{name}." in key}
+
+
+def with_dropout(model, name, tokens, offsets, seed):
+    """What a training pass computes when it drops what node-rlhf drops."""
+    dropouts = use_keyed_dropout(model, name, llama_linears(model.config.num_hidden_layers), seed)
+    model.zero_grad()
+    log_prob = []
+    for ids in split(tokens, offsets.tolist()):
+        for dropout in dropouts:
+            dropout.keys = row_keys(ids.tolist())
+        log_prob.append(log_probs(model, ids, torch.tensor([0, len(ids)], dtype=torch.int32)))
+    log_prob = torch.cat(log_prob)
+    log_prob.sum().backward()
+    return {"seed": seed, "logProb": log_prob.tolist(), "gradientNorms": gradient_norms(model, name)}
+
+
 def make_forms(base, seed):
     directories = {}
     for i, (name, options) in enumerate(FORMS[base].items()):
@@ -73,8 +99,7 @@ def make_forms(base, seed):
         model.zero_grad()
         out = log_probs(model, tokens, offsets)
         out.sum().backward()
-        gradients = {short_name(key.replace(f".{name}.", ".default.")): p.grad.norm().item()
-                     for key, p in model.named_parameters() if f".{name}." in key}
+        gradients = gradient_norms(model, name)
         scales = {key.removeprefix("base_model.model."): module.scaling[name]
                   for key, module in model.named_modules() if name in getattr(module, "lora_A", {})}
         model.merge_adapter([name])
@@ -82,6 +107,8 @@ def make_forms(base, seed):
         model.unmerge_adapter()
         result["adapters"][name] = {"scales": scales, "logProb": out.tolist(), "gradientNorms": gradients,
                                     "merged": merged.tolist(), "unmerged": log_probs(model, tokens, offsets).tolist()}
+        if name == "llama-patterns":
+            result["adapters"][name]["dropped"] = with_dropout(model, name, tokens, offsets, 2**40 + 7)
     return result
 
 
