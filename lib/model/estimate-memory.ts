@@ -29,8 +29,10 @@ export interface ModelWorkload extends Pick<LoadOptions, "dtype" | "trainable" |
   readonly heads?: Readonly<Record<string, HeadOptions>>;
   /** Tokens of the largest forward pass; left out: there is none. */
   readonly maxTokens?: number;
-  /** Sequences of the largest forward pass. Default: as few as the context allows. */
+  /** Most sequences of the largest forward pass. Default: as few as the context allows. */
   readonly maxSequences?: number;
+  /** Fewest sequences of so many tokens: they have the most predictions. Default: maxSequences. */
+  readonly minSequences?: number;
   /** What forward passes run through, and with `backward` what they train. */
   readonly adapter?: string;
   readonly head?: string;
@@ -86,7 +88,9 @@ async function planNetwork(model: CausalLM, workload: ModelWorkload): Promise<vo
   const { adapter, head, maxTokens = 0 } = workload;
   const trains = model.trainable === "all" || adapter !== undefined || head !== undefined;
   const backward = workload.backward ?? trains;
-  if (maxTokens > 0) await planPasses(model, workload, maxTokens, backward);
+  const { maxSequences = 1, minSequences = maxSequences } = workload;
+  for (const sequences of maxTokens > 0 ? new Set([minSequences, maxSequences]) : [])
+    await planPasses(model, workload, batchOf(maxTokens, sequences, model.maxLength), backward);
   if (workload.optimizer ?? backward) await planUpdate(model, workload);
 }
 
@@ -101,21 +105,21 @@ async function planModel(workload: ModelWorkload, engine: Engine): Promise<Causa
 async function planPasses(
   model: CausalLM,
   workload: ModelWorkload,
-  maxTokens: number,
+  batch: PackedBatch,
   backward: boolean,
 ): Promise<void> {
-  const { adapter, head, statistics = true, evaluates = false, livePasses = 1, maxSequences = 1 } = workload;
-  const batch = batchOf(maxTokens, maxSequences, model.maxLength);
+  const { adapter, head, statistics = true, evaluates = false, livePasses = 1 } = workload;
   const settings = { adapter, head, statistics, grad: backward, predict: "masked" as const };
   // The logits of a pass with more predictions than this are not kept, so a smaller one can need more memory for them.
   const mostKept = model.native.mostKeptPredictions();
-  if (statistics && backward && maxTokens - batch.sequences > mostKept && mostKept > 0)
+  const tokens = batch.tokens.length;
+  if (statistics && backward && tokens - batch.sequences > mostKept && mostKept > 0)
     (await model.forward(withPredictions(batch, mostKept), settings)).dispose();
   if (evaluates) (await model.forward(batch, { ...settings, grad: false })).dispose();
   model.native.setMaxLivePasses(livePasses);
   const passes: Pass[] = [];
   for (let i = 0; i < livePasses; i++) passes.push(await model.forward(batch, settings));
-  const upstream = new Float32Array(maxTokens);
+  const upstream = new Float32Array(tokens);
   for (const pass of passes) {
     if (backward)
       await pass.backward({

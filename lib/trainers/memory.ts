@@ -9,7 +9,7 @@ import type { TrainingTarget } from "./target.ts";
 export type TrainerWorkload = ModelWorkload & { readonly model: CausalLM };
 
 /** The largest forward pass of a run. */
-export type LargestPass = Pick<ModelWorkload, "maxTokens" | "maxSequences">;
+export type LargestPass = Pick<ModelWorkload, "maxTokens" | "maxSequences" | "minSequences">;
 
 /** Forward and backward passes, updates and evaluation of what an optimizer trains. */
 export function trainingWorkload({ model, optimizer }: TrainedPart, pass: LargestPass): TrainerWorkload {
@@ -50,5 +50,5 @@ export function largestMicroBatch(
   const maxTokens = Math.max(longest, Math.min(microBatchTokens, together * longest));
   // A sequence costs four bytes, a token thousands: it is enough to know about how many there are. A pair and its prompt are three.
   const usual = Math.ceil((3 * maxTokens * count) / Math.max(1, total));
-  return { maxTokens, maxSequences: Math.min(3 * together, usual) };
+  return { maxTokens, maxSequences: Math.min(3 * together, usual), minSequences: 1 };
 }

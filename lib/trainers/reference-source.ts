@@ -85,8 +85,8 @@ export class ReferenceSource<Example extends object> implements Disposable {
   /** The policy's workload with what the reference adds to it, and the workload of a reference that is a model of its own. */
   memoryWorkloads(policy: TrainerWorkload): TrainerWorkload[] {
     const { model, target, refModel, settings, precompute } = this.#options;
-    const { maxTokens, maxSequences } = policy;
-    const pass = { maxTokens, maxSequences };
+    const { maxTokens, maxSequences, minSequences } = policy;
+    const pass = { maxTokens, maxSequences, minSequences };
     const reference = frozenWorkload({ model: refModel ?? model }, pass);
     const copy = { ...reference, bare: true, trainable: "none" as const };
     const merged = target.kind === "lora" && !refModel;
