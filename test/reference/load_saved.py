@@ -29,13 +29,27 @@ def load(directory, base):
     return PeftModel.from_pretrained(load_causal_lm(base, torch.float32), directory).eval(), "CAUSAL_LM"
 
 
+def reward_in_batch(model, tokens):
+    """The score of a sequence alone; fails where it is another in a batch with a longer one, padded at its end."""
+    alone = model(input_ids=tokens[None].long()).logits[0, 0].item()
+    if model.config.pad_token_id is None:  # an adapter on a base that has none, with which transformers refuses batches
+        return alone
+    batch = torch.stack([torch.cat([tokens, tokens[:2]]), torch.cat([tokens, tokens.new_full((2,), model.config.pad_token_id)])])
+    mask = torch.ones_like(batch)
+    mask[1, -2:] = 0
+    padded = model(input_ids=batch.long(), attention_mask=mask).logits[1, 0].item()
+    if abs(padded - alone) > 1e-5 * max(1.0, abs(alone)):
+        raise SystemExit(f"the score is {alone} alone and {padded} in a padded batch; is pad_token_id {model.config.pad_token_id} right?")
+    return alone
+
+
 def compute(directory, base, tokens, temperature):
     """{"kind"} with "logProbs" or "reward" of one sequence, in float32 as the files are."""
     tokens = torch.tensor(tokens, dtype=torch.int32)
     model, kind = load(directory, base)
     with torch.no_grad():
         if kind == "SEQ_CLS":
-            return {"kind": kind, "reward": model(input_ids=tokens[None].long()).logits[0, 0].item()}
+            return {"kind": kind, "reward": reward_in_batch(model, tokens)}
         offsets = torch.tensor([0, len(tokens)], dtype=torch.int32)
         return {"kind": kind, "logProbs": statistics(model, tokens, offsets, temperature)["logProb"].tolist()}
 

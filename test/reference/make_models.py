@@ -3,10 +3,12 @@ import json
 import shutil
 
 import torch
-from transformers import GPT2ForSequenceClassification, GPTNeoXForSequenceClassification, LlamaForSequenceClassification
+from transformers import (GPT2ForSequenceClassification, GPTNeoXForSequenceClassification, LlamaForSequenceClassification, MistralConfig,
+                          MistralForSequenceClassification, Qwen2Config, Qwen2ForSequenceClassification, Qwen3Config,
+                          Qwen3ForSequenceClassification)
 
-from common import (GPT_NEOX, LLAMA, MICRO, MODELS, GPT2LMHeadModel, GPTNeoXConfig, LlamaConfig, LlamaForCausalLM, gpt2_config,
-                    randomise, save_json, small_models)
+from common import (GPT_NEOX, LLAMA, MICRO, MISTRAL, MODELS, QWEN2, QWEN3, GPT2LMHeadModel, GPTNeoXConfig, LlamaConfig, LlamaForCausalLM,
+                    gpt2_config, randomise, save_json, small_models)
 
 
 def save(model, name, **options):
@@ -66,6 +68,13 @@ def save_small_models():
             rewrite_config(directory, OLDER[name])
 
 
+def save_more_reward_models():
+    labelled = dict(num_labels=1, pad_token_id=0)
+    save(randomise(MistralForSequenceClassification(MistralConfig(**dict(MISTRAL, **labelled))), seed=24), "reward-mistral")
+    save(randomise(Qwen2ForSequenceClassification(Qwen2Config(**dict(QWEN2, **labelled))), seed=25), "reward-qwen2")
+    save(randomise(Qwen3ForSequenceClassification(Qwen3Config(**dict(QWEN3, **labelled))), seed=26), "reward-qwen3")
+
+
 def main():
     save(randomise(GPT2LMHeadModel(gpt2_config()), seed=16), "gpt2")
     save(randomise(LlamaForCausalLM(LlamaConfig(**LLAMA)), seed=12), "llama", max_shard_size="60KB")
@@ -81,6 +90,7 @@ def main():
     save(randomise(reward_gpt2, seed=22), "reward-gpt2")
     reward_gpt_neox = GPTNeoXForSequenceClassification(GPTNeoXConfig(**dict(GPT_NEOX, num_labels=1, pad_token_id=0)))
     save(randomise(reward_gpt_neox, seed=23), "reward-gpt_neox")
+    save_more_reward_models()
     save_small_models()
 
 

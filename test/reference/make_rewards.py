@@ -14,4 +14,5 @@ def make(name, seed):
 
 
 save_json(HERE / "rewards.json", {"reward-llama": make("reward-llama", 81), "reward-gpt2": make("reward-gpt2", 82),
-                                "reward-gpt_neox": make("reward-gpt_neox", 83)})
+                                "reward-gpt_neox": make("reward-gpt_neox", 83), "reward-mistral": make("reward-mistral", 84),
+                                "reward-qwen2": make("reward-qwen2", 85), "reward-qwen3": make("reward-qwen3", 86)})

@@ -101,8 +101,10 @@ async function saveFamily(root: string, name: string, config: HfConfig): Promise
   const adapted = await logProbs(model, "policy");
   await model.saveAdapter("policy", paths.adapter);
   await model.save(paths.merged, { merge: "policy" });
-  model.addHead("reward", { kind: "linear", bias: false, initStd: 0.5, seed: 4 });
-  await model.saveForSequenceClassification(paths.reward, "reward", { padTokenId: 0 });
+  using trained = RewardModel.create(model, { head: { bias: false, initStd: 0.5, seed: 4 } });
+  // transformers takes no notice of the statistics: it gives the raw scores.
+  await trained.measureStatistics([TOKENS, TOKENS.slice(0, 9)].map((tokens) => Int32Array.from(tokens)));
+  await trained.save(paths.reward);
   using reward = await RewardModel.load(paths.reward);
   const [score] = await reward.score([Int32Array.from(TOKENS)]);
   return [
