@@ -81,6 +81,7 @@ export { isHeldOut, type Split, type SplitOptions, splitDataset } from "./data/s
 export { TokenDataset, type TokenDatasetOptions } from "./data/token-dataset.ts";
 export {
   preferenceRows,
+  promptRows,
   type RowTokenizer,
   rewardRows,
   scoredRows,

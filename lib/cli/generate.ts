@@ -38,7 +38,10 @@ export function addGenerateCommand(program: Command): void {
     .command("generate")
     .description("answer prompts; without --output the texts are printed")
     .option("--prompt <texts...>", "prompts")
-    .option("--prompts-path <file>", "prompts as strings or {prompt, …} rows: .json, .jsonl or .jsonl.gz")
+    .option(
+      "--prompts-path <file>",
+      "prompts as strings or {prompt, …} rows: .json, .jsonl, .jsonl.gz or .parquet",
+    )
     .option("--output <file>", "JSON lines {prompt, response, tokens, finishReason}");
   for (const option of [...modelOptions(), adapterOption(), ...samplingOptions()]) command.addOption(option);
   command.action((options: GenerateOptions) => withInterrupt((signal) => generate(options, signal)));

@@ -37,7 +37,10 @@ export interface ModelOptions {
 /** --model, --device, --threads. */
 export function modelOptions(): Option[] {
   return [
-    new Option("--model <directory>", "Hugging Face model directory").makeOptionMandatory(),
+    new Option(
+      "--model <directory>",
+      "Hugging Face model directory, or hub:owner/name",
+    ).makeOptionMandatory(),
     new Option("--device <name>", "where to compute").choices(["auto", "cpu", "cuda"]).default("auto"),
     new Option("--threads <n>", "CPU threads; default: all").argParser(integer(1)),
   ];

@@ -5,6 +5,7 @@ import { isRlhfError, messageOf, RlhfError, throwIfAborted } from "../errors.ts"
 import { hubCacheDirectory, isThere, RepositoryCache } from "./cache.ts";
 import { downloadTo, etagOf, type RemoteFile, sizeOf } from "./download.ts";
 import { describeHubId, type HubId, isHubId, parseHubId } from "./id.ts";
+import { withLock } from "./lock.ts";
 
 type Library = typeof import("@huggingface/hub");
 
@@ -181,10 +182,11 @@ async function fetchSnapshot(
   for (const file of files) {
     if (!chosen.has(file.path)) continue;
     const blob = cache.blob(etagOf(file));
-    if (!(await isThere(blob))) {
+    await withLock(`${blob}.lock`, signal, async () => {
+      if (await isThere(blob)) return;
       onDownload?.(file.path, sizeOf(file));
       await withRetries(id, signal, () => downloadFile(library, connection, commit, file, blob));
-    }
+    });
     await cache.link(commit, file.path, etagOf(file));
   }
   await cache.setCommit(id.revision, commit);

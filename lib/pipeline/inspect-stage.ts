@@ -20,6 +20,7 @@ import { localModel } from "../hub/hub.ts";
 import { readModelConfig } from "../model/config.ts";
 import { readJsonIfPresent } from "../model/files.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { PPO_DEFAULTS } from "../trainers/ppo-settings.ts";
 import { PREFERENCE_DEFAULTS } from "../trainers/preference-settings.ts";
 import { COMMON_DEFAULTS, fittingMaxLength } from "../trainers/settings.ts";
 import { SUPERVISED_DEFAULTS } from "../trainers/supervised.ts";
@@ -65,8 +66,6 @@ export interface InspectStageOptions {
   /** Shows examples drawn at random in place of the first ones. */
   readonly random?: boolean;
 }
-
-const DEFAULT_NEW_TOKENS = 64;
 
 /** What each kind of stage learns from. */
 const DATA_OF_STAGE: Readonly<Record<StageKind, "sft" | "prompts" | "reward" | "unpaired" | "pairs">> = {
@@ -177,7 +176,7 @@ export async function inspectStage(
     return inspectData(kind, settings, options, {
       rows,
       train: rows,
-      answer: settings.max_new_tokens ?? DEFAULT_NEW_TOKENS,
+      answer: settings.max_new_tokens ?? PPO_DEFAULTS.maxNewTokens,
       rowTokenizer: (tokenizer, maxLength) => promptRows(tokenizer, { maxLength }),
     });
   }

@@ -1,5 +1,7 @@
 import { join } from "node:path";
 import { loadPrompts } from "../data/prompts.ts";
+import { promptRows } from "../data/tokenize.ts";
+import type { PromptRow, TokenizedPrompt } from "../data/types.ts";
 import { RlhfError } from "../errors.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
 import { type MetricsRecord, readMetrics } from "../monitor/metrics.ts";
@@ -7,13 +9,15 @@ import { loadReward } from "../rewards/ensemble.ts";
 import type { RewardSource } from "../rewards/reward.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { PPOTrainer } from "../trainers/ppo.ts";
-import type { PPOConfig } from "../trainers/ppo-settings.ts";
+import { PPO_DEFAULTS, type PPOConfig } from "../trainers/ppo-settings.ts";
+import { fittingMaxLength } from "../trainers/settings.ts";
 import type { StageSummary } from "./manifest.ts";
 import { openPolicy, savePolicy } from "./policy-model.ts";
 import { loadRewardModule } from "./reward-module.ts";
 import type { StageContext } from "./run.ts";
 import type { PpoStage } from "./schema.ts";
 import { describeReport, stepsOfEpochs, trainerConfig } from "./settings.ts";
+import { tokenizeSplit } from "./stage-data.ts";
 import { beforeAndAfter, trainAndCompare } from "./train.ts";
 
 /** Single iterations are noisy: the summary takes the mean over this many at each end. */
@@ -23,21 +27,27 @@ const SUMMARY_ITERATIONS = 5;
 export async function runPpoStage(settings: PpoStage, context: StageContext): Promise<StageSummary> {
   const prompts = await loadPrompts(settings.prompts_path, { onBadRow: settings.on_bad_row });
   context.log(`  ${describeReport(prompts.report)}`);
-  const evalPrompts =
-    settings.eval_prompts_path === undefined
-      ? []
-      : await loadPrompts(settings.eval_prompts_path, { onBadRow: settings.on_bad_row });
+  const evalPath = settings.eval_prompts_path;
+  const held = evalPath === undefined ? [] : await loadPrompts(evalPath, { onBadRow: settings.on_bad_row });
   const tokenizer = await Tokenizer.load(settings.model_path);
   using model = await openPolicy(settings.model_path, settings);
   const reward = await openReward(settings, model);
   const { num_epochs: _epochs, ...trainerSettings } = settings;
+  const { max_new_tokens: maxNewTokens = PPO_DEFAULTS.maxNewTokens } = settings;
   try {
+    const maxLength = fittingMaxLength(settings.max_length, model.maxLength, maxNewTokens);
+    const rows = { train: prompts, eval: held };
+    const tokenized = await tokenizeSplit<PromptRow, TokenizedPrompt>(
+      rows,
+      promptRows(tokenizer, { maxLength }),
+      context.signal,
+    );
     using trainer = new PPOTrainer({
       model,
       tokenizer,
       reward,
-      prompts,
-      evalPrompts,
+      prompts: tokenized.trainData,
+      evalPrompts: tokenized.evalData,
       config: {
         numIterations: stepsOfEpochs(settings),
         ...trainerConfig<Omit<PpoStage, "num_epochs">, PPOConfig>(trainerSettings),

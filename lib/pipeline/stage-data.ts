@@ -52,7 +52,7 @@ export interface TokenizedSplit<Example> {
 
 /** Tokenises both sides of a split while the event loop goes on. */
 export async function tokenizeSplit<Row, Example>(
-  data: Split<Row>,
+  data: { readonly train: readonly Row[]; readonly eval: readonly Row[] },
   rowTokenizer: RowTokenizer<Row, Example>,
   signal: AbortSignal | undefined,
 ): Promise<TokenizedSplit<Example>> {

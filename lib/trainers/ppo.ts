@@ -10,6 +10,7 @@ import { type AnswerScores, type RewardSource, rewardModels, scoreAnswers } from
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { hashSequences, type TrainedPart } from "./checkpoint.ts";
 import { type Experience, estimateAdvantages } from "./experience.ts";
+import { itemsOf, type RowsOrTokenized, tokenizedData } from "./given-data.ts";
 import type { TrainerWorkload } from "./memory.ts";
 import { ppoWorkloads } from "./ppo-memory.ts";
 import { type MinibatchSums, type PpoMinibatch, summarizeMinibatch, updateMetrics } from "./ppo-metrics.ts";
@@ -40,9 +41,10 @@ export interface PPOTrainerOptions {
   readonly tokenizer: Tokenizer;
   /** A reward model or an ensemble with the policy's tokenizer, or a function of prompt and response. */
   readonly reward: RewardSource;
-  readonly prompts: readonly (string | PromptRow)[];
+  /** Prompts, or what `tokenizeInSlices` made of them with `promptRows`. */
+  readonly prompts: RowsOrTokenized<string | PromptRow, TokenizedPrompt>;
   /** Prompts that `evaluate` answers. */
-  readonly evalPrompts?: readonly (string | PromptRow)[];
+  readonly evalPrompts?: RowsOrTokenized<string | PromptRow, TokenizedPrompt>;
   readonly config?: PPOConfig;
   /** Where metrics.jsonl and checkpoints go. */
   readonly outputDir?: string;
@@ -102,12 +104,20 @@ export class PPOTrainer extends Trainer<PPOSettings> {
     this.tokenizer = tokenizer;
     this.reward = reward;
     this.#target = target;
-    const { examples, report } = tokenizePrompts(options.prompts, tokenizer, { maxLength });
+    const tokenize = (
+      data: RowsOrTokenized<string | PromptRow, TokenizedPrompt>,
+    ): Tokenized<TokenizedPrompt> =>
+      tokenizedData(
+        data,
+        maxLength,
+        (rows) => tokenizePrompts(rows, tokenizer, { maxLength }),
+        (prompt) => [prompt],
+      );
+    const { examples, report } = tokenize(options.prompts);
     this.#prompts = examples;
     this.tokenized = report;
-    this.#evalPrompts = options.evalPrompts?.length
-      ? tokenizePrompts(options.evalPrompts, tokenizer, { maxLength }).examples
-      : [];
+    const { evalPrompts } = options;
+    this.#evalPrompts = evalPrompts && itemsOf(evalPrompts).length > 0 ? tokenize(evalPrompts).examples : [];
     this.dataHash = hashSequences(this.#prompts.map((prompt) => prompt.tokens));
     this.#klCoefficient = config.klCoefficient;
     addNewAdapter(model, target);

@@ -1,6 +1,15 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { existsSync, lstatSync, mkdtempSync, readdirSync, readFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
@@ -187,6 +196,19 @@ describe("names on the hub", () => {
     );
     const blobs = join(options.cacheDirectory!, "datasets--owner--pairs", "blobs");
     assert.ok(readdirSync(blobs).every((name) => !name.endsWith(".incomplete")));
+  });
+
+  it("may be asked for by several at once, and by one after a process that was killed", async () => {
+    const id = "hub:owner/pairs/data/train-00000";
+    const blobs = join(options.cacheDirectory!, "datasets--owner--pairs", "blobs");
+    mkdirSync(blobs, { recursive: true });
+    const dead = spawnSync(process.execPath, ["--eval", ""]).pid;
+    const etag = createHash("sha256").update(parquet).digest("hex");
+    writeFileSync(join(blobs, `${etag}.lock`), String(dead));
+    server.breakOff.set("data/train-00000-of-00002.parquet", 1000);
+    const all = await Promise.all([1, 2, 3].map(() => downloadDataset(id, options)));
+    for (const [file] of all) assert.deepEqual(readFileSync(file!), parquet);
+    assert.deepEqual(readdirSync(blobs), [etag]);
   });
 
   it("contents other than those listed are refused, and fetched anew the next time", async () => {
