@@ -44,6 +44,8 @@ export interface ModelWorkload extends Pick<LoadOptions, "dtype" | "trainable" |
   readonly backward?: boolean;
   /** Whether there are passes without backward as well, as in evaluation. Default false. */
   readonly evaluates?: boolean;
+  /** Whether passes with backward are given a dropoutSeed. Default false. */
+  readonly dropout?: boolean;
   /** Passes that wait for backward at a time. Default 1. */
   readonly livePasses?: number;
   /** Whether AdamW updates what backward reaches. Default: as `backward`. */
@@ -109,13 +111,14 @@ async function planPasses(
   backward: boolean,
 ): Promise<void> {
   const { adapter, head, statistics = true, evaluates = false, livePasses = 1 } = workload;
-  const settings = { adapter, head, statistics, grad: backward, predict: "masked" as const };
+  const dropoutSeed = backward && workload.dropout ? 0 : undefined;
+  const settings = { adapter, head, statistics, grad: backward, dropoutSeed, predict: "masked" as const };
   // The logits of a pass with more predictions than this are not kept, so a smaller one can need more memory for them.
   const mostKept = model.native.mostKeptPredictions();
   const tokens = batch.tokens.length;
   if (statistics && backward && tokens - batch.sequences > mostKept && mostKept > 0)
     (await model.forward(withPredictions(batch, mostKept), settings)).dispose();
-  if (evaluates) (await model.forward(batch, { ...settings, grad: false })).dispose();
+  if (evaluates) (await model.forward(batch, { ...settings, grad: false, dropoutSeed: undefined })).dispose();
   model.native.setMaxLivePasses(livePasses);
   const passes: Pass[] = [];
   for (let i = 0; i < livePasses; i++) passes.push(await model.forward(batch, settings));

@@ -95,7 +95,7 @@ export class RewardModelTrainer extends SupervisedTrainer<
   }
 
   protected override memoryWorkloads(): readonly TrainerWorkload[] {
-    return super.memoryWorkloads().map((workload) => ({ ...workload, statistics: false }));
+    return super.memoryWorkloads().map((workload) => ({ ...workload, statistics: false, dropout: true }));
   }
 
   protected tokensOf(example: TokenizedReward): number {

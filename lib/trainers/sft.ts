@@ -8,6 +8,7 @@ import type { CausalLM } from "../model/causal-lm.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { TrainedPart } from "./checkpoint.ts";
+import type { TrainerWorkload } from "./memory.ts";
 import { checkSettings, fittingMaxLength, flag, oneOf, type Rules, withDefaults } from "./settings.ts";
 import {
   SUPERVISED_DEFAULTS,
@@ -121,6 +122,10 @@ export class SFTTrainer extends SupervisedTrainer<TokenizedExample, SupervisedSe
     addNewAdapter(model, target);
     const optimizer = model.createOptimizer({ ...this.config, adapter: target.adapter });
     this.part = { name: "model", model, optimizer };
+  }
+
+  protected override memoryWorkloads(): readonly TrainerWorkload[] {
+    return super.memoryWorkloads().map((workload) => ({ ...workload, dropout: true }));
   }
 
   protected tokensOf(example: TokenizedExample): number {

@@ -52,6 +52,17 @@ const TRAININGS: Training[] = [
     config: TINY_LLAMA,
     workload: { adapters: { policy: LORA }, adapter: "policy", recomputeLayers: true, ...PASS },
   },
+  ...[false, true].map((recomputeLayers) => ({
+    name: `an adapter with dropout${recomputeLayers ? ", layers recomputed" : ""}`,
+    config: TINY_LLAMA,
+    workload: {
+      adapters: { policy: { ...LORA, dropout: 0.1, rankPattern: { q_proj: 9 } } },
+      adapter: "policy",
+      dropout: true,
+      recomputeLayers,
+      ...PASS,
+    },
+  })),
   {
     name: "an adapter and a head after generation, as PPO does, two passes alive",
     config: TINY_GPT2,
@@ -70,7 +81,17 @@ const TRAININGS: Training[] = [
 
 /** The real thing: three rounds of what the workload describes. */
 async function run({ config, workload }: Training, engine: { threads: number }): Promise<void> {
-  const { trainable, recomputeLayers, adapters, heads, adapter, head, generation, livePasses = 1 } = workload;
+  const {
+    trainable,
+    recomputeLayers,
+    adapters,
+    heads,
+    adapter,
+    head,
+    generation,
+    livePasses = 1,
+    dropout,
+  } = workload;
   using model = await CausalLM.create(config, { ...engine, trainable, recomputeLayers });
   for (const [name, options] of Object.entries(adapters ?? {})) model.addAdapter(name, options);
   for (const [name, options] of Object.entries(heads ?? {})) model.addHead(name, options);
@@ -84,7 +105,7 @@ async function run({ config, workload }: Training, engine: { threads: number }):
       const drawn = randomSequences(lengths, model.vocabSize, round);
       await model.generate(drawn, { maxNewTokens, maxBatch, adapter, seed: round, stop: [0] });
     }
-    const settings = { adapter, head, grad: trains };
+    const settings = { adapter, head, grad: trains, dropoutSeed: dropout ? round : undefined };
     const passes = await Promise.all(
       Array.from({ length: livePasses }, () => model.forward(batch, settings)),
     );

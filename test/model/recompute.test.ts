@@ -23,6 +23,7 @@ interface Training {
   readonly trainable: boolean;
   /** Linear layers of the adapter; left out: none is used. */
   readonly targets?: readonly string[];
+  readonly dropout?: number;
 }
 
 function makeModel(config: ModelConfig, training: Training, recompute: boolean): KernelsModel {
@@ -30,7 +31,8 @@ function makeModel(config: ModelConfig, training: Training, recompute: boolean):
     { ...config, layers: LAYERS, windows: [] },
     { backend: "cpu", type: "float32", trainable: training.trainable, threads: 2 },
   );
-  if (training.targets) model.addAdapter("policy", { ...ADAPTER, targetModules: training.targets });
+  if (training.targets)
+    model.addAdapter("policy", { ...ADAPTER, targetModules: training.targets, dropout: training.dropout });
   model.addHead("value", { ...HEAD, inner: 5 });
   randomiseParameters(model);
   model.setRecomputeLayers(recompute);
@@ -40,7 +42,7 @@ function makeModel(config: ModelConfig, training: Training, recompute: boolean):
 /** Everything that a pass and its backward give, by name. */
 function results(model: KernelsModel, training: Training): Record<string, Float64Array | null> {
   const adapter = training.targets ? "policy" : "";
-  const pass = model.forward(BATCH, { adapter, head: "value", grad: true });
+  const pass = model.forward(BATCH, { adapter, head: "value", grad: true, dropoutSeed: 3 });
   model.backward(pass.pass, randomUpstream(BATCH.tokens.length, true));
   const gradients = model
     .parameters()
@@ -63,6 +65,7 @@ describe("layer recomputation", () => {
     const trainings: Training[] = [
       { kind: "all weights", trainable: true },
       { kind: "an adapter on all layers", trainable: false, targets: all },
+      { kind: "an adapter on all layers with dropout", trainable: false, targets: all, dropout: 0.3 },
       { kind: "an adapter on the first kind of layer", trainable: false, targets: all.slice(0, 1) },
       { kind: "an adapter on the last kind of layer", trainable: false, targets: all.slice(-1) },
     ];

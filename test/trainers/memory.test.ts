@@ -42,6 +42,20 @@ const TRAINERS: Readonly<Record<string, () => Promise<Runnable>>> = {
       trainData: sftRows,
       config: { ...CONFIG, lora: LORA, recomputeLayers: true, microBatchTokens: 64 },
     }),
+  "SFT of an adapter with dropout": async () =>
+    new SFTTrainer({
+      model: await makeModel("none"),
+      tokenizer,
+      trainData: sftRows,
+      config: { ...CONFIG, lora: { ...LORA, dropout: 0.1 } },
+    }),
+  "a reward model's adapter with dropout": async () =>
+    new RewardModelTrainer({
+      model: await makeModel("none"),
+      tokenizer,
+      trainData: preferenceRows,
+      config: { ...CONFIG, lora: { ...LORA, dropout: 0.1 } },
+    }),
   "a reward model": async () =>
     new RewardModelTrainer({
       model: await makeModel("all"),
