@@ -1,7 +1,7 @@
 import type { TokenizedPreference } from "../data/types.ts";
 import { RlhfError } from "../errors.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
-import { hashSequences, type KeptWeights } from "./checkpoint.ts";
+import type { KeptWeights } from "./checkpoint.ts";
 import {
   DIFFERENCE_LOSSES,
   DPO_LOSSES,
@@ -11,7 +11,7 @@ import {
 } from "./dpo-losses.ts";
 import type { TrainerWorkload } from "./memory.ts";
 import type { PairObjective } from "./pair-losses.ts";
-import { PairTrainer, type PairTrainerOptions } from "./pairs.ts";
+import { hashPairs, PairTrainer, type PairTrainerOptions } from "./pairs.ts";
 import {
   PAIR_DEFAULTS,
   PAIR_RULES,
@@ -112,6 +112,12 @@ function lossesOf({ lossType, lossWeights }: DPOSettings): { type: DpoLoss; weig
       "ERR_RLHF_ARGUMENT",
       `config.lossWeights must have a weight for each of the ${types.length} losses of lossType, got ${lossWeights.length}`,
     );
+  const twice = types.find((type, i) => types.indexOf(type) !== i);
+  if (twice !== undefined)
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      `config.lossType names ${twice} twice; set its weight in lossWeights`,
+    );
   return types.map((type, i) => ({ type, weight: lossWeights?.[i] ?? 1 }));
 }
 
@@ -190,9 +196,11 @@ export class DPOTrainer extends PairTrainer<DPOConfig, DPOSettings> {
     const { config, model, target, outputDir } = this;
     this.objective = objectiveOf(config);
     const { beta, warmupSteps, referenceFree } = config;
+    const { losses, nll } = this.objective;
+    const isPlain = losses.length === 1 && losses[0]?.type === "sigmoid" && nll.tokens === "none";
     this.watch = new PreferenceWatch({
       ...(referenceFree ? {} : { beta }),
-      startsAtLog2: config.lossType === "sigmoid" && !referenceFree,
+      startsAtLog2: isPlain && !referenceFree,
       warmupSteps,
     });
     const examples = [...this.trainExamples, ...this.evalExamples];
@@ -247,10 +255,5 @@ export class DPOTrainer extends PairTrainer<DPOConfig, DPOSettings> {
 
 /** What the reference's log-probs of pairs depend on beside the reference. */
 function keyOf(pairs: readonly TokenizedPreference[], { ldAlpha = 1 }: DPOSettings): string {
-  const sequences = pairs.flatMap(({ chosen, rejected }) => [
-    chosen.tokens,
-    rejected.tokens,
-    Int32Array.of(chosen.promptLength),
-  ]);
-  return `${hashSequences(sequences)} ${ldAlpha}`;
+  return `${hashPairs(pairs)} ${ldAlpha}`;
 }

@@ -110,9 +110,7 @@ export abstract class PairTrainer<
     this.model = model;
     this.tokenizer = tokenizer;
     this.tokenized = train.report;
-    this.dataHash = hashSequences(
-      train.examples.flatMap((pair) => [pair.chosen.tokens, pair.rejected.tokens]),
-    );
+    this.dataHash = hashPairs(train.examples);
     this.target = target;
     addNewAdapter(model, target);
     const optimizer = model.createOptimizer({ ...this.config, adapter: target.adapter });
@@ -293,6 +291,17 @@ export abstract class PairTrainer<
   dispose(): void {
     this.part.optimizer.dispose();
   }
+}
+
+/** A hash of pairs' tokens and of where their answers begin. */
+export function hashPairs(pairs: readonly TokenizedPreference[]): string {
+  return hashSequences(
+    pairs.flatMap(({ chosen, rejected }) => [
+      Int32Array.of(chosen.promptLength, rejected.promptLength),
+      chosen.tokens,
+      rejected.tokens,
+    ]),
+  );
 }
 
 /** Throws ERR_RLHF_DATA where two answers were judged alike: of such a pair neither is to be preferred. */

@@ -244,6 +244,7 @@ describe("DPOTrainer", () => {
       [{ lora: { dropout: 0.1 } }, /config\.lora\.dropout/],
       [{ lossType: [] }, /config\.lossType/],
       [{ lossType: ["sigmoid", "sft"], lossWeights: [1] }, /a weight for each of the 2 losses/],
+      [{ lossType: ["ipo", "sft", "ipo"] }, /names ipo twice/],
       [{ lossType: "exo_pair" }, /labelSmoothing must be over 0/],
       [{ lossType: "aot", useWeighting: true }, /useWeighting has no meaning with the loss aot/],
       [{ labelSmoothing: 0.5 }, /config\.labelSmoothing must be a number from 0 to below 0\.5/],
