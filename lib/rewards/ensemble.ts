@@ -1,6 +1,8 @@
 import { join } from "node:path";
 import { RlhfError } from "../errors.ts";
 import { localModel } from "../hub/hub.ts";
+import type { CausalLM } from "../model/causal-lm.ts";
+import { isPeftDirectory, readPeftDirectory } from "../model/peft.ts";
 import { type RewardLoadOptions, RewardModel, type ScoreOptions } from "../model/reward-model.ts";
 import {
   ENSEMBLE_COMBINATIONS,
@@ -68,7 +70,7 @@ export class RewardEnsemble implements Disposable {
     const members: RewardModel[] = [];
     try {
       for (const directory of saved.members) {
-        const backbone = loadOptions.backbone ?? members[0]?.model;
+        const backbone = loadOptions.backbone ?? (await backboneOf(directory, members));
         members.push(
           await RewardModel.load(directory, backbone ? { ...loadOptions, backbone } : loadOptions),
         );
@@ -125,6 +127,17 @@ export class RewardEnsemble implements Disposable {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/**
+ * The model of an earlier member that may lend its backbone: of an adapter the one on the base that it names; of a whole model any, for
+ * weights are compared before they are shared.
+ */
+async function backboneOf(path: string, members: readonly RewardModel[]): Promise<CausalLM | undefined> {
+  const directory = await localModel(path);
+  if (!(await isPeftDirectory(directory))) return members[0]?.model;
+  const { baseModel } = await readPeftDirectory(directory);
+  return members.find(({ model }) => baseModel !== null && model.directory === baseModel)?.model;
 }
 
 /** Loads what scores answers: a reward model (a path or a `hub:` name), an ensemble's directory, or several models as an ensemble. */

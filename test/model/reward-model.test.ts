@@ -185,6 +185,39 @@ describe("reward ensembles", () => {
   });
 });
 
+describe("reward ensembles of adapters", () => {
+  it("share the base that they name, and no other", async () => {
+    await withTemporaryDirectory(async (directory) => {
+      const at = (name: string): string => join(directory, name);
+      const expected: Float32Array[] = [];
+      for (const [i, base] of ["one", "one", "other"].entries()) {
+        if (i !== 1) {
+          using made = await CausalLM.create(TINY_LLAMA, { device: "cpu", seed: 5 + i });
+          await made.save(at(base));
+        }
+        using model = await CausalLM.load(at(base), { device: "cpu" });
+        model.addAdapter("a", { r: 2, alpha: 4, seed: i });
+        for (const { name } of model.parameters().filter((parameter) => parameter.name.endsWith("lora_B")))
+          await model.writeParameter(
+            name,
+            (await model.readParameter(name)).map((_, j) => Math.sin(j + i)),
+          );
+        using reward = RewardModel.create(model, { adapter: "a", head: { ...LINEAR, seed: i } });
+        expected.push(await reward.score(sequences));
+        await reward.measureStatistics(sequences);
+        await reward.saveAdapter(at(`adapter-${i}`));
+      }
+      const paths = [0, 1, 2].map((i) => at(`adapter-${i}`));
+      using ensemble = await RewardEnsemble.load(paths, { device: "cpu" });
+      assert.equal(new Set(ensemble.members.map((member) => member.model)).size, 2);
+      for (const [i, member] of ensemble.members.entries()) {
+        assert.ok(member.statistics !== null);
+        assert.ok(bytes(await member.score(sequences)).equals(bytes(expected[i] as Float32Array)), `${i}`);
+      }
+    });
+  });
+});
+
 describe("calibration of rewards", () => {
   it("bins probabilities of the answer scored higher, and compares them with how often it is the better one", () => {
     // Probabilities 0.6 twice, one of them right; 0.9 twice, both right; 0.5 once, which is no prediction.
