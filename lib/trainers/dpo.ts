@@ -123,7 +123,7 @@ function lossesOf({ lossType, lossWeights }: DPOSettings): { type: DpoLoss; weig
 
 /** Throws ERR_RLHF_ARGUMENT for settings that do not go together. */
 function checkCombination(config: DPOSettings, { model, refModel }: DPOTrainerOptions): void {
-  checkRefModel(model, refModel);
+  checkRefModel(model, refModel, config);
   const { referenceFree, precomputeRefLogProbs, syncRefModel, fDivergence, labelSmoothing } = config;
   const noReference = "a run without a reference has none to measure or to change";
   refuseTogether({ referenceFree, precomputeRefLogProbs }, noReference);

@@ -104,7 +104,7 @@ export class KTOTrainer extends SupervisedTrainer<TokenizedUnpaired, KTOSettings
     const { model, tokenizer, refModel } = options;
     const config = withDefaults(DEFAULTS, options.config ?? {});
     checkSettings<KTOConfig>(config, RULES);
-    checkRefModel(model, refModel);
+    checkRefModel(model, refModel, config);
     if (config.batchSize * config.gradientAccumulationSteps < 2)
       throw new RlhfError(
         "ERR_RLHF_ARGUMENT",

@@ -140,14 +140,32 @@ export class ReferenceSource<Example extends object> implements Disposable {
   }
 }
 
-/** Throws ERR_RLHF_ARGUMENT for a reference that cannot be compared with the policy. */
-export function checkRefModel(model: CausalLM, refModel: CausalLM | undefined): void {
-  if (!refModel) return;
-  const problem =
-    refModel.vocabSize !== model.vocabSize
-      ? `its vocabulary has ${refModel.vocabSize} tokens, the policy's ${model.vocabSize}`
-      : refModel === model
-        ? "it is the policy itself, which training changes; leave it out to compare with the policy's starting point"
-        : null;
+/** Throws ERR_RLHF_ARGUMENT for a reference that cannot be compared with the policy, or, if it is to, cannot follow it. */
+export function checkRefModel(
+  model: CausalLM,
+  refModel: CausalLM | undefined,
+  { syncRefModel }: Pick<ReferenceSettings, "syncRefModel">,
+): void {
+  const problem = refModel && problemOf(model, refModel, syncRefModel);
   if (problem) throw new RlhfError("ERR_RLHF_ARGUMENT", `refModel: ${problem}`);
+}
+
+function problemOf(model: CausalLM, refModel: CausalLM, follows: boolean): string | null {
+  if (refModel === model)
+    return "it is the policy itself, which training changes; leave it out to compare with the policy's starting point";
+  if (refModel.vocabSize !== model.vocabSize)
+    return `its vocabulary has ${refModel.vocabSize} tokens, the policy's ${model.vocabSize}`;
+  if (!follows) return null;
+  if (refModel.dtype !== "float32")
+    return `with syncRefModel its weights are mixed with the policy's and have to be float32, not ${refModel.dtype}`;
+  const shapes = (of: CausalLM): string =>
+    JSON.stringify(
+      of
+        .parameters()
+        .filter(({ group }) => group === "base")
+        .map(({ name, shape }) => [name, shape]),
+    );
+  return shapes(refModel) === shapes(model)
+    ? null
+    : "with syncRefModel its weights are mixed with the policy's and have to have the same names and shapes";
 }

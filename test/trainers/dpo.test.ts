@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import {
-  type CausalLM,
+  CausalLM,
   type DPOConfig,
   DPOTrainer,
   type DPOTrainerOptions,
@@ -261,6 +261,13 @@ describe("DPOTrainer", () => {
     assert.throws(() => make(other, {}, { refModel: other }), {
       code: "ERR_RLHF_ARGUMENT",
       message: /itself/,
+    });
+    using larger = await CausalLM.create({ ...model.hfConfig, num_hidden_layers: 3 }, { device: "cpu" });
+    make(model, LORA, { refModel: larger }).dispose();
+    model.removeAdapter("default");
+    assert.throws(() => make(model, { ...LORA, syncRefModel: true }, { refModel: larger }), {
+      code: "ERR_RLHF_ARGUMENT",
+      message: /the same names and shapes/,
     });
     assert.throws(() => make(model, LORA, { trainData: [] }), { code: "ERR_RLHF_DATA", message: /no row/ });
     const same = TRAIN.map((row) => ({ ...row, rejected: row.chosen }));
