@@ -129,7 +129,10 @@ export function encodeReply(
       "ERR_RLHF_TOKENIZER",
       "the chat template writes a prompt otherwise when its answer follows, so that the answer cannot be told apart; use rows of text {prompt, response} or another template",
     );
-  const learnt = assistant.filter(([, end]) => end > before.length);
+  // Marks may begin inside the generation prompt, which is given to the model and not learnt.
+  const learnt = assistant
+    .filter(([, end]) => end > before.length)
+    .map(([begin, end]) => [Math.max(begin, before.length), end] as const);
   return encodeSpans(tokenizer, text, before.length, learnt, eos);
 }
 
@@ -214,7 +217,7 @@ function encodeSpans(
   const lastBegin = index(spans.at(-1)?.[0] ?? text.length);
   const ended = encoded.tokens.findLastIndex((token, position) => position >= lastBegin && ends.has(token));
   const body = ended < 0 ? encoded.tokens : encoded.tokens.subarray(0, ended + 1);
-  const tokens = concat([body, ended < 0 ? eos : []]);
+  const tokens = concat([body, ended < 0 && spans.length > 0 ? eos : []]);
   const lossMask = new Uint8Array(tokens.length);
   lossMask.set(mask.subarray(0, body.length));
   lossMask.fill(1, body.length);

@@ -136,6 +136,25 @@ describe("masks of conversations", () => {
     });
   });
 
+  it("leave out what marks hold of the generation prompt, and rows of which the marks hold nothing", () => {
+    const early = MARKED.replace(
+      "<|im_start|>assistant\n{% generation %}",
+      "<|im_start|>{% generation %}assistant\n",
+    );
+    assert.notEqual(early, MARKED);
+    const tokenizer = chat(early);
+    const [reply] = tokenizeSft(
+      [{ prompt: messages.slice(0, 3), response: messages.slice(3) }],
+      tokenizer,
+    ).examples;
+    assert.equal(learnt(tokenizer, reply!), "the mat<|im_end|>");
+    const narrow = chat(MARKED.replace('m.role == "assistant"', 'm.role == "nobody"'));
+    assert.throws(() => tokenizeSft([{ messages }], narrow), {
+      code: "ERR_RLHF_DATA",
+      message: /row 0 has no token to learn/,
+    });
+  });
+
   it("that cannot be told name the row's file and line", async () => {
     const file = writeText(
       directory,
