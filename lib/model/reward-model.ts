@@ -96,6 +96,12 @@ async function sharesWeights(backbone: CausalLM, directory: string, index: Tenso
   return true;
 }
 
+/** Whether a model is the base that an adapter names. A base that is not here to be compared is taken on the caller's word. */
+async function isBase(backbone: CausalLM, baseModel: string | null): Promise<boolean> {
+  if (baseModel === null || !(await stat(join(baseModel, "config.json")).catch(() => null))) return true;
+  return await sharesWeights(backbone, baseModel, await readModelTensors(baseModel));
+}
+
 /** What goes when a reward model is disposed of: its model, its head on a lent one, or that and the adapter loaded with it. */
 type Owned = "model" | "head" | "head and adapter";
 
@@ -166,7 +172,7 @@ export class RewardModel implements Disposable {
     return new RewardModel(model, REWARD_HEAD, { statistics, owns: "model" });
   }
 
-  /** The adapter goes onto the backbone given, which it must have been trained on, or onto the base that its file names. */
+  /** The adapter goes onto the backbone given, where that is the base it names, else onto that base, loaded beside it. */
   static async #loadAdapter(directory: string, options: RewardLoadOptions): Promise<RewardModel> {
     const { backbone, ...loadOptions } = options;
     const { baseModel } = await readPeftDirectory(directory);
@@ -174,17 +180,18 @@ export class RewardModel implements Disposable {
       throw new RlhfError("ERR_RLHF_MODEL", `${directory}: names no base model; pass it as backbone`, {
         directory,
       });
-    const model = backbone ?? (await CausalLM.load(baseModel as string, loadOptions));
+    const lent = backbone && (await isBase(backbone, baseModel)) ? backbone : undefined;
+    const model = lent ?? (await CausalLM.load(baseModel as string, loadOptions));
     const adapter = freeName(LOADED_ADAPTER, model.adapters);
     const head = freeName(REWARD_HEAD, model.heads);
-    const owns = backbone ? "head and adapter" : "model";
+    const owns = lent ? "head and adapter" : "model";
     try {
       const statistics = await readRewardStatistics(directory);
       // On a backbone that is lent it is there to score; no trainer of the backbone should take it for its own.
-      await model.loadAdapter(adapter, directory, { head, trainable: !backbone });
+      await model.loadAdapter(adapter, directory, { head, trainable: !lent });
       return new RewardModel(model, head, { adapter, statistics, owns });
     } catch (error) {
-      if (!backbone) model.dispose();
+      if (!lent) model.dispose();
       throw error;
     }
   }

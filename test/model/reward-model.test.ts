@@ -207,6 +207,11 @@ describe("reward ensembles of adapters", () => {
         await reward.measureStatistics(sequences);
         await reward.saveAdapter(at(`adapter-${i}`));
       }
+      // A model of other weights does not lend itself to an adapter.
+      using other = await CausalLM.load(at("other"), { device: "cpu" });
+      using beside = await RewardModel.load(at("adapter-0"), { device: "cpu", backbone: other });
+      assert.ok(beside.model !== other);
+      assert.ok(bytes(await beside.score(sequences)).equals(bytes(expected[0] as Float32Array)));
       const paths = [0, 1, 2].map((i) => at(`adapter-${i}`));
       using ensemble = await RewardEnsemble.load(paths, { device: "cpu" });
       assert.equal(new Set(ensemble.members.map((member) => member.model)).size, 2);

@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { type Calibration, loadReward, RewardEnsemble } from "../../lib/index.ts";
 import { runPipeline } from "../../lib/pipeline/run.ts";
 import type { RewardStage, Stage } from "../../lib/pipeline/schema.ts";
+import { readStage } from "../../lib/pipeline/settings-file.ts";
 import { jsonLines, temporaryDirectory, writeText } from "../data/support.ts";
 import { preferenceRows, prompts, tinyModel, tinyTokenizer } from "../trainers/support.ts";
 
@@ -70,6 +72,25 @@ describe("reward stages", function () {
     await run([stage("raw", { normalize_reward: false })]);
     assert.ok(!readdirSync(path("raw")).includes("reward_statistics.json"));
     assert.ok(weights("raw").equals(weights("one")), "statistics change no weight");
+  });
+
+  it("the example on HH-RLHF is a stage, and seeds and combinations that make no sense are not", async () => {
+    const example = fileURLToPath(new URL("../../examples/hh-rlhf/reward.yaml", import.meta.url));
+    const { settings } = await readStage("reward", example, {});
+    assert.equal((settings as RewardStage).overlong, "truncate-prompt");
+    const file = (text: string): string =>
+      writeText(
+        directory,
+        "stage.yaml",
+        `model_path: base\ndata_path: rows.jsonl\noutput_dir: out\n${text}\n`,
+      );
+    for (const [text, message] of [
+      ["combine: min", /combine.*has no effect without members over 1/],
+      ["members: 0", /members/],
+      ["loss: pairwise", /loss/],
+      ["label_smoothing: 0.5", /label_smoothing/],
+    ] as const)
+      await assert.rejects(readStage("reward", file(text), {}), { code: "ERR_RLHF_CONFIG", message });
   });
 
   it("members make an ensemble that PPO learns from; complete members are skipped, a lost one is trained again", async () => {
