@@ -21,7 +21,8 @@ std::map<std::string, const AdapterLayerConfig*> layersByModule(const AdapterCon
       throw Error(code::kArgument, format("adapter rank must be 1 to 65536, got %lld for %s",
                                           static_cast<long long>(layer.rank), module));
     if (!std::isfinite(layer.scale))
-      throw Error(code::kArgument, format("adapter scale must be a finite number, got %g for %s", layer.scale, module));
+      throw Error(code::kArgument,
+                  format("adapter scale must be a finite number, got %g for %s", layer.scale, module));
     if (!byModule.emplace(layer.module, &layer).second)
       throw Error(code::kArgument, format("adapter layer \"%s\" is named twice", module));
   }
@@ -43,9 +44,12 @@ Adapter::Adapter(Engine& engine, const Architecture& architecture, const std::st
     const auto found = wanted.find(linear.name);
     if (found == wanted.end()) return;
     const int64_t rank = found->second->rank;
-    layers[static_cast<size_t>(linear.index)] = {rank, found->second->scale,
-                                                 group.add(name + ":" + linear.name + ".lora_A", {rank, linear.inputs}),
-                                                 group.add(name + ":" + linear.name + ".lora_B", {linear.outputs, rank}, linear.rows)};
+    const std::string path = name + ":" + linear.name;
+    Layer& layer = layers[static_cast<size_t>(linear.index)];
+    layer.rank = rank;
+    layer.scale = found->second->scale;
+    layer.a = group.add(path + ".lora_A", {rank, linear.inputs});
+    layer.b = group.add(path + ".lora_B", {linear.outputs, rank}, linear.rows);
     wanted.erase(found);
     lowestStage = std::min(lowestStage, block * kStages + stage);
     maxRank = std::max(maxRank, rank);
@@ -53,8 +57,9 @@ Adapter::Adapter(Engine& engine, const Architecture& architecture, const std::st
   });
   if (!wanted.empty()) {
     const std::string& unknown = wanted.begin()->first;
-    throw Error(code::kUnknownName, format("this model has no linear layer \"%s\" for an adapter; did you mean \"%s\"?",
-                                           unknown.c_str(), nearestName(unknown, known).c_str()));
+    throw Error(code::kUnknownName,
+                format("this model has no linear layer \"%s\" for an adapter; did you mean \"%s\"?",
+                       unknown.c_str(), nearestName(unknown, known).c_str()));
   }
   group.allocate(engine);
   for (const Layer& layer : layers)

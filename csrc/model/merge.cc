@@ -26,8 +26,10 @@ MergedAdapter::MergedAdapter(Engine& engine, const Architecture& architecture, P
     limits.maxWidth = std::max({limits.maxWidth, linear.inputs, linear.outputs});
   });
   engine.reserveScratch(limits);
-  DeviceMemory dy(engine, MemoryUse::Arrays, static_cast<size_t>(factorElements) * dtypeSize(engine.type()), "merging an adapter");
-  originals_ = DeviceMemory(engine, MemoryUse::Weights, bytes, "a copy of the weights that an adapter is merged into");
+  const size_t factorBytes = static_cast<size_t>(factorElements) * dtypeSize(engine.type());
+  DeviceMemory dy(engine, MemoryUse::Arrays, factorBytes, "merging an adapter");
+  originals_ =
+      DeviceMemory(engine, MemoryUse::Weights, bytes, "a copy of the weights that an adapter is merged into");
   forEachCopy([&](const LinearLayer& linear, size_t offset) {
     engine.copy(originals_.data() + offset, base.data(linear.weight), weightBytes(linear));
   });

@@ -65,8 +65,9 @@ std::shared_ptr<Value> named(const std::map<std::string, std::shared_ptr<Value>>
 
 std::shared_ptr<Adapter> Model::Impl::adapter(const std::string& name) const {
   if (merged && mergedName == name)
-    throw Error(code::kArgument, format("adapter \"%s\" is merged into the weights: name none, or unmergeAdapter(\"%s\") first",
-                                        name.c_str(), name.c_str()));
+    throw Error(code::kArgument,
+                format("adapter \"%s\" is merged into the weights: name none, or unmergeAdapter(\"%s\") first",
+                       name.c_str(), name.c_str()));
   return named(adapters, name, "adapter");
 }
 std::shared_ptr<Head> Model::Impl::head(const std::string& name) const { return named(heads, name, "head"); }
@@ -213,8 +214,10 @@ void Model::mergeAdapter(const std::string& name, bool reversible) {
                 format("weights kept as %s cannot take an adapter in without rounding: load the model as float32, or save it merged",
                        dtypeName(base.storage())));
   if (reversible && base.trainable())
-    throw Error(code::kArgument, "merging for a while needs a frozen base: training it would be lost by unmergeAdapter");
-  auto merged = std::make_unique<MergedAdapter>(*impl_->engine, impl_->transformer.architecture(), base, adapter);
+    throw Error(code::kArgument,
+                "merging for a while needs a frozen base: training it would be lost by unmergeAdapter");
+  auto merged =
+      std::make_unique<MergedAdapter>(*impl_->engine, impl_->transformer.architecture(), base, adapter);
   impl_->adapters.erase(name);
   if (!reversible) return;
   impl_->mergedName = name;

@@ -152,15 +152,7 @@ export function withoutUnknownNames(
 export function resolveAdapter(options: AdapterOptions, all: readonly NativeLinearLayer[]): AdapterInfo {
   const { r, alpha, excludeModules, layersToTransform } = options;
   const { rankPattern = {}, alphaPattern = {}, useRslora = false, dropout = 0, trainable = true } = options;
-  const targetModules =
-    options.targetModules === undefined
-      ? commonEnds(
-          all.filter((layer) => layer.attention),
-          all,
-        )
-      : options.targetModules === ALL_LINEAR
-        ? linearModuleNames(all)
-        : options.targetModules;
+  const targetModules = targetsOf(options, all);
   checkOptions(options, targetModules);
   const modules = all.map((layer) => layer.module);
   checkNames({ targetModules, rankPattern, alphaPattern }, all);
@@ -198,6 +190,16 @@ export function resolveAdapter(options: AdapterOptions, all: readonly NativeLine
     trainable,
     layers,
   };
+}
+
+/** The targets by name or expression, the default and the shorthand written out. */
+function targetsOf(
+  { targetModules }: AdapterOptions,
+  all: readonly NativeLinearLayer[],
+): readonly string[] | string {
+  if (targetModules === ALL_LINEAR) return linearModuleNames(all);
+  const attention = all.filter((layer) => layer.attention);
+  return targetModules ?? commonEnds(attention, all);
 }
 
 function describeTargets(targetModules: readonly string[] | string): string {
