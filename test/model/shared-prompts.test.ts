@@ -113,6 +113,9 @@ describe("a prompt shared by several sequences", () => {
           assert.ok(distance <= (type === "float64" ? 1e-13 : 1e-6), `${name}: ${distance}`);
         }
         assert.deepEqual(gradientsOf(build(config, backend, type, 2), shared, upstream), actual);
+        const recomputing = build(config, backend, type);
+        recomputing.setRecomputeLayers(true);
+        assert.deepEqual(gradientsOf(recomputing, shared, upstream), actual, "layers recomputed");
       });
     }
 });
