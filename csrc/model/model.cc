@@ -16,7 +16,7 @@ std::shared_ptr<Model> Model::create(std::shared_ptr<Engine> engine, const Model
     throw Error(code::kUnsupported, format("models of %s are not supported by this build; use float32",
                                            dtypeName(engine->type())));
   const DType type = storage.value_or(engine->type());
-  if (type != engine->type() && (engine->type() != DType::F32 || engine->ops().packedWeightBytes(type, 1, 1, 0) == 0))
+  if (type != engine->type() && engine->type() != DType::F32)
     throw Error(code::kUnsupported, format("the %s backend with %s arithmetic cannot keep weights as %s", engine->ops().backend,
                                            dtypeName(engine->type()), dtypeName(type)));
   std::shared_ptr<Model> model(new Model());

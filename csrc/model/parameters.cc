@@ -1,6 +1,7 @@
 #include "model/parameters.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 namespace rlhf {
@@ -97,7 +98,13 @@ void ParameterGroup::zeroGradients() {
 }
 
 void ParameterGroup::write(int index, const float* values) {
-  writeTo(index, data(index), parameter(index).type, values);
+  const Parameter& target = parameter(index);
+  constexpr float kLargestHalf = 65504;
+  const auto tooLarge = [](float value) { return std::abs(value) > kLargestHalf; };
+  if (target.type == DType::F16 && std::any_of(values, values + target.count, tooLarge))
+    throw Error(code::kWeights, format("parameter \"%s\" has values over %g, the largest of float16: keep it as bfloat16 or float32",
+                                       target.name.c_str(), static_cast<double>(kLargestHalf)));
+  writeTo(index, data(index), target.type, values);
   markChanged();
 }
 

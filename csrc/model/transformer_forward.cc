@@ -85,6 +85,7 @@ void Transformer::forwardBlock(const ForwardBuffers& buffers, const RowSet& rows
 void Transformer::embed(const ForwardBuffers& buffers, const RowSet& rows) {
   const ModelConfig& config = architecture_.config;
   EmbeddingForward arguments{.type = engine_.type(),
+                             .tableType = base_.storage(),
                              .rows = rows.rows,
                              .cols = config.hidden,
                              .vocab = config.vocab,

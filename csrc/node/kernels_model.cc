@@ -72,6 +72,15 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
   }
   Napi::Value gradient(const Napi::CallbackInfo& info);
   Napi::Value write(const Napi::CallbackInfo& info);
+  /// setParameter(name, values): as a weight file would write it, whatever the parameter is kept as.
+  Napi::Value setParameter(const Napi::CallbackInfo& info) {
+    return change(info, [&] {
+      const std::string name = toText(info[0], "name");
+      const Napi::Float64Array array = info[1].As<Napi::Float64Array>();
+      const std::vector<float> values(array.Data(), array.Data() + array.ElementLength());
+      model_->writeParameter(name, values.data(), static_cast<int64_t>(values.size()));
+    });
+  }
   Napi::Value initialise(const Napi::CallbackInfo& info) {
     return change(info, [&] {
       model_->initialise(node::toNumber(info[0], "std"),
@@ -312,6 +321,7 @@ void defineModel(Napi::Env env, Napi::Object exports) {
           env, "Model",
           {W::InstanceMethod<&W::parameters>("parameters"), W::InstanceMethod<&W::read>("read"),
            W::InstanceMethod<&W::gradient>("gradient"), W::InstanceMethod<&W::write>("write"),
+           W::InstanceMethod<&W::setParameter>("setParameter"),
            W::InstanceMethod<&W::initialise>("initialise"), W::InstanceMethod<&W::addAdapter>("addAdapter"),
            W::InstanceMethod<&W::removeAdapter>("removeAdapter"),
            W::InstanceMethod<&W::mergeAdapter>("mergeAdapter"),

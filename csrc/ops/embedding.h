@@ -11,6 +11,7 @@ namespace rlhf {
 /// y[n] = table[tokens[n]] + positionTable[positions[n]].
 struct EmbeddingForward {
   DType type = DType::F32;
+  DType tableType = DType::F32;         // of both tables
   int64_t rows = 0, cols = 0, vocab = 0, maxPositions = 0;
   const int32_t* tokens = nullptr;      // [N], each in [0, vocab), else kTokenOutOfRange
   const int32_t* positions = nullptr;   // [N] (optional, with positionTable)
@@ -19,8 +20,9 @@ struct EmbeddingForward {
   void* y = nullptr;                    // [N, C]
 
   template <class F> void fields(F&& f) {
-    f("type", type), f("rows", rows), f("cols", cols), f("vocab", vocab), f("maxPositions", maxPositions);
-    f("tokens", tokens), f("positions", positions), f("table", table), f("positionTable", positionTable), f("y", y);
+    f("type", type), f("tableType", tableType), f("rows", rows), f("cols", cols), f("vocab", vocab);
+    f("maxPositions", maxPositions), f("tokens", tokens), f("positions", positions), f("table", table);
+    f("positionTable", positionTable), f("y", y);
   }
 };
 

@@ -9,6 +9,7 @@ namespace rlhf {
 void validate(const EmbeddingForward& a) {
   const ArgumentCheck check("embeddingForward");
   check.floating("type", a.type);
+  check.floating("tableType", a.tableType);
   check.atLeast("rows", a.rows, 1);
   check.atLeast("cols", a.cols, 1);
   check.atLeast("vocab", a.vocab, 1);

@@ -6,16 +6,14 @@ namespace {
 
 template <class T>
 void run(const EmbeddingForward& a) {
+  const Parameter<T> table(a.table, a.tableType), positionTable(a.positionTable, a.tableType);
   for (int64_t n = 0; n < a.rows; ++n) {
     checkIndex("embeddingForward", "tokens", n, a.tokens[n], a.vocab, code::kTokenRange);
-    const T* row = in<T>(a.table) + a.tokens[n] * a.cols;
-    const T* positionRow = nullptr;
-    if (a.positionTable) {
-      checkIndex("embeddingForward", "positions", n, a.positions[n], a.maxPositions);
-      positionRow = in<T>(a.positionTable) + a.positions[n] * a.cols;
+    if (a.positionTable) checkIndex("embeddingForward", "positions", n, a.positions[n], a.maxPositions);
+    for (int64_t c = 0; c < a.cols; ++c) {
+      const T value = table[a.tokens[n] * a.cols + c];
+      out<T>(a.y)[n * a.cols + c] = a.positionTable ? value + positionTable[a.positions[n] * a.cols + c] : value;
     }
-    for (int64_t c = 0; c < a.cols; ++c)
-      out<T>(a.y)[n * a.cols + c] = positionRow ? row[c] + positionRow[c] : row[c];
   }
 }
 

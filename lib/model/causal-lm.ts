@@ -98,7 +98,8 @@ export interface SaveOptions {
 
 /** One parameter of a model; names and shapes are those of transformers' named_parameters(). */
 export interface Parameter extends NativeParameter {
-  readonly dtype: "float32";
+  /** How it is kept in memory. */
+  readonly dtype: WeightType;
 }
 
 interface Origin {
@@ -314,7 +315,11 @@ export class CausalLM implements Disposable {
   }
 
   parameters(): Parameter[] {
-    return call(() => this.native.parameters()).map((parameter) => ({ ...parameter, dtype: "float32" }));
+    const narrow = ({ group, shape }: NativeParameter): boolean => group === "base" && shape.length > 1;
+    return call(() => this.native.parameters()).map((parameter) => ({
+      ...parameter,
+      dtype: narrow(parameter) ? this.dtype : "float32",
+    }));
   }
 
   #parameter(name: string): NativeParameter {

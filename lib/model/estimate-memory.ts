@@ -5,6 +5,7 @@ import { type PackedBatch, packSequences } from "./batch.ts";
 import { CausalLM, type LoadOptions } from "./causal-lm.ts";
 import type { HfConfig } from "./config.ts";
 import type { HeadOptions } from "./heads.ts";
+import type { Optimizer } from "./optimizer.ts";
 import type { Pass } from "./pass.ts";
 
 /** Sequences that are generated together. */
@@ -71,29 +72,36 @@ export async function estimateMemory(
   options: EngineOptions = {},
 ): Promise<MemoryEstimate> {
   return Engine.whilePlanning(options, async (engine) => {
-    for (const each of Array.isArray(workload) ? workload : [workload]) await plan(each, engine);
-    const bytes = engine.memory().peak;
-    return { bytes, total: totalBytes(bytes) };
+    // All of it is held to the end, as it will be: what is let go, the garbage collector's part included, counts no more.
+    const held: Disposable[] = [];
+    try {
+      for (const each of Array.isArray(workload) ? workload : [workload]) await plan(each, engine, held);
+      const bytes = engine.memory().peak;
+      return { bytes, total: totalBytes(bytes) };
+    } finally {
+      for (const each of held.reverse()) each[Symbol.dispose]();
+    }
   });
 }
 
-async function plan(workload: ModelWorkload, engine: Engine): Promise<void> {
+async function plan(workload: ModelWorkload, engine: Engine, held: Disposable[]): Promise<void> {
   const model = await planModel(workload, engine);
+  held.push(model);
   for (const [name, adapter] of Object.entries(workload.adapters ?? {})) model.addAdapter(name, adapter);
   for (const [name, head] of Object.entries(workload.heads ?? {})) model.addHead(name, head);
   const networks = workload.networks ?? [workload];
   if (workload.generation) await planGeneration(model, workload.generation, networks[0]?.adapter);
-  for (const { adapter, head } of networks) await planNetwork(model, { ...workload, adapter, head });
+  for (const { adapter, head } of networks) await planNetwork(model, { ...workload, adapter, head }, held);
 }
 
-async function planNetwork(model: CausalLM, workload: ModelWorkload): Promise<void> {
+async function planNetwork(model: CausalLM, workload: ModelWorkload, held: Disposable[]): Promise<void> {
   const { adapter, head, maxTokens = 0 } = workload;
   const trains = model.trainable === "all" || adapter !== undefined || head !== undefined;
   const backward = workload.backward ?? trains;
   const { maxSequences = 1, minSequences = maxSequences } = workload;
   for (const sequences of maxTokens > 0 ? new Set([minSequences, maxSequences]) : [])
     await planPasses(model, workload, batchOf(maxTokens, sequences, model.maxLength), backward);
-  if (workload.optimizer ?? backward) await planUpdate(model, workload);
+  if (workload.optimizer ?? backward) held.push(await planUpdate(model, workload));
 }
 
 async function planModel(workload: ModelWorkload, engine: Engine): Promise<CausalLM> {
@@ -160,7 +168,8 @@ async function planGeneration(
 }
 
 /** A step of AdamW over what the workload trains. */
-async function planUpdate(model: CausalLM, { adapter, head }: ModelWorkload): Promise<void> {
+async function planUpdate(model: CausalLM, { adapter, head }: ModelWorkload): Promise<Optimizer> {
   const optimizer = model.createOptimizer({ adapter, heads: head === undefined ? [] : [head] });
   await optimizer.step({ learningRate: 0 });
+  return optimizer;
 }

@@ -18,7 +18,9 @@ export const paths = z.union([path, z.array(path).min(1)], {
 export const device = z
   .enum(["auto", "cpu", "cuda"])
   .describe("where the model runs; auto takes CUDA where it works");
-export const dtype = z.enum(["float32"]).describe("data type of the weights in memory");
+export const dtype = z
+  .enum(["float32", "bfloat16", "float16"])
+  .describe("how the matrices of a frozen model are kept in memory; what trains is float32");
 export const seed = z.int().nonnegative().describe("everything random follows from it");
 
 const modulesError = 'expected a list of module names, "all-linear" or a regular expression';

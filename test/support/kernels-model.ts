@@ -41,6 +41,8 @@ export interface KernelsModel {
   read(name: string): Float64Array;
   gradient(name: string): Float64Array | null;
   write(name: string, values: Float64Array): void;
+  /** As a weight file would write it: float32, whatever the parameter is kept as. */
+  setParameter(name: string, values: Float64Array): void;
   initialise(std: number, seed: number): void;
   addAdapter(name: string, config: TestAdapterConfig): void;
   removeAdapter(name: string): void;

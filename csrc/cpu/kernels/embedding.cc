@@ -1,9 +1,10 @@
-#include <cstring>
+#include <algorithm>
 
 #include "cpu/kernels/parallel.h"
 #include "cpu/kernels/requirements.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/vector_loops.h"
+#include "cpu/kernels/widen.h"
 
 namespace rlhf::RLHF_ISA {
 namespace {
@@ -27,14 +28,21 @@ void addTo(float* destination, const float* source, int64_t count) {
 void embeddingForward(OpContext& context, const EmbeddingForward& a) {
   requireFloat32(a.type, "embeddingForward");
   requireIndices("embeddingForward", a, a.positionTable != nullptr);
-  const float* table = static_cast<const float*>(a.table);
-  const float* positionTable = static_cast<const float*>(a.positionTable);
-  forEachRange(context, a.rows, a.cols, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) {
-      float* y = static_cast<float*>(a.y) + n * a.cols;
-      std::memcpy(y, table + a.tokens[n] * a.cols, static_cast<size_t>(a.cols) * sizeof(float));
-      if (positionTable) addTo(y, positionTable + a.positions[n] * a.cols, a.cols);
-    }
+  withReader(a.tableType, [&]<class Reader>(Reader) {
+    const auto* table = static_cast<const typename Reader::Element*>(a.table);
+    const auto* positionTable = static_cast<const typename Reader::Element*>(a.positionTable);
+    forEachRange(context, a.rows, a.cols, [&](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; ++n) {
+        const auto* row = table + a.tokens[n] * a.cols;
+        const auto* positionRow = positionTable ? positionTable + a.positions[n] * a.cols : nullptr;
+        float* y = static_cast<float*>(a.y) + n * a.cols;
+        for (int64_t c = 0; c < a.cols; c += kWidth) {
+          const int count = static_cast<int>(std::min<int64_t>(kWidth, a.cols - c));
+          const Vec value = Reader::loadPartial(row + c, count);
+          storePartial(y + c, positionRow ? value + Reader::loadPartial(positionRow + c, count) : value, count);
+        }
+      }
+    });
   });
 }
 

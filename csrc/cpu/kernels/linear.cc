@@ -13,18 +13,12 @@ namespace {
 const float* floats(const void* data) { return static_cast<const float*>(data); }
 float* floats(void* data) { return static_cast<float*>(data); }
 
-void requireFloat32Weight(DType type, const char* op) {
-  if (type != DType::F32)
-    throw Error(code::kUnsupported,
-                format("%s: weights of type %s are not supported on the CPU, load the model as float32", op, dtypeName(type)));
-}
-
 /// Wᵀ [K, M] and W [M, K] as right operands.
-MatrixView transposeOf(const void* weight, int64_t outputs, int64_t inputs, bool transposed) {
-  return transposed ? MatrixView{floats(weight), outputs, 1} : MatrixView{floats(weight), 1, inputs};
+MatrixView transposeOf(const void* weight, int64_t outputs, int64_t inputs, bool transposed, DType type = DType::F32) {
+  return transposed ? MatrixView{weight, outputs, 1, type} : MatrixView{weight, 1, inputs, type};
 }
-MatrixView asItIs(const void* weight, int64_t outputs, int64_t inputs, bool transposed) {
-  return transposed ? MatrixView{floats(weight), 1, outputs} : MatrixView{floats(weight), inputs, 1};
+MatrixView asItIs(const void* weight, int64_t outputs, int64_t inputs, bool transposed, DType type = DType::F32) {
+  return transposed ? MatrixView{weight, 1, outputs, type} : MatrixView{weight, inputs, 1, type};
 }
 MatrixView rowMajor(const void* data, int64_t stride) { return {floats(data), stride, 1}; }
 MatrixView columnMajor(const void* data, int64_t stride) { return {floats(data), 1, stride}; }
@@ -122,7 +116,7 @@ size_t packedWeightBytes(DType type, int64_t inputs, int64_t outputs, int32_t ba
 }
 
 void packWeight(OpContext& context, const PackWeight& p) {
-  requireFloat32Weight(p.type, "packWeight");
+  requireFloat32(p.type, "packWeight");
   const int64_t depth = p.backward ? p.outputs : p.inputs, cols = p.backward ? p.inputs : p.outputs;
   const MatrixView b = p.backward ? asItIs(p.weight, p.outputs, p.inputs, p.transposed)
                                   : transposeOf(p.weight, p.outputs, p.inputs, p.transposed);
@@ -131,12 +125,12 @@ void packWeight(OpContext& context, const PackWeight& p) {
 
 void linearForward(OpContext& context, const LinearForward& f) {
   requireFloat32(f.type, "linearForward");
-  requireFloat32Weight(f.weight.type, "linearForward");
+  requireWeight("linearForward", f.weight.type, f.weight.packedForward);
   const int64_t rank = f.lora.rank;
   Product product{f.rows, f.outputs, {}};
   product.terms[0] = {.depth = f.inputs,
                       .a = rowMajor(f.x, f.xStride),
-                      .b = transposeOf(f.weight.data, f.outputs, f.inputs, f.weight.transposed),
+                      .b = transposeOf(f.weight.data, f.outputs, f.inputs, f.weight.transposed, f.weight.type),
                       .packedB = floats(f.weight.packedForward),
                       .packedBStride = f.inputs * kPanelCols};
   if (rank > 0) {
@@ -158,7 +152,7 @@ void linearForward(OpContext& context, const LinearForward& f) {
 
 void linearBackward(OpContext& context, const LinearBackward& g) {
   requireFloat32(g.type, "linearBackward");
-  requireFloat32Weight(g.weight.type, "linearBackward");
+  requireWeight("linearBackward", g.weight.type, g.weight.packedBackward);
   const int64_t rank = g.lora.rank;
   const MatrixView dy = rowMajor(g.dy, g.dyStride);
   if (rank > 0 && (g.dx || g.dLoraInput || g.dA))
@@ -168,7 +162,7 @@ void linearBackward(OpContext& context, const LinearBackward& g) {
     Product product{g.rows, g.inputs, {}};
     product.terms[0] = {.depth = g.outputs,
                         .a = dy,
-                        .b = asItIs(g.weight.data, g.outputs, g.inputs, g.weight.transposed),
+                        .b = asItIs(g.weight.data, g.outputs, g.inputs, g.weight.transposed, g.weight.type),
                         .packedB = floats(g.weight.packedBackward),
                         .packedBStride = g.outputs * kPanelCols};
     if (rank > 0 && !g.dLoraInput)

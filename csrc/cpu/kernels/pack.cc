@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpu/kernels/parallel.h"
+#include "cpu/kernels/widen.h"
 
 namespace rlhf::RLHF_ISA {
 namespace {
@@ -11,17 +12,18 @@ static_assert(kPanelRows <= kWidth, "a panel of A is packed by one in-register t
 
 /// packed[k · packedStride + i] = factor · source[i · sourceStride + k] for i < rows ≤ kWidth. Each store writes a whole
 /// vector: lanes beyond `rows` fall where the next k is written, or into the slack behind the panel.
-void packTransposed(const float* source, int64_t sourceStride, int rows, int64_t depth, float factor, float* packed,
+template <class Reader>
+void packTransposed(const typename Reader::Element* source, int64_t sourceStride, int rows, int64_t depth, float factor, float* packed,
                     int64_t packedStride) {
   for (int64_t k = 0; k < depth; k += kWidth) {
     const int count = static_cast<int>(std::min<int64_t>(kWidth, depth - k));
     Vec block[kWidth];
     if (count == kWidth) {
 #pragma GCC unroll 16
-      for (int i = 0; i < kWidth; ++i) block[i] = i < rows ? load(source + i * sourceStride + k) * factor : Vec{};
+      for (int i = 0; i < kWidth; ++i) block[i] = i < rows ? Reader::load(source + i * sourceStride + k) * factor : Vec{};
     } else {
       for (int i = 0; i < kWidth; ++i)
-        block[i] = i < rows ? loadPartial(source + i * sourceStride + k, count) * factor : Vec{};
+        block[i] = i < rows ? Reader::loadPartial(source + i * sourceStride + k, count) * factor : Vec{};
     }
     transpose(block);
     for (int i = 0; i < count; ++i) store(packed + (k + i) * packedStride, block[i]);
@@ -33,7 +35,7 @@ void packTransposed(const float* source, int64_t sourceStride, int rows, int64_t
 void packRowContiguous(const MatrixView& a, int64_t rows, int64_t depth, float factor, int64_t panelRows, float* packed) {
   const int64_t stride = aPanelStride(panelRows, depth);
   for (int64_t k = 0; k < depth; ++k) {
-    const float* source = a.data + k * a.colStride;
+    const float* source = static_cast<const float*>(a.data) + k * a.colStride;
     for (int64_t row = 0, panel = 0; row < rows; row += panelRows, ++panel) {
       const int height = static_cast<int>(std::min(panelRows, rows - row));
       store(packed + panel * stride + k * height, loadPartial(source + row, height) * factor);
@@ -50,26 +52,38 @@ void packA(const MatrixView& a, int64_t rows, int64_t depth, float factor, int64
   const int64_t stride = aPanelStride(panelRows, depth);
   for (int64_t row = 0; row < rows; row += panelRows, packed += stride) {
     const int height = static_cast<int>(std::min(panelRows, rows - row));
-    packTransposed(a.data + row * a.rowStride, a.rowStride, height, depth, factor, packed, height);
+    packTransposed<Float32>(static_cast<const float*>(a.data) + row * a.rowStride, a.rowStride, height, depth, factor, packed,
+                            height);
   }
 }
 
-void packB(const MatrixView& b, int64_t depth, int64_t cols, float* packed, int64_t panelStride) {
+namespace {
+
+template <class Reader>
+void packColumnsOf(const MatrixView& b, int64_t depth, int64_t cols, float* packed, int64_t panelStride) {
+  const auto* data = static_cast<const typename Reader::Element*>(b.data);
   if (b.colStride != 1) {
     for (int64_t col = 0; col < ceilDivide(cols, kPanelCols) * kPanelCols; col += kWidth) {
       const int height = static_cast<int>(std::clamp<int64_t>(cols - col, 0, kWidth));
       float* const destination = packed + col / kPanelCols * panelStride + col % kPanelCols;
-      packTransposed(b.data + col * b.colStride, b.colStride, height, depth, 1.0f, destination, kPanelCols);
+      packTransposed<Reader>(data + col * b.colStride, b.colStride, height, depth, 1.0f, destination, kPanelCols);
     }
     return;
   }
   for (int64_t k = 0; k < depth; ++k) {
-    const float* source = b.data + k * b.rowStride;
+    const auto* source = data + k * b.rowStride;
     for (int64_t col = 0; col < ceilDivide(cols, kPanelCols) * kPanelCols; col += kWidth) {
       const int width = static_cast<int>(std::clamp<int64_t>(cols - col, 0, kWidth));
-      store(packed + col / kPanelCols * panelStride + k * kPanelCols + col % kPanelCols, loadPartial(source + col, width));
+      store(packed + col / kPanelCols * panelStride + k * kPanelCols + col % kPanelCols,
+            Reader::loadPartial(source + col, width));
     }
   }
+}
+
+}  // namespace
+
+void packB(const MatrixView& b, int64_t depth, int64_t cols, float* packed, int64_t panelStride) {
+  withReader(b.type, [&]<class Reader>(Reader) { packColumnsOf<Reader>(b, depth, cols, packed, panelStride); });
 }
 
 }  // namespace rlhf::RLHF_ISA

@@ -1,17 +1,21 @@
 #pragma once
 #include <cstdint>
 
+#include "core/dtype.h"
 #include "cpu/kernels/micro_kernel.h"
 
 namespace rlhf::RLHF_ISA {
 
-/// A matrix in memory: element (row, col) lies at data[row · rowStride + col · colStride], and one of the strides is 1.
+/// A matrix in memory: element (row, col) lies at data[row · rowStride + col · colStride], and one of the strides is 1. B may be
+/// kept in 16 bits; packing widens it.
 struct MatrixView {
-  const float* data = nullptr;
+  const void* data = nullptr;
   int64_t rowStride = 0, colStride = 1;
+  DType type = DType::F32;
 
   MatrixView from(int64_t row, int64_t col) const {
-    return {data + row * rowStride + col * colStride, rowStride, colStride};
+    const int64_t elements = row * rowStride + col * colStride;
+    return {static_cast<const char*>(data) + elements * static_cast<int64_t>(dtypeSize(type)), rowStride, colStride, type};
   }
 };
 
@@ -26,7 +30,7 @@ constexpr int64_t aPanelStride(int64_t panelRows, int64_t depth) {
   return (panelRows * depth + kWidth + kWidth - 1) / kWidth * kWidth;
 }
 
-/// Packs rows [0, rows) of A [rows, depth], times `factor`, into panels of `panelRows` (the last one may have fewer).
+/// Packs rows [0, rows) of A [rows, depth], which is float32, times `factor`, into panels of `panelRows` (the last one may have fewer).
 void packA(const MatrixView& a, int64_t rows, int64_t depth, float factor, int64_t panelRows, float* packed);
 
 /// Packs B [depth, cols] into panels `panelStride` floats apart.

@@ -12,6 +12,16 @@ inline void requireFloat32(DType type, const char* op) {
                 format("%s: type %s is not supported on the CPU, use float32", op, dtypeName(type)));
 }
 
+/// A weight matrix may be kept in 16 bits; its packed forms are of float32 alone.
+inline void requireWeight(const char* op, DType type, const void* packed) {
+  const bool narrow = type == DType::F16 || type == DType::BF16;
+  if (type != DType::F32 && !narrow)
+    throw Error(code::kUnsupported, format("%s: weights of %s are not supported on the CPU, use float32, float16 or bfloat16",
+                                           op, dtypeName(type)));
+  if (narrow && packed)
+    throw Error(code::kUnsupported, format("%s: weights of %s have no packed form on the CPU", op, dtypeName(type)));
+}
+
 /// `value`, element `position` of the array `field`, must lie in [0, limit).
 inline void requireIndex(const char* op, const char* field, int64_t position, int64_t value, int64_t limit,
                          const char* errorCode = code::kArgument) {

@@ -61,7 +61,7 @@ Product logitsOf(const float* rows, int64_t count, int64_t cols, const LinearWei
     product.terms[0].packedB = floats(head.packedForward) + vocabBegin * cols;
     product.terms[0].packedBStride = kPanelCols * cols;
   } else {
-    product.terms[0].b = {floats(head.data) + vocabBegin * cols, 1, cols};
+    product.terms[0].b = MatrixView{head.data, 1, cols, head.type}.from(0, vocabBegin);
   }
   return product;
 }
@@ -226,7 +226,7 @@ class BackwardBlock {
       product.terms[0].packedB = floats(g_.head.packedBackward) + vocabBegin * kPanelCols;
       product.terms[0].packedBStride = g_.vocab * kPanelCols;
     } else {
-      product.terms[0].b = {floats(g_.head.data) + vocabBegin * g_.cols, g_.cols, 1};
+      product.terms[0].b = MatrixView{g_.head.data, g_.cols, 1, g_.head.type}.from(vocabBegin, 0);
     }
     auto consume = [&](const Strip& strip) {
       for (int64_t i = 0; i < strip.rows; ++i) {
@@ -287,7 +287,7 @@ void requireTokensInRange(const Arguments& a, const char* op) {
 
 void tokenLogProbForward(OpContext& context, const TokenLogProbForward& f) {
   requireFloat32(f.type, "tokenLogProbForward");
-  requireFloat32(f.head.type, "tokenLogProbForward");
+  requireWeight("tokenLogProbForward", f.head.type, f.head.packedForward);
   requireTokensInRange(f, "tokenLogProbForward");
   forEachBlock(f.count, [&](int64_t begin, int64_t count) {
     SharedScratch scratch(context);
@@ -300,7 +300,7 @@ void tokenLogProbForward(OpContext& context, const TokenLogProbForward& f) {
 
 void tokenLogProbBackward(OpContext& context, const TokenLogProbBackward& g) {
   requireFloat32(g.type, "tokenLogProbBackward");
-  requireFloat32(g.head.type, "tokenLogProbBackward");
+  requireWeight("tokenLogProbBackward", g.head.type, g.head.packedBackward);
   requireTokensInRange(g, "tokenLogProbBackward");
   forEachBlock(g.count, [&](int64_t begin, int64_t count) {
     BackwardBlock(context, g, begin, count, SharedScratch(context)).run();

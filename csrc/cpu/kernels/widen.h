@@ -1,0 +1,63 @@
+#pragma once
+#include "core/dtype.h"
+#include "core/error.h"
+#include "cpu/simd.h"
+
+// Weights that are kept in 16 bits, read as float32. Widening is exact, so that products have the bits of the same numbers kept
+// as float32.
+
+namespace rlhf::RLHF_ISA {
+
+typedef uint16_t HalfVec __attribute__((vector_size(RLHF_SIMD_WIDTH * 2)));
+
+/// The first `count` ≤ kWidth numbers, the rest zero. Nothing beyond them is touched.
+inline HalfVec loadHalves(const uint16_t* source, int count) {
+  HalfVec bits{};
+  std::memcpy(&bits, source, static_cast<size_t>(count) * sizeof(uint16_t));
+  return bits;
+}
+
+struct Float32 {
+  using Element = float;
+  static Vec load(const float* source) { return RLHF_ISA::load(source); }
+  static Vec loadPartial(const float* source, int count) { return RLHF_ISA::loadPartial(source, count); }
+};
+
+struct Bfloat16 {
+  using Element = uint16_t;
+  static Vec widen(HalfVec bits) { return std::bit_cast<Vec>(__builtin_convertvector(bits, IntVec) << 16); }
+  static Vec load(const uint16_t* source) { return widen(loadHalves(source, kWidth)); }
+  static Vec loadPartial(const uint16_t* source, int count) { return widen(loadHalves(source, count)); }
+};
+
+struct Float16 {
+  using Element = uint16_t;
+  static Vec widen(HalfVec bits) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_maskz_cvtph_ps(0xffff, std::bit_cast<__m256i>(bits));
+#elif defined(__AVX2__)
+    return (Vec)_mm256_cvtph_ps(std::bit_cast<__m128i>(bits));
+#else
+    Vec value;
+    for (int i = 0; i < kWidth; ++i) value[i] = halfToFloat(bits[i]);
+    return value;
+#endif
+  }
+  static Vec load(const uint16_t* source) { return widen(loadHalves(source, kWidth)); }
+  static Vec loadPartial(const uint16_t* source, int count) { return widen(loadHalves(source, count)); }
+};
+
+/// Calls body with the reader of a type: withReader(type, []<class Reader>(Reader) { … }).
+template <class Body>
+void withReader(DType type, Body&& body) {
+  switch (type) {
+    case DType::F32: return body(Float32{});
+    case DType::BF16: return body(Bfloat16{});
+    case DType::F16: return body(Float16{});
+    default:
+      throw Error(code::kUnsupported,
+                  format("weights of %s are not supported on the CPU, use float32, float16 or bfloat16", dtypeName(type)));
+  }
+}
+
+}  // namespace rlhf::RLHF_ISA
