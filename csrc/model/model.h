@@ -160,8 +160,8 @@ class Model : public std::enable_shared_from_this<Model> {
   void setLogitsBudget(size_t bytes);
   /// The most predictions of one pass whose logits are kept.
   int64_t mostKeptPredictions() const;
-  /// From now on passes keep the input of each block alone, and backward computes the rest again: less memory, about a third
-  /// more time, the same bits.
+  /// From now on passes keep the input of each block alone, and backward computes the rest again: less memory for
+  /// one more forward pass, the same bits.
   void setRecomputeLayers(bool recompute);
 
  private:

@@ -51,7 +51,7 @@ export interface LoadOptions extends EngineOptions {
   /** Whether the base's own weights get gradients. Default "none": adapters and heads train on a frozen base. */
   readonly trainable?: "all" | "none";
   /**
-   * Keeps the input of each layer alone for backward, which computes the rest again: less memory, about a third more time, the same
+   * Keeps the input of each layer alone for backward, which computes the rest again: less memory for one more forward pass, the same
    * bits. Known as activation or gradient checkpointing. Default false.
    */
   readonly recomputeLayers?: boolean;

@@ -65,7 +65,7 @@ export const common = {
   recompute_layers: z
     .boolean()
     .optional()
-    .describe("computes activations again in backward: less memory, a third more time, the same bits"),
+    .describe("computes activations again in backward: less memory for one more forward pass, the same bits"),
   memory_budget: z
     .union([positive, z.string().refine((text) => parseMemoryBudget(text) !== undefined)], {
       error: 'expected a number of bytes or text such as "12GiB"',

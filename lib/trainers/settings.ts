@@ -39,8 +39,8 @@ export interface TrainerConfig {
   /** Everything random follows from it. Default 0. */
   readonly seed?: number;
   /**
-   * Keeps the input of each layer alone for backward, which computes the rest again (activation checkpointing): less memory, about
-   * a third more time, the same bits. Default: as the model was loaded.
+   * Keeps the input of each layer alone for backward, which computes the rest again (activation checkpointing): less memory for one
+   * more forward pass, the same bits. Default: as the model was loaded.
    */
   readonly recomputeLayers?: boolean;
   /** The most memory that the engine may hold, in bytes or as "12GiB". Default: the machine's, or the container's. */
