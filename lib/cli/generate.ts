@@ -3,12 +3,22 @@ import { encodeChatPrompt, encodePrompt } from "../data/encode.ts";
 import { loadPrompts } from "../data/prompts.ts";
 import type { PromptRow } from "../data/types.ts";
 import { RlhfError } from "../errors.ts";
+import type { WeightType } from "../model/causal-lm.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { withInterrupt } from "./interrupt.ts";
 import { writeJsonLines } from "./json-lines.ts";
-import { adapterOption, integer, type ModelOptions, modelOptions, number, openModel } from "./options.ts";
+import {
+  adapterOption,
+  dtypeOption,
+  integer,
+  type ModelOptions,
+  modelOptions,
+  number,
+  openModel,
+} from "./options.ts";
 
 interface GenerateOptions extends ModelOptions {
+  readonly dtype: WeightType;
   readonly prompt?: readonly string[];
   readonly promptsPath?: string;
   readonly output?: string;
@@ -43,7 +53,8 @@ export function addGenerateCommand(program: Command): void {
       "prompts as strings or {prompt, …} rows: .json, .jsonl, .jsonl.gz or .parquet",
     )
     .option("--output <file>", "JSON lines {prompt, response, tokens, finishReason}");
-  for (const option of [...modelOptions(), adapterOption(), ...samplingOptions()]) command.addOption(option);
+  for (const option of [...modelOptions(), dtypeOption(), adapterOption(), ...samplingOptions()])
+    command.addOption(option);
   command.action((options: GenerateOptions) => withInterrupt((signal) => generate(options, signal)));
 }
 

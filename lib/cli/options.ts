@@ -1,6 +1,6 @@
 import { InvalidArgumentError, Option } from "commander";
 import type { DeviceName } from "../engine/engine.ts";
-import type { CausalLM } from "../model/causal-lm.ts";
+import type { CausalLM, WeightType } from "../model/causal-lm.ts";
 
 /** Parses a whole number of at least `least`. */
 export function integer(least: number): (text: string) => number {
@@ -46,6 +46,13 @@ export function modelOptions(): Option[] {
   ];
 }
 
+/** --dtype, of the commands that run a model as it is. */
+export function dtypeOption(): Option {
+  return new Option("--dtype <type>", "how weights are kept; 16 bits take less memory, and decode slower")
+    .choices(["float32", "bfloat16", "float16"])
+    .default("float32");
+}
+
 /** --adapter, of the commands that run a language model. */
 export function adapterOption(): Option {
   return new Option("--adapter <directory>", "PEFT directory of an adapter to run the model with");
@@ -53,11 +60,11 @@ export function adapterOption(): Option {
 
 /** The language model that the options name, and the name of its adapter where there is one. */
 export async function openModel(
-  options: ModelOptions & { readonly adapter?: string },
+  options: ModelOptions & { readonly dtype?: WeightType; readonly adapter?: string },
 ): Promise<{ model: CausalLM; adapter?: string }> {
   const { CausalLM } = await import("../model/causal-lm.ts");
-  const { device, threads } = options;
-  const model = await CausalLM.load(options.model, { device, threads, trainable: "none" });
+  const { device, threads, dtype } = options;
+  const model = await CausalLM.load(options.model, { device, threads, dtype, trainable: "none" });
   if (options.adapter === undefined) return { model };
   try {
     await model.loadAdapter("adapter", options.adapter, { trainable: false });
@@ -70,6 +77,7 @@ export async function openModel(
 
 /** Options of the commands that measure sequences. */
 export interface MeasureOptions extends ModelOptions {
+  readonly dtype: WeightType;
   readonly dataPath: string;
   readonly output: string;
   readonly microBatchTokens: number;
@@ -80,6 +88,7 @@ export interface MeasureOptions extends ModelOptions {
 export function measureOptions(): Option[] {
   return [
     ...modelOptions(),
+    dtypeOption(),
     new Option(
       "--data-path <file>",
       "rows {tokens} or {prompt, response}, to score also pairs: .json, .jsonl, .jsonl.gz or .parquet",
