@@ -5,16 +5,7 @@
 export type { AdapterLoadOptions, MergeOptions } from "./model/adapter-set.ts";
 export type { AdaptedLayer, AdapterInfo, AdapterOptions } from "./model/adapters.ts";
 export { type AddedTokens, type AddTokensToModelOptions, addTokens } from "./model/add-tokens.ts";
-export {
-  CausalLM,
-  type CreateOptions,
-  type ForwardOptions,
-  type LoadOptions,
-  type OptimizerOptions,
-  type Parameter,
-  type SaveOptions,
-  type WeightType,
-} from "./model/causal-lm.ts";
+export { CausalLM } from "./model/causal-lm.ts";
 export {
   estimateMemory,
   type GenerationWorkload,
@@ -25,6 +16,15 @@ export type { GenerateOptions, Generation } from "./model/generation.ts";
 export type { HeadInfo, HeadOptions } from "./model/heads.ts";
 export { type LoadedModel, loadModel } from "./model/load-model.ts";
 export { LoRALinear, type LoRALinearOptions } from "./model/lora-linear.ts";
+export type {
+  CreateOptions,
+  ForwardOptions,
+  LoadOptions,
+  OptimizerOptions,
+  Parameter,
+  SaveOptions,
+  WeightType,
+} from "./model/model-options.ts";
 export {
   type RewardLoadOptions,
   RewardModel,

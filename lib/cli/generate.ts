@@ -3,7 +3,7 @@ import { encodeChatPrompt, encodePrompt } from "../data/encode.ts";
 import { loadPrompts } from "../data/prompts.ts";
 import type { PromptRow } from "../data/types.ts";
 import { RlhfError } from "../errors.ts";
-import type { WeightType } from "../model/causal-lm.ts";
+import type { WeightType } from "../model/model-options.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { withInterrupt } from "./interrupt.ts";
 import { writeJsonLines } from "./json-lines.ts";

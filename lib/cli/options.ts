@@ -1,6 +1,7 @@
 import { InvalidArgumentError, Option } from "commander";
 import type { DeviceName } from "../engine/engine.ts";
-import type { CausalLM, WeightType } from "../model/causal-lm.ts";
+import type { CausalLM } from "../model/causal-lm.ts";
+import type { WeightType } from "../model/model-options.ts";
 
 /** Parses a whole number of at least `least`. */
 export function integer(least: number): (text: string) => number {

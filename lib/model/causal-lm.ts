@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { encodePrompt } from "../data/encode.ts";
-import { Engine, type EngineOptions } from "../engine/engine.ts";
+import { Engine } from "../engine/engine.ts";
 import type { MemoryBytes } from "../engine/memory.ts";
 import {
   call,
@@ -34,95 +34,25 @@ import {
   toHeadInfo,
   toNativeHead,
 } from "./heads.ts";
-import { type AdamWOptions, Optimizer } from "./optimizer.ts";
+import {
+  type CreateOptions,
+  checkWeightType,
+  type ForwardOptions,
+  type LoadOptions,
+  type OptimizerOptions,
+  type Parameter,
+  type SaveOptions,
+  type WeightType,
+} from "./model-options.ts";
+import { Optimizer } from "./optimizer.ts";
 import { Pass } from "./pass.ts";
 import { readModelTensors, type TensorSource, writeSafetensors } from "./safetensors.ts";
 import { loadParameters, nameInFile, readGradient, readParameter } from "./weights.ts";
-
-/** How the weights of a model are kept in memory. */
-export type WeightType = "float32" | "bfloat16" | "float16";
-
-export interface LoadOptions extends EngineOptions {
-  /**
-   * How weights are kept. "bfloat16" and "float16" keep the matrices of a frozen model in half the memory; arithmetic is float32
-   * all the same, and so is what trains. Default "float32".
-   */
-  readonly dtype?: WeightType;
-  /** Whether the base's own weights get gradients. Default "none": adapters and heads train on a frozen base. */
-  readonly trainable?: "all" | "none";
-  /**
-   * Keeps the input of each layer alone for backward, which computes the rest again: less memory for one more forward pass, the same
-   * bits. Known as activation or gradient checkpointing. Default false.
-   */
-  readonly recomputeLayers?: boolean;
-}
-
-export interface CreateOptions extends LoadOptions {
-  /** Seed of the initial weights. Default 0. */
-  readonly seed?: number;
-}
-
-export interface ForwardOptions {
-  /** Name of an adapter; left out: the base alone. */
-  readonly adapter?: string;
-  /** Name of a head, for `value`. */
-  readonly head?: string;
-  /** Divides the logits in logProb, lse and entropy. Default 1. */
-  readonly temperature?: number;
-  /** Keeps what `backward` needs. Default false. */
-  readonly grad?: boolean;
-  /** False leaves the language-model head out. Default true. */
-  readonly statistics?: boolean;
-  /** The tokens whose statistics are computed, "all" (default) or those in the batch's mask; the others read 0. */
-  readonly predict?: "all" | "masked";
-  /**
-   * Switches the adapter's dropout on, for training passes; left out: none. An element's fate follows from the seed, the layer and the
-   * tokens up to it, so that the same seed gives the same masks however sequences are batched.
-   */
-  readonly dropoutSeed?: number | undefined;
-}
-
-export interface OptimizerOptions extends AdamWOptions {
-  /** Whether to update the base. Default: yes if it is trainable and no adapter is named. */
-  readonly base?: boolean;
-  readonly adapter?: string;
-  readonly heads?: readonly string[];
-}
-
-export interface SaveOptions {
-  /** Merges this adapter into the saved weights; the model in memory stays as it is. */
-  readonly merge?: string;
-  /** Heads to save. Default: all. */
-  readonly heads?: readonly string[];
-}
-
-/** One parameter of a model; names and shapes are those of transformers' named_parameters(). */
-export interface Parameter extends NativeParameter {
-  /** How it is kept in memory. */
-  readonly dtype: WeightType;
-}
 
 interface Origin {
   readonly hfConfig: HfConfig;
   readonly generationConfig: HfConfig | null;
   readonly directory: string | null;
-}
-
-const WEIGHT_TYPES: readonly string[] = ["float32", "bfloat16", "float16"] satisfies WeightType[];
-
-function checkOptions({ dtype = "float32", trainable = "none" }: LoadOptions): void {
-  if (!WEIGHT_TYPES.includes(dtype))
-    throw new RlhfError(
-      "ERR_RLHF_UNSUPPORTED",
-      `dtype "${dtype}" is not supported on the CPU; use one of ${WEIGHT_TYPES.join(", ")}`,
-      { dtype },
-    );
-  if (dtype !== "float32" && trainable === "all")
-    throw new RlhfError(
-      "ERR_RLHF_UNSUPPORTED",
-      `weights that train are kept as float32; leave dtype "${dtype}" out, or train an adapter or a head on the frozen model`,
-      { dtype, trainable },
-    );
 }
 
 /** A decoder-only transformer with a language-model head, named LoRA adapters and named scalar heads. */
@@ -170,7 +100,7 @@ export class CausalLM implements Disposable {
    */
   static async load(path: string, options: LoadOptions = {}): Promise<CausalLM> {
     const directory = await localModel(path);
-    checkOptions(options);
+    checkWeightType(options);
     const configPath = join(directory, "config.json");
     const hfConfig = await readJsonIfPresent(configPath, "ERR_RLHF_MODEL");
     if (!hfConfig)
@@ -204,7 +134,7 @@ export class CausalLM implements Disposable {
 
   /** Makes a model with random weights from the content of a config.json (`initializer_range` is their deviation). */
   static async create(hfConfig: HfConfig, options: CreateOptions = {}): Promise<CausalLM> {
-    checkOptions(options);
+    checkWeightType(options);
     const config = readModelConfig(hfConfig, "config");
     const model = await CausalLM.#build(
       config,

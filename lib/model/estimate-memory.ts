@@ -2,9 +2,10 @@ import { Engine, type EngineOptions } from "../engine/engine.ts";
 import { type MemoryBytes, totalBytes } from "../engine/memory.ts";
 import type { AdapterOptions } from "./adapters.ts";
 import { type PackedBatch, packSequences } from "./batch.ts";
-import { CausalLM, type LoadOptions } from "./causal-lm.ts";
+import { CausalLM } from "./causal-lm.ts";
 import type { HfConfig } from "./config.ts";
 import type { HeadOptions } from "./heads.ts";
+import type { LoadOptions } from "./model-options.ts";
 import type { Optimizer } from "./optimizer.ts";
 import type { Pass } from "./pass.ts";
 

@@ -1,6 +1,7 @@
 import { localModel } from "../hub/hub.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
-import { CausalLM, type LoadOptions } from "./causal-lm.ts";
+import { CausalLM } from "./causal-lm.ts";
+import type { LoadOptions } from "./model-options.ts";
 
 /** A model directory in memory. */
 export interface LoadedModel {

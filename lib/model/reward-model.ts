@@ -5,10 +5,11 @@ import { planMicroBatches } from "../data/batching.ts";
 import { RlhfError } from "../errors.ts";
 import { localModel } from "../hub/hub.ts";
 import { lastTokens, packSequences } from "./batch.ts";
-import { CausalLM, type LoadOptions } from "./causal-lm.ts";
+import { CausalLM } from "./causal-lm.ts";
 import { readModelConfig } from "./config.ts";
 import { readJsonIfPresent } from "./files.ts";
 import { type HeadInfo, type HeadOptions, loadScore, readHeads, saveHeads } from "./heads.ts";
+import type { LoadOptions } from "./model-options.ts";
 import { isPeftDirectory, readPeftDirectory } from "./peft.ts";
 import {
   type RewardStatistics,

@@ -1,6 +1,7 @@
 import type { PackedBatch } from "./batch.ts";
-import type { CausalLM, ForwardOptions, Parameter } from "./causal-lm.ts";
+import type { CausalLM } from "./causal-lm.ts";
 import type { HeadOptions } from "./heads.ts";
+import type { ForwardOptions, Parameter } from "./model-options.ts";
 
 /** A scalar head on a model's final hidden states; by default hidden → hidden → 1 with tanh, as PPO uses it. */
 export class ValueHead implements Disposable {

@@ -1,6 +1,7 @@
 import type { SftRow, TextOrMessages } from "../data/types.ts";
-import { CausalLM, type LoadOptions } from "../model/causal-lm.ts";
+import { CausalLM } from "../model/causal-lm.ts";
 import { architectureOf, type HfConfig } from "../model/config.ts";
+import type { LoadOptions } from "../model/model-options.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { trainTokenizer } from "../tokenizer/train.ts";
 import type { InitConfig } from "./schema.ts";

@@ -1,7 +1,7 @@
 import { describePlace } from "../data/readers.ts";
 import type { TokenizeReport } from "../data/tokenize.ts";
 import type { DataReport, PreferenceCounts } from "../data/types.ts";
-import type { LoadOptions } from "../model/causal-lm.ts";
+import type { LoadOptions } from "../model/model-options.ts";
 import type { LoraSettings } from "../trainers/settings.ts";
 import { camelCase, type RewardStage } from "./schema.ts";
 

@@ -4,7 +4,8 @@ import { type PreferenceLossType, preferenceLoss } from "../engine/preference-lo
 import { RlhfError } from "../errors.ts";
 import type { AdapterOptions } from "../model/adapters.ts";
 import type { PackedBatch } from "../model/batch.ts";
-import type { CausalLM, ForwardOptions, Parameter } from "../model/causal-lm.ts";
+import type { CausalLM } from "../model/causal-lm.ts";
+import type { ForwardOptions, Parameter } from "../model/model-options.ts";
 
 /*
  * The functions that tutorials on RLHF build their loops from, under the names they have there, each a few lines over this
