@@ -16,7 +16,7 @@
 #define RLHF_DECLARE_INSTRUCTION_SET(isa)       \
   namespace rlhf::isa {                         \
   Ops kernelTable();                            \
-  double measureMultiplyAddPeak(ThreadPool&);   \
+  double measureMultiplyAddPeak(ThreadPool&, int64_t, int); \
   }
 RLHF_DECLARE_INSTRUCTION_SET(scalar)
 #if defined(RLHF_X86)
@@ -70,7 +70,7 @@ size_t scratchBytes(const Device* device, const ScratchLimits* limits) {
 struct InstructionSet {
   const char* name;
   bool available;  // the processor has the instructions and the operating system saves their registers
-  double (*measureMultiplyAddPeak)(ThreadPool&);
+  double (*measureMultiplyAddPeak)(ThreadPool&, int64_t, int);
   Ops table;
 };
 
@@ -142,7 +142,11 @@ const Ops* opsFor(const char* instructionSet) {
 
 double measureMultiplyAddPeak(int threads) {
   ThreadPool pool(threads);
-  return chosen().measureMultiplyAddPeak(pool);
+  return chosen().measureMultiplyAddPeak(pool, 2'000'000, 15);
+}
+
+double measureMultiplyAddBurst(OpContext& context) {
+  return chosen().measureMultiplyAddPeak(pool(context), 5'000, 4);
 }
 
 CpuDevice::CpuDevice(int threads) : Device(makeHostDevice("cpu")), pool(threads) {

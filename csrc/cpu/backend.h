@@ -16,6 +16,10 @@ const Ops* opsFor(const char* instructionSet);
 /// in floating-point operations a second: what matrix products are compared with.
 double measureMultiplyAddPeak(int threads);
 
+/// The same for the threads of the context's device, within a tenth of a millisecond: less than a core needs to change its clock, so
+/// that right after an op it tells what that op could have reached at the clock it ran at. Loads beside multiply-adds lower the clock.
+double measureMultiplyAddBurst(OpContext& context);
+
 /// A device whose memory is the process's own and whose one stream runs everything at once.
 struct CpuDevice : Device {
   explicit CpuDevice(int threads);

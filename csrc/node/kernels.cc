@@ -1,6 +1,7 @@
 #include <napi.h>
 
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
 
 #include "core/arena.h"
@@ -74,22 +75,30 @@ Napi::Value run(const Napi::CallbackInfo& info) {
   });
 }
 
-/// bench(backend, op, arguments, repetitions, { threads? }) → seconds of each repetition
+/// bench(backend, op, arguments, repetitions, { threads? }) → { seconds, peak } of each repetition; peak is the multiply-add rate right
+/// after it, NaN where the backend is not the CPU's
 Napi::Value bench(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
-    Backend& backend = openBackend(toText(info[0], "backend"), threadsOf(info[4]));
+    const std::string backendName = toText(info[0], "backend");
+    const bool hasPeak = backendName.rfind("cpu", 0) == 0;
+    Backend& backend = openBackend(backendName, threadsOf(info[4]));
     const int64_t repetitions = toInteger(info[3], "repetitions");
     return withOp(backend.ops(), toText(info[1], "op"), [&]<class Arguments>(const char* name, auto entry) {
       const auto arguments = readArguments<Arguments>(name, toObject(info[2], "arguments"));
       backend.reserveScratch(scratchLimits(arguments), false);
       Napi::Float64Array seconds = Napi::Float64Array::New(info.Env(), static_cast<size_t>(repetitions));
+      Napi::Float64Array peak = Napi::Float64Array::New(info.Env(), static_cast<size_t>(repetitions));
       for (int64_t i = 0; i < repetitions; ++i) {
         const auto start = std::chrono::steady_clock::now();
         runOp(backend.context(), entry, arguments);
         const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
         seconds[static_cast<size_t>(i)] = elapsed.count();
+        peak[static_cast<size_t>(i)] = hasPeak ? cpu::measureMultiplyAddBurst(backend.context()) : std::nan("");
       }
-      return seconds;
+      Napi::Object result = Napi::Object::New(info.Env());
+      result.Set("seconds", seconds);
+      result.Set("peak", peak);
+      return result;
     });
   });
 }

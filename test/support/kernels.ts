@@ -28,14 +28,17 @@ export interface OperatorField {
 /** rlhf_kernels.node as it is (csrc/node/kernels.cc). Nothing checks that arrays are as long as the shapes say. */
 export interface KernelsAddon {
   run(backend: string, op: string, args: KernelArguments, options?: KernelOptions): void;
-  /** Seconds of each repetition, timed natively. */
+  /**
+   * Seconds of each repetition, timed natively, and the multiply-add rate that all threads reached right after it, before their cores
+   * could change their clocks (NaN for backends other than the CPU's).
+   */
   bench(
     backend: string,
     op: string,
     args: KernelArguments,
     repetitions: number,
     options?: KernelOptions,
-  ): Float64Array;
+  ): { readonly seconds: Float64Array; readonly peak: Float64Array };
   /** Float32 operations a second that multiply-adds reach on so many threads of this CPU now; what products are compared with. */
   multiplyAddPeak(threads: number): number;
   backends(): string[];

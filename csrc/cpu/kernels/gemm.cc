@@ -11,7 +11,7 @@ namespace {
 // Two ways to share a product out. Where B is packed, a task takes a group of rows: it packs its block of A, which stays in
 // the second-level cache while the panels of B pass by. Where it is not, and too few rows would use B's packed form to make
 // it first, all of A is packed; then a task takes a strip of columns: it packs its block of B, and the panels of A pass by.
-constexpr int64_t kBlockDepth = 960;
+constexpr int64_t kBlockDepth = 1024;
 constexpr int64_t kRowsPerPackedB = 1008;  // rows for which one packed block of B serves
 constexpr int64_t kRowsPerPackedA = 168;   // rows in a block of A
 constexpr int64_t kColsPerPackedA = 1024;  // columns for which one packed block of A serves; a multiple of kStripCols
@@ -55,7 +55,8 @@ class RowPass {
           SharedScratch scratch)
       : context_(context), product_(product), consume_(consume), rowBegin_(rowBegin), rows_(rows),
         panelRows_(panelRowsFor(rows)), rowPanels_(ceilDivide(rows, panelRows_)),
-        colPanels_(ceilDivide(product.cols, kPanelCols)), packsB_(!product.terms[0].packedB) {
+        colPanels_(ceilDivide(product.cols, kPanelCols)), packsB_(!product.terms[0].packedB),
+        finishTiles_(columns == Columns::Balanced) {
     if (packsB_)
       for (int t = 0; t < 2; ++t)
         if (product.terms[t].depth > 0)
@@ -194,24 +195,22 @@ class RowPass {
   void multiplyStrips(const StripGroup& g) const {
     const int64_t stride = (g.endCol - g.beginCol) * kPanelCols;
     const int64_t rowPanels = g.endRow - g.beginRow, colPanels = g.endCol - g.beginCol;
+    const auto stripOf = [&](int64_t rowPanel) { return g.strips + rowPanel * panelRows_ * stride; };
     if (packsB_) {
-      // B's block is near and A is far: each panel of A serves the whole strip, and the next one is fetched meanwhile. With all of
-      // k in one block, one strip that stays in the first-level cache serves all rows.
-      const int64_t stripFloats = g.first && g.last ? 0 : panelRows_ * stride;
+      // B's block is near and A is far: each panel of A serves the whole strip, and the next one is fetched meanwhile.
       for (int64_t i = 0; i < rowPanels; ++i) {
-        float* const values = g.strips + i * stripFloats;
         for (int64_t j = 0; j < colPanels; ++j)
-          multiplyTile(g, i, j, values, stride, fetchPart(g, g.a, panelRows_, i + 1, j, colPanels));
-        if (g.last) finishStrip(g, i, values, stride);
+          multiplyTile(g, i, j, stripOf(i), stride, fetchPart(g, g.a, panelRows_, i + 1, j, colPanels));
+        if (g.last && !finishTiles_) finish(g, i, 0, stride, stripOf(i), stride);
       }
     } else {
       // A's block is near and B is far.
       for (int64_t j = 0; j < colPanels; ++j)
         for (int64_t i = 0; i < rowPanels; ++i)
-          multiplyTile(g, i, j, g.strips + i * panelRows_ * stride, stride,
+          multiplyTile(g, i, j, stripOf(i), stride,
                        rowPanels == 1 ? fetchAhead(g, g.b, j) : fetchPart(g, g.b, kPanelCols, j + 1, i, rowPanels));
-      if (g.last)
-        for (int64_t i = 0; i < rowPanels; ++i) finishStrip(g, i, g.strips + i * panelRows_ * stride, stride);
+      if (g.last && !finishTiles_)
+        for (int64_t i = 0; i < rowPanels; ++i) finish(g, i, 0, stride, stripOf(i), stride);
     }
   }
 
@@ -231,7 +230,8 @@ class RowPass {
     return {reinterpret_cast<const char*>(b.data[0] + panel * b.stride[0] + kFloatsAhead), sizeof(float) * kPanelCols};
   }
 
-  void multiplyTile(const StripGroup& g, int64_t rowPanel, int64_t colPanel, float* values, int64_t stride,
+  /// With all of k in one block a tile goes from the registers through a buffer in the first-level cache to its consumer.
+  void multiplyTile(const StripGroup& g, int64_t rowPanel, int64_t colPanel, float* strip, int64_t stride,
                     Prefetch prefetch) const {
     const auto height = static_cast<int>(heightOf(g.beginRow + rowPanel));
     Segment segments[2];
@@ -242,13 +242,18 @@ class RowPass {
                      g.ranges[t].depth};
     }
     const int64_t cols = product_.cols - (g.beginCol + colPanel) * kPanelCols;
-    microKernel(height, cols <= kWidth ? 1 : kPanelVectors)(segments, 2, values + colPanel * kPanelCols, stride, !g.first,
-                                                            prefetch);
+    alignas(64) float tile[kPanelRows * kPanelCols];
+    const bool whole = g.first && g.last && finishTiles_;
+    float* const values = whole ? tile : strip + colPanel * kPanelCols;
+    const int64_t valueStride = whole ? kPanelCols : stride;
+    microKernel(height, cols <= kWidth ? 1 : kPanelVectors)(segments, 2, values, valueStride, !g.first, prefetch);
+    if (g.last && finishTiles_) finish(g, rowPanel, colPanel * kPanelCols, kPanelCols, values, valueStride);
   }
 
-  void finishStrip(const StripGroup& g, int64_t rowPanel, float* values, int64_t stride) const {
-    const int64_t panel = g.beginRow + rowPanel, col = g.beginCol * kPanelCols;
-    consume_({rowBegin_ + panel * panelRows_, heightOf(panel), col, std::min(stride, product_.cols - col), values, stride,
+  /// Hands over the columns [col, col + cols) of the group's strip, in the rows of one panel.
+  void finish(const StripGroup& g, int64_t rowPanel, int64_t col, int64_t cols, float* values, int64_t stride) const {
+    const int64_t panel = g.beginRow + rowPanel, begin = g.beginCol * kPanelCols + col;
+    consume_({rowBegin_ + panel * panelRows_, heightOf(panel), begin, std::min(cols, product_.cols - begin), values, stride,
               g.slot});
   }
 
@@ -259,7 +264,7 @@ class RowPass {
   StripConsumer consume_;
   int64_t rowBegin_, rows_, panelRows_;
   int64_t rowPanels_, colPanels_;
-  bool packsB_;
+  bool packsB_, finishTiles_;
   int64_t rowParts_ = 1, colParts_ = 1, colUnit_ = 1;
   float* packedA_[2] = {};
 };

@@ -16,7 +16,8 @@ size_t packedWeightBytes(DType type, int64_t inputs, int64_t outputs, int32_t ba
 /// This instruction set's table, with every entry filled but scratchBytes, which cpu/backend.cc owns.
 Ops kernelTable();
 
-/// The most float32 multiply-adds that all threads of the pool together were seen to do, in operations (two each) a second.
-double measureMultiplyAddPeak(ThreadPool& pool);
+/// The most float32 multiply-adds that all threads of the pool together were seen to do, in operations (two each) a second: the best
+/// of so many repetitions of so many steps of 8 cycles.
+double measureMultiplyAddPeak(ThreadPool& pool, int64_t steps, int repetitions);
 
 }  // namespace rlhf::RLHF_ISA
