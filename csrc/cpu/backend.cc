@@ -146,7 +146,7 @@ double measureMultiplyAddPeak(int threads) {
 }
 
 double measureMultiplyAddBurst(OpContext& context) {
-  return chosen().measureMultiplyAddPeak(pool(context), 5'000, 4);
+  return chosen().measureMultiplyAddPeak(pool(context), 60'000, 3);
 }
 
 CpuDevice::CpuDevice(int threads) : Device(makeHostDevice("cpu")), pool(threads) {

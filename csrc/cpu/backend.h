@@ -16,7 +16,7 @@ const Ops* opsFor(const char* instructionSet);
 /// in floating-point operations a second: what matrix products are compared with.
 double measureMultiplyAddPeak(int threads);
 
-/// The same for the threads of the context's device, within a tenth of a millisecond: less than a core needs to change its clock, so
+/// The same for the threads of the context's device, within half a millisecond: less than a core needs to change its clock, so
 /// that right after an op it tells what that op could have reached at the clock it ran at. Loads beside multiply-adds lower the clock.
 double measureMultiplyAddBurst(OpContext& context);
 

@@ -32,8 +32,8 @@ void multiplyTile(const Segment* segments, int segmentCount, float* c, int64_t c
     int64_t k = segment->depth;
     // Two steps a round: measured 5 % faster than one on AVX-512, and four are slower again.
     for (; k >= 2; k -= 2) {
-      __builtin_prefetch(prefetch.next, 0, 2);
-      __builtin_prefetch(prefetch.next + prefetch.bytesPerStep, 0, 2);
+      __builtin_prefetch(prefetch.next);
+      __builtin_prefetch(prefetch.next + prefetch.bytesPerStep);
       prefetch.next += 2 * prefetch.bytesPerStep;
       step(a, b);
       step(a + kRows, b + kPanelCols);
