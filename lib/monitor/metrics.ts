@@ -1,13 +1,4 @@
-import {
-  closeSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  writeFileSync,
-  writeSync,
-} from "node:fs";
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { messageOf, RlhfError } from "../errors.ts";
 
@@ -67,8 +58,9 @@ export class MetricsWriter implements Disposable {
     try {
       mkdirSync(dirname(file), { recursive: true });
       const kept = resumeAtStep === undefined ? [] : recordsUpTo(file, resumeAtStep);
-      const temporary = `${file}.${process.pid}.tmp`;
-      writeFileSync(temporary, kept.map(toLine).join(""));
+      // A run has its directory to itself: what a killed one left here is overwritten.
+      const temporary = `${file}.tmp`;
+      writeDurably(temporary, kept.map(toLine).join(""));
       renameSync(temporary, file);
       this.#descriptor = openSync(file, "a");
     } catch (error) {
@@ -77,27 +69,49 @@ export class MetricsWriter implements Disposable {
   }
 
   write(step: number, metrics: Metrics): void {
-    if (this.#descriptor === null)
-      throw new RlhfError("ERR_RLHF_DISPOSED", `${this.file}: the metrics file is closed`, {
-        file: this.file,
-      });
-    try {
-      writeSync(this.#descriptor, toLine({ step, metrics }));
-    } catch (error) {
-      throw ioError(this.file, error);
-    }
+    this.#try((descriptor) => writeFileSync(descriptor, toLine({ step, metrics })));
+  }
+
+  /** Makes what was written durable. */
+  sync(): void {
+    this.#try(fsyncSync);
   }
 
   /** Syncs and closes the file; later writes are errors. */
   close(): void {
     if (this.#descriptor === null) return;
-    fsyncSync(this.#descriptor);
-    closeSync(this.#descriptor);
-    this.#descriptor = null;
+    try {
+      this.sync();
+    } finally {
+      closeSync(this.#descriptor);
+      this.#descriptor = null;
+    }
+  }
+
+  #try(action: (descriptor: number) => void): void {
+    if (this.#descriptor === null)
+      throw new RlhfError("ERR_RLHF_DISPOSED", `${this.file}: the metrics file is closed`, {
+        file: this.file,
+      });
+    try {
+      action(this.#descriptor);
+    } catch (error) {
+      throw ioError(this.file, error);
+    }
   }
 
   [Symbol.dispose](): void {
     this.close();
+  }
+}
+
+function writeDurably(file: string, text: string): void {
+  const descriptor = openSync(file, "w");
+  try {
+    writeFileSync(descriptor, text);
+    fsyncSync(descriptor);
+  } finally {
+    closeSync(descriptor);
   }
 }
 

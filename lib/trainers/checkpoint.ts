@@ -104,7 +104,7 @@ async function checkpointSteps(outputDir: string): Promise<number[]> {
  * Removes what a killed run left, checkpoints of steps that this run has not reached (of an earlier run, that this one did not go
  * on from), and all but the newest `limit` of the others.
  */
-async function removeLeftovers(outputDir: string, step: number, limit: number): Promise<void> {
+export async function removeLeftovers(outputDir: string, step: number, limit: number): Promise<void> {
   const steps = await checkpointSteps(outputDir);
   const leftovers = (await readdir(outputDir)).filter((name) => TEMPORARY_NAME.test(name));
   const kept = steps.filter((other) => other <= step).slice(-limit);
@@ -115,7 +115,8 @@ async function removeLeftovers(outputDir: string, step: number, limit: number): 
 
 /**
  * Writes a checkpoint as `checkpoint-<step>`, removes later ones and all but the newest `limit`. The manifest is written last and the
- * directory renamed into place, so a run that is killed at any moment leaves whole checkpoints only. Throws ERR_RLHF_IO.
+ * directory renamed into place, so a run that is killed at any moment leaves whole checkpoints only. Throws ERR_RLHF_IO; the
+ * checkpoints before this one then stay as they are.
  */
 export async function saveCheckpoint(
   outputDir: string,
@@ -144,6 +145,8 @@ export async function saveCheckpoint(
     await removeLeftovers(outputDir, state.step, limit);
     return directory;
   } catch (error) {
+    // On a full disk the room is needed; the first error is the one to tell.
+    await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
     if (error instanceof RlhfError) throw error;
     throw new RlhfError(
       "ERR_RLHF_IO",

@@ -11,6 +11,7 @@ import {
   checkSameRun,
   findCheckpoint,
   type KeptWeights,
+  removeLeftovers,
   restoreParts,
   saveCheckpoint,
   type TrainedPart,
@@ -79,6 +80,8 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
   protected abstract readonly shownMetrics: readonly string[];
   #step = 0;
   #skippedUpdates = 0;
+  /** The step of the newest checkpoint that this trainer wrote or went on from. */
+  #savedStep = 0;
   #memoryChecked = false;
 
   protected constructor(config: Settings, outputDir: string | undefined) {
@@ -202,13 +205,14 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
       while (this.#step < this.totalSteps) {
         const metrics = await this.#finishedStep(progress).catch(async (error: unknown) => {
           // Rewards are asked for before anything is updated: what was reached is whole, and a service may come back.
-          if (isRlhfError(error) && error.code === "ERR_RLHF_REWARD") await this.#checkpoint(progress);
+          if (isRlhfError(error) && error.code === "ERR_RLHF_REWARD")
+            await this.#checkpoint(metricsFile, progress);
           throw error;
         });
         const step = this.#step;
         if (step % this.config.loggingSteps === 0 || this.#isEvaluated(step))
           metricsFile?.write(step, metrics);
-        await this.#checkpointIfDue(signal, progress);
+        if (signal?.aborted || this.#isSaved(step)) await this.#checkpoint(metricsFile, progress);
         throwIfAborted(signal, `${this.name} training after step ${step} of ${this.totalSteps}`);
         yield { step, metrics };
       }
@@ -298,7 +302,9 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
     await restoreParts(checkpoint, this.parts, this.keptWeights);
     this.restoreAlgorithmState(checkpoint.state.algorithm);
     this.#step = checkpoint.state.step;
+    this.#savedStep = this.#step;
     this.#skippedUpdates = checkpoint.state.skippedUpdates;
+    await removeLeftovers(this.outputDir, this.#step, this.config.saveTotalLimit);
   }
 
   #state(): CheckpointState {
@@ -321,17 +327,19 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
     );
   }
 
-  async #checkpointIfDue(signal: AbortSignal | undefined, progress: ProgressReporter): Promise<void> {
+  #isSaved(step: number): boolean {
     const { saveSteps } = this.config;
-    const due = saveSteps !== undefined && this.#step % saveSteps === 0;
-    if (due || signal?.aborted) await this.#checkpoint(progress);
+    return saveSteps !== undefined && step % saveSteps === 0;
   }
 
-  async #checkpoint(progress: ProgressReporter): Promise<void> {
-    if (this.outputDir === undefined || this.#step === 0) return;
+  async #checkpoint(metricsFile: MetricsWriter | undefined, progress: ProgressReporter): Promise<void> {
+    if (this.outputDir === undefined || this.#step === this.#savedStep) return;
+    // A checkpoint must not outlive, in a crash of the machine, the records of its steps.
+    metricsFile?.sync();
     const { saveTotalLimit } = this.config;
     const { parts, keptWeights } = this;
     const directory = await saveCheckpoint(this.outputDir, this.#state(), parts, keptWeights, saveTotalLimit);
+    this.#savedStep = this.#step;
     progress.note(`${this.name}: checkpoint in ${directory}`);
   }
 
