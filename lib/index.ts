@@ -38,13 +38,28 @@ export { ValueHead } from "./model/value-head.ts";
 
 export { type Calibration, type ReliabilityBin, rewardCalibration } from "./rewards/calibration.ts";
 export {
+  type AnswerToScore,
+  type BatchRewardCallOptions,
+  CalledReward,
+  type RewardCallOptions,
+} from "./rewards/calls.ts";
+export {
   type EnsembleCombination,
   type EnsembleOptions,
   type EnsembleScores,
   loadReward,
   RewardEnsemble,
 } from "./rewards/ensemble.ts";
-export type { RewardContext, RewardFunction, RewardSource } from "./rewards/reward.ts";
+export {
+  BatchReward,
+  type BatchRewardFunction,
+  FunctionReward,
+  type RewardContext,
+  type RewardFunction,
+  type RewardRequest,
+} from "./rewards/function-reward.ts";
+export { HttpReward, type HttpRewardOptions } from "./rewards/http-reward.ts";
+export type { RewardSource } from "./rewards/reward.ts";
 export { type CPOConfig, CPOTrainer, type SimPOConfig, SimPOTrainer } from "./trainers/cpo.ts";
 export { type DPOConfig, DPOTrainer, type DPOTrainerOptions } from "./trainers/dpo.ts";
 export type { DpoLoss, FDivergence } from "./trainers/dpo-losses.ts";

@@ -3,17 +3,14 @@ import { loadPrompts } from "../data/prompts.ts";
 import { promptRows } from "../data/tokenize.ts";
 import type { PromptRow, TokenizedPrompt } from "../data/types.ts";
 import { RlhfError } from "../errors.ts";
-import type { CausalLM } from "../model/causal-lm.ts";
 import { type MetricsRecord, readMetrics } from "../monitor/metrics.ts";
-import { loadReward } from "../rewards/ensemble.ts";
-import type { RewardSource } from "../rewards/reward.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { PPOTrainer } from "../trainers/ppo.ts";
 import { PPO_DEFAULTS, type PPOConfig } from "../trainers/ppo-settings.ts";
 import { fittingMaxLength } from "../trainers/settings.ts";
 import type { StageSummary } from "./manifest.ts";
 import { openPolicy, savePolicy } from "./policy-model.ts";
-import { loadRewardModule } from "./reward-module.ts";
+import { closeReward, openReward } from "./reward-source.ts";
 import type { StageContext } from "./run.ts";
 import type { PpoStage } from "./schema.ts";
 import { describeReport, stepsOfEpochs, trainerConfig } from "./settings.ts";
@@ -66,7 +63,7 @@ export async function runPpoStage(settings: PpoStage, context: StageContext): Pr
       ...beforeAndAfter(comparison, "eval/objective/kl"),
     };
   } finally {
-    if (typeof reward !== "function") reward.dispose();
+    closeReward(reward);
   }
 }
 
@@ -82,17 +79,6 @@ function summarize(outputDir: string): StageSummary {
     "objective/scores last iterations": mean(last, "objective/scores"),
     "objective/kl last iterations": mean(last, "objective/kl"),
   };
-}
-
-/**
- * The stage's reward. A reward model may share the policy's weights in memory only when those stay frozen, under an adapter.
- */
-function openReward(settings: PpoStage, policy: CausalLM): Promise<RewardSource> {
-  if (settings.reward_module !== undefined) return loadRewardModule(settings.reward_module);
-  const { device, dtype, combine, kappa } = settings;
-  const backbone = policy.trainable === "none" ? { backbone: policy } : {};
-  const options = { device, dtype, combine, kappa, ...backbone };
-  return loadReward(settings.reward_model_path as string | string[], options);
 }
 
 /** Tokens to stop at may be given by id or by content. */

@@ -140,17 +140,20 @@ export interface IssueContext {
   addIssue(issue: { code: "custom"; path: string[]; message: string }): void;
 }
 
+/** "a, b and c" */
+function listed(keys: readonly string[]): string {
+  return `${keys.slice(0, -1).join(", ")} and ${keys.at(-1)}`;
+}
+
 export function exactlyOne(
   stage: Readonly<Record<string, unknown>>,
-  keys: readonly [string, string],
+  keys: readonly string[],
   context: IssueContext,
 ): void {
   const given = keys.filter((key) => stage[key] !== undefined);
   if (given.length === 1) return;
   const message =
-    given.length === 0
-      ? `one of ${keys.join(" and ")} is required`
-      : `${keys.join(" and ")} exclude each other`;
+    given.length === 0 ? `one of ${listed(keys)} is required` : `${listed(given)} exclude each other`;
   context.addIssue({ code: "custom", path: given.length === 0 ? [] : [given[1] as string], message });
 }
 

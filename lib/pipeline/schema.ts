@@ -2,6 +2,7 @@ import { z } from "zod";
 import { MODEL_FAMILIES } from "../model/config.ts";
 import { ENSEMBLE_COMBINATIONS } from "../rewards/ensemble-files.ts";
 import { cpo, dpo, kto, orpo, simpo } from "./preference-schema.ts";
+import { rewardCallKeys, rewardCallsFit } from "./reward-keys.ts";
 import {
   adapterNeedsRank,
   common,
@@ -188,9 +189,7 @@ const ppo = z
       .optional()
       .describe("directory of a reward model or an ensemble, or a list of them as an ensemble"),
     ...combination,
-    reward_module: path
-      .optional()
-      .describe("JavaScript or TypeScript file with a default export (prompt, response) => number"),
+    ...rewardCallKeys,
     ...common,
     num_iterations: positiveInteger.optional().describe("rollout batches"),
     num_epochs: positive.optional().describe("with steps_per_epoch: sets num_iterations to their product"),
@@ -234,7 +233,8 @@ const ppo = z
     value_head: z.enum(["mlp", "linear"]).optional(),
   })
   .superRefine((stage, context) => {
-    exactlyOne(stage, ["reward_model_path", "reward_module"], context);
+    exactlyOne(stage, ["reward_model_path", "reward_module", "reward_url"], context);
+    rewardCallsFit(stage, context);
     combinationFits(stage, stage.reward_model_path !== undefined, "reward_model_path", context);
     adapterNeedsRank(stage, context);
     epochsNeedSteps(stage, context);

@@ -157,7 +157,9 @@ describe("reward modules", () => {
     const reward = await loadRewardModule(
       writeText(directory, "good.mjs", "export default (p, r) => p.length + r.length;\n"),
     );
-    assert.equal(await reward("ab", "c", { row: { prompt: "ab" }, finishReason: "stop" }), 3);
+    assert.ok(typeof reward === "function");
+    const { signal } = new AbortController();
+    assert.equal(await reward("ab", "c", { row: { prompt: "ab" }, finishReason: "stop", signal }), 3);
   });
 
   it("that are missing, broken or export no function are errors that name the file", async () => {

@@ -121,7 +121,7 @@ stages:
       "neither of two keys",
       good.replace("      reward_model_path: /runs/reward\n", ""),
       "14:7",
-      /one of reward_model_path and reward_module is required/,
+      /one of reward_model_path, reward_module and reward_url is required/,
     ],
     [
       "an alias beside its key",
