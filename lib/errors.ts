@@ -25,7 +25,7 @@ export const ERROR_CODES = {
   ERR_RLHF_HUB: "something on the Hugging Face hub could not be found or downloaded",
   ERR_RLHF_CONFIG: "a configuration file or setting is wrong",
   ERR_RLHF_USAGE: "the command line was used wrongly",
-  ERR_RLHF_REWARD: "a reward function failed or returned something other than a finite number",
+  ERR_RLHF_REWARD: "a reward function or a metric failed or returned something other than a finite number",
   ERR_RLHF_IO: "a file or directory could not be read or written",
   ERR_RLHF_ABORTED: "the operation was stopped by its AbortSignal",
   ERR_RLHF_INTERNAL: "a defect in this package; please report it",

@@ -77,6 +77,33 @@ export type { LoraSettings, TrainerConfig } from "./trainers/settings.ts";
 export { type SFTConfig, SFTTrainer, type SFTTrainerOptions } from "./trainers/sft.ts";
 export type { TrainingStep, TrainOptions, TrainResult } from "./trainers/trainer.ts";
 
+// Evaluation
+
+export {
+  type Diversity,
+  distinctN,
+  lengthStatistics,
+  measureDiversity,
+  pairwiseJaccard,
+  repetitionRate,
+  selfBleuScores,
+  type Words,
+  wordEntropy,
+} from "./evaluation/diversity.ts";
+export { type EvaluateOptions, type EvaluationReward, evaluate } from "./evaluation/evaluate.ts";
+export type { CategoryFunction, MetricFunction } from "./evaluation/metrics.ts";
+export type { EvaluatedModel, LoadedPolicy, Sampling } from "./evaluation/policy.ts";
+export type { Comparison, EvaluationReport, ModelReport, Sample } from "./evaluation/report.ts";
+export {
+  type ByPrompt,
+  type Estimate,
+  estimateMean,
+  pairedDifferences,
+  type WinRate,
+  wilsonInterval,
+  winRate,
+} from "./evaluation/statistics.ts";
+
 // Tokenizers and data
 
 export { planMicroBatches } from "./data/batching.ts";
