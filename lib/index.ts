@@ -64,6 +64,17 @@ export { type CPOConfig, CPOTrainer, type SimPOConfig, SimPOTrainer } from "./tr
 export { type DPOConfig, DPOTrainer, type DPOTrainerOptions } from "./trainers/dpo.ts";
 export type { DpoLoss, FDivergence } from "./trainers/dpo-losses.ts";
 export type { Experience } from "./trainers/experience.ts";
+export { groupAdvantages, leaveOneOutAdvantages, type RewardScale } from "./trainers/group-advantages.ts";
+export type { GroupMinibatch } from "./trainers/group-metrics.ts";
+export type { GRPOConfig, GroupConfig, LossAggregation, RLOOConfig } from "./trainers/group-settings.ts";
+export type {
+  GroupExperience,
+  GroupTrainer,
+  GroupTrainerOptions,
+  GroupUpdate,
+  MeasuredGroups,
+} from "./trainers/group-trainer.ts";
+export { GRPOTrainer } from "./trainers/grpo.ts";
 export { type KTOConfig, KTOTrainer, type KTOTrainerOptions } from "./trainers/kto.ts";
 export { type ORPOConfig, ORPOTrainer } from "./trainers/orpo.ts";
 export type { PairTrainerOptions } from "./trainers/pairs.ts";
@@ -72,6 +83,7 @@ export type { PpoMinibatch } from "./trainers/ppo-metrics.ts";
 export type { PPOConfig } from "./trainers/ppo-settings.ts";
 export { RewardModelTrainer, type RewardModelTrainerOptions } from "./trainers/reward.ts";
 export type { HeadInit, RewardConfig, RewardPairLoss } from "./trainers/reward-settings.ts";
+export { RLOOTrainer } from "./trainers/rloo.ts";
 export type { Rollout } from "./trainers/rollouts.ts";
 export type { LoraSettings, TrainerConfig } from "./trainers/settings.ts";
 export { type SFTConfig, SFTTrainer, type SFTTrainerOptions } from "./trainers/sft.ts";

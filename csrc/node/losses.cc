@@ -108,6 +108,42 @@ Napi::Value ppoPolicyLoss(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value groupPolicyLoss(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    Call call(info);
+    GroupPolicyLoss arguments;
+    arguments.level = static_cast<RatioLevel>(call.count("level", 0));
+    arguments.surrogate = static_cast<PolicySurrogate>(call.count("surrogate", 0));
+    arguments.lowestRatio = call.value("lowestRatio", arguments.lowestRatio);
+    arguments.highestRatio = call.value("highestRatio", arguments.highestRatio);
+    arguments.klCoefficient = call.value("klCoefficient", 0);
+    const auto logProb = call.array("logProb"), oldLogProb = call.array("oldLogProb"), mask = call.array("mask");
+    const auto refLogProb = call.array("refLogProb", arguments.klCoefficient != 0);
+    const auto offsets = call.offsets();
+    arguments.rows = call.length();
+    arguments.sequences = static_cast<int64_t>(offsets->size()) - 1;
+    const auto weight = call.array("weight", arguments.sequences), advantage = call.array("advantage", arguments.sequences);
+    return call.submit(info, [=](const EnginePointer& engine) mutable {
+      Stats stats(*engine, {"loss", "approxKl", "clippedLow", "clippedHigh", "ratio", "ratioSquared", "kl", "tokens"});
+      const DeviceIndices sequenceOffsets(*engine, *offsets);
+      const auto dLogProb = makeArray(engine, arguments.rows);
+      Outputs outputs{{{"dLogProb", dLogProb}}, {}, {}};
+      arguments.offsets = sequenceOffsets.data();
+      arguments.mask = mask->on(*engine);
+      arguments.weight = weight->on(*engine);
+      arguments.advantage = advantage->on(*engine);
+      arguments.logProb = logProb->on(*engine);
+      arguments.oldLogProb = oldLogProb->on(*engine);
+      arguments.refLogProb = refLogProb->on(*engine);
+      arguments.dLogProb = writable(dLogProb);
+      arguments.stats = stats.data();
+      engine->engine->run(engine->engine->ops().groupPolicyLoss, arguments);
+      stats.readInto(outputs);
+      return outputs;
+    });
+  });
+}
+
 Napi::Value ppoValueLoss(const Napi::CallbackInfo& info) {
   return guarded(info, [&] {
     Call call(info);
@@ -202,6 +238,7 @@ void defineLosses(Napi::Env env, Napi::Object exports) {
   exports.Set("klReward", Napi::Function::New<klReward>(env, "klReward"));
   exports.Set("gae", Napi::Function::New<gae>(env, "gae"));
   exports.Set("ppoPolicyLoss", Napi::Function::New<ppoPolicyLoss>(env, "ppoPolicyLoss"));
+  exports.Set("groupPolicyLoss", Napi::Function::New<groupPolicyLoss>(env, "groupPolicyLoss"));
   exports.Set("ppoValueLoss", Napi::Function::New<ppoValueLoss>(env, "ppoValueLoss"));
   exports.Set("tokenNllLoss", Napi::Function::New<tokenNllLoss>(env, "tokenNllLoss"));
   exports.Set("rewardLoss", Napi::Function::New<rewardLoss>(env, "rewardLoss"));

@@ -5,6 +5,7 @@
 #include "ops/decode.h"
 #include "ops/dropout.h"
 #include "ops/embedding.h"
+#include "ops/group_policy.h"
 #include "ops/linear.h"
 #include "ops/losses.h"
 #include "ops/norm.h"
@@ -44,6 +45,7 @@ namespace rlhf {
   X(ppoPolicyLoss, PpoPolicyLoss)                  \
   X(ppoValueLoss, PpoValueLoss)                    \
   X(tokenNllLoss, TokenNllLoss)                    \
+  X(groupPolicyLoss, GroupPolicyLoss)              \
   X(rewardLoss, RewardLoss)                        \
   X(sequenceSum, SequenceSum)                      \
   X(sequenceSumBackward, SequenceSumBackward)      \

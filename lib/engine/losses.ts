@@ -80,6 +80,57 @@ export function ppoPolicyLoss(
   return runOnArrays(engine, native().ppoPolicyLoss, { ...args });
 }
 
+export interface GroupPolicyLossArgs {
+  readonly logProb: FloatArray;
+  readonly oldLogProb: FloatArray;
+  /** Needed with a KL coefficient other than 0. */
+  readonly refLogProb?: FloatArray;
+  readonly mask: FloatArray;
+  /** Int32Array[S+1]. */
+  readonly offsets: Int32Array;
+  /** Float32Array[S]: one advantage per sequence. */
+  readonly advantage: Float32Array;
+  /** Float32Array[S]: what each token of a sequence counts in the loss. */
+  readonly weight: Float32Array;
+  /** Ratios of single tokens (default), of sequences by the mean of log-ratios (GSPO), or by their sum (RLOO). */
+  readonly level?: RatioLevel;
+  /** "clipped" (default), or "truncated": −min(ρ, highestRatio)·A·logProb, the factor without gradient (CISPO). */
+  readonly surrogate?: "clipped" | "truncated";
+  /** Default 0.8. */
+  readonly lowestRatio?: number;
+  /** Default 1.2. */
+  readonly highestRatio?: number;
+  /** Weight of the k3 estimate of the KL to the reference in the loss. Default 0. */
+  readonly klCoefficient?: number;
+}
+
+/** Over what the ratio of new to old probability is taken. */
+export type RatioLevel = "token" | "sequence-mean" | "sequence-sum";
+
+/** `loss` is weighted; the others are plain sums over tokens. */
+export type GroupPolicyStat =
+  | "loss"
+  | "approxKl"
+  | "clippedLow"
+  | "clippedHigh"
+  | "ratio"
+  | "ratioSquared"
+  | "kl"
+  | "tokens";
+
+/**
+ * Policy losses with one advantage per answer, Σ_s weight[s]·Σ_t (max(−A·ρ, −A·clip(ρ, lowest, highest)) + klCoefficient·k3):
+ * GRPO (Shao et al. 2024), GSPO, CISPO, RLOO.
+ */
+export function groupPolicyLoss(
+  engine: Engine,
+  args: GroupPolicyLossArgs,
+): Promise<Outputs<"dLogProb", GroupPolicyStat>> {
+  const level = { token: 0, "sequence-mean": 1, "sequence-sum": 2 }[args.level ?? "token"];
+  const surrogate = { clipped: 0, truncated: 1 }[args.surrogate ?? "clipped"];
+  return runOnArrays(engine, native().groupPolicyLoss, { ...args, level, surrogate });
+}
+
 export interface PpoValueLossArgs {
   readonly value: FloatArray;
   readonly oldValue: FloatArray;

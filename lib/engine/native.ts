@@ -22,6 +22,7 @@ export interface NativeBinding {
   readonly klReward: NativeLoss;
   readonly gae: NativeLoss;
   readonly ppoPolicyLoss: NativeLoss;
+  readonly groupPolicyLoss: NativeLoss;
   readonly ppoValueLoss: NativeLoss;
   readonly tokenNllLoss: NativeLoss;
   readonly rewardLoss: NativeLoss;

@@ -459,7 +459,7 @@ function add<Sums extends Readonly<Record<string, number>>>(a: Sums, b: Sums): S
   ) as Sums;
 }
 
-function checkReward(reward: RewardSource, model: CausalLM, target: TrainingTarget): void {
+export function checkReward(reward: RewardSource, model: CausalLM, target: TrainingTarget): void {
   const models = rewardModels(reward).map((member) => member.model);
   const other = models.find(({ vocabSize }) => vocabSize !== model.vocabSize);
   if (other) {

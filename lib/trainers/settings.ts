@@ -74,7 +74,7 @@ export type Rule = readonly [description: string, holds: (value: unknown) => boo
 /** A rule for every setting of a trainer; one that is forgotten does not compile. */
 export type Rules<Config> = { readonly [Name in keyof Required<Config>]: Rule };
 
-function numberRule(description: string, holds: (value: number) => boolean): Rule {
+export function numberRule(description: string, holds: (value: number) => boolean): Rule {
   return [description, (value) => typeof value === "number" && Number.isFinite(value) && holds(value)];
 }
 

@@ -117,6 +117,19 @@ const badCalls: readonly BadCall[] = [
     code: ARGUMENT,
     message: "entropy is null, expected an array with entropyCoefficient ≠ 0",
   },
+  {
+    op: "groupPolicyLoss",
+    change: { highestRatio: 0.7 },
+    code: ARGUMENT,
+    message: "highestRatio is 0.7, expected ≥ lowestRatio",
+  },
+  { op: "groupPolicyLoss", change: { level: 3 }, code: ARGUMENT, message: "level is 3, expected 0 to 2" },
+  {
+    op: "groupPolicyLoss",
+    change: { klCoefficient: 0.1 },
+    code: ARGUMENT,
+    message: "refLogProb is null, expected an array with klCoefficient ≠ 0",
+  },
   { op: "sequenceSum", change: { sequences: 0 }, code: SHAPE, message: "sequences is 0, expected ≥ 1" },
   {
     op: "sequenceSumBackward",

@@ -3,6 +3,7 @@ import type { OpCase } from "./case.ts";
 import { decodeCases } from "./decode.ts";
 import { dropoutCases } from "./dropout.ts";
 import { elementwiseCases } from "./elementwise.ts";
+import { groupPolicyCases } from "./group-policy.ts";
 import { linearCases } from "./linear.ts";
 import { lossCases } from "./losses.ts";
 import { normCases } from "./norm.ts";
@@ -19,6 +20,7 @@ export const opCases: readonly OpCase[] = [
   ...attentionCases,
   ...tokenLogProbCases,
   ...lossCases,
+  ...groupPolicyCases,
   ...preferenceCases,
   ...optimizerCases,
   ...decodeCases,
