@@ -240,7 +240,7 @@ describe("GRPOTrainer and RLOOTrainer", () => {
       const scores: number[] = [];
       for await (const { metrics } of trainer.steps()) scores.push(metrics["objective/scores"] as number);
       const [first, last] = [sum(scores.slice(0, 3), Number) / 3, sum(scores.slice(-3), Number) / 3];
-      assert.ok(last > 2 * first + 0.05, `${name}: ${scores.map((score) => score.toFixed(3)).join(" ")}`);
+      assert.ok(last > first + 0.12, `${name}: ${scores.map((score) => score.toFixed(3)).join(" ")}`);
     }
   });
 

@@ -4,9 +4,11 @@ import {
   CausalLM,
   DPOTrainer,
   Engine,
+  GRPOTrainer,
   PPOTrainer,
   RewardModel,
   RewardModelTrainer,
+  RLOOTrainer,
   SFTTrainer,
   type TrainingStep,
 } from "../../lib/index.ts";
@@ -27,6 +29,7 @@ function makeModel(trainable: "all" | "none", memoryBudget?: string | number): P
 const LORA = { r: 4, targetModules: "all-linear" as const };
 const CONFIG = { batchSize: 8, maxSteps: 2 };
 const PPO = { numIterations: 1, batchSize: 6, maxNewTokens: 8, numMinibatches: 2, numPpoEpochs: 2 };
+const GROUPS = { numIterations: 1, batchSize: 6, groupSize: 3, maxNewTokens: 8, numMinibatches: 2 };
 const reward = (_prompt: string, response: string): number => response.length;
 
 type Runnable = Trainer & { trainStep(): Promise<TrainingStep> };
@@ -80,6 +83,10 @@ const TRAINERS: Readonly<Record<string, () => Promise<Runnable>>> = {
     const config = { ...PPO, lora: LORA, valueModel: "adapter" as const };
     return new PPOTrainer({ model, tokenizer, prompts, reward: judge, config });
   },
+  "GRPO of all weights without a reference": async () =>
+    new GRPOTrainer({ model: await makeModel("all"), tokenizer, prompts, reward, config: GROUPS }),
+  "RLOO of all weights with one": async () =>
+    new RLOOTrainer({ model: await makeModel("all"), tokenizer, prompts, reward, config: GROUPS }),
   "PPO of an adapter with a value model of its own": async () =>
     new PPOTrainer({
       model: await makeModel("none"),
