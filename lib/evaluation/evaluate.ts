@@ -5,7 +5,9 @@ import { writeFileAtomically, writeJson } from "../model/files.ts";
 import { loadReward } from "../rewards/ensemble.ts";
 import { type RewardSource, rewardModels, scoreAnswers } from "../rewards/reward.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { type Chart, metricsFileOf, readCharts } from "./curves.ts";
 import { type Diversity, measureDiversity } from "./diversity.ts";
+import { toHtml } from "./html.ts";
 import { toMarkdown } from "./markdown.ts";
 import {
   type CategoryFunction,
@@ -61,8 +63,13 @@ export interface EvaluateOptions extends PolicyLoadOptions, Partial<Sampling> {
   readonly numShown?: number;
   /** Most tokens of one forward pass. Default 4096. */
   readonly microBatchTokens?: number;
-  /** Writes report.json and report.md there. */
+  /** Writes report.json, report.md and report.html there. */
   readonly outputDir?: string;
+  /**
+   * Runs whose curves report.html shows, by name: directories with metrics.jsonl, or such files. Default: the models whose directories
+   * have one.
+   */
+  readonly runs?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal;
   /** Told what is being done. */
   readonly note?: (text: string) => void;
@@ -94,6 +101,8 @@ interface Plan {
   readonly metrics: ReadonlyMap<string, MetricFunction>;
   readonly sampling: Sampling & { readonly temperature: number; readonly seed: number };
   readonly microBatchTokens: number;
+  /** Metrics files by run. */
+  readonly runs: Readonly<Record<string, string>>;
 }
 
 function invalid(message: string, details: Readonly<Record<string, unknown>> = {}): RlhfError {
@@ -118,6 +127,23 @@ function planMetrics(options: EvaluateOptions, prompts: readonly PromptRow[]): P
   if (taken !== undefined) throw invalid(`metric "${taken}" has the name of a built-in one`, { taken });
   const own = saysExpected(prompts) ? [["correct", holdsExpected] as const] : [];
   return new Map([...own, ...Object.entries(options.metrics ?? {})]);
+}
+
+/** The metrics files of the runs. Throws ERR_RLHF_ARGUMENT where one that was named has none. */
+function planRuns({ models, runs }: EvaluateOptions): Plan["runs"] {
+  if (runs === undefined) {
+    const files = Object.entries(models).map(([name, source]) => [
+      name,
+      typeof source === "string" ? metricsFileOf(source) : null,
+    ]);
+    return Object.fromEntries(files.filter(([, file]) => file !== null));
+  }
+  const files = Object.entries(runs).map(([name, run]) => {
+    const file = metricsFileOf(run);
+    if (file === null) throw invalid(`run "${name}": ${run} holds no metrics.jsonl`, { run });
+    return [name, file];
+  });
+  return Object.fromEntries(files);
 }
 
 /** Checks the options and fills in the defaults. Throws ERR_RLHF_ARGUMENT. */
@@ -152,6 +178,7 @@ function planEvaluation(options: EvaluateOptions): Plan {
     metrics,
     sampling: { ...given, maxNewTokens, temperature, seed },
     microBatchTokens: checkCount("microBatchTokens", options.microBatchTokens ?? 4096, 1),
+    runs: planRuns(options),
   };
 }
 
@@ -331,7 +358,8 @@ function summarise(
 
 /**
  * Compares models on the same prompts and random numbers: rewards, KL, diversity, win rates and metrics of your own, over all prompts
- * and by category. Writes report.json and report.md where `outputDir` is given.
+ * and by category. Writes report.json, report.md and report.html where `outputDir` is
+ * given.
  *
  * Throws ERR_RLHF_ARGUMENT for options that do not fit, ERR_RLHF_REWARD for a reward or metric that fails, and what loading models,
  * generating and scoring throw.
@@ -361,9 +389,16 @@ export async function evaluate(options: EvaluateOptions): Promise<EvaluationRepo
     diversity.push(await measureDiversity(numSamples > 1 ? groupsOf(words, numSamples) : [words]));
   }
   const report = summarise(plan, measured, diversity);
-  if (options.outputDir !== undefined) {
-    await writeJson(join(options.outputDir, "report.json"), report);
-    await writeFileAtomically(join(options.outputDir, "report.md"), toMarkdown(report));
-  }
+  if (options.outputDir !== undefined) await writeReports(options.outputDir, report, readCharts(plan.runs));
   return report;
+}
+
+async function writeReports(
+  directory: string,
+  report: EvaluationReport,
+  charts: readonly Chart[],
+): Promise<void> {
+  await writeJson(join(directory, "report.json"), report);
+  await writeFileAtomically(join(directory, "report.md"), toMarkdown(report));
+  await writeFileAtomically(join(directory, "report.html"), toHtml(report, charts));
 }
