@@ -41,22 +41,34 @@ function readScalar(text: string): unknown {
   }
 }
 
+/** Settings by YAML key, with the schema of each. */
+type Shape = Readonly<Record<string, z.ZodType>>;
+type Aliases = Readonly<Record<string, string>>;
+
 /** Declares every setting of a stage, and its aliases, as flags of a command. */
 export function addStageFlags(command: Command, kind: StageKind): void {
-  const shape: Readonly<Record<string, z.ZodType>> = stageSchemas[kind].shape;
+  addFlags(command, stageSchemas[kind].shape, stageAliases[kind]);
+}
+
+/** The settings of a stage that were given as flags, by YAML key, aliases resolved. */
+export function stageFlags(command: Command, kind: StageKind): FlagSettings {
+  return readFlags(command, stageSchemas[kind].shape, stageAliases[kind]);
+}
+
+/** Declares settings and their aliases as flags of a command. */
+export function addFlags(command: Command, shape: Shape, aliases: Aliases = {}): void {
   const argumentOf = (schema: z.ZodType): string =>
     accepts(schema, true) ? "[boolean]" : takesList(schema) ? "<values...>" : "<value>";
   for (const [key, schema] of Object.entries(shape))
     command.addOption(new Option(`${flagOf(key)} ${argumentOf(schema)}`, schema.description ?? ""));
-  for (const [alias, key] of Object.entries(stageAliases[kind])) {
+  for (const [alias, key] of Object.entries(aliases)) {
     const argument = argumentOf(shape[key] as z.ZodType);
     command.addOption(new Option(`${flagOf(alias)} ${argument}`, `same as ${flagOf(key)}`).hideHelp());
   }
 }
 
 /** The settings that were given as flags, by YAML key, aliases resolved. */
-export function stageFlags(command: Command, kind: StageKind): FlagSettings {
-  const shape: Readonly<Record<string, z.ZodType>> = stageSchemas[kind].shape;
+export function readFlags(command: Command, shape: Shape, aliases: Aliases = {}): FlagSettings {
   const settings: Record<string, unknown> = {};
   const add = (key: string, name: string): void => {
     const value = command.getOptionValue(attributeName(name)) as string | string[] | true | undefined;
@@ -71,7 +83,7 @@ export function stageFlags(command: Command, kind: StageKind): FlagSettings {
     settings[key] = flagValue(shape[key] as z.ZodType, value);
   };
   for (const key of Object.keys(shape)) add(key, key);
-  for (const [alias, key] of Object.entries(stageAliases[kind])) add(key, alias);
+  for (const [alias, key] of Object.entries(aliases)) add(key, alias);
   return settings;
 }
 

@@ -2,6 +2,7 @@ import { Command, CommanderError, type OutputConfiguration } from "commander";
 import { stageKinds } from "../pipeline/schema.ts";
 import { addAddTokensCommand } from "./add-tokens.ts";
 import { addDoctorCommand } from "./doctor.ts";
+import { addEvaluateCommand } from "./evaluate.ts";
 import { describeError, EXIT, exitCodeOf } from "./exit.ts";
 import { addGenerateCommand } from "./generate.ts";
 import { addInspectDataCommand } from "./inspect-data.ts";
@@ -25,6 +26,7 @@ export function createProgram(output: OutputConfiguration = {}): Command {
   addGenerateCommand(program);
   addLogprobsCommand(program);
   addScoreCommand(program);
+  addEvaluateCommand(program);
   addInspectDataCommand(program);
   addAddTokensCommand(program);
   addMergeCommand(program);

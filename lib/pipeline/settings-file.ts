@@ -86,15 +86,18 @@ export class SettingsFile {
   }
 
   /** Makes relative paths under the keys of a mapping absolute, from this file's directory. */
-  resolvePaths(value: Record<string, unknown>): void {
-    const base = dirname(resolve(this.file));
-    const absolute = (path: string): string => (isHubId(path) ? path : resolve(base, path));
-    for (const [key, entry] of Object.entries(value)) {
-      if (!pathKeys.has(key)) continue;
-      if (typeof entry === "string") value[key] = absolute(entry);
-      else if (Array.isArray(entry))
-        value[key] = entry.map((item) => (typeof item === "string" ? absolute(item) : item));
-    }
+  resolvePaths(value: Record<string, unknown>, keys: ReadonlySet<string> = pathKeys): void {
+    for (const [key, entry] of Object.entries(value)) if (keys.has(key)) value[key] = this.#absolute(entry);
+  }
+
+  /** Paths in a value, a list or a mapping; what is no text stays, for the schema to report. */
+  #absolute(entry: unknown): unknown {
+    if (typeof entry === "string")
+      return isHubId(entry) ? entry : resolve(dirname(resolve(this.file)), entry);
+    if (Array.isArray(entry))
+      return entry.map((item) => (typeof item === "string" ? this.#absolute(item) : item));
+    if (typeof entry !== "object" || entry === null) return entry;
+    return Object.fromEntries(Object.entries(entry).map(([name, item]) => [name, this.#absolute(item)]));
   }
 
   /** An ERR_RLHF_CONFIG that points at a value, or at one key of a mapping. */
@@ -226,7 +229,7 @@ export async function readStage(
   file: string | undefined,
   flags: FlagSettings,
 ): Promise<Stage> {
-  const settings = await readSettings(kind, stageSchemas[kind], file, flags);
+  const settings = await readSettings(stageForm(kind, stageSchemas[kind]), file, flags);
   return { kind, settings } as unknown as Stage;
 }
 
@@ -237,12 +240,28 @@ export async function readPartialStage(
   flags: FlagSettings,
 ): Promise<Readonly<Record<string, unknown>>> {
   const shape: z.ZodRawShape = stageSchemas[kind].shape;
-  return readSettings(kind, z.strictObject(shape).partial(), file, flags);
+  return readSettings(stageForm(kind, z.strictObject(shape).partial()), file, flags);
 }
 
-async function readSettings(
-  kind: StageKind,
-  schema: z.ZodType<object>,
+/** What the settings of a command may be. */
+export interface SettingsForm {
+  /** The command. */
+  readonly name: string;
+  readonly schema: z.ZodType<object>;
+  readonly aliases: Readonly<Record<string, string>>;
+  readonly pathKeys: ReadonlySet<string>;
+  /** The keys that a mapping at this place may have. */
+  keysAt(path: Path): readonly string[];
+}
+
+function stageForm(kind: StageKind, schema: z.ZodType<object>): SettingsForm {
+  const keysAt = (path: Path): readonly string[] => (path.length === 0 ? stageKeys(kind) : keysOfInit());
+  return { name: kind, schema, aliases: stageAliases[kind], pathKeys, keysAt };
+}
+
+/** Checks the settings of a command from an optional YAML file and from flags, which win. */
+export async function readSettings(
+  form: SettingsForm,
   file: string | undefined,
   flags: FlagSettings,
 ): Promise<Readonly<Record<string, unknown>>> {
@@ -250,22 +269,22 @@ async function readSettings(
   let settings: SettingsFile | null = null;
   if (file !== undefined) {
     settings = await SettingsFile.read(file);
-    settings.renameKeys([], stageAliases[kind]);
+    settings.renameKeys([], form.aliases);
     const value = settings.value ?? {};
     if (typeof value !== "object" || Array.isArray(value))
-      throw settings.error([], `expected a mapping of ${kind} settings`);
+      throw settings.error([], `expected a mapping of ${form.name} settings`);
     fromFile = { ...value };
-    settings.resolvePaths(fromFile);
+    settings.resolvePaths(fromFile, form.pathKeys);
   }
-  const parsed = schema.safeParse({ ...fromFile, ...flags });
+  const parsed = form.schema.safeParse({ ...fromFile, ...flags });
   if (parsed.success) return parsed.data as Readonly<Record<string, unknown>>;
   const issue = parsed.error.issues[0] as z.core.$ZodIssue;
   const key = issue.path[0] === undefined ? null : String(issue.path[0]);
   // A missing setting is reported by its flag unless there is a file to put it into.
   const isFileIssue = settings !== null && (key === null || !(key in flags));
   if (settings !== null && isFileIssue) {
-    throw settings.schemaError(parsed.error, (path) => (path.length === 0 ? stageKeys(kind) : keysOfInit()));
+    throw settings.schemaError(parsed.error, form.keysAt);
   }
-  const name = key === null ? kind : `--${key.replaceAll("_", "-")}`;
+  const name = key === null ? form.name : `--${key.replaceAll("_", "-")}`;
   throw new RlhfError("ERR_RLHF_USAGE", `${name}: ${describeIssue(issue)}`, { key });
 }

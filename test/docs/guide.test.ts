@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import * as library from "../../lib/index.ts";
+import { evaluationSchema } from "../../lib/pipeline/evaluation-settings.ts";
 import { camelCase, stageAliases, stageKinds, stageSchemas } from "../../lib/pipeline/schema.ts";
 import { SettingsFile } from "../../lib/pipeline/settings-file.ts";
 
@@ -16,6 +17,16 @@ describe("the guide", () => {
       assert.deepEqual(missing, []);
     });
   }
+
+  it("names every setting of evaluate, and shows some that it takes", () => {
+    const yaml = [...guide.matchAll(/```yaml\n([\s\S]*?)```/g)].map((match) => match[1] ?? "");
+    const example = yaml.find((text) => text.startsWith("models:"));
+    const settings = evaluationSchema.parse(SettingsFile.parse(example ?? "", "guide").value);
+    const missing = Object.keys(evaluationSchema.shape).filter(
+      (key) => !guide.includes(`\`${key}\``) && !(key in settings),
+    );
+    assert.deepEqual(missing, []);
+  });
 
   it("imports and calls only what the package exports", () => {
     const code = [...guide.matchAll(/```ts\n([\s\S]*?)```/g)].map((match) => match[1]).join("\n");
