@@ -73,6 +73,16 @@ function checkFormat(format: string | undefined, known: readonly string[]): void
   );
 }
 
+function checkOptions({ onBadRow = "error", duplicates = "keep", limit = 1 }: LoadOptions): void {
+  const fail = (name: string, expected: string, value: unknown): never => {
+    throw new RlhfError("ERR_RLHF_ARGUMENT", `${name} must be ${expected}, got ${JSON.stringify(value)}`);
+  };
+  if (onBadRow !== "error" && onBadRow !== "skip") fail("onBadRow", '"error" or "skip"', onBadRow);
+  if (duplicates !== "keep" && duplicates !== "drop") fail("duplicates", '"keep" or "drop"', duplicates);
+  if (!(limit === Number.POSITIVE_INFINITY || (Number.isInteger(limit) && limit > 0)))
+    fail("limit", "a positive integer", limit);
+}
+
 /** Drops rows of which the same were seen; a hash stands for each. */
 function checkNew(rows: readonly object[], seen: Set<string>): void {
   const key = createHash("sha256").update(JSON.stringify(rows)).digest("base64").slice(0, 24);
@@ -125,6 +135,9 @@ export class RowStream<Row extends object, Format extends DataFormat = DataForma
     this.#reader = makeReader();
     this.#options = options;
     checkFormat(options.format, Object.keys(this.#reader.formats));
+    if (this.files.length === 0)
+      throw new RlhfError("ERR_RLHF_ARGUMENT", "no data file was given: the list is empty");
+    checkOptions(options);
   }
 
   /** What the pass that was begun last has found so far. */

@@ -333,6 +333,8 @@ function tokenizeRow<Row, Example>(
   row: Row,
   index: number,
 ): RowOutcome<Example> {
+  if (typeof row !== "object" || row === null)
+    throw new RlhfError("ERR_RLHF_DATA", `row ${index}: is ${String(row)}, expected an object`);
   try {
     return rows.tokenize(row, index);
   } catch (error) {
@@ -423,6 +425,8 @@ function tokenizeAll<Row, Example>(
   rows: readonly Row[],
   rowTokenizer: RowTokenizer<Row, Example>,
 ): Tokenized<Example> {
+  if (typeof rows?.[Symbol.iterator] !== "function")
+    throw new RlhfError("ERR_RLHF_ARGUMENT", `expected a list of rows, got ${String(rows)}`);
   const tally = new TokenizeTally(rowTokenizer);
   const examples: Example[] = [];
   for (const row of rows) {

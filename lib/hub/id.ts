@@ -15,8 +15,10 @@ export interface HubId {
 
 const PREFIX = "hub:";
 
-/** Whether a path names something on the hub. */
+/** Whether a path names something on the hub. Throws ERR_RLHF_ARGUMENT for what is no text. */
 export function isHubId(path: string): boolean {
+  if (typeof path !== "string")
+    throw new RlhfError("ERR_RLHF_ARGUMENT", `a path must be a string, got ${String(path)}`);
   return path.startsWith(PREFIX);
 }
 

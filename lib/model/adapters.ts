@@ -150,6 +150,8 @@ export function withoutUnknownNames(
  * nothing, ERR_RLHF_ARGUMENT for values out of range.
  */
 export function resolveAdapter(options: AdapterOptions, all: readonly NativeLinearLayer[]): AdapterInfo {
+  if (typeof options !== "object" || options === null)
+    throw new RlhfError("ERR_RLHF_ARGUMENT", "an adapter needs options: { r: 16, alpha: 32 }");
   const { r, alpha, excludeModules, layersToTransform } = options;
   const { rankPattern = {}, alphaPattern = {}, useRslora = false, dropout = 0, trainable = true } = options;
   const targetModules = targetsOf(options, all);

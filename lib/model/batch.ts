@@ -35,6 +35,8 @@ export interface PackedBatch {
  * a parent itself.
  */
 export function packSequences(sequences: readonly SequenceInput[]): PackedBatch {
+  if (!Array.isArray(sequences))
+    throw new RlhfError("ERR_RLHF_ARGUMENT", "packSequences: expected a list of sequences, [{ tokens }, …]");
   if (sequences.length === 0) throw new RlhfError("ERR_RLHF_SHAPE", "packSequences: no sequence was given");
   const offsets = new Int32Array(sequences.length + 1);
   sequences.forEach((sequence, index) => {
@@ -107,6 +109,11 @@ function parentsOf(sequences: readonly SequenceInput[]): Int32Array | undefined 
  * parent that is the parent's last token, which its other children share.
  */
 export function previousTokens(batch: PackedBatch): Int32Array {
+  if (!(batch?.tokens instanceof Int32Array && batch.offsets instanceof Int32Array))
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      "a batch has tokens and offsets, both Int32Array; packSequences makes one from lists of tokens",
+    );
   const previous = Int32Array.from(batch.tokens, (_, t) => t - 1);
   for (let s = 0; s < batch.sequences; s++) {
     const parent = batch.parents?.[s] ?? -1;

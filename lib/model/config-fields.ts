@@ -48,10 +48,12 @@ export class Fields {
     return (this.#config[name] ?? null) !== null;
   }
 
-  positiveInteger(name: string, fallback?: number): number {
+  positiveInteger(name: string, fallback?: number, limit = 0x7fffffff): number {
     const value = this.#config[name] ?? fallback;
     if (typeof value !== "number" || !Number.isInteger(value) || value < 1)
       throw this.fail(`${name} is ${JSON.stringify(value)}, expected a positive integer`);
+    // The engine counts sizes with 32 bits; lists by layer are made from some of them.
+    if (value > limit) throw this.fail(`${name} is ${value}, expected at most ${limit}`);
     return value;
   }
 

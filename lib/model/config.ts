@@ -10,6 +10,9 @@ type Family = Omit<ModelConfig, "family">;
 
 const LEARNED_POSITIONS = { inverseFrequencies: [], rotaryScale: 1, windows: [] } as const;
 
+/** The engine's limit, which it says without the file's name. */
+const MAX_LAYERS = 1 << 16;
+
 function readGpt2(fields: Fields): Family {
   fields.mustBe("scale_attn_weights", [true]);
   fields.mustBe("scale_attn_by_inverse_layer_idx", [false]);
@@ -18,7 +21,7 @@ function readGpt2(fields: Fields): Family {
   const heads = fields.positiveInteger("n_head");
   if (hidden % heads !== 0) throw fields.fail(`n_embd ${hidden} is not a multiple of n_head ${heads}`);
   return {
-    layers: fields.positiveInteger("n_layer"),
+    layers: fields.positiveInteger("n_layer", undefined, MAX_LAYERS),
     hidden,
     heads,
     kvHeads: heads,
@@ -51,7 +54,7 @@ function readLlamaLike(fields: Fields, headDim?: number): Family {
   if (width % 2 !== 0) throw fields.fail(`head_dim ${width} is odd; rotary embedding needs an even one`);
   const theta = fields.positiveNumber("rope_theta", 10000);
   return {
-    layers: fields.positiveInteger("num_hidden_layers"),
+    layers: fields.positiveInteger("num_hidden_layers", undefined, MAX_LAYERS),
     hidden,
     heads,
     kvHeads,
@@ -170,7 +173,7 @@ function readGptNeoX(fields: Fields): Family {
     ),
   };
   return {
-    layers: fields.positiveInteger("num_hidden_layers"),
+    layers: fields.positiveInteger("num_hidden_layers", undefined, MAX_LAYERS),
     hidden,
     heads,
     kvHeads: heads,
@@ -217,6 +220,11 @@ export const MODEL_FAMILIES = Object.keys(FAMILIES) as ModelConfig["family"][];
  * @param where the file's path, for messages
  */
 export function readModelConfig(config: HfConfig, where: string): ModelConfig {
+  if (typeof config !== "object" || config === null)
+    throw new RlhfError(
+      "ERR_RLHF_MODEL",
+      `${where}: is ${String(config)}, expected the object of a config.json`,
+    );
   const type = config.model_type;
   const family = MODEL_FAMILIES.find((name) => name === type);
   if (!family)
@@ -225,7 +233,19 @@ export function readModelConfig(config: HfConfig, where: string): ModelConfig {
       `${where}: model_type is ${JSON.stringify(type)}; supported are ${MODEL_FAMILIES.join(", ")}`,
       { file: where, modelType: type },
     );
-  return { family, ...FAMILIES[family].read(new Fields(config, where)) };
+  const fields = new Fields(config, where);
+  if (fields.has("quantization_config"))
+    throw new RlhfError(
+      "ERR_RLHF_UNSUPPORTED",
+      `${where}: quantization_config says that the weights are quantised, which are not read; use the model that was quantised (F32, F16 or BF16)`,
+      { file: where, field: "quantization_config" },
+    );
+  const ends = [fields.get("eos_token_id") ?? []].flat();
+  if (!ends.every(Number.isInteger))
+    throw fields.fail(
+      `eos_token_id is ${JSON.stringify(fields.get("eos_token_id"))}, expected a token id or a list of them`,
+    );
+  return { family, ...FAMILIES[family].read(fields) };
 }
 
 /** The end-of-sequence ids that generation_config.json or config.json names. */

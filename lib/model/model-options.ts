@@ -68,13 +68,21 @@ export interface Parameter extends NativeParameter {
 
 const WEIGHT_TYPES: readonly string[] = ["float32", "bfloat16", "float16"] satisfies WeightType[];
 
-/** Throws ERR_RLHF_UNSUPPORTED for a type that weights cannot be kept as. */
+/** Throws ERR_RLHF_UNSUPPORTED for a type that weights cannot be kept as, ERR_RLHF_ARGUMENT for another `trainable` than there is. */
 export function checkWeightType({ dtype = "float32", trainable = "none" }: LoadOptions): void {
   if (!WEIGHT_TYPES.includes(dtype))
     throw new RlhfError(
       "ERR_RLHF_UNSUPPORTED",
       `dtype "${dtype}" is not supported on the CPU; use one of ${WEIGHT_TYPES.join(", ")}`,
       { dtype },
+    );
+  if (trainable !== "all" && trainable !== "none")
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      `trainable must be "all" or "none", got "${String(trainable)}"`,
+      {
+        trainable,
+      },
     );
   if (dtype !== "float32" && trainable === "all")
     throw new RlhfError(

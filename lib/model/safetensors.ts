@@ -61,7 +61,7 @@ function readEntry(
   const fail = (problem: string): RlhfError => malformed(path, `tensor "${name}" ${problem}`);
   if (typeof value !== "object" || value === null) throw fail("is not described by an object");
   const { dtype, shape, data_offsets: offsets } = value as Record<string, unknown>;
-  if (typeof dtype !== "string" || !(dtype in BYTES_PER_ELEMENT))
+  if (typeof dtype !== "string" || !Object.hasOwn(BYTES_PER_ELEMENT, dtype))
     throw fail(`has dtype ${JSON.stringify(dtype)}; known are ${Object.keys(BYTES_PER_ELEMENT).join(", ")}`);
   if (!Array.isArray(shape) || !shape.every(isCount)) throw fail(`has shape ${JSON.stringify(shape)}`);
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount))
@@ -87,6 +87,16 @@ function checkNoOverlap(path: string, entries: readonly TensorEntry[]): void {
   });
 }
 
+function checkMetadata(
+  path: string,
+  metadata: unknown,
+): asserts metadata is Record<string, string> | undefined {
+  if (metadata === undefined) return;
+  const isObject = typeof metadata === "object" && metadata !== null && !Array.isArray(metadata);
+  if (!isObject || !Object.values(metadata).every((value) => typeof value === "string"))
+    throw malformed(path, "has a __metadata__ that is not an object of strings");
+}
+
 async function readHeader(path: string): Promise<{ header: unknown; dataStart: number; fileBytes: number }> {
   let file: Awaited<ReturnType<typeof open>>;
   try {
@@ -100,7 +110,9 @@ async function readHeader(path: string): Promise<{ header: unknown; dataStart: n
     );
   }
   try {
-    const fileBytes = (await file.stat()).size;
+    const status = await file.stat();
+    if (!status.isFile()) throw malformed(path, "is not a file; expected a safetensors file");
+    const fileBytes = status.size;
     if (fileBytes < 8) throw malformed(path, `has ${fileBytes} bytes; a safetensors file has at least 8`);
     const prefix = Buffer.alloc(8);
     await file.read(prefix, 0, 8, 0);
@@ -128,13 +140,14 @@ export async function readSafetensors(path: string): Promise<TensorIndex> {
   if (typeof header !== "object" || header === null || Array.isArray(header))
     throw malformed(path, "has a header that is not a JSON object");
   const { __metadata__: metadata, ...tensors } = header as Record<string, unknown>;
+  checkMetadata(path, metadata);
   const entries = Object.entries(tensors).map(([name, value]) =>
     readEntry(path, name, value, dataStart, fileBytes - dataStart),
   );
   checkNoOverlap(path, entries);
   return {
     entries: new Map(entries.map((entry) => [entry.name, entry])),
-    metadata: (metadata ?? {}) as Record<string, string>,
+    metadata: metadata ?? {},
   };
 }
 
@@ -157,7 +170,8 @@ export async function readModelTensors(directory: string): Promise<TensorIndex> 
     return readSafetensors(single);
   }
   const weightMap = index.weight_map;
-  if (typeof weightMap !== "object" || weightMap === null) throw malformed(indexPath, "has no weight_map");
+  if (typeof weightMap !== "object" || weightMap === null || Array.isArray(weightMap))
+    throw malformed(indexPath, "has no weight_map, an object that names each tensor's file");
   const shards = new Map<string, TensorIndex>();
   const entries = new Map<string, TensorEntry>();
   for (const [name, file] of Object.entries(weightMap)) {
@@ -168,7 +182,13 @@ export async function readModelTensors(directory: string): Promise<TensorIndex> 
       );
     let shard = shards.get(file);
     if (!shard) {
-      shard = await readSafetensors(join(directory, file));
+      const shardPath = join(directory, file);
+      if (!(await stat(shardPath).catch(() => null)))
+        throw malformed(
+          indexPath,
+          `places "${name}" in ${file}, which is not in the folder; copy all shards`,
+        );
+      shard = await readSafetensors(shardPath);
       shards.set(file, shard);
     }
     const entry = shard.entries.get(name);

@@ -9,6 +9,7 @@ import {
   type Node,
   type Pair,
   parseDocument,
+  visit,
 } from "yaml";
 import { z } from "zod";
 import { messageOf, RlhfError } from "../errors.ts";
@@ -51,7 +52,7 @@ export class SettingsFile {
   static async read(file: string): Promise<SettingsFile> {
     let text: string;
     try {
-      text = await readFile(file, "utf8");
+      text = new TextDecoder("utf-8", { fatal: true }).decode(await readFile(file));
     } catch (error) {
       throw new RlhfError(
         "ERR_RLHF_CONFIG",
@@ -64,7 +65,24 @@ export class SettingsFile {
   }
 
   get value(): unknown {
-    return this.#document.toJS() as unknown;
+    try {
+      return this.#document.toJS() as unknown;
+    } catch (error) {
+      throw this.#errorAt(this.#brokenAlias(), messageOf(error));
+    }
+  }
+
+  /** Where an alias (*name) stands that no anchor was set for; the file's beginning where there is none. */
+  #brokenAlias(): number {
+    let at = 0;
+    visit(this.#document, {
+      Alias: (_, alias) => {
+        if (alias.resolve(this.#document)) return undefined;
+        at = alias.range?.[0] ?? 0;
+        return visit.BREAK;
+      },
+    });
+    return at;
   }
 
   /** Replaces the aliases among the keys of a mapping by the keys they stand for. */

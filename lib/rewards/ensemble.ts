@@ -40,6 +40,8 @@ export class RewardEnsemble implements Disposable {
   constructor(members: readonly RewardModel[], options: EnsembleOptions = {}) {
     const { combine = "mean", kappa = 1 } = options;
     if (members.length === 0) throw invalid("RewardEnsemble: an ensemble needs at least one member");
+    if (!members.every((member) => member instanceof RewardModel))
+      throw invalid("RewardEnsemble: every member must be a RewardModel");
     if (!ENSEMBLE_COMBINATIONS.includes(combine))
       throw invalid(
         `RewardEnsemble: combine must be one of ${ENSEMBLE_COMBINATIONS.join(", ")}, got "${combine}"`,

@@ -8,7 +8,12 @@ export interface TokenizerJson {
     readonly content: string;
     readonly special?: boolean;
   }[];
-  readonly model: { readonly type?: string; readonly byte_fallback?: boolean };
+  readonly model: {
+    readonly type?: string;
+    readonly byte_fallback?: boolean;
+    readonly vocab?: unknown;
+    readonly merges?: unknown;
+  };
 }
 
 /** What this package uses of the library's tokenizer; its own types do not resolve under "nodenext". */
@@ -27,6 +32,39 @@ type BackendConstructor = new (tokenizerJson: object, tokenizerConfig: object) =
 
 const Backend = (library as unknown as { Tokenizer: BackendConstructor }).Tokenizer;
 
+/** The models of a tokenizer.json that the library knows; it takes any other for one of old files. */
+const MODEL_TYPES = ["BPE", "Unigram", "WordLevel", "WordPiece"];
+
+/** Throws for what the library takes without a word and then encodes wrongly. */
+function checkModel({ model }: TokenizerJson, where: string): void {
+  if (typeof model !== "object" || model === null) return; // The library says so.
+  const { type, vocab, merges } = model;
+  if (type !== undefined && !MODEL_TYPES.includes(type))
+    throw new RlhfError(
+      "ERR_RLHF_UNSUPPORTED",
+      `${where}: model.type is ${JSON.stringify(type)}; supported are ${MODEL_TYPES.join(", ")}`,
+      { where, field: "model.type" },
+    );
+  const fail = (field: string, expected: string): never => {
+    throw new RlhfError("ERR_RLHF_TOKENIZER", `${where}: model.${field} ${expected}; copy the file again`, {
+      where,
+      field: `model.${field}`,
+    });
+  };
+  if (type === "Unigram" && !Array.isArray(vocab)) fail("vocab", "must be a list of tokens and scores");
+  if (type !== undefined && type !== "Unigram") {
+    if (typeof vocab !== "object" || vocab === null || Array.isArray(vocab))
+      fail("vocab", "must be an object of tokens and ids");
+    const bad = Object.entries(vocab ?? {}).find(([, id]) => !Number.isInteger(id) || (id as number) < 0);
+    if (bad) fail("vocab", `gives ${JSON.stringify(bad[0])} the id ${JSON.stringify(bad[1])}`);
+  }
+  const isMerge = (merge: unknown): boolean =>
+    typeof merge === "string" ||
+    (Array.isArray(merge) && merge.length === 2 && merge.every((part) => typeof part === "string"));
+  if (type === "BPE" && Array.isArray(merges) && !merges.every(isMerge))
+    fail("merges", "must hold pairs of tokens only");
+}
+
 /**
  * Builds the library's tokenizer from parsed files. Throws ERR_RLHF_UNSUPPORTED for kinds it is known to get wrong and
  * ERR_RLHF_TOKENIZER for files it cannot read; `where` names them in messages.
@@ -39,6 +77,7 @@ export function createBackend(json: TokenizerJson, config: object, where: string
       { where },
     );
   }
+  checkModel(json, where);
   try {
     // The library writes into what it is given.
     return new Backend(structuredClone(json), structuredClone(config));

@@ -86,7 +86,7 @@ export class Tokenizer {
       this.eosTokenId;
     const ends = this.eosTokenId === null ? generationEnds : [this.eosTokenId, ...generationEnds];
     this.endTokenIds = [...new Set(ends)];
-    const source = templateSource(files, this.#config);
+    const source = templateSource(files, this.#config, where);
     this.#template = source === null ? null : new ChatTemplate(source);
     this.chatTemplate = source;
   }
@@ -134,8 +134,10 @@ export class Tokenizer {
     return new Tokenizer(files, "", []);
   }
 
-  /** Text to token ids, Int32Array[T]. */
+  /** Text to token ids, Int32Array[T]. Throws ERR_RLHF_ARGUMENT for what is no string. */
   encode(text: string, options: EncodeOptions = {}): Int32Array {
+    if (typeof text !== "string")
+      throw new RlhfError("ERR_RLHF_ARGUMENT", `encode: text must be a string, got ${String(text)}`);
     const addSpecialTokens = options.addSpecialTokens ?? true;
     if (options.specialTokensInText === "literal") return this.#encodeLiterally(text, addSpecialTokens);
     return Int32Array.from(this.#backend.encode(text, { add_special_tokens: addSpecialTokens }).ids);
@@ -360,12 +362,22 @@ function tokenContent(value: unknown): string | null {
 }
 
 /** The chat template of a model directory: its own file, or tokenizer_config.json's, of several the one named "default". */
-function templateSource(files: ReadonlyMap<string, Uint8Array>, config: JsonObject): string | null {
+function templateSource(
+  files: ReadonlyMap<string, Uint8Array>,
+  config: JsonObject,
+  where: string,
+): string | null {
   const file = files.get("chat_template.jinja");
   if (file) return new TextDecoder().decode(file);
   const entry = config.chat_template;
   if (typeof entry === "string") return entry;
-  if (!Array.isArray(entry)) return null;
+  if (entry === undefined || entry === null) return null;
+  if (!Array.isArray(entry))
+    throw new RlhfError(
+      "ERR_RLHF_TOKENIZER",
+      `${join(where, "tokenizer_config.json")}: chat_template must be a template or a list of them, got ${JSON.stringify(entry)}`,
+      { field: "chat_template" },
+    );
   const named = entry.find(
     (item: unknown) => typeof item === "object" && item !== null && "name" in item && item.name === "default",
   ) as { template?: unknown } | undefined;

@@ -22,6 +22,7 @@ import {
 } from "./preference-settings.ts";
 import { type Network, policyOf } from "./reference.ts";
 import { checkRefModel, ReferenceSource } from "./reference-source.ts";
+import { requireOptions } from "./required-options.ts";
 import { checkSettings, fittingMaxLength, positive, type Rules, withDefaults } from "./settings.ts";
 import { type Sums, SupervisedTrainer } from "./supervised.ts";
 import {
@@ -101,6 +102,7 @@ export class KTOTrainer extends SupervisedTrainer<TokenizedUnpaired, KTOSettings
   #balance: string | null;
 
   constructor(options: KTOTrainerOptions) {
+    requireOptions("KTOTrainer", options, ["model", "tokenizer", "trainData"]);
     const { model, tokenizer, refModel } = options;
     const config = withDefaults(DEFAULTS, options.config ?? {});
     checkSettings<KTOConfig>(config, RULES);

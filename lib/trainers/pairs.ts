@@ -21,6 +21,7 @@ import {
 import type { PairConfig, PairSettings } from "./preference-settings.ts";
 import type { PreferenceWatch } from "./preference-watch.ts";
 import { type Network, policyOf } from "./reference.ts";
+import { requireOptions } from "./required-options.ts";
 import { checkSettings, fittingMaxLength, type Rules, withDefaults } from "./settings.ts";
 import { type Sums, SupervisedTrainer } from "./supervised.ts";
 import {
@@ -83,6 +84,7 @@ export abstract class PairTrainer<
   protected abstract readonly watch: PreferenceWatch;
 
   protected constructor(options: PairTrainerOptions<Config>, kind: PairTrainerKind<Config, Settings>) {
+    requireOptions(new.target.name, options, ["model", "tokenizer", "trainData"]);
     const { model, tokenizer } = options;
     const config = withDefaults(kind.defaults, options.config ?? {}) as Settings;
     checkSettings<Config>(config, kind.rules);

@@ -23,6 +23,7 @@ import {
   type PPOSettings,
 } from "./ppo-settings.ts";
 import type { Network } from "./reference.ts";
+import { requireOptions } from "./required-options.ts";
 import { type Rollout, RolloutBatch } from "./rollouts.ts";
 import { checkSettings, fittingMaxLength, withDefaults } from "./settings.ts";
 import {
@@ -90,6 +91,7 @@ export class PPOTrainer extends Trainer<PPOSettings> {
   #klCoefficient: number;
 
   constructor(options: PPOTrainerOptions) {
+    requireOptions("PPOTrainer", options, ["model", "tokenizer", "reward", "prompts"]);
     const { model, tokenizer, reward } = options;
     const config = withDefaults(PPO_DEFAULTS, options.config ?? {});
     checkSettings(config, PPO_RULES);

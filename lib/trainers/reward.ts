@@ -10,6 +10,7 @@ import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { TrainedPart } from "./checkpoint.ts";
 import { itemsOf, type RowsOrTokenized, tokenizedData } from "./given-data.ts";
 import type { TrainerWorkload } from "./memory.ts";
+import { requireOptions } from "./required-options.ts";
 import { hashOfExamples, labelOf, RewardBatch, sequencesOf } from "./reward-batch.ts";
 import { headOptions, PAIR_LOSSES, REWARD_RULES, type RewardConfig } from "./reward-settings.ts";
 import { checkSettings, fittingMaxLength, withDefaults } from "./settings.ts";
@@ -52,6 +53,7 @@ export class RewardModelTrainer extends SupervisedTrainer<
   #measuredAt = -1;
 
   constructor(options: RewardModelTrainerOptions) {
+    requireOptions("RewardModelTrainer", options, ["model", "tokenizer", "trainData"]);
     const { model: given, tokenizer } = options;
     const config = withDefaults(SUPERVISED_DEFAULTS, options.config ?? {});
     checkSettings(config, REWARD_RULES);
