@@ -333,7 +333,7 @@ function tokenizeRow<Row, Example>(
   row: Row,
   index: number,
 ): RowOutcome<Example> {
-  if (typeof row !== "object" || row === null)
+  if (row === undefined || row === null)
     throw new RlhfError("ERR_RLHF_DATA", `row ${index}: is ${String(row)}, expected an object`);
   try {
     return rows.tokenize(row, index);

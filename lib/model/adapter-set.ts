@@ -115,6 +115,13 @@ export class AdapterSet {
     const directory = await localModel(path);
     const { options, tensors, score } = await readPeftDirectory(directory);
     const known = withoutUnknownNames({ ...options, trainable }, this.layers);
+    const names = options.targetModules;
+    if (Array.isArray(names) && names.length > 0 && known.targetModules?.length === 0)
+      throw new RlhfError(
+        "ERR_RLHF_WEIGHTS",
+        `${directory}: target_modules names ${names.join(", ")}, of which this model has none, but ${this.moduleNames.join(", ")}; it is an adapter of another model`,
+        { directory, targetModules: names },
+      );
     this.#add(name, resolveAdapter(known, this.layers));
     try {
       const entries = new Map([...tensors].map(([parameter, entry]) => [`${name}:${parameter}`, entry]));

@@ -1,5 +1,6 @@
 import { DeviceArray, type FloatArray, toNative } from "../engine/array.ts";
 import { call, callAsync, type NativePass } from "../engine/native.ts";
+import { RlhfError } from "../errors.ts";
 
 /** Upstream gradients of a pass: arrays of N; left out means zero. */
 export interface PassGradients {
@@ -27,6 +28,7 @@ export interface PassArrays {
 export class Pass implements Disposable {
   readonly #native: NativePass;
   readonly #arrays: DeviceArray[] = [];
+  #consumed = false;
   /** N: the number of tokens of the batch. */
   readonly rows: number;
   readonly device: PassArrays;
@@ -73,6 +75,7 @@ export class Pass implements Disposable {
   }
 
   async #read(which: keyof PassArrays): Promise<Float32Array> {
+    this.#checkNotConsumed();
     using array = new DeviceArray(call(() => this.#native.array(which)));
     return await array.read();
   }
@@ -82,6 +85,7 @@ export class Pass implements Disposable {
    * took part, and consumes the pass. Throws ERR_RLHF_PASS_CONSUMED the second time and ERR_RLHF_ARGUMENT for a pass without `grad`.
    */
   async backward(gradients: PassGradients): Promise<void> {
+    this.#checkNotConsumed();
     await callAsync(() =>
       this.#native.backward({
         dLogProb: toNative(gradients.dLogProb),
@@ -90,7 +94,16 @@ export class Pass implements Disposable {
         dValue: toNative(gradients.dValue),
       }),
     );
+    this.#consumed = true;
     this.dispose();
+  }
+
+  #checkNotConsumed(): void {
+    if (this.#consumed)
+      throw new RlhfError(
+        "ERR_RLHF_PASS_CONSUMED",
+        "this pass was consumed by backward(), which frees its activations; read its results before, or run forward() again",
+      );
   }
 
   dispose(): void {

@@ -29,11 +29,11 @@ export function readRotary(fields: Fields, defaults: RotaryDefaults): Rotary {
   if (defaults.partialFactor === undefined) rope.mustBe("partial_rotary_factor", [1]);
   const share = rope.positiveNumber("partial_rotary_factor", defaults.partialFactor ?? 1);
   const width = Math.trunc(defaults.headDim * share);
-  const frequencies = plainFrequencies(theta, width);
-  if (frequencies.length === 0 || 2 * frequencies.length > defaults.headDim)
+  if (width < 1 || 2 * Math.ceil(width / 2) > defaults.headDim)
     throw fields.fail(
       `rotary embedding turns pairs: ${width} elements of heads of ${defaults.headDim} are not possible; use an even head width and a partial_rotary_factor of at most 1`,
     );
+  const frequencies = plainFrequencies(theta, width);
   const typeField = rope.has("rope_type") ? "rope_type" : "type";
   const type = rope.get(typeField) ?? "default";
   const scale = typeof type === "string" ? ROPE_TYPES[type] : undefined;

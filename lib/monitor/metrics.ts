@@ -1,4 +1,13 @@
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname } from "node:path";
 import { messageOf, RlhfError } from "../errors.ts";
 
@@ -11,10 +20,10 @@ export interface MetricsRecord {
   readonly metrics: Metrics;
 }
 
-function ioError(file: string, error: unknown): RlhfError {
+function ioError(file: string, error: unknown, action = "written"): RlhfError {
   return new RlhfError(
     "ERR_RLHF_IO",
-    `${file}: cannot be written: ${messageOf(error)}`,
+    `${file}: cannot be ${action}: ${messageOf(error)}`,
     { file },
     { cause: error },
   );
@@ -22,11 +31,17 @@ function ioError(file: string, error: unknown): RlhfError {
 
 /**
  * Reads a metrics file. A last line that was cut off by a killed process is left out; numbers that JSON cannot hold were
- * written as null and are NaN here.
+ * written as null and are NaN here. Throws ERR_RLHF_IO.
  */
 export function readMetrics(file: string): MetricsRecord[] {
+  let text: string;
+  try {
+    text = readFileSync(file, "utf8");
+  } catch (error) {
+    throw ioError(file, error, "read");
+  }
   const records: MetricsRecord[] = [];
-  for (const line of readFileSync(file, "utf8").split("\n")) {
+  for (const line of text.split("\n")) {
     if (line === "") continue;
     let row: Record<string, number | null>;
     try {
@@ -120,10 +135,5 @@ function toLine(record: MetricsRecord): string {
 }
 
 function recordsUpTo(file: string, step: number): MetricsRecord[] {
-  try {
-    return readMetrics(file).filter((record) => record.step <= step);
-  } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return [];
-    throw error;
-  }
+  return existsSync(file) ? readMetrics(file).filter((record) => record.step <= step) : [];
 }

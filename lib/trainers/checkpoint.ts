@@ -6,7 +6,13 @@ import { messageOf, RlhfError } from "../errors.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
 import { readJsonIfPresent, syncDirectory, writeJson } from "../model/files.ts";
 import type { Optimizer } from "../model/optimizer.ts";
-import { readSafetensors, readTensor, type TensorSource, writeSafetensors } from "../model/safetensors.ts";
+import {
+  readSafetensors,
+  readTensor,
+  type TensorEntry,
+  type TensorSource,
+  writeSafetensors,
+} from "../model/safetensors.ts";
 
 /** Parameters that are trained together, with their optimizer. */
 export interface TrainedPart {
@@ -157,15 +163,26 @@ export async function saveCheckpoint(
   }
 }
 
+/** Whether a manifest has what going on from it takes; files can be damaged and still be JSON. */
+function isManifest(manifest: Manifest): boolean {
+  const { step, skippedUpdates, settings, optimizerSteps, algorithm } = manifest;
+  return (
+    [step, skippedUpdates].every((count) => Number.isSafeInteger(count) && count >= 0) &&
+    [settings, optimizerSteps, algorithm].every((value) => typeof value === "object" && value !== null)
+  );
+}
+
 async function readManifest(directory: string): Promise<Manifest | null> {
   try {
     const manifest = (await readJsonIfPresent(
       join(directory, MANIFEST),
       "ERR_RLHF_CHECKPOINT",
     )) as Manifest | null;
-    if (manifest?.version !== 1) return null;
+    if (manifest?.version !== 1 || !isManifest(manifest)) return null;
     const { size } = await stat(join(directory, TENSORS));
-    return size === manifest.tensorBytes ? manifest : null;
+    if (size !== manifest.tensorBytes) return null;
+    await readSafetensors(join(directory, TENSORS));
+    return manifest;
   } catch {
     // Cut off or damaged: an earlier checkpoint has to do.
     return null;
@@ -182,24 +199,38 @@ export async function findCheckpoint(outputDir: string): Promise<Checkpoint | nu
   return null;
 }
 
-/** Puts weights, moments and step counts of a checkpoint back. Throws ERR_RLHF_CHECKPOINT where they do not fit the parts. */
+/** Throws ERR_RLHF_CHECKPOINT unless a checkpoint holds all of these tensors in these shapes. */
+function checkTensors(
+  directory: string,
+  entries: ReadonlyMap<string, TensorEntry>,
+  expected: readonly TensorSource[],
+): void {
+  for (const { name, shape } of expected) {
+    const found = entries.get(name)?.shape;
+    if (found?.join() === shape.join()) continue;
+    const problem = found
+      ? `has tensor "${name}" of shape [${found.join(", ")}], this run's is [${shape.join(", ")}]`
+      : `has no tensor "${name}"`;
+    throw new RlhfError(
+      "ERR_RLHF_CHECKPOINT",
+      `${directory}: ${problem}; it is of another model. Load the model that the run began with, or use resume: false`,
+      { directory, name },
+    );
+  }
+}
+
+/**
+ * Puts weights, moments and step counts of a checkpoint back. Throws ERR_RLHF_CHECKPOINT, before anything is written, where they do
+ * not fit the parts.
+ */
 export async function restoreParts(
   checkpoint: Checkpoint,
   parts: readonly TrainedPart[],
   kept: readonly KeptWeights[] = [],
 ): Promise<void> {
   const { entries } = await readSafetensors(join(checkpoint.directory, TENSORS));
-  const tensor = async (name: string): Promise<Float32Array> => {
-    const entry = entries.get(name);
-    if (!entry) {
-      throw new RlhfError(
-        "ERR_RLHF_CHECKPOINT",
-        `${checkpoint.directory}: has no tensor "${name}"; it is of another model`,
-        { name },
-      );
-    }
-    return readTensor(entry);
-  };
+  checkTensors(checkpoint.directory, entries, [...parts.flatMap(tensorsOf), ...kept.flatMap(weightsOf)]);
+  const tensor = (name: string): Promise<Float32Array> => readTensor(entries.get(name) as TensorEntry);
   const { optimizerSteps } = checkpoint.state as Manifest;
   for (const { name: part, model, optimizer } of parts) {
     for (const name of optimizer.parameters) {

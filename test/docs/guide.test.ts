@@ -57,4 +57,20 @@ describe("the guide", () => {
     assert.ok(flags.length > 3);
     for (const flag of flags) assert.ok(aliases.includes(flag), flag);
   });
+
+  it("lists every error code with its meaning, and no other", () => {
+    const [beforeTroubles = ""] = guide.split("\n## Troubleshooting\n");
+    const listed = [...beforeTroubles.matchAll(/^\| `(ERR_RLHF_\w+)` \| (.*) \|$/gm)].map(
+      ([, code, meaning]) => [code, meaning],
+    );
+    assert.deepEqual(Object.fromEntries(listed), library.ERROR_CODES);
+  });
+
+  it("names in its troubleshooting only settings and metrics that it describes elsewhere", () => {
+    const [rest = "", troubles = ""] = guide.split("\n## Troubleshooting\n");
+    assert.ok(troubles.length > 1000);
+    const names = [...troubles.matchAll(/`([A-Za-z_/]+)`/g)].map((match) => match[1] ?? "");
+    const unknown = names.filter((name) => !rest.includes(name));
+    assert.deepEqual([...new Set(unknown)], []);
+  });
 });

@@ -102,8 +102,9 @@ double adjustedLogits(const Sample& a, int64_t row, double* adjusted) {
   if (!valid) {
     const int64_t v =
         std::find_if(logits, logits + a.vocab, [](float x) { return !(x < INFINITY); }) - logits;
-    throw Error(code::kArgument, format("sample: logits[%lld, %lld] is NaN or infinite",
-                                        static_cast<long long>(row), static_cast<long long>(v)));
+    throw Error(code::kArgument,
+                format("sample: logits[%lld, %lld] is NaN or infinite: the model's weights are damaged or have diverged",
+                       static_cast<long long>(row), static_cast<long long>(v)));
   }
   if (a.forbidden && (!a.forbid || a.forbid[row]))
     for (int64_t i = 0; i < a.forbiddenCount; ++i) adjusted[a.forbidden[i]] = -INFINITY;
