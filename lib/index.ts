@@ -36,6 +36,15 @@ export { ValueHead } from "./model/value-head.ts";
 
 // Trainers
 
+export type {
+  ContinuousEnvironment,
+  DiscreteEnvironment,
+  Environment,
+  EnvironmentSpaces,
+  EnvironmentStep,
+} from "./environment/environment.ts";
+export { type ActOptions, EnvironmentPolicy } from "./environment/policy.ts";
+export type { EnvironmentPPOConfig } from "./environment/settings.ts";
 export { type Calibration, type ReliabilityBin, rewardCalibration } from "./rewards/calibration.ts";
 export {
   type AnswerToScore,
@@ -63,6 +72,10 @@ export type { RewardSource } from "./rewards/reward.ts";
 export { type CPOConfig, CPOTrainer, type SimPOConfig, SimPOTrainer } from "./trainers/cpo.ts";
 export { type DPOConfig, DPOTrainer, type DPOTrainerOptions } from "./trainers/dpo.ts";
 export type { DpoLoss, FDivergence } from "./trainers/dpo-losses.ts";
+export {
+  EnvironmentPPOTrainer,
+  type EnvironmentPPOTrainerOptions,
+} from "./trainers/environment-ppo.ts";
 export type { Experience } from "./trainers/experience.ts";
 export { groupAdvantages, leaveOneOutAdvantages, type RewardScale } from "./trainers/group-advantages.ts";
 export type { GroupMinibatch } from "./trainers/group-metrics.ts";
@@ -177,6 +190,7 @@ export {
   type MemoryBytes,
   type MemoryUse,
 } from "./engine/memory.ts";
+export * from "./engine/mlp.ts";
 export * from "./engine/preference-losses.ts";
 export { type PackedBatch, packSequences, previousTokens, type SequenceInput } from "./model/batch.ts";
 export {

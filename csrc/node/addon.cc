@@ -13,6 +13,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   defineOptimizer(env, exports, *data);
   defineLosses(env, exports);
   definePreferenceLosses(env, exports);
+  defineMlp(env, exports);
   exports.Set("defaultThreadCount", Napi::Number::New(env, rlhf::defaultThreadCount()));
   return exports;
 }

@@ -166,5 +166,6 @@ void defineArray(Napi::Env env, Napi::Object exports, AddonData& data);
 void defineOptimizer(Napi::Env env, Napi::Object exports, AddonData& data);
 void defineLosses(Napi::Env env, Napi::Object exports);
 void definePreferenceLosses(Napi::Env env, Napi::Object exports);
+void defineMlp(Napi::Env env, Napi::Object exports);
 
 }  // namespace rlhf::node

@@ -265,6 +265,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   };
   for (const auto& [name, function] : functions) exports.Set(name, Napi::Function::New(env, function, name));
   defineModel(env, exports);
+  defineMlp(env, exports);
   return exports;
 }
 

@@ -7,4 +7,7 @@ namespace rlhf::kernels {
 /// (test/support/kernels-model.ts types it).
 void defineModel(Napi::Env env, Napi::Object exports);
 
+/// Adds runMlp: a small network, forward and backward, on the oracle (kernels_mlp.cc).
+void defineMlp(Napi::Env env, Napi::Object exports);
+
 }  // namespace rlhf::kernels

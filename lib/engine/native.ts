@@ -31,6 +31,9 @@ export interface NativeBinding {
   readonly wpoWeight: NativeLoss;
   readonly preferenceLoss: NativeLoss;
   readonly ktoLoss: NativeLoss;
+  readonly mlpForward: NativeLoss;
+  readonly mlpBackward: NativeLoss;
+  readonly adamW: NativeLoss;
 }
 
 export type NativeLoss = (

@@ -54,6 +54,16 @@ export interface KernelsAddon {
   scratchBytes(backend: string, limits: Readonly<Record<string, number>>, options?: KernelOptions): number;
   /** Memory at a multiple of 64, as that of devices. */
   alignedBuffer(bytes: number): ArrayBuffer;
+  /** A small network on the oracle, forward, and with dy backward; arrays as `type` has them (csrc/node/kernels_mlp.cc). */
+  runMlp(args: {
+    readonly type: "float64" | "complex128";
+    readonly sizes: readonly number[];
+    readonly activation: string;
+    readonly rows: number;
+    readonly x: Float64Array;
+    readonly parameters: Float64Array;
+    readonly dy?: Float64Array;
+  }): { readonly y: Float64Array; readonly gradient?: Float64Array; readonly dx?: Float64Array };
   philox(seed: bigint, stream: bigint, index: bigint): Uint32Array;
   toBits(values: Float32Array, type: KernelType): Uint16Array;
   fromBits(bits: Uint16Array, type: KernelType): Float32Array;
