@@ -20,6 +20,7 @@ export const ERROR_CODES = {
   ERR_RLHF_MODEL: "a model directory is incomplete, or its config.json is malformed or not supported",
   ERR_RLHF_WEIGHTS: "a weight file is malformed, or its tensors do not fit the configuration",
   ERR_RLHF_CHECKPOINT: "a training checkpoint is incomplete or belongs to another run",
+  ERR_RLHF_LOCKED: "another process is writing to this output directory",
   ERR_RLHF_TOKENIZER: "tokenizer files are missing, malformed or of a kind that is not supported",
   ERR_RLHF_DATA: "a data file cannot be read, or a row does not have the form it should",
   ERR_RLHF_HUB: "something on the Hugging Face hub could not be found or downloaded",

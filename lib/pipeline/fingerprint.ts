@@ -4,9 +4,10 @@ import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { isRlhfError, messageOf, RlhfError } from "../errors.ts";
 import { isMember } from "../rewards/ensemble-files.ts";
+import { LOCK_FILE } from "../trainers/run-lock.ts";
 
 /** Files that a run writes about itself; they are no part of the result. */
-export const RUN_FILES: ReadonlySet<string> = new Set(["stage.json", "metrics.jsonl"]);
+export const RUN_FILES: ReadonlySet<string> = new Set(["stage.json", "metrics.jsonl", LOCK_FILE]);
 
 /** SHA-256 of a value's JSON with its keys sorted, so that order in the source does not matter. */
 export function hashOfValue(value: unknown): string {

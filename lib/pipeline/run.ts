@@ -3,6 +3,7 @@ import { Engine } from "../engine/engine.ts";
 import { isRlhfError, RlhfError } from "../errors.ts";
 import type { MemoryEstimate } from "../model/estimate-memory.ts";
 import { formatDuration, formatNumber } from "../monitor/format.ts";
+import { RunLock } from "../trainers/run-lock.ts";
 import { hashOfValue } from "./fingerprint.ts";
 import { withLocalPaths } from "./hub-paths.ts";
 import { markBegun, markComplete, type StageSummary, stageKey, stageState } from "./manifest.ts";
@@ -148,6 +149,7 @@ async function runIfNeeded(stage: Stage, name: string, options: RunOptions): Pro
     log(`${name}: complete in ${outputDir}, skipped`);
     return { kind: stage.kind, outputDir, skipped: true, summary };
   }
+  using _lock = RunLock.acquire(outputDir);
   const resume = state === "begun" && !options.force;
   log(`${name}: ${resume ? "going on in" : "writing to"} ${outputDir}`);
   const began = performance.now();
@@ -168,7 +170,8 @@ function logToConsole(text: string): void {
 /**
  * Runs stages in order. A stage whose results are complete for the same settings and inputs is skipped; one that was cut off
  * goes on from its last checkpoint. Throws ERR_RLHF_CONFIG when a stage would write over what another one made or reads, and
- * ERR_RLHF_ABORTED, after a checkpoint, when the signal is raised.
+ * ERR_RLHF_ABORTED, after a checkpoint, when the signal is raised. Throws ERR_RLHF_LOCKED when another process is running a stage in
+ * the same directory.
  */
 export async function runPipeline(
   stages: readonly Stage[],

@@ -31,6 +31,14 @@ export interface KeptWeights {
   readonly groups: readonly string[];
 }
 
+/** Tells whether a model is the one that a run began with. */
+export interface ModelFingerprint {
+  /** Where it was loaded from; null for one made from a configuration. */
+  readonly directory: string | null;
+  /** SHA-256 of configuration and parameters. */
+  readonly hash: string;
+}
+
 /** What a checkpoint holds beside weights and moments. Everything random follows from the seed and these counters. */
 export interface CheckpointState {
   readonly trainer: string;
@@ -41,6 +49,8 @@ export interface CheckpointState {
   readonly settings: Readonly<Record<string, unknown>>;
   /** Hash of the training data. */
   readonly data: string;
+  /** The models of the run, as they were before its first step. */
+  readonly models: readonly ModelFingerprint[];
   /** What the algorithm keeps from step to step. */
   readonly algorithm: Readonly<Record<string, number>>;
 }
@@ -261,12 +271,23 @@ export function checkSameRun(checkpoint: Checkpoint, current: CheckpointState): 
     if (before !== now) differences.push(`${name} was ${before} and is ${now}`);
   }
   if (saved.data !== current.data) differences.push("the training data is another");
+  differences.push(...differingModels(saved.models ?? [], current.models));
   if (differences.length === 0) return;
   throw new RlhfError(
     "ERR_RLHF_CHECKPOINT",
-    `${checkpoint.directory}: this run cannot go on from it: ${differences.join("; ")}. Use the same settings, another outputDir, or resume: false`,
+    `${checkpoint.directory}: this run cannot go on from it: ${differences.join("; ")}. Use the same settings and models, another outputDir, or resume: false`,
     { directory: checkpoint.directory },
   );
+}
+
+function differingModels(saved: readonly ModelFingerprint[], current: readonly ModelFingerprint[]): string[] {
+  if (saved.length !== current.length)
+    return [`it is of ${saved.length} models, this run of ${current.length}`];
+  return current.flatMap(({ directory, hash }, i) => {
+    if (hash === saved[i]?.hash) return [];
+    const [before, now] = [saved[i]?.directory, directory].map((path) => path ?? "made from a configuration");
+    return [`a model (${now}) has other weights than the one that the run began with (${before})`];
+  });
 }
 
 /** A hash of token sequences, which tells whether a checkpoint is of the same data. */

@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { RlhfError } from "../errors.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
+import { hashModel } from "../model/fingerprint.ts";
 import type { KeptWeights } from "./checkpoint.ts";
 import type { TrainingTarget } from "./target.ts";
 
@@ -104,16 +105,8 @@ export class ReferencePolicy implements Disposable {
     const info = adapter === undefined ? null : model.adapters.get(adapter);
     // The same bits come from any number of threads.
     const { threads: _, ...engine } = model.engine.info;
-    const hash = createHash("sha256").update(JSON.stringify([model.config, info, engine]));
-    for (const { name, group } of model.parameters()) {
-      if (!groups.includes(group)) continue;
-      const values = await model.readParameter(name);
-      hash.update(`${name}\0${values.length}\0`);
-      for (let start = 0; start < values.length; start += ELEMENTS_PER_TURN) {
-        hash.update(values.subarray(start, start + ELEMENTS_PER_TURN));
-        await nextTurn();
-      }
-    }
+    const hash = createHash("sha256").update(JSON.stringify([info, engine]));
+    hash.update(await hashModel(model, groups));
     return hash.digest("hex");
   }
 

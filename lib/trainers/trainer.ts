@@ -4,6 +4,7 @@ import type { Engine } from "../engine/engine.ts";
 import { checkMemoryBudget, describeMemory, formatBytes } from "../engine/memory.ts";
 import { isRlhfError, RlhfError, throwIfAborted } from "../errors.ts";
 import { estimateMemory, type MemoryEstimate } from "../model/estimate-memory.ts";
+import { hashModel } from "../model/fingerprint.ts";
 import { type Metrics, MetricsWriter } from "../monitor/metrics.ts";
 import { ConsoleProgress, consoleNotes, type ProgressReporter, silentProgress } from "../monitor/progress.ts";
 import {
@@ -11,12 +12,14 @@ import {
   checkSameRun,
   findCheckpoint,
   type KeptWeights,
+  type ModelFingerprint,
   removeLeftovers,
   restoreParts,
   saveCheckpoint,
   type TrainedPart,
 } from "./checkpoint.ts";
 import type { TrainerWorkload } from "./memory.ts";
+import { RunLock } from "./run-lock.ts";
 import { learningRateAt } from "./schedule.ts";
 import type { CommonSettings } from "./settings.ts";
 
@@ -82,6 +85,7 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
   #skippedUpdates = 0;
   /** The step of the newest checkpoint that this trainer wrote or went on from. */
   #savedStep = 0;
+  #models: readonly ModelFingerprint[] | null = null;
   #memoryChecked = false;
 
   protected constructor(config: Settings, outputDir: string | undefined) {
@@ -178,6 +182,7 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
 
   /** Trains to the end of the run; see `steps`. Throws ERR_RLHF_ABORTED after a checkpoint when the signal is raised. */
   async train(options: TrainOptions = {}): Promise<TrainResult> {
+    using _lock = this.#lock();
     await this.#start({ ...options, progress: options.progress ?? consoleNotes });
     const progress =
       options.progress ??
@@ -194,11 +199,13 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
 
   /**
    * Trains step by step: `for await (const { step, metrics } of trainer.steps())`. Leaving the loop ends training; calling
-   * `steps` or `train` again goes on.
+   * `steps` or `train` again goes on. Throws ERR_RLHF_LOCKED while another process writes to `outputDir`, and ERR_RLHF_CHECKPOINT where
+   * the checkpoint there is of other settings, data or models.
    */
   async *steps(options: TrainOptions = {}): AsyncGenerator<TrainingStep, void, undefined> {
     const { signal, progress = silentProgress } = options;
     throwIfAborted(signal, `${this.name} training`);
+    using _lock = this.#lock();
     await this.#start(options);
     using metricsFile = this.#openMetrics();
     try {
@@ -228,6 +235,7 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
   protected async countedStep(run: (learningRate: number) => Promise<StepOutcome>): Promise<StepOutcome> {
     await this.checkMemory();
     await this.prepare();
+    await this.#fingerprintModels();
     this.#setRecomputation();
     const learningRate = this.learningRate;
     const began = performance.now();
@@ -295,6 +303,7 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
   async #start(options: TrainOptions): Promise<void> {
     await this.checkMemory(options);
     await this.prepare(options);
+    await this.#fingerprintModels();
     if (this.#step > 0 || this.outputDir === undefined || options.resume === false) return;
     const checkpoint = await findCheckpoint(this.outputDir);
     if (!checkpoint) return;
@@ -307,6 +316,20 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
     await removeLeftovers(this.outputDir, this.#step, this.config.saveTotalLimit);
   }
 
+  #lock(): RunLock | null {
+    return this.outputDir === undefined ? null : RunLock.acquire(this.outputDir);
+  }
+
+  /** Before the first step, and only where there may be checkpoints. */
+  async #fingerprintModels(): Promise<void> {
+    if (this.#models !== null || this.outputDir === undefined) return;
+    const models = [...new Set(this.memoryWorkloads().map((workload) => workload.model))];
+    const fingerprints: ModelFingerprint[] = [];
+    for (const model of models)
+      fingerprints.push({ directory: model.directory, hash: await hashModel(model) });
+    this.#models = fingerprints;
+  }
+
   #state(): CheckpointState {
     const settings = Object.entries(this.config).filter(([name]) => !FREE_SETTINGS.has(name));
     return {
@@ -315,6 +338,7 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
       skippedUpdates: this.#skippedUpdates,
       settings: { ...Object.fromEntries(settings), totalSteps: this.totalSteps },
       data: this.dataHash,
+      models: this.#models ?? [],
       algorithm: this.algorithmState(),
     };
   }

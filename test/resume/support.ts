@@ -1,4 +1,4 @@
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { readdir, readFile } from "node:fs/promises";
 import { join, relative } from "node:path";
 import { createInterface } from "node:readline";
@@ -27,6 +27,8 @@ export interface ChildOptions {
   readonly killAt?: number;
   /** The child is killed from here when this event was told, so many milliseconds later. */
   readonly killAfter?: { readonly event: number; readonly milliseconds: number };
+  /** Called with the child when it has told this event. */
+  readonly after?: { readonly event: string; readonly act: (child: ChildProcess) => void };
   /** Most bytes of a file, in units of 512; writes beyond fail with EFBIG. */
   readonly fileBlocks?: number;
 }
@@ -37,7 +39,7 @@ export async function runChild(
   outputDir: string,
   options: ChildOptions = {},
 ): Promise<ChildRun> {
-  const { killAt, killAfter, fileBlocks } = options;
+  const { killAt, killAfter, after, fileBlocks } = options;
   const command = [process.execPath, "--import", "tsx", CHILD, algorithm, outputDir];
   // POSIX has the limit in units of 512 bytes; exec keeps the process's id.
   const limited = ["-c", `ulimit -f ${fileBlocks} && exec "$@"`, "sh", ...command];
@@ -60,9 +62,11 @@ export async function runChild(
     const [what, text] = [line.slice(0, line.indexOf(" ")), line.slice(line.indexOf(" ") + 1)];
     if (line === "done") done = true;
     else if (what === "error") error = JSON.parse(text);
-    else if (what === "event" && events.push(text) === killAfter?.event)
-      setTimeout(() => child.kill("SIGKILL"), killAfter.milliseconds);
-    else if (what === "rollout" && text.endsWith("]")) {
+    else if (what === "event") {
+      if (events.push(text) === killAfter?.event)
+        setTimeout(() => child.kill("SIGKILL"), killAfter.milliseconds);
+      if (text === after?.event) after.act(child);
+    } else if (what === "rollout" && text.endsWith("]")) {
       const [phase, step, prompt, response] = JSON.parse(text);
       rollouts.set(JSON.stringify([phase, step, prompt]), response);
     }

@@ -3,6 +3,7 @@ import { mkdir, readdir, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import {
   type CausalLM,
+  DPOTrainer,
   readMetrics,
   type SFTConfig,
   SFTTrainer,
@@ -10,7 +11,7 @@ import {
 } from "../../lib/index.ts";
 import { findCheckpoint } from "../../lib/trainers/checkpoint.ts";
 import { withTemporaryDirectory } from "../support/tiny.ts";
-import { assertSameWeights, sftRows, tinyModel, tinyTokenizer } from "./support.ts";
+import { assertSameWeights, preferenceRows, sftRows, tinyModel, tinyTokenizer } from "./support.ts";
 
 const tokenizer = tinyTokenizer();
 const CONFIG: SFTConfig = {
@@ -97,6 +98,58 @@ describe("checkpoints", () => {
       using _anew = await run(directory, { config: { learningRate: 1e-3 }, train: { resume: false } });
       const [first] = readMetrics(join(directory, "metrics.jsonl"));
       assert.equal(first?.step, 1);
+    });
+  });
+
+  it("is refused when the model is another than the run began with, which is named", async () => {
+    await withTemporaryDirectory(async (directory) => {
+      using _model = await run(directory, { stopAfter: 2 });
+      using other = await tinyModel(tokenizer);
+      const name = "model.norm.weight";
+      const values = await other.readParameter(name);
+      values[0] = (values[0] as number) + 1e-6;
+      await other.writeParameter(name, values);
+      const options = { tokenizer, trainData: sftRows, config: CONFIG, outputDir: directory };
+      using trainer = new SFTTrainer({ ...options, model: other });
+      await assert.rejects(trainer.train(), {
+        code: "ERR_RLHF_CHECKPOINT",
+        message:
+          /a model \(made from a configuration\) has other weights than the one that the run began with/,
+      });
+      using same = await tinyModel(tokenizer);
+      using goesOn = new SFTTrainer({ ...options, model: same });
+      assert.equal((await goesOn.steps().next()).value?.step, 3);
+    });
+  });
+
+  it("a frozen base and a reference count as models of the run", async () => {
+    await withTemporaryDirectory(async (directory) => {
+      const lora = { r: 2 };
+      const attempt = async (norm: number, referenceNorm: number, stop: boolean): Promise<void> => {
+        using model = await tinyModel(tokenizer, "none");
+        using refModel = await tinyModel(tokenizer, "none");
+        for (const [changed, value] of [
+          [model, norm],
+          [refModel, referenceNorm],
+        ] as const) {
+          const weights = await changed.readParameter("model.norm.weight");
+          await changed.writeParameter("model.norm.weight", weights.fill(value));
+        }
+        const config = { batchSize: 4, numEpochs: 2, saveSteps: 1, lora };
+        using trainer = new DPOTrainer({
+          model,
+          refModel,
+          tokenizer,
+          trainData: preferenceRows,
+          config,
+          outputDir: directory,
+        });
+        for await (const _ of trainer.steps()) if (stop) break;
+      };
+      await attempt(1, 1, true);
+      await assert.rejects(attempt(2, 1, false), { code: "ERR_RLHF_CHECKPOINT" });
+      await assert.rejects(attempt(1, 2, false), { code: "ERR_RLHF_CHECKPOINT" });
+      await attempt(1, 1, false);
     });
   });
 
