@@ -31,7 +31,8 @@ const RIDGE = 1e-3;
 
 /**
  * The mean over answers. Answers to one prompt are not independent of each other, so the interval comes from the deviation between
- * prompts (a ratio estimator over clusters). Null where there is no value.
+ * prompts (a ratio estimator over clusters); of shares, values that are all 0 or 1, it is Wilson's with as many trials as fit that
+ * deviation. Null where there is no value.
  */
 export function estimateMean(values: ByPrompt): Estimate | null {
   const groups = values
@@ -47,6 +48,12 @@ export function estimateMean(values: ByPrompt): Estimate | null {
     0,
   );
   const error = Math.sqrt((prompts / (prompts - 1)) * squares) / answers;
+  if (groups.flat().every((value) => value === 0 || value === 1)) {
+    // The independent answers that would vary as much: where answers to a prompt are all alike, as many as there are prompts.
+    const trials = error > 0 ? (mean * (1 - mean)) / error ** 2 : mean * (1 - mean) > 0 ? answers : prompts;
+    const bounds = wilsonInterval(mean, Math.min(answers, Math.max(prompts, trials)));
+    return { mean, ...bounds, answers, prompts };
+  }
   return { mean, low: mean - Z * error, high: mean + Z * error, answers, prompts };
 }
 

@@ -36,6 +36,39 @@ describe("statistics of evaluation", () => {
     assert.equal(thrice?.answers, 12);
   });
 
+  it("shares have Wilson's interval, as narrow as prompts and answers allow", () => {
+    const bounds = (values: ByPrompt): object => {
+      const estimate = estimateMean(values);
+      return { low: estimate?.low, high: estimate?.high };
+    };
+    assert.deepEqual(bounds([[1], [1], [1], [0]]), wilsonInterval(0.75, 4));
+    assert.deepEqual(bounds([[0], [0], [0]]), wilsonInterval(0, 3));
+    // Answers alike within prompts count once; answers that differ within every prompt are all trials.
+    assert.deepEqual(
+      bounds([
+        [1, 1, 1],
+        [0, 0, 0],
+      ]),
+      wilsonInterval(0.5, 2),
+    );
+    assert.deepEqual(
+      bounds([
+        [1, 0],
+        [0, 1],
+      ]),
+      wilsonInterval(0.5, 4),
+    );
+    // Means 1, ½, ½, 0 of two answers: error² = 4/3 · (1 + 1) / 64 = 1/24, and ¼ · 24 = 6 trials.
+    const between = bounds([
+      [1, 1],
+      [1, 0],
+      [0, 1],
+      [0, 0],
+    ]) as { low: number; high: number };
+    near(between.low, wilsonInterval(0.5, 6).low, 1e-9);
+    near(between.high, wilsonInterval(0.5, 6).high, 1e-9);
+  });
+
   it("leaves out what does not apply, and gives no bounds for one prompt", () => {
     assert.deepEqual(estimateMean([[1, null], [null], [3]]), estimateMean([[1], [3]]));
     assert.deepEqual(estimateMean([[1, 2]]), { mean: 1.5, low: null, high: null, answers: 2, prompts: 1 });
