@@ -5,6 +5,7 @@
 
 #include "model/batch.h"
 #include "model/model_impl.h"
+#include "model/stop_strings.h"
 
 // Generation with a key/value cache. Sequences are decoded together, up to `maxBatch` of them; when one ends,
 // its slot in the cache goes to a prompt that waits. Prompts are read through the same packed forward pass
@@ -62,6 +63,7 @@ class Generator {
     int32_t slot = 0;    // in the cache
     int64_t length = 0;  // tokens so far, prompt included
     int32_t last = 0;    // newest token, not yet in the cache
+    std::string tail;    // end of the new text, where a stop string may have begun
   };
 
   /// Inputs of one step on the device, mirrored on the host and copied at once.
@@ -221,7 +223,7 @@ std::vector<Generator::Sequence> Generator::nextPrompts() {
     const int64_t length = static_cast<int64_t>(prompt.size());
     if (!sequences.empty() && rows + length > kPrefillTokens) break;
     waiting_.pop_front();
-    sequences.push_back({index, freeSlots_.back(), length, 0});
+    sequences.push_back({index, freeSlots_.back(), length, 0, {}});
     freeSlots_.pop_back();
     rows += length;
     if (seen_.empty()) continue;
@@ -338,7 +340,10 @@ void Generator::draw(std::vector<Sequence>& sequences) {
   engine_.synchronize();
   size_t kept = 0;
   for (size_t row = 0; row < rows; ++row)
-    if (advance(sequences[row], tokens[row])) sequences[kept++] = sequences[row];
+    if (advance(sequences[row], tokens[row])) {
+      if (kept != row) sequences[kept] = std::move(sequences[row]);
+      ++kept;
+    }
   sequences.resize(kept);
 }
 
@@ -347,6 +352,8 @@ bool Generator::advance(Sequence& sequence, int32_t token) {
   Generation& generation = generations_[static_cast<size_t>(sequence.index)];
   generation.tokens.push_back(token);
   generation.stopped = isStop(token);
+  if (options_.stopStrings && options_.stopStrings->append(sequence.tail, token))
+    generation.stopped |= static_cast<int64_t>(generation.tokens.size()) >= options_.minNewTokens;
   ++sequence.length;
   sequence.last = token;
   if (!seen_.empty()) seen_[static_cast<size_t>(sequence.slot * config_.vocab + token)] = 1;

@@ -87,6 +87,8 @@ struct PassGradients {
   const void* dValue = nullptr;
 };
 
+class StopStrings;
+
 struct GenerateOptions {
   int64_t maxNewTokens = 64, minNewTokens = 0;
   double temperature = 1, topP = 1, minP = 0, repetitionPenalty = 1;
@@ -94,12 +96,13 @@ struct GenerateOptions {
   uint64_t seed = 0;
   int64_t firstStream = 0;              // sequence i draws from Philox stream firstStream + i
   std::vector<int32_t> stopTokens;      // a sequence ends after one of these; forbidden before minNewTokens
+  std::shared_ptr<const StopStrings> stopStrings;  // or when its text ends with one of these, from minNewTokens on; may be null
   int64_t maxBatch = 64;                // sequences decoded at a time; those that stop make room for those that wait
   std::string adapter;
 };
 
 struct Generation {
-  std::vector<int32_t> tokens;          // the stop token included
+  std::vector<int32_t> tokens;          // the stop token, or the one that completes a stop string, included
   bool stopped = false;                 // false: ended by maxNewTokens or the context length
 };
 

@@ -2,6 +2,7 @@
 
 #include <map>
 
+#include "model/stop_strings.h"
 #include "node/arguments.h"
 
 namespace rlhf::node {
@@ -115,6 +116,24 @@ ForwardOptions toForwardOptions(const Napi::Object& object) {
   return options;
 }
 
+namespace {
+
+/// { bytes: Uint8Array, offsets: Int32Array, strings: string[] }
+std::shared_ptr<const StopStrings> toStopStrings(Napi::Value value) {
+  if (value.IsUndefined()) return nullptr;
+  const Napi::Object object = toObject(value, "stopStrings");
+  const Napi::Value bytes = field(object, "bytes");
+  if (!bytes.IsTypedArray() || bytes.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+    throwArgument("stopStrings.bytes must be a Uint8Array");
+  const Napi::Uint8Array array = bytes.As<Napi::Uint8Array>();
+  std::string copy;
+  if (array.ElementLength() > 0) copy.assign(reinterpret_cast<const char*>(array.Data()), array.ElementLength());
+  return std::make_shared<const StopStrings>(std::move(copy), toInt32s(field(object, "offsets"), "stopStrings.offsets"),
+                                             toTexts(field(object, "strings"), "stopStrings.strings"));
+}
+
+}  // namespace
+
 GenerateOptions toGenerateOptions(const Napi::Object& object) {
   GenerateOptions options;
   options.maxNewTokens = integer(object, "maxNewTokens", options.maxNewTokens);
@@ -127,6 +146,7 @@ GenerateOptions toGenerateOptions(const Napi::Object& object) {
   options.seed = static_cast<uint64_t>(integer(object, "seed", 0));
   options.firstStream = integer(object, "firstStream", 0);
   options.stopTokens = toInt32s(field(object, "stopTokens"), "stopTokens");
+  options.stopStrings = toStopStrings(object.Get("stopStrings"));
   options.maxBatch = integer(object, "maxBatch", options.maxBatch);
   options.adapter = text(object, "adapter", "");
   return options;

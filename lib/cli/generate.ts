@@ -31,6 +31,7 @@ interface GenerateOptions extends ModelOptions {
   readonly minP: number;
   readonly repetitionPenalty: number;
   readonly seed: number;
+  readonly stopStrings?: readonly string[];
   readonly adapter?: string;
 }
 
@@ -52,6 +53,7 @@ export function addGenerateCommand(program: Command): void {
       "--prompts-path <file>",
       "prompts as strings or {prompt, …} rows: .json, .jsonl, .jsonl.gz or .parquet",
     )
+    .option("--stop-strings <texts...>", "texts that end an answer, beside the end tokens; not part of it")
     .option("--output <file>", "JSON lines {prompt, response, tokens, finishReason}");
   for (const option of [...modelOptions(), dtypeOption(), adapterOption(), ...samplingOptions()])
     command.addOption(option);
@@ -93,7 +95,8 @@ async function generate(options: GenerateOptions, signal: AbortSignal): Promise<
   const encoded = prompts.map(({ prompt, messages }) =>
     messages ? encodeChatPrompt(tokenizer, messages) : encodePrompt(tokenizer, prompt),
   );
-  const { maxNewTokens, minNewTokens, temperature, topK, topP, minP, repetitionPenalty, seed } = options;
+  const { maxNewTokens, minNewTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stopStrings } =
+    options;
   const answers = await model.generate(encoded, {
     maxNewTokens,
     minNewTokens,
@@ -104,13 +107,15 @@ async function generate(options: GenerateOptions, signal: AbortSignal): Promise<
     repetitionPenalty,
     seed,
     adapter,
+    tokenizer,
     stop: [...tokenizer.endTokenIds],
+    stopStrings,
     signal,
   });
   const rows = answers.map(
     (answer, index): GeneratedRow => ({
       prompt: (prompts[index] as PromptRow).prompt,
-      response: tokenizer.decodeContinuation(encoded[index] as Int32Array, answer.tokens),
+      response: answer.text,
       tokens: [...answer.tokens],
       finishReason: answer.finishReason,
     }),

@@ -162,6 +162,12 @@ export interface NativeGenerateOptions {
   readonly seed: number;
   readonly firstStream: number;
   readonly stopTokens: Int32Array;
+  /** Bytes of all tokens, and the strings that end a sequence. */
+  readonly stopStrings?: {
+    readonly bytes: Uint8Array;
+    readonly offsets: Int32Array;
+    readonly strings: readonly string[];
+  };
   readonly maxBatch: number;
   readonly adapter: string;
 }

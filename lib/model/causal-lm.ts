@@ -24,7 +24,7 @@ import {
   readModelConfig,
 } from "./config.ts";
 import { readJsonIfPresent, writeJson } from "./files.ts";
-import { type GenerateOptions, type Generation, generate } from "./generation.ts";
+import { answerText, type GenerateOptions, type Generation, generate } from "./generation.ts";
 import {
   type HeadInfo,
   type HeadOptions,
@@ -394,14 +394,15 @@ export class CausalLM implements Disposable {
   }
 
   /**
-   * Continues prompts. Strings need a tokenizer, and then each result has its text. The prompt is not part of the result.
+   * Continues prompts. Strings need a tokenizer, and with one each result has its text, without the stop string that ended it. The
+   * prompt is not part of the result.
    * Throws ERR_RLHF_ARGUMENT for settings out of range, ERR_RLHF_CONTEXT_LENGTH for a prompt that fills the context.
    */
-  generate(prompts: readonly Int32Array[], options: GenerateOptions): Promise<Generation[]>;
   generate(
-    prompts: readonly string[],
+    prompts: readonly Int32Array[] | readonly string[],
     options: GenerateOptions & { tokenizer: Tokenizer },
   ): Promise<(Generation & { text: string })[]>;
+  generate(prompts: readonly Int32Array[], options: GenerateOptions): Promise<Generation[]>;
   async generate(
     prompts: readonly Int32Array[] | readonly string[],
     options: GenerateOptions & { tokenizer?: Tokenizer },
@@ -415,11 +416,11 @@ export class CausalLM implements Disposable {
         throw new RlhfError("ERR_RLHF_ARGUMENT", "generate: prompts that are strings need a tokenizer");
       return encodePrompt(tokenizer, prompt);
     });
-    const generations = await generate(this.native, tokens, settings, this.eosTokenIds);
+    const generations = await generate(this.native, tokens, settings, this.eosTokenIds, tokenizer);
     if (!tokenizer) return generations;
     return generations.map((generation, i) => ({
       ...generation,
-      text: tokenizer.decodeContinuation(tokens[i] as Int32Array, generation.tokens),
+      text: answerText(tokenizer, tokens[i] as Int32Array, generation, settings.stopStrings),
     }));
   }
 

@@ -1,5 +1,6 @@
 import { callAsync, type NativeGenerateOptions, type NativeModel } from "../engine/native.ts";
 import { RlhfError, throwIfAborted } from "../errors.ts";
+import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 
 export interface GenerateOptions {
   readonly maxNewTokens: number;
@@ -21,6 +22,11 @@ export interface GenerateOptions {
   readonly firstStream?: number;
   /** Token ids that end a sequence; left out: the model's end tokens; []: none. */
   readonly stop?: readonly number[];
+  /**
+   * Texts that end a sequence, beside the tokens of `stop`, wherever tokens begin and end; they need a tokenizer. One counts when it
+   * lies in the new text as a whole and ends after `minNewTokens` or later.
+   */
+  readonly stopStrings?: readonly string[];
   /** Sequences decoded at a time; one that ends makes room for one that waits. Default 64. */
   readonly maxBatch?: number;
   readonly adapter?: string;
@@ -31,9 +37,9 @@ export interface GenerateOptions {
 }
 
 export interface Generation {
-  /** Int32Array: the new tokens, the end token included. */
+  /** Int32Array: the new tokens, including the end token or the one that completes a stop string. */
   readonly tokens: Int32Array;
-  /** "stop": an end token was drawn; "length": maxNewTokens or the context was reached. */
+  /** "stop": an end token was drawn or a stop string completed; "length": maxNewTokens or the context was reached. */
   readonly finishReason: "stop" | "length";
 }
 
@@ -54,7 +60,11 @@ function checkCount(name: string, value: number, low: number): void {
 }
 
 /** Fills in the defaults and checks every range. */
-function toNativeOptions(options: GenerateOptions, eosTokenIds: readonly number[]): NativeGenerateOptions {
+function toNativeOptions(
+  options: GenerateOptions,
+  eosTokenIds: readonly number[],
+  tokenizer: Tokenizer | undefined,
+): NativeGenerateOptions {
   const result = {
     maxNewTokens: options.maxNewTokens,
     minNewTokens: options.minNewTokens ?? 0,
@@ -68,6 +78,7 @@ function toNativeOptions(options: GenerateOptions, eosTokenIds: readonly number[
     stopTokens: Int32Array.from(options.stop ?? eosTokenIds),
     maxBatch: options.maxBatch ?? 64,
     adapter: options.adapter ?? "",
+    ...nativeStopStrings(options.stopStrings ?? [], tokenizer),
   };
   checkCount("maxNewTokens", result.maxNewTokens, 1);
   checkCount("minNewTokens", result.minNewTokens, 0);
@@ -82,14 +93,54 @@ function toNativeOptions(options: GenerateOptions, eosTokenIds: readonly number[
   return result;
 }
 
+function nativeStopStrings(
+  strings: readonly string[],
+  tokenizer: Tokenizer | undefined,
+): Pick<NativeGenerateOptions, "stopStrings"> {
+  if (!Array.isArray(strings) || !strings.every((text) => typeof text === "string" && text !== ""))
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      "generate: stopStrings must be a list of texts, none of them empty",
+    );
+  if (strings.length === 0) return {};
+  if (!tokenizer)
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      "generate: stopStrings need a tokenizer, which knows the tokens' text",
+    );
+  return { stopStrings: { ...tokenizer.tokenBytes, strings } };
+}
+
+/**
+ * The text of an answer: what its tokens add to the prompt's text, and of one that ended at a stop string what stands before it. Text
+ * that only the last token could complete is cut, as generation would have ended earlier otherwise.
+ */
+export function answerText(
+  tokenizer: Tokenizer,
+  prompt: Int32Array,
+  { tokens, finishReason }: Generation,
+  stopStrings: readonly string[] = [],
+): string {
+  const text = tokenizer.decodeContinuation(prompt, tokens);
+  if (finishReason !== "stop" || stopStrings.length === 0) return text;
+  const before = tokenizer.decodeContinuation(prompt, tokens.subarray(0, -1));
+  let common = 0;
+  while (common < before.length && before[common] === text[common]) common++;
+  const found = stopStrings
+    .map((stop) => text.indexOf(stop, Math.max(0, common - stop.length + 1)))
+    .filter((place) => place >= 0);
+  return found.length === 0 ? text : text.slice(0, Math.min(...found));
+}
+
 /** Runs one generation on the native model; see CausalLM.generate. */
 export async function generate(
   model: NativeModel,
   prompts: readonly Int32Array[],
   options: GenerateOptions,
   eosTokenIds: readonly number[],
+  tokenizer?: Tokenizer,
 ): Promise<Generation[]> {
-  const nativeOptions = toNativeOptions(options, eosTokenIds);
+  const nativeOptions = toNativeOptions(options, eosTokenIds, tokenizer);
   throwIfAborted(options.signal, "generate");
   if (prompts.length === 0) return [];
   let failure: { readonly error: unknown } | null = null;

@@ -202,6 +202,10 @@ const ppo = z
       .array(z.union([nonNegativeInteger, z.string().min(1)]))
       .optional()
       .describe("ids or contents of tokens that end an answer; [] for none"),
+    stop_strings: z
+      .array(z.string().min(1))
+      .optional()
+      .describe("texts that end an answer too, wherever tokens begin and end"),
     num_ppo_epochs: positiveInteger.optional().describe("passes over each batch of rollouts"),
     num_minibatches: positiveInteger.optional(),
     kl_coefficient: nonNegative.optional().describe("weight of the per-token KL in the reward"),

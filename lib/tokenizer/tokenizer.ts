@@ -7,6 +7,7 @@ import { writeFileAtomically } from "../model/files.ts";
 import { type AddTokensOptions, type NewToken, withAddedTokens } from "./added-tokens.ts";
 import { type BackendTokenizer, createBackend, type TokenizerJson } from "./backend.ts";
 import { ChatTemplate, type RenderedChat } from "./chat.ts";
+import { type TokenBytes, tokenBytes } from "./token-bytes.ts";
 
 /** Files that belong to a tokenizer, copied as they are by `save`. */
 const TOKENIZER_FILES = [
@@ -62,6 +63,7 @@ export class Tokenizer {
   readonly #template: ChatTemplate | null;
   readonly #modelConfigs: readonly JsonObject[];
   #literal: BackendTokenizer | null = null;
+  #bytes: TokenBytes | null = null;
 
   private constructor(
     files: ReadonlyMap<string, Uint8Array>,
@@ -164,6 +166,12 @@ export class Tokenizer {
     const before = this.decode(prompt, options);
     const text = this.decode(tokens, options);
     return text.startsWith(before) ? text.slice(before.length) : this.decode(continuation, options);
+  }
+
+  /** The bytes of every token's text. Throws ERR_RLHF_UNSUPPORTED where the tokenizer's decoder does not work token by token. */
+  get tokenBytes(): TokenBytes {
+    this.#bytes ??= tokenBytes(this.#json, this.#backend, this.vocabSize);
+    return this.#bytes;
   }
 
   /** The id of a token's exact content, or null. */

@@ -1,4 +1,5 @@
 import { RlhfError } from "../errors.ts";
+import { byteAlphabet } from "./token-bytes.ts";
 import { Tokenizer } from "./tokenizer.ts";
 
 export interface TrainTokenizerOptions {
@@ -12,14 +13,6 @@ export interface TrainTokenizerOptions {
 
 /** GPT-2's division of text into words; a space belongs to the word after it. */
 const WORD = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
-
-/** GPT-2's printable stand-ins for the 256 byte values: bytes that print stand for themselves, the others follow from U+0100. */
-function byteAlphabet(): string[] {
-  const prints = (byte: number): boolean =>
-    (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-  let next = 256;
-  return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(prints(byte) ? byte : next++));
-}
 
 /** A distinct word of the corpus as its current tokens, and how often it occurs. */
 interface Word {

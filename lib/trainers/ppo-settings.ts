@@ -8,6 +8,7 @@ import {
   flag,
   fraction,
   listOf,
+  name,
   nonNegative,
   nonNegativeInteger,
   nullable,
@@ -39,6 +40,11 @@ export interface PPOConfig extends TrainerConfig {
   readonly topP?: number;
   /** Token ids that end an answer; []: none. Default: the model's end tokens. */
   readonly stop?: readonly number[];
+  /**
+   * Texts that end an answer, beside the tokens of `stop`. The answer keeps the tokens up to the one that completes such a text, which
+   * learn as an end token does; a reward function is given the text before it.
+   */
+  readonly stopStrings?: readonly string[];
   /** Passes over each batch of rollouts. Default 4. */
   readonly numPpoEpochs?: number;
   /** Optimizer steps per pass. Default 1. */
@@ -129,6 +135,7 @@ export const PPO_RULES: Rules<PPOConfig> = {
   temperature: positive,
   topP: positiveFraction,
   stop: listOf(nonNegativeInteger),
+  stopStrings: listOf(name),
   numPpoEpochs: positiveInteger,
   numMinibatches: positiveInteger,
   klCoefficient: nonNegative,

@@ -224,14 +224,26 @@ export class PPOTrainer extends Trainer<PPOSettings> {
   }
 
   async #sample(prompts: readonly TokenizedPrompt[], firstStream: number): Promise<Rollout[]> {
-    const { maxNewTokens, minNewTokens, temperature, topP, seed, stop } = this.config;
+    const { maxNewTokens, minNewTokens, temperature, topP, seed, stop, stopStrings } = this.config;
+    const { tokenizer } = this;
     const { adapter } = this.#target;
     const ends = this.model.eosTokenIds.length > 0 ? this.model.eosTokenIds : this.tokenizer.endTokenIds;
     const generations = await this.model.generate(
       prompts.map((prompt) => prompt.tokens),
-      { maxNewTokens, minNewTokens, temperature, topP, seed, firstStream, stop: stop ?? ends, adapter },
+      {
+        maxNewTokens,
+        minNewTokens,
+        temperature,
+        topP,
+        seed,
+        firstStream,
+        stop: stop ?? ends,
+        stopStrings,
+        adapter,
+        tokenizer,
+      },
     );
-    return generations.map(({ tokens: response, finishReason }, i) => {
+    return generations.map(({ tokens: response, text, finishReason }, i) => {
       const { tokens: prompt, row } = prompts[i] as TokenizedPrompt;
       const tokens = new Int32Array(prompt.length + response.length);
       tokens.set(prompt);
@@ -240,7 +252,7 @@ export class PPOTrainer extends Trainer<PPOSettings> {
         row,
         tokens,
         promptLength: prompt.length,
-        response: this.tokenizer.decodeContinuation(prompt, response),
+        response: text,
         finishReason,
       };
     });

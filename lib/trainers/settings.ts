@@ -123,7 +123,7 @@ function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-const name: Rule = ["a name", (value) => typeof value === "string" && value !== ""];
+export const name: Rule = ["a name", (value) => typeof value === "string" && value !== ""];
 const modules: Rule = [
   'a list of names of linear layers, "all-linear", or a regular expression',
   (value) => name[1](value) || (Array.isArray(value) && value.length > 0 && value.every(name[1])),

@@ -306,6 +306,17 @@ describe("command line: measuring and generating", () => {
       assert.equal(row.response, tokenizer.decodeContinuation(prompt, Int32Array.from(row.tokens)));
       assert.equal(row.finishReason, row.tokens.at(-1) === tokenizer.eosTokenId ? "stop" : "length");
     }
+    const letter = /[!-~]/.exec(first!.map((row) => row.response).join())?.[0] ?? "";
+    const { code, stderr } = await runCommand(...words, "--stop-strings", letter, "--output", output);
+    assert.equal(code, 0, stderr);
+    const cut = readRows(output) as { response: string; tokens: number[]; finishReason: string }[];
+    cut.forEach((row, i) => {
+      const { response: whole, finishReason } = first![i]!;
+      const [before = ""] = whole.split(letter);
+      assert.equal(row.response, before);
+      assert.equal(row.finishReason, before === whole ? finishReason : "stop");
+    });
+    assert.ok(cut.some((row, i) => row.response !== first![i]!.response));
   });
 
   it("doctor: everything required is in order, as text and as JSON", async () => {

@@ -57,6 +57,44 @@ describe("PPO with called rewards", () => {
     });
   });
 
+  it("answers end at stop strings: the reward gets the text before one, the policy learns from the tokens that spell it", async () => {
+    using model = await tinyModel(tokenizer);
+    const seen: string[] = [];
+    const reward: RewardFunction = (_prompt, response, { finishReason }) => {
+      seen.push(`${finishReason} ${response}`);
+      return 0;
+    };
+    const config = { batchSize: 8, maxNewTokens: 20, stop: [], seed: 5, shufflePrompts: false };
+    const rollouts = async (stopStrings: readonly string[]) => {
+      using trainer = new PPOTrainer({
+        model,
+        tokenizer,
+        reward,
+        prompts,
+        config: { ...config, stopStrings },
+      });
+      const sampled = await trainer.generateResponses();
+      const { metrics } = await trainer.computeRewardsAndValues(sampled);
+      return { sampled, ends: metrics["val/num_eos_tokens"] };
+    };
+    const whole = await rollouts([]);
+    assert.equal(whole.ends, 0);
+    const letters = ["a", "e", "o", "t"];
+    seen.length = 0;
+    const { sampled, ends } = await rollouts(letters);
+    assert.ok((ends as number) > 0);
+    sampled.forEach(({ tokens, response, finishReason, promptLength }, i) => {
+      const full = whole.sampled[i] as (typeof sampled)[number];
+      assert.deepEqual(tokens, full.tokens.subarray(0, tokens.length));
+      assert.equal(seen[i], `${finishReason} ${response}`);
+      assert.ok(letters.every((letter) => !response.includes(letter)));
+      const drawn = tokenizer.decodeContinuation(tokens.slice(0, promptLength), tokens.slice(promptLength));
+      const ended = letters.some((letter) => drawn.startsWith(`${response}${letter}`));
+      assert.equal(ended, finishReason === "stop");
+      if (!ended) assert.equal(tokens.length, full.tokens.length);
+    });
+  });
+
   it("a reward that hangs ends the step with ERR_RLHF_REWARD and the number of the prompt", async () => {
     let calls = 0;
     const hangs = new FunctionReward(() => (++calls === 3 ? new Promise(() => undefined) : 0), {
