@@ -6,6 +6,7 @@ import {
   type CommonSettings,
   flag,
   listOf,
+  name,
   nonNegative,
   nonNegativeInteger,
   nullable,
@@ -39,6 +40,8 @@ export interface GroupConfig extends TrainerConfig {
   readonly topP?: number;
   /** Token ids that end an answer; []: none. Default: the model's end tokens. */
   readonly stop?: readonly number[];
+  /** Texts that end an answer, beside the tokens of `stop`; as of PPO. */
+  readonly stopStrings?: readonly string[];
   /** Passes over each batch of rollouts. Default 1. */
   readonly updateEpochs?: number;
   /** Optimizer steps per pass. Default 1. */
@@ -135,6 +138,7 @@ const GROUP_RULES: Rules<GroupConfig> = {
   temperature: positive,
   topP: positiveFraction,
   stop: listOf(nonNegativeInteger),
+  stopStrings: listOf(name),
   updateEpochs: positiveInteger,
   numMinibatches: positiveInteger,
   clipRange: positiveFraction,

@@ -24,6 +24,7 @@ import {
 } from "./ppo-settings.ts";
 import type { Network } from "./reference.ts";
 import { requireOptions } from "./required-options.ts";
+import { sampleRollouts } from "./rollout-steps.ts";
 import { type Rollout, RolloutBatch } from "./rollouts.ts";
 import { checkSettings, fittingMaxLength, withDefaults } from "./settings.ts";
 import {
@@ -223,39 +224,9 @@ export class PPOTrainer extends Trainer<PPOSettings> {
     });
   }
 
-  async #sample(prompts: readonly TokenizedPrompt[], firstStream: number): Promise<Rollout[]> {
-    const { maxNewTokens, minNewTokens, temperature, topP, seed, stop, stopStrings } = this.config;
-    const { tokenizer } = this;
-    const { adapter } = this.#target;
-    const ends = this.model.eosTokenIds.length > 0 ? this.model.eosTokenIds : this.tokenizer.endTokenIds;
-    const generations = await this.model.generate(
-      prompts.map((prompt) => prompt.tokens),
-      {
-        maxNewTokens,
-        minNewTokens,
-        temperature,
-        topP,
-        seed,
-        firstStream,
-        stop: stop ?? ends,
-        stopStrings,
-        adapter,
-        tokenizer,
-      },
-    );
-    return generations.map(({ tokens: response, text, finishReason }, i) => {
-      const { tokens: prompt, row } = prompts[i] as TokenizedPrompt;
-      const tokens = new Int32Array(prompt.length + response.length);
-      tokens.set(prompt);
-      tokens.set(response, prompt.length);
-      return {
-        row,
-        tokens,
-        promptLength: prompt.length,
-        response: text,
-        finishReason,
-      };
-    });
+  #sample(prompts: readonly TokenizedPrompt[], firstStream: number): Promise<Rollout[]> {
+    const policy = { model: this.model, adapter: this.#target.adapter };
+    return sampleRollouts(policy, this.tokenizer, prompts, firstStream, this.config);
   }
 
   /** Scores rollouts, and measures log-probs, values, rewards with the KL penalty, advantages and returns. */

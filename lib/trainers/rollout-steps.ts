@@ -28,32 +28,43 @@ export function promptsAfter(
   });
 }
 
+/** The settings that decide what is sampled. */
+type SamplingSettings = Pick<
+  GroupSettings,
+  "maxNewTokens" | "minNewTokens" | "temperature" | "topP" | "seed" | "stop" | "stopStrings"
+>;
+
 /** Samples an answer to each prompt, the first of them from random stream `firstStream`. */
 export async function sampleRollouts(
   { model, adapter }: Network,
   tokenizer: Tokenizer,
   prompts: readonly TokenizedPrompt[],
   firstStream: number,
-  settings: GroupSettings,
+  settings: SamplingSettings,
 ): Promise<Rollout[]> {
-  const { maxNewTokens, minNewTokens, temperature, topP, seed, stop } = settings;
+  const { maxNewTokens, minNewTokens, temperature, topP, seed, stop, stopStrings } = settings;
   const ends = model.eosTokenIds.length > 0 ? model.eosTokenIds : tokenizer.endTokenIds;
   const generations = await model.generate(
     prompts.map((prompt) => prompt.tokens),
-    { maxNewTokens, minNewTokens, temperature, topP, seed, firstStream, stop: stop ?? ends, adapter },
+    {
+      maxNewTokens,
+      minNewTokens,
+      temperature,
+      topP,
+      seed,
+      firstStream,
+      stop: stop ?? ends,
+      stopStrings,
+      adapter,
+      tokenizer,
+    },
   );
-  return generations.map(({ tokens: response, finishReason }, i) => {
+  return generations.map(({ tokens: response, text, finishReason }, i) => {
     const { tokens: prompt, row } = prompts[i] as TokenizedPrompt;
     const tokens = new Int32Array(prompt.length + response.length);
     tokens.set(prompt);
     tokens.set(response, prompt.length);
-    return {
-      row,
-      tokens,
-      promptLength: prompt.length,
-      response: tokenizer.decodeContinuation(prompt, response),
-      finishReason,
-    };
+    return { row, tokens, promptLength: prompt.length, response: text, finishReason };
   });
 }
 
