@@ -1,5 +1,6 @@
 import { setMaxListeners } from "node:events";
 import { setTimeout as pause } from "node:timers/promises";
+import { inspect } from "node:util";
 import { breather } from "../data/breathe.ts";
 import { describePlace, placeOf } from "../data/readers.ts";
 import type { PromptRow } from "../data/types.ts";
@@ -225,7 +226,7 @@ export abstract class CalledReward {
     const isList = typeof result === "object" && result !== null;
     if (!isList || result.length !== indices.length)
       throw this.#failure(
-        `must return ${indices.length} scores, got ${isList ? result.length : String(result)}`,
+        `must return ${indices.length} scores, got ${isList ? result.length : describe(result)}`,
         answers,
         indices,
       );
@@ -237,7 +238,7 @@ export abstract class CalledReward {
     });
     if (bad >= 0)
       throw this.#failure(
-        `must return a finite number, got ${String(result[bad])}`,
+        `must return a finite number, got ${describe(result[bad])}`,
         answers,
         indices.slice(bad, bad + 1),
       );
@@ -324,4 +325,11 @@ function within<T>(
     signal.addEventListener("abort", onAbort, { once: true });
     new Promise<T>((settle) => settle(call(own.signal))).then(resolve, reject).finally(finish);
   });
+}
+
+/** What a function gave, for a message; not every object can be made text of with String. */
+function describe(value: unknown): string {
+  return typeof value === "object"
+    ? inspect(value, { depth: 1, breakLength: Number.POSITIVE_INFINITY })
+    : String(value);
 }

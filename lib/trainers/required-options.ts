@@ -10,7 +10,7 @@ export function requireOptions<Options extends object>(
   if (typeof options !== "object" || options === null)
     throw new RlhfError("ERR_RLHF_ARGUMENT", `${trainer} needs an object with the options ${needed}`);
   const missing = names.find(
-    (name) => typeof options[name] !== "object" && typeof options[name] !== "function",
+    (name) => options[name] === null || !["object", "function"].includes(typeof options[name]),
   );
   if (missing !== undefined)
     throw new RlhfError(

@@ -7,6 +7,7 @@ import {
   type RLOOSettings,
 } from "./group-settings.ts";
 import { GroupTrainer, type GroupTrainerOptions, type MeasuredGroups } from "./group-trainer.ts";
+import { requireOptions } from "./required-options.ts";
 import type { RolloutBatch } from "./rollouts.ts";
 import { checkSettings, withDefaults } from "./settings.ts";
 
@@ -19,6 +20,7 @@ export class RLOOTrainer extends GroupTrainer<RLOOSettings> {
 
   /** Throws ERR_RLHF_ARGUMENT for settings that are wrong, alone or together. */
   constructor(options: GroupTrainerOptions<RLOOConfig>) {
+    requireOptions("RLOOTrainer", options, ["model", "tokenizer", "reward", "prompts"]);
     const config = withDefaults(RLOO_DEFAULTS, options.config ?? {});
     checkSettings(config, RLOO_RULES);
     checkGroupCombination(config);

@@ -1,7 +1,16 @@
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { CausalLM, DPOTrainer, KTOTrainer, PPOTrainer, packSequences, SFTTrainer } from "../../lib/index.ts";
+import {
+  CausalLM,
+  DPOTrainer,
+  GRPOTrainer,
+  KTOTrainer,
+  PPOTrainer,
+  packSequences,
+  RLOOTrainer,
+  SFTTrainer,
+} from "../../lib/index.ts";
 import { temporaryDirectory, writeText } from "../data/support.ts";
 import { TINY_GPT2, TINY_LLAMA } from "../support/tiny.ts";
 import {
@@ -283,6 +292,18 @@ describe("bad input: calls", () => {
       "ERR_RLHF_ARGUMENT",
       /the option reward is rm/,
       makePpo({ reward: "rm" }),
+    ],
+    [
+      "GRPO without prompts",
+      "ERR_RLHF_ARGUMENT",
+      /GRPOTrainer: the option prompts is undefined/,
+      () => new GRPOTrainer({ model, tokenizer, reward: () => 0 } as never),
+    ],
+    [
+      "RLOO without a model",
+      "ERR_RLHF_ARGUMENT",
+      /RLOOTrainer: the option model is null/,
+      () => new RLOOTrainer({ model: null, tokenizer, prompts, reward: () => 0 } as never),
     ],
     [
       "data of no rows",

@@ -105,6 +105,11 @@ describe("bad input: checkpoints and rewards", () => {
       ["gives text", () => "1", /finite number, got 1; response/],
       ["gives a list", () => [1], /must return a finite number/],
       ["gives a bigint", () => 1n, /must return a finite number/],
+      [
+        "gives an object without text",
+        () => Object.create(null) as object,
+        /must return a finite number, got \[Object/,
+      ],
       ["gives a symbol", () => Symbol("s"), /must return a finite number/],
       ["gives more than float32 holds", () => 1e300, /finite number, got 1e\+300/],
     ];
