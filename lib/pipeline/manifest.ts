@@ -8,8 +8,8 @@ import { camelCase, pathKeys, type Stage, type StageKind } from "./schema.ts";
 
 const MANIFEST = "stage.json";
 
-/** Directories that trainers write checkpoints to, in the output directory of their stage. */
-const CHECKPOINT = /^checkpoint-\d+$/;
+/** Directories that trainers write checkpoints and the best model to, in the output directory of their stage. */
+const CHECKPOINT = /^(?:checkpoint-\d+|best)$/;
 
 /** Numbers that tell what a stage achieved, e.g. {"eval/loss before": 5.1, "eval/loss after": 2.3}. */
 export type StageSummary = Readonly<Record<string, number>>;
@@ -91,10 +91,10 @@ export async function stageState(
 }
 
 /**
- * Marks a stage as begun. When it is to start afresh in a directory that an earlier run marked as its own, the checkpoints of
- * that run are removed: resuming from them later would mix the two.
+ * Marks a stage as begun. When it is to start afresh in a directory that an earlier run marked as its own, the checkpoints
+ * and the best model of that run are removed: resuming from them later would mix the two.
  *
- * @returns the names of the checkpoints that were removed
+ * @returns the names of the directories that were removed
  */
 export async function markBegun(directory: string, key: StageKey, afresh: boolean): Promise<string[]> {
   let removed: string[] = [];

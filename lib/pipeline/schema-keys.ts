@@ -76,6 +76,17 @@ export const common = {
   eval_steps: positiveInteger.optional().describe("steps between evaluations"),
   save_steps: positiveInteger.optional().describe("steps between checkpoints"),
   save_total_limit: positiveInteger.optional().describe("checkpoints to keep"),
+  best_metric: z
+    .string()
+    .min(1)
+    .optional()
+    .describe(
+      "keeps the model of the evaluation with the best value of this metric in best/; needs eval_steps",
+    ),
+  best_metric_goal: z
+    .enum(["min", "max"])
+    .optional()
+    .describe("which value of best_metric is the best; default: min for a loss, else max"),
   logging_steps: positiveInteger.optional().describe("steps between lines of metrics.jsonl"),
   lora_r: positiveInteger
     .optional()

@@ -34,6 +34,10 @@ export interface TrainerConfig {
   readonly saveSteps?: number;
   /** Checkpoints to keep. Default 2. */
   readonly saveTotalLimit?: number;
+  /** Keeps the model of the evaluation with the best value of this metric, such as "eval/loss", in `outputDir/best`; needs evalSteps. */
+  readonly bestMetric?: string;
+  /** Whether less or more of it is better. Default: "min" for a metric whose name ends in "loss", else "max". */
+  readonly bestMetricGoal?: "min" | "max";
   /** Steps between records of metrics.jsonl, where steps with an evaluation are always recorded. Default 1. */
   readonly loggingSteps?: number;
   /** Everything random follows from it. Default 0. */
@@ -166,6 +170,8 @@ export const COMMON_RULES: Rules<TrainerConfig> = {
   evalSteps: positiveInteger,
   saveSteps: positiveInteger,
   saveTotalLimit: positiveInteger,
+  bestMetric: name,
+  bestMetricGoal: oneOf("min", "max"),
   loggingSteps: positiveInteger,
   seed: nonNegativeInteger,
   recomputeLayers: flag,
@@ -184,8 +190,12 @@ export const COMMON_RULES: Rules<TrainerConfig> = {
  */
 export function checkSettings<Config extends object>(settings: Config, rules: Rules<Config>): void {
   checkObject(settings, rules, "config");
-  const { lora } = settings as TrainerConfig;
+  const { lora, bestMetric, bestMetricGoal, evalSteps } = settings as TrainerConfig;
   if (lora) checkObject(lora, LORA_RULES, "config.lora");
+  if (bestMetric !== undefined && evalSteps === undefined)
+    throw new RlhfError("ERR_RLHF_ARGUMENT", "config.bestMetric compares evaluations: set evalSteps too");
+  if (bestMetricGoal !== undefined && bestMetric === undefined)
+    throw new RlhfError("ERR_RLHF_ARGUMENT", "config.bestMetricGoal has no effect without bestMetric");
 }
 
 function checkObject(settings: object, rules: Readonly<Record<string, Rule>>, where: string): void {

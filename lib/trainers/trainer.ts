@@ -7,7 +7,9 @@ import { estimateMemory, type MemoryEstimate } from "../model/estimate-memory.ts
 import { hashModel } from "../model/fingerprint.ts";
 import { type Metrics, MetricsWriter } from "../monitor/metrics.ts";
 import { ConsoleProgress, consoleNotes, type ProgressReporter, silentProgress } from "../monitor/progress.ts";
+import { BestModel, bestGoal } from "./best.ts";
 import {
+  type Checkpoint,
   type CheckpointState,
   checkSameRun,
   findCheckpoint,
@@ -86,6 +88,7 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
   /** The step of the newest checkpoint that this trainer wrote or went on from. */
   #savedStep = 0;
   #models: readonly ModelFingerprint[] | null = null;
+  #best: BestModel | null = null;
   #memoryChecked = false;
 
   protected constructor(config: Settings, outputDir: string | undefined) {
@@ -219,6 +222,7 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
         const step = this.#step;
         if (step % this.config.loggingSteps === 0 || this.#isEvaluated(step))
           metricsFile?.write(step, metrics);
+        if (this.#isEvaluated(step)) await this.#keepBest(metrics, progress);
         if (signal?.aborted || this.#isSaved(step)) await this.#checkpoint(metricsFile, progress);
         throwIfAborted(signal, `${this.name} training after step ${step} of ${this.totalSteps}`);
         yield { step, metrics };
@@ -304,16 +308,26 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
     await this.checkMemory(options);
     await this.prepare(options);
     await this.#fingerprintModels();
-    if (this.#step > 0 || this.outputDir === undefined || options.resume === false) return;
-    const checkpoint = await findCheckpoint(this.outputDir);
-    if (!checkpoint) return;
+    if (this.#step > 0 || this.outputDir === undefined) return;
+    const checkpoint = options.resume === false ? null : await findCheckpoint(this.outputDir);
+    if (checkpoint) await this.#restore(checkpoint, this.outputDir);
+    const { bestMetric, bestMetricGoal } = this.config;
+    if (bestMetric === undefined) return;
+    this.#best = await BestModel.open(
+      this.outputDir,
+      bestGoal(bestMetric, bestMetricGoal),
+      checkpoint === null,
+    );
+  }
+
+  async #restore(checkpoint: Checkpoint, outputDir: string): Promise<void> {
     checkSameRun(checkpoint, this.#state());
     await restoreParts(checkpoint, this.parts, this.keptWeights);
     this.restoreAlgorithmState(checkpoint.state.algorithm);
     this.#step = checkpoint.state.step;
     this.#savedStep = this.#step;
     this.#skippedUpdates = checkpoint.state.skippedUpdates;
-    await removeLeftovers(this.outputDir, this.#step, this.config.saveTotalLimit);
+    await removeLeftovers(outputDir, this.#step, this.config.saveTotalLimit);
   }
 
   #lock(): RunLock | null {
@@ -349,6 +363,12 @@ export abstract class Trainer<Settings extends CommonSettings = CommonSettings> 
       join(this.outputDir, "metrics.jsonl"),
       this.#step === 0 ? undefined : this.#step,
     );
+  }
+
+  async #keepBest(metrics: Metrics, progress: ProgressReporter): Promise<void> {
+    const kept = await this.#best?.keep(this.#step, metrics, (directory) => this.save(directory));
+    if (kept)
+      progress.note(`${this.name}: ${this.config.bestMetric} is the best so far; the model is in best`);
   }
 
   #isSaved(step: number): boolean {

@@ -50,6 +50,7 @@ const COMMON = {
   schedule: "cosine" as const,
   saveSteps: 2,
   evalSteps: 3,
+  bestMetric: algorithm === "ppo" ? "eval/objective/scores" : "eval/loss",
   seed: 3,
 };
 const tokenizer = tinyTokenizer();
