@@ -63,6 +63,7 @@ describe("the guide", () => {
     const listed = [...beforeTroubles.matchAll(/^\| `(ERR_RLHF_\w+)` \| (.*) \|$/gm)].map(
       ([, code, meaning]) => [code, meaning],
     );
+    assert.equal(listed.length, Object.keys(library.ERROR_CODES).length, "none is listed twice");
     assert.deepEqual(Object.fromEntries(listed), library.ERROR_CODES);
   });
 
