@@ -14,7 +14,7 @@ describe("a checkpoint that cannot be written", () => {
       assert.equal(first.signal, "SIGKILL");
       const before = await contentsOf(outputDir);
       const { size } = await stat(join(whole, "checkpoint-12", "state.safetensors"));
-      const failed = await runChild("sft", outputDir, { fileBlocks: Math.floor(size / 512 / 2) });
+      const failed = await runChild("sft", outputDir, { fileBlocks: Math.floor(size / 512) - 1 });
       assert.equal(failed.error?.code, "ERR_RLHF_IO", failed.stderr);
       assert.match(failed.error?.message ?? "", /checkpoint-6.*state\.safetensors: cannot be written: EFBIG/);
       const after = await contentsOf(outputDir);
