@@ -72,6 +72,8 @@ const DATA_OF_STAGE: Readonly<Record<StageKind, "sft" | "prompts" | "reward" | "
   sft: "sft",
   reward: "reward",
   ppo: "prompts",
+  grpo: "prompts",
+  rloo: "prompts",
   dpo: "pairs",
   kto: "unpaired",
   orpo: "pairs",

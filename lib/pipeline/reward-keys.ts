@@ -1,5 +1,13 @@
 import { z } from "zod";
-import { type IssueContext, nonNegativeInteger, path, positive, positiveInteger } from "./schema-keys.ts";
+import { ENSEMBLE_COMBINATIONS } from "../rewards/ensemble-files.ts";
+import {
+  type IssueContext,
+  nonNegative,
+  nonNegativeInteger,
+  path,
+  positive,
+  positiveInteger,
+} from "./schema-keys.ts";
 
 /** Where rewards come from other than from reward models, and how functions and services are called. */
 export const rewardCallKeys = {
@@ -41,4 +49,25 @@ export function rewardCallsFit(stage: Readonly<Record<string, unknown>>, context
   const isService = stage.reward_url !== undefined;
   check(OF_SERVICE, isService, "reward_url");
   check(OF_CALLS, isService || stage.reward_module !== undefined, "reward_module or reward_url");
+}
+
+/** How the scores of an ensemble become one. */
+export const combination = {
+  combine: z
+    .enum(ENSEMBLE_COMBINATIONS)
+    .optional()
+    .describe("an ensemble's reward: mean, min, or mean-std, mean − kappa·deviation"),
+  kappa: nonNegative.optional().describe("weight of the deviation in mean-std"),
+};
+
+/** Reports keys of an ensemble where there is none. */
+export function combinationFits(
+  stage: Readonly<Record<string, unknown>>,
+  isEnsemble: boolean,
+  condition: string,
+  context: IssueContext,
+): void {
+  for (const key of ["combine", "kappa"])
+    if (stage[key] !== undefined && !isEnsemble)
+      context.addIssue({ code: "custom", path: [key], message: `has no effect without ${condition}` });
 }

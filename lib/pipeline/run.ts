@@ -5,6 +5,7 @@ import type { MemoryEstimate } from "../model/estimate-memory.ts";
 import { formatDuration, formatNumber } from "../monitor/format.ts";
 import { RunLock } from "../trainers/run-lock.ts";
 import { hashOfValue } from "./fingerprint.ts";
+import { runGrpoStage, runRlooStage } from "./group-stages.ts";
 import { withLocalPaths } from "./hub-paths.ts";
 import { markBegun, markComplete, type StageSummary, stageKey, stageState } from "./manifest.ts";
 import { runPpoStage } from "./ppo-stage.ts";
@@ -80,6 +81,10 @@ function runStage(stage: Stage, context: StageContext): Promise<StageSummary> {
       return runRewardStage(stage.settings, context);
     case "ppo":
       return runPpoStage(stage.settings, context);
+    case "grpo":
+      return runGrpoStage(stage.settings, context);
+    case "rloo":
+      return runRlooStage(stage.settings, context);
     case "dpo":
       return runDpoStage(stage.settings, context);
     case "kto":

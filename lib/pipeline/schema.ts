@@ -1,8 +1,9 @@
 import { z } from "zod";
 import { MODEL_FAMILIES } from "../model/config.ts";
-import { ENSEMBLE_COMBINATIONS } from "../rewards/ensemble-files.ts";
+import { grpo, rloo } from "./group-schema.ts";
 import { cpo, dpo, kto, orpo, simpo } from "./preference-schema.ts";
-import { rewardCallKeys, rewardCallsFit } from "./reward-keys.ts";
+import { combination, combinationFits } from "./reward-keys.ts";
+import { rolloutKeys, rolloutKeysFit } from "./rollout-keys.ts";
 import {
   adapterNeedsRank,
   common,
@@ -10,11 +11,8 @@ import {
   dtype,
   exactlyOne,
   fraction,
-  type IssueContext,
   nonNegative,
-  nonNegativeInteger,
   path,
-  paths,
   policy,
   positive,
   positiveInteger,
@@ -104,26 +102,6 @@ const sft = z
       });
   });
 
-/** How the scores of an ensemble become one. */
-const combination = {
-  combine: z
-    .enum(ENSEMBLE_COMBINATIONS)
-    .optional()
-    .describe("an ensemble's reward: mean, min, or mean-std, mean − kappa·deviation"),
-  kappa: nonNegative.optional().describe("weight of the deviation in mean-std"),
-};
-
-function combinationFits(
-  stage: Readonly<Record<string, unknown>>,
-  isEnsemble: boolean,
-  condition: string,
-  context: IssueContext,
-): void {
-  for (const key of ["combine", "kappa"])
-    if (stage[key] !== undefined && !isEnsemble)
-      context.addIssue({ code: "custom", path: [key], message: `has no effect without ${condition}` });
-}
-
 const reward = z
   .strictObject({
     model_path: path.describe("Hugging Face model directory to start from, usually the SFT stage's"),
@@ -180,6 +158,7 @@ const reward = z
 
 const ppo = z
   .strictObject({
+<<<<<<< HEAD
     model_path: path.describe("policy to start from; its starting point is the reference"),
     ...policy,
     prompts_path: paths.describe("prompts as strings or {prompt, …} rows"),
@@ -206,6 +185,9 @@ const ppo = z
       .array(z.string().min(1))
       .optional()
       .describe("texts that end an answer too, wherever tokens begin and end"),
+=======
+    ...rolloutKeys,
+>>>>>>> 8987566 (GRPO and RLOO as stages and commands; one stage body for PPO, GRPO and RLOO)
     num_ppo_epochs: positiveInteger.optional().describe("passes over each batch of rollouts"),
     num_minibatches: positiveInteger.optional(),
     kl_coefficient: nonNegative.optional().describe("weight of the per-token KL in the reward"),
@@ -236,43 +218,16 @@ const ppo = z
       .describe("head on the policy, adapter of its own, or model of its own"),
     value_head: z.enum(["mlp", "linear"]).optional(),
   })
-  .superRefine((stage, context) => {
-    exactlyOne(stage, ["reward_model_path", "reward_module", "reward_url"], context);
-    rewardCallsFit(stage, context);
-    combinationFits(stage, stage.reward_model_path !== undefined, "reward_model_path", context);
-    adapterNeedsRank(stage, context);
-    epochsNeedSteps(stage, context);
-    if (
-      stage.min_new_tokens !== undefined &&
-      stage.max_new_tokens !== undefined &&
-      stage.min_new_tokens > stage.max_new_tokens
-    ) {
-      context.addIssue({
-        code: "custom",
-        path: ["min_new_tokens"],
-        message: `must not be over max_new_tokens (${stage.max_new_tokens})`,
-      });
-    }
-  });
-
-/** PPO has no data set to pass over: its epochs are of so many steps each, in place of num_iterations. */
-function epochsNeedSteps(stage: Readonly<Record<string, unknown>>, context: IssueContext): void {
-  const issue = (key: string, message: string): void =>
-    context.addIssue({ code: "custom", path: [key], message });
-  if (stage.steps_per_epoch === undefined) {
-    if (stage.num_epochs !== undefined) issue("num_epochs", "has no effect without steps_per_epoch");
-  } else if (stage.num_iterations !== undefined) {
-    issue("steps_per_epoch", "steps_per_epoch and num_iterations exclude each other");
-  }
-}
+  .superRefine(rolloutKeysFit);
 
 /** The schema of each kind of stage. */
-export const stageSchemas = { sft, reward, ppo, dpo, kto, orpo, cpo, simpo } as const;
+export const stageSchemas = { sft, reward, ppo, grpo, rloo, dpo, kto, orpo, cpo, simpo } as const;
 
 export type StageKind = keyof typeof stageSchemas;
 export type SftStage = z.infer<typeof sft>;
 export type RewardStage = z.infer<typeof reward>;
 export type PpoStage = z.infer<typeof ppo>;
+export type { GrpoStage, RlooStage } from "./group-schema.ts";
 export type DpoStage = z.infer<typeof dpo>;
 export type KtoStage = z.infer<typeof kto>;
 export type OrpoStage = z.infer<typeof orpo>;
@@ -289,6 +244,13 @@ const modelAliases = {
   gradient_checkpointing: "recompute_layers",
 };
 const policyAliases = { ...modelAliases, sft_model_path: "model_path" };
+const rolloutAliases = {
+  ...policyAliases,
+  data_path: "prompts_path",
+  num_episodes: "num_iterations",
+  max_steps: "num_iterations",
+};
+const groupAliases = { ...rolloutAliases, num_generations: "group_size" };
 const referenceAliases = { ref_model: "ref_model_path", ref_model_name: "ref_model_path" };
 
 /** Names that tutorials use for our keys, by stage. They are taken in YAML and, with dashes, as flags. */
@@ -305,12 +267,9 @@ export const stageAliases: Readonly<Record<StageKind, Readonly<Record<string, st
   orpo: policyAliases,
   cpo: { ...policyAliases, cpo_alpha: "nll_weight" },
   simpo: { ...policyAliases, simpo_gamma: "gamma", cpo_alpha: "nll_weight" },
-  ppo: {
-    ...policyAliases,
-    data_path: "prompts_path",
-    num_episodes: "num_iterations",
-    max_steps: "num_iterations",
-  },
+  ppo: rolloutAliases,
+  grpo: groupAliases,
+  rloo: groupAliases,
 };
 
 /** A whole pipeline file; `seed`, `device` and `dtype` hold for every stage that does not set its own. */
@@ -325,6 +284,8 @@ export const pipelineSchema = z.strictObject({
           sft: sft.optional(),
           reward: reward.optional(),
           ppo: ppo.optional(),
+          grpo: grpo.optional(),
+          rloo: rloo.optional(),
           dpo: dpo.optional(),
           kto: kto.optional(),
           orpo: orpo.optional(),

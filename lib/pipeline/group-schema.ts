@@ -1,0 +1,66 @@
+import { z } from "zod";
+import { rolloutKeys, rolloutKeysFit } from "./rollout-keys.ts";
+import { type IssueContext, nonNegative, positive, positiveInteger } from "./schema-keys.ts";
+
+/* The settings of the stages that compare several answers to one prompt. */
+
+const groupKeys = {
+  ...rolloutKeys,
+  group_size: positiveInteger
+    .min(2)
+    .optional()
+    .describe("answers per prompt; batch_size is a multiple of it"),
+  update_epochs: positiveInteger.optional().describe("passes over each batch of rollouts"),
+  num_minibatches: positiveInteger.optional().describe("optimizer steps per pass"),
+  clip_range: z.number().gt(0).max(1).optional().describe("ratios under 1 − this are clipped"),
+  clip_range_high: positive.optional().describe("ratios over 1 + this are clipped; left out: clip_range"),
+  normalize_reward: z
+    .boolean()
+    .optional()
+    .describe("applies the mean and deviation that the reward model was saved with"),
+  reward_clip: positive.nullable().optional(),
+  missing_eos_penalty: nonNegative.nullable().optional(),
+};
+
+type GroupKeys = z.infer<z.ZodObject<typeof groupKeys>>;
+
+function groupKeysFit(stage: GroupKeys, defaultGroupSize: number, context: IssueContext): void {
+  rolloutKeysFit(stage, context);
+  const { batch_size: batchSize, group_size: groupSize = defaultGroupSize } = stage;
+  if (batchSize === undefined || batchSize % groupSize === 0) return;
+  context.addIssue({
+    code: "custom",
+    path: ["batch_size"],
+    message: `must be a multiple of group_size (${groupSize})`,
+  });
+}
+
+export const grpo = z
+  .strictObject({
+    ...groupKeys,
+    kl_coefficient: nonNegative.optional().describe("weight of the k3 KL in the loss; 0 keeps no reference"),
+    loss_aggregation: z
+      .enum(["grpo", "bnpo", "dapo", "dr_grpo"])
+      .optional()
+      .describe("what the losses of tokens are summed over and divided by"),
+    ratio_level: z.enum(["token", "sequence"]).optional().describe("sequence: GSPO"),
+    surrogate: z.enum(["clipped", "cispo"]).optional(),
+    scale_rewards: z
+      .enum(["group", "batch", "none"])
+      .optional()
+      .describe("what advantages are divided by: a deviation, or nothing"),
+  })
+  .superRefine((stage, context) => groupKeysFit(stage, 8, context));
+
+export const rloo = z
+  .strictObject({
+    ...groupKeys,
+    kl_coefficient: nonNegative
+      .optional()
+      .describe("weight of the KL that is taken off the scores; 0 keeps no reference"),
+    whiten_advantages: z.boolean().optional(),
+  })
+  .superRefine((stage, context) => groupKeysFit(stage, 2, context));
+
+export type GrpoStage = z.infer<typeof grpo>;
+export type RlooStage = z.infer<typeof rloo>;

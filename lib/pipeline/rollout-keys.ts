@@ -1,0 +1,69 @@
+import { z } from "zod";
+import { combination, combinationFits, rewardCallKeys, rewardCallsFit } from "./reward-keys.ts";
+import {
+  adapterNeedsRank,
+  common,
+  exactlyOne,
+  type IssueContext,
+  nonNegativeInteger,
+  path,
+  paths,
+  policy,
+  positive,
+  positiveInteger,
+} from "./schema-keys.ts";
+
+/** Keys of the stages that learn from answers they sample: PPO, GRPO, RLOO. */
+export const rolloutKeys = {
+  model_path: path.describe("policy to start from; its starting point is the reference"),
+  ...policy,
+  prompts_path: paths.describe("prompts as strings or {prompt, …} rows"),
+  eval_prompts_path: paths.optional().describe("prompts to measure the policy on, not to learn from"),
+  shuffle_prompts: z.boolean().optional().describe("false: prompts are taken in the order of the file"),
+  reward_model_path: paths
+    .optional()
+    .describe("directory of a reward model or an ensemble, or a list of them as an ensemble"),
+  ...combination,
+  ...rewardCallKeys,
+  ...common,
+  num_iterations: positiveInteger.optional().describe("rollout batches"),
+  num_epochs: positive.optional().describe("with steps_per_epoch: sets num_iterations to their product"),
+  steps_per_epoch: positiveInteger.optional(),
+  max_new_tokens: positiveInteger.optional(),
+  min_new_tokens: nonNegativeInteger.optional(),
+  temperature: positive.optional().describe("of sampling and of every log-prob"),
+  top_p: z.number().gt(0).max(1).optional(),
+  stop: z
+    .array(z.union([nonNegativeInteger, z.string().min(1)]))
+    .optional()
+    .describe("ids or contents of tokens that end an answer; [] for none"),
+};
+
+type RolloutKeys = z.infer<z.ZodObject<typeof rolloutKeys>>;
+
+/** Reports keys that exclude each other. */
+export function rolloutKeysFit(stage: RolloutKeys, context: IssueContext): void {
+  exactlyOne(stage, ["reward_model_path", "reward_module", "reward_url"], context);
+  rewardCallsFit(stage, context);
+  combinationFits(stage, stage.reward_model_path !== undefined, "reward_model_path", context);
+  adapterNeedsRank(stage, context);
+  epochsNeedSteps(stage, context);
+  const { min_new_tokens: least, max_new_tokens: most } = stage;
+  if (least === undefined || most === undefined || least <= most) return;
+  context.addIssue({
+    code: "custom",
+    path: ["min_new_tokens"],
+    message: `must not be over max_new_tokens (${most})`,
+  });
+}
+
+/** There is no data set to pass over: epochs are of so many steps each, in place of num_iterations. */
+function epochsNeedSteps(stage: RolloutKeys, context: IssueContext): void {
+  const issue = (key: string, message: string): void =>
+    context.addIssue({ code: "custom", path: [key], message });
+  if (stage.steps_per_epoch === undefined) {
+    if (stage.num_epochs !== undefined) issue("num_epochs", "has no effect without steps_per_epoch");
+  } else if (stage.num_iterations !== undefined) {
+    issue("steps_per_epoch", "steps_per_epoch and num_iterations exclude each other");
+  }
+}
