@@ -17,6 +17,8 @@ describe("command line: usage and exit codes", () => {
       "sft",
       "reward",
       "ppo",
+      "grpo",
+      "rloo",
       "generate",
       "logprobs",
       "score",
