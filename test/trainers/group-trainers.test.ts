@@ -287,6 +287,14 @@ describe("GRPOTrainer and RLOOTrainer", () => {
     for (const [config, message] of refused)
       assert.throws(() => grpo(model, config), { code: "ERR_RLHF_ARGUMENT", message });
     assert.throws(() => rloo(model, { scaleRewards: "none" } as RLOOConfig), /unknown setting/);
+    const incomplete = { model, tokenizer, prompts } as unknown as ConstructorParameters<
+      typeof GRPOTrainer
+    >[0];
+    for (const Trainer of [GRPOTrainer, RLOOTrainer])
+      assert.throws(() => new Trainer(incomplete), {
+        code: "ERR_RLHF_ARGUMENT",
+        message: /the option reward/,
+      });
     const trainer = rloo(model);
     await trainer.prepare();
     trainer.dispose();
