@@ -37,6 +37,10 @@ export const rolloutKeys = {
     .array(z.union([nonNegativeInteger, z.string().min(1)]))
     .optional()
     .describe("ids or contents of tokens that end an answer; [] for none"),
+  stop_strings: z
+    .array(z.string().min(1))
+    .optional()
+    .describe("texts that end an answer too, wherever tokens begin and end"),
 };
 
 type RolloutKeys = z.infer<z.ZodObject<typeof rolloutKeys>>;

@@ -158,36 +158,7 @@ const reward = z
 
 const ppo = z
   .strictObject({
-<<<<<<< HEAD
-    model_path: path.describe("policy to start from; its starting point is the reference"),
-    ...policy,
-    prompts_path: paths.describe("prompts as strings or {prompt, …} rows"),
-    eval_prompts_path: paths.optional().describe("prompts to measure the policy on, not to learn from"),
-    shuffle_prompts: z.boolean().optional().describe("false: prompts are taken in the order of the file"),
-    reward_model_path: paths
-      .optional()
-      .describe("directory of a reward model or an ensemble, or a list of them as an ensemble"),
-    ...combination,
-    ...rewardCallKeys,
-    ...common,
-    num_iterations: positiveInteger.optional().describe("rollout batches"),
-    num_epochs: positive.optional().describe("with steps_per_epoch: sets num_iterations to their product"),
-    steps_per_epoch: positiveInteger.optional(),
-    max_new_tokens: positiveInteger.optional(),
-    min_new_tokens: nonNegativeInteger.optional(),
-    temperature: positive.optional().describe("of sampling and of every log-prob"),
-    top_p: z.number().gt(0).max(1).optional(),
-    stop: z
-      .array(z.union([nonNegativeInteger, z.string().min(1)]))
-      .optional()
-      .describe("ids or contents of tokens that end an answer; [] for none"),
-    stop_strings: z
-      .array(z.string().min(1))
-      .optional()
-      .describe("texts that end an answer too, wherever tokens begin and end"),
-=======
     ...rolloutKeys,
->>>>>>> 8987566 (GRPO and RLOO as stages and commands; one stage body for PPO, GRPO and RLOO)
     num_ppo_epochs: positiveInteger.optional().describe("passes over each batch of rollouts"),
     num_minibatches: positiveInteger.optional(),
     kl_coefficient: nonNegative.optional().describe("weight of the per-token KL in the reward"),
