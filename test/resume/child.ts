@@ -50,7 +50,8 @@ const COMMON = {
   schedule: "cosine" as const,
   saveSteps: 2,
   evalSteps: 3,
-  bestMetric: algorithm === "ppo" ? "eval/objective/scores" : "eval/loss",
+  // SFT keeps none: what it cannot write on a full disk is a checkpoint.
+  bestMetric: { dpo: "eval/loss", ppo: "eval/objective/scores" }[algorithm as string],
   seed: 3,
 };
 const tokenizer = tinyTokenizer();

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
+import { LOCK_FILE } from "../../lib/trainers/run-lock.ts";
 import { withTemporaryDirectory } from "../support/tiny.ts";
 import { contentsOf, runChild } from "./support.ts";
 
@@ -13,8 +14,9 @@ describe("a checkpoint that cannot be written", () => {
       const first = await runChild("sft", outputDir, { killAt: alone.events.indexOf("step 5") + 1 });
       assert.equal(first.signal, "SIGKILL");
       const before = await contentsOf(outputDir);
+      assert.ok(before.delete(LOCK_FILE), "a killed process leaves its lock");
       const { size } = await stat(join(whole, "checkpoint-12", "state.safetensors"));
-      const failed = await runChild("sft", outputDir, { fileBlocks: Math.floor(size / 512) - 1 });
+      const failed = await runChild("sft", outputDir, { fileBlocks: Math.floor(size / 512 / 2) });
       assert.equal(failed.error?.code, "ERR_RLHF_IO", failed.stderr);
       assert.match(failed.error?.message ?? "", /checkpoint-6.*state\.safetensors: cannot be written: EFBIG/);
       const after = await contentsOf(outputDir);
