@@ -80,6 +80,7 @@ Napi::Value ppoPolicyLoss(const Napi::CallbackInfo& info) {
     Call call(info);
     PpoPolicyLoss arguments;
     arguments.clipRange = call.value("clipRange", arguments.clipRange);
+    arguments.dualClip = call.value("dualClip", 0);
     arguments.entropyCoefficient = call.value("entropyCoefficient", 0);
     arguments.scale = call.value("scale", 1);
     const auto logProb = call.array("logProb"), oldLogProb = call.array("oldLogProb"), mask = call.array("mask");
@@ -87,7 +88,7 @@ Napi::Value ppoPolicyLoss(const Napi::CallbackInfo& info) {
     const auto entropy = call.array("entropy", arguments.entropyCoefficient != 0);
     arguments.rows = call.length();
     return call.submit(info, [=](const EnginePointer& engine) mutable {
-      Stats stats(*engine, {"loss", "approxKl", "clipped", "ratio", "ratioSquared", "entropy", "tokens"});
+      Stats stats(*engine, {"loss", "approxKl", "clipped", "ratio", "ratioSquared", "entropy", "tokens", "dualClipped"});
       const auto dLogProb = makeArray(engine, arguments.rows);
       Outputs outputs{{{"dLogProb", dLogProb}}, {}, {}};
       arguments.mask = mask->on(*engine);

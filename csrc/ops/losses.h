@@ -70,13 +70,15 @@ struct Gae {
 
 /// PPO's clipped policy loss (Schulman et al., 2017, eq. 7) with an entropy bonus:
 ///   ρ = exp(logProb − oldLogProb), loss = max(−A·ρ, −A·clip(ρ, 1−clipRange, 1+clipRange)) − entropyCoefficient·entropy.
-/// At a tie of the two branches the gradient is that of the unclipped one.
+/// Where A < 0, dualClip bounds the first term by −A·dualClip (Ye et al., 2020, eq. 5), so that a ratio far over 1 has no gradient;
+/// dualClip 0 means no bound. At a tie of branches the gradient is that of the unclipped one.
 struct PpoPolicyLoss {
-  enum Stat { kLoss, kApproxKl, kClipped, kRatio, kRatioSquared, kEntropy, kTokens, kStatCount };  // approxKl: Σ ½(Δ log-prob)²
+  /// kApproxKl: Σ ½(Δ log-prob)². kClipped and kDualClipped count the tokens at which that bound wins.
+  enum Stat { kLoss, kApproxKl, kClipped, kRatio, kRatioSquared, kEntropy, kTokens, kDualClipped, kStatCount };
 
   DType type = DType::F32;
   int64_t rows = 0;
-  double clipRange = 0.2, entropyCoefficient = 0, scale = 1;
+  double clipRange = 0.2, dualClip = 0, entropyCoefficient = 0, scale = 1;
   const void* mask = nullptr;        // [N]
   const void* logProb = nullptr;     // [N]
   const void* oldLogProb = nullptr;  // [N]
@@ -87,9 +89,10 @@ struct PpoPolicyLoss {
   void* stats = nullptr;             // [kStatCount] sums; kLoss is the policy loss without the bonus
 
   template <class F> void fields(F&& f) {
-    f("type", type), f("rows", rows), f("clipRange", clipRange), f("entropyCoefficient", entropyCoefficient);
-    f("scale", scale), f("mask", mask), f("logProb", logProb), f("oldLogProb", oldLogProb), f("advantage", advantage);
-    f("entropy", entropy), f("dLogProb", dLogProb), f("dEntropy", dEntropy), f("stats", stats);
+    f("type", type), f("rows", rows), f("clipRange", clipRange), f("dualClip", dualClip);
+    f("entropyCoefficient", entropyCoefficient), f("scale", scale), f("mask", mask), f("logProb", logProb);
+    f("oldLogProb", oldLogProb), f("advantage", advantage), f("entropy", entropy), f("dLogProb", dLogProb);
+    f("dEntropy", dEntropy), f("stats", stats);
   }
 };
 

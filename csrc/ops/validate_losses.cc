@@ -52,6 +52,7 @@ void validate(const PpoPolicyLoss& a) {
   check.floating("type", a.type);
   check.atLeast("rows", a.rows, 1);
   check.number("clipRange", a.clipRange, a.clipRange >= 0, "≥ 0");
+  check.number("dualClip", a.dualClip, a.dualClip == 0 || a.dualClip > 1 + a.clipRange, "0 (none) or > 1 + clipRange");
   check.finite("entropyCoefficient", a.entropyCoefficient);
   check.finite("scale", a.scale);
   check.present("mask", a.mask);

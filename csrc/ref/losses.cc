@@ -98,16 +98,19 @@ void run(const PpoPolicyLoss& a) {
     const T ratio = std::exp(change);
     const T plain = -advantage * ratio;
     const T clipped = -advantage * clip(ratio, T(1 - a.clipRange), T(1 + a.clipRange));
+    const T bound = -advantage * T(a.dualClip);
     const bool clippedWins = realPart(clipped) > realPart(plain);
-    out<T>(a.dLogProb)[t] = clippedWins ? T(0) : T(a.scale) * plain;
+    const bool boundWins = a.dualClip > 0 && realPart(advantage) < 0 && realPart(bound) < realPart(plain);
+    out<T>(a.dLogProb)[t] = clippedWins || boundWins ? T(0) : T(a.scale) * plain;
     if (a.dEntropy) out<T>(a.dEntropy)[t] = T(-a.entropyCoefficient * a.scale);
-    sums[PpoPolicyLoss::kLoss] += clippedWins ? clipped : plain;
+    sums[PpoPolicyLoss::kLoss] += boundWins ? bound : clippedWins ? clipped : plain;
     sums[PpoPolicyLoss::kApproxKl] += T(0.5) * change * change;
     sums[PpoPolicyLoss::kClipped] += T(clippedWins ? 1 : 0);
     sums[PpoPolicyLoss::kRatio] += ratio;
     sums[PpoPolicyLoss::kRatioSquared] += ratio * ratio;
     if (a.entropy) sums[PpoPolicyLoss::kEntropy] += in<T>(a.entropy)[t];
     sums[PpoPolicyLoss::kTokens] += T(1);
+    sums[PpoPolicyLoss::kDualClipped] += T(boundWins ? 1 : 0);
   }
   writeStats(a.stats, sums);
 }

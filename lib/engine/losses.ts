@@ -64,13 +64,23 @@ export interface PpoPolicyLossArgs {
   readonly advantage: FloatArray;
   readonly mask: FloatArray;
   readonly clipRange: number;
+  /** Bounds the loss where the advantage A is negative by −A·dualClip (Ye et al. 2020); over 1 + clipRange, default 0: no bound. */
+  readonly dualClip?: number;
   readonly scale: number;
   readonly entropyCoefficient?: number;
   /** Needed with an entropy coefficient other than 0; then `dEntropy` is among the outputs. */
   readonly entropy?: FloatArray;
 }
 
-export type PpoPolicyStat = "loss" | "approxKl" | "clipped" | "ratio" | "ratioSquared" | "entropy" | "tokens";
+export type PpoPolicyStat =
+  | "loss"
+  | "approxKl"
+  | "clipped"
+  | "ratio"
+  | "ratioSquared"
+  | "entropy"
+  | "tokens"
+  | "dualClipped";
 
 /** PPO's clipped policy loss (Schulman et al. 2017, eq. 7); approxKl sums ½(Δ log-prob)². */
 export function ppoPolicyLoss(

@@ -15,5 +15,7 @@ export function runPpoStage(settings: PpoStage, context: StageContext): Promise<
     context,
     PPO_DEFAULTS,
     (given) => new PPOTrainer({ ...given, config: { ...given.config, ...config } }),
+    // Scores less their own running mean show no progress.
+    settings.shape_rewards ? "objective/raw_scores" : "objective/scores",
   );
 }

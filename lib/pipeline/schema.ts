@@ -170,6 +170,12 @@ const ppo = z
       .optional()
       .describe("approximate KL that ends the inner epochs; null: never"),
     clip_range: positive.optional(),
+    dual_clip: z
+      .number()
+      .gt(1)
+      .nullable()
+      .optional()
+      .describe("bounds the loss of negative advantages at this multiple; over 1 + clip_range"),
     value_clip_range: positive.nullable().optional(),
     value_loss_coefficient: nonNegative.optional(),
     entropy_coefficient: nonNegative.optional(),
@@ -181,12 +187,25 @@ const ppo = z
       .boolean()
       .optional()
       .describe("applies the mean and deviation that the reward model was saved with"),
+    shape_rewards: z
+      .boolean()
+      .optional()
+      .describe("less the running mean, divided by the running deviation of all scores so far"),
     reward_clip: positive.nullable().optional(),
+    length_penalty: nonNegative.optional().describe("off the score per token over length_penalty_start"),
+    length_penalty_start: nonNegativeInteger.optional(),
+    diversity_bonus: nonNegative.optional().describe("weight of a response's diversity in its score"),
+    diversity_measure: z
+      .enum(["distinct", "overlap"])
+      .optional()
+      .describe("distinct n-grams, or one minus the largest overlap with another response"),
+    diversity_ngram: positiveInteger.optional(),
     missing_eos_penalty: nonNegative.nullable().optional(),
     value_model: z
       .enum(["shared", "adapter", "separate"])
       .optional()
       .describe("head on the policy, adapter of its own, or model of its own"),
+    value_init: z.enum(["policy", "reward"]).optional().describe("what a value model of its own starts from"),
     value_head: z.enum(["mlp", "linear"]).optional(),
   })
   .superRefine(rolloutKeysFit);

@@ -10,7 +10,7 @@ import type { RolloutBatch } from "./rollouts.ts";
  */
 export interface Experience {
   readonly batch: RolloutBatch;
-  /** Float32Array[S]: clipped, and less the penalty for a missing end. */
+  /** Float32Array[S]: shaped and clipped, with bonus and penalties. */
   readonly scores: Float32Array;
   readonly logProb: Float32Array;
   readonly refLogProb: Float32Array;

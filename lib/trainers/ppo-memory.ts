@@ -4,7 +4,7 @@ import type { CausalLM } from "../model/causal-lm.ts";
 import type { HeadOptions } from "../model/heads.ts";
 import { type RewardSource, rewardModels } from "../rewards/reward.ts";
 import { frozenWorkload, largestMicroBatch, referenceAdapter, type TrainerWorkload } from "./memory.ts";
-import { VALUE, VALUE_ADAPTER } from "./ppo-networks.ts";
+import { VALUE, VALUE_ADAPTER, valueStart } from "./ppo-networks.ts";
 import { type PPOSettings, valueHeadOptions } from "./ppo-settings.ts";
 import type { TrainingTarget } from "./target.ts";
 
@@ -34,7 +34,8 @@ export function ppoWorkloads(
   if (valueModel === "separate") {
     workloads.push({ ...policy, networks: [{ adapter }] });
     const value = { heads: { [VALUE]: head }, head: VALUE, evaluates: true, ...pass, statistics: false };
-    workloads.push({ model, bare: true, trainable: "all", dtype: "float32", ...value });
+    const { model: start } = valueStart(model, target, reward, settings);
+    workloads.push({ model: start, bare: true, trainable: "all", dtype: "float32", ...value });
   } else {
     const networks =
       valueModel === "shared"

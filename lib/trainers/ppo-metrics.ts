@@ -1,10 +1,23 @@
 import type { PpoPolicyStat, PpoValueStat } from "../engine/losses.ts";
 import type { Metrics } from "../monitor/metrics.ts";
+import type { AnswerScores } from "../rewards/reward.ts";
+import type { Experience } from "./experience.ts";
 
 /** Sums over the response tokens of a minibatch. */
 export interface MinibatchSums {
   readonly policy: Readonly<Record<PpoPolicyStat, number>>;
   readonly value: Readonly<Record<PpoValueStat, number>>;
+}
+
+function add<Sums extends Readonly<Record<string, number>>>(a: Sums, b: Sums): Sums {
+  return Object.fromEntries(
+    Object.entries(a).map(([name, sum]) => [name, sum + (b[name] as number)]),
+  ) as Sums;
+}
+
+/** The sums of two micro-batches together. */
+export function addSums(a: MinibatchSums, b: MinibatchSums): MinibatchSums {
+  return { policy: add(a.policy, b.policy), value: add(a.value, b.value) };
 }
 
 /** One minibatch of an update, in means over its response tokens before its optimizer step. */
@@ -18,6 +31,8 @@ export interface PpoMinibatch {
   /** Mean of ½·(log ratio)². */
   readonly approxKl: number;
   readonly clipFraction: number;
+  /** Share of tokens whose loss `dualClip` bounds. */
+  readonly dualClipFraction: number;
   readonly valueClipFraction: number;
   readonly ratio: number;
   readonly ratioSquared: number;
@@ -42,6 +57,7 @@ export function summarizeMinibatch(
     entropy: policy.entropy / tokens,
     approxKl: policy.approxKl / tokens,
     clipFraction: policy.clipped / tokens,
+    dualClipFraction: policy.dualClipped / tokens,
     valueClipFraction: value.clipped / tokens,
     ratio: policy.ratio / tokens,
     ratioSquared: policy.ratioSquared / tokens,
@@ -49,8 +65,39 @@ export function summarizeMinibatch(
   };
 }
 
-function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
+function mean(values: readonly number[] | Float32Array): number {
+  let sum = 0;
+  for (const value of values) sum += value;
+  return sum / Math.max(1, values.length);
+}
+
+/** What the objective is made of. */
+export interface Objective extends Pick<Experience, "batch" | "scores" | "logProb" | "kl"> {
+  /** The source's own scores, before they were shaped. */
+  readonly raw: AnswerScores;
+  readonly diversity: Float32Array | null;
+}
+
+/** The metrics of a batch of rollouts under TRL's names: means over its answers. */
+export function objectiveMetrics(
+  { batch, scores, logProb, kl, raw, diversity }: Objective,
+  klCoefficient: number,
+): Metrics {
+  const meanScore = mean(scores);
+  const nonScoreReward = -klCoefficient * kl;
+  return {
+    "objective/scores": meanScore,
+    "objective/raw_scores": mean(raw.scores),
+    "objective/kl": kl,
+    "objective/entropy": -batch.meanPerAnswer(logProb),
+    "objective/non_score_reward": nonScoreReward,
+    "objective/rlhf_reward": meanScore + nonScoreReward,
+    "objective/response_length": batch.responseTokens() / batch.size,
+    ...(raw.spread ? { "objective/reward_spread": mean(raw.spread) } : {}),
+    ...(diversity ? { "objective/diversity": mean(diversity) } : {}),
+    "val/num_eos_tokens": batch.rollouts.filter((rollout) => rollout.finishReason === "stop").length,
+    kl_coef: klCoefficient,
+  };
 }
 
 /** The metrics of an iteration's updates under TRL's names: means over its minibatches. */
@@ -62,6 +109,7 @@ export function updateMetrics(minibatches: readonly PpoMinibatch[]): Metrics {
   return {
     "policy/approxkl_avg": over((minibatch) => minibatch.approxKl),
     "policy/clipfrac_avg": over((minibatch) => minibatch.clipFraction),
+    "policy/dual_clipfrac_avg": over((minibatch) => minibatch.dualClipFraction),
     "policy/entropy_avg": over((minibatch) => minibatch.entropy),
     "loss/policy_avg": over((minibatch) => minibatch.policyLoss),
     "loss/value_avg": over((minibatch) => minibatch.valueLoss),

@@ -1,4 +1,6 @@
+import { RlhfError } from "../errors.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
+import { type RewardSource, rewardModels } from "../rewards/reward.ts";
 import type { TrainedPart } from "./checkpoint.ts";
 import { type PPOSettings, valueHeadOptions } from "./ppo-settings.ts";
 import { addAdapterLike, type Network, policyOf, ReferencePolicy } from "./reference.ts";
@@ -7,6 +9,26 @@ import type { TrainingTarget } from "./target.ts";
 /** The value head, and the adapter made here; adapters and heads of a model share one name space. */
 export const VALUE = "value";
 export const VALUE_ADAPTER = "value-adapter";
+
+/**
+ * What a separate value model is a copy of. Throws ERR_RLHF_ARGUMENT where that should be a reward model and there is none on the
+ * policy's engine.
+ */
+export function valueStart(
+  model: CausalLM,
+  target: TrainingTarget,
+  reward: RewardSource,
+  { valueInit }: Pick<PPOSettings, "valueInit">,
+): Network {
+  if (valueInit === "policy") return policyOf(model, target);
+  const [first] = rewardModels(reward);
+  const problem = !first
+    ? "needs a reward model, and the reward is a function"
+    : first.model.engine !== model.engine && "needs the reward model on the policy's device and threads";
+  if (!first || problem)
+    throw new RlhfError("ERR_RLHF_ARGUMENT", `config.valueInit "reward" ${problem}; use "policy"`);
+  return { model: first.model, ...(first.adapter === undefined ? {} : { adapter: first.adapter }) };
+}
 
 /** The networks of PPO. The reference is the policy's starting point. */
 export class PpoNetworks implements Disposable {
@@ -52,24 +74,29 @@ export class PpoNetworks implements Disposable {
         };
   }
 
-  static async create(model: CausalLM, target: TrainingTarget, settings: PPOSettings): Promise<PpoNetworks> {
+  static async create(
+    model: CausalLM,
+    target: TrainingTarget,
+    reward: RewardSource,
+    settings: PPOSettings,
+  ): Promise<PpoNetworks> {
     const policy = policyOf(model, target);
     const reference = await ReferencePolicy.startingPoint(model, target);
-    const value = await PpoNetworks.#value(model, target, settings);
+    const value = await PpoNetworks.#value(model, target, reward, settings);
     return new PpoNetworks(policy, reference, value, settings, target.kind === "full");
   }
 
   static async #value(
     model: CausalLM,
     target: TrainingTarget,
+    reward: RewardSource,
     settings: PPOSettings,
   ): Promise<Network & { readonly head: string }> {
     const head = valueHeadOptions(settings);
     if (settings.valueModel === "separate") {
-      const copy = await model.clone({
-        trainable: "all",
-        ...(target.adapter === undefined ? {} : { merge: target.adapter }),
-      });
+      const start = valueStart(model, target, reward, settings);
+      const merge = start.adapter === undefined ? {} : { merge: start.adapter };
+      const copy = await start.model.clone({ trainable: "all", ...merge });
       copy.addHead(VALUE, head);
       return { model: copy, head: VALUE };
     }

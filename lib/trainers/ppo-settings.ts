@@ -61,6 +61,11 @@ export interface PPOConfig extends TrainerConfig {
   readonly targetKl?: number | null;
   /** Default 0.2. */
   readonly clipRange?: number;
+  /**
+   * Bounds the loss of a token with a negative advantage at this multiple of it, whatever its ratio: "dual clip", over 1 + clipRange, 3 is
+   * usual (Ye et al. 2020). null (default): no bound.
+   */
+  readonly dualClip?: number | null;
   /** null: values are not clipped. Default 0.2. */
   readonly valueClipRange?: number | null;
   /** Default 0.1. */
@@ -80,15 +85,38 @@ export interface PPOConfig extends TrainerConfig {
    * Default true.
    */
   readonly normalizeReward?: boolean;
-  /** Limits scores to ± this; null (default): no limit. */
+  /**
+   * Subtracts the running mean of all scores so far, this batch included, and divides by their running deviation. Evaluation reports
+   * the scores as they are. Default false.
+   */
+  readonly shapeRewards?: boolean;
+  /** Limits (shaped) scores to ± this; null (default): no limit. */
   readonly rewardClip?: number | null;
-  /** Taken off the (clipped) score of an answer that did not end itself; null (default): nothing. */
+  /** Taken off the (clipped) score for each response token over `lengthPenaltyStart`. Default 0. */
+  readonly lengthPenalty?: number;
+  /** Response tokens that cost nothing. Default 0. */
+  readonly lengthPenaltyStart?: number;
+  /** Weight of a response's diversity, 0 to 1, in its score. Default 0. */
+  readonly diversityBonus?: number;
+  /**
+   * "distinct" (default): different n-grams ÷ n-grams of the response. "overlap": 1 − the largest share of its n-grams that another
+   * response of the batch has too.
+   */
+  readonly diversityMeasure?: "distinct" | "overlap";
+  /** n of both. Default 2. */
+  readonly diversityNgram?: number;
+  /** Taken off the score of an answer that did not end itself, after all that; null (default): nothing. */
   readonly missingEosPenalty?: number | null;
   /**
    * Where values come from: a head on the policy's own hidden states ("shared", default), an adapter of its own on the same base
-   * ("adapter", LoRA only), or a copy of the policy's start with all weights trained ("separate").
+   * ("adapter", LoRA only), or a model with all weights trained ("separate").
    */
   readonly valueModel?: "shared" | "adapter" | "separate";
+  /**
+   * What a "separate" value model starts from: the policy's start (default), or the reward model's weights (the first member's of an
+   * ensemble). Its head is a new one in either case.
+   */
+  readonly valueInit?: "policy" | "reward";
   /** "mlp" (hidden → hidden → 1 with tanh, default), "linear", or a head of one's own; its output begins at 0. */
   readonly valueHead?: "mlp" | "linear" | HeadOptions;
   /** Whether `save` merges an adapter into the weights (default), or writes the adapter alone in PEFT's format. */
@@ -113,6 +141,7 @@ export const PPO_DEFAULTS = {
   klHorizon: 10_000,
   targetKl: 0.02 as number | null,
   clipRange: 0.2,
+  dualClip: null as number | null,
   valueClipRange: 0.2 as number | null,
   valueLossCoefficient: 0.1,
   entropyCoefficient: 0,
@@ -121,9 +150,16 @@ export const PPO_DEFAULTS = {
   whitenRewards: false,
   whitenAdvantages: true,
   normalizeReward: true,
+  shapeRewards: false,
   rewardClip: null as number | null,
+  lengthPenalty: 0,
+  lengthPenaltyStart: 0,
+  diversityBonus: 0,
+  diversityMeasure: "distinct" as NonNullable<PPOConfig["diversityMeasure"]>,
+  diversityNgram: 2,
   missingEosPenalty: null as number | null,
   valueModel: "shared" as NonNullable<PPOConfig["valueModel"]>,
+  valueInit: "policy" as NonNullable<PPOConfig["valueInit"]>,
 };
 
 export const PPO_RULES: Rules<PPOConfig> = {
@@ -144,6 +180,7 @@ export const PPO_RULES: Rules<PPOConfig> = {
   klHorizon: positive,
   targetKl: nullable(positive),
   clipRange: positive,
+  dualClip: nullable(positive),
   valueClipRange: nullable(positive),
   valueLossCoefficient: nonNegative,
   entropyCoefficient: nonNegative,
@@ -152,9 +189,16 @@ export const PPO_RULES: Rules<PPOConfig> = {
   whitenRewards: flag,
   whitenAdvantages: flag,
   normalizeReward: flag,
+  shapeRewards: flag,
   rewardClip: nullable(positive),
+  lengthPenalty: nonNegative,
+  lengthPenaltyStart: nonNegativeInteger,
+  diversityBonus: nonNegative,
+  diversityMeasure: oneOf("distinct", "overlap"),
+  diversityNgram: positiveInteger,
   missingEosPenalty: nullable(nonNegative),
   valueModel: oneOf("shared", "adapter", "separate"),
+  valueInit: oneOf("policy", "reward"),
   valueHead: oneOfOrObject("mlp", "linear"),
   saveMerged: flag,
 };
@@ -178,6 +222,18 @@ export function checkCombination(
     throw new RlhfError(
       "ERR_RLHF_ARGUMENT",
       'config.valueModel "adapter" needs a policy trained by LoRA, whose base stays frozen; use "shared" or "separate"',
+    );
+  }
+  if (config.valueInit === "reward" && config.valueModel !== "separate") {
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      `config.valueInit "reward" needs valueModel "separate", not "${config.valueModel}": the others stand on the policy's weights`,
+    );
+  }
+  if (config.dualClip !== null && config.dualClip <= 1 + config.clipRange) {
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      `config.dualClip (${config.dualClip}) must be over 1 + clipRange (${1 + config.clipRange}); 3 is usual`,
     );
   }
   requireNoDropout(config);

@@ -13,8 +13,15 @@ import { type Experience, estimateAdvantages } from "./experience.ts";
 import { itemsOf, type RowsOrTokenized, tokenizedData } from "./given-data.ts";
 import type { TrainerWorkload } from "./memory.ts";
 import { ppoWorkloads } from "./ppo-memory.ts";
-import { type MinibatchSums, type PpoMinibatch, summarizeMinibatch, updateMetrics } from "./ppo-metrics.ts";
-import { PpoNetworks } from "./ppo-networks.ts";
+import {
+  addSums,
+  type MinibatchSums,
+  objectiveMetrics,
+  type PpoMinibatch,
+  summarizeMinibatch,
+  updateMetrics,
+} from "./ppo-metrics.ts";
+import { PpoNetworks, valueStart } from "./ppo-networks.ts";
 import {
   checkCombination,
   PPO_DEFAULTS,
@@ -26,6 +33,7 @@ import type { Network } from "./reference.ts";
 import { requireOptions } from "./required-options.ts";
 import { sampleRollouts } from "./rollout-steps.ts";
 import { type Rollout, RolloutBatch } from "./rollouts.ts";
+import { RunningStatistics, type ShapedScores, shapeScores } from "./score-shaping.ts";
 import { checkSettings, fittingMaxLength, withDefaults } from "./settings.ts";
 import {
   addNewAdapter,
@@ -90,6 +98,7 @@ export class PPOTrainer extends Trainer<PPOSettings> {
   #networks: PpoNetworks | null = null;
   #rollouts = 0;
   #klCoefficient: number;
+  readonly #running = new RunningStatistics();
 
   constructor(options: PPOTrainerOptions) {
     requireOptions("PPOTrainer", options, ["model", "tokenizer", "reward", "prompts"]);
@@ -100,6 +109,7 @@ export class PPOTrainer extends Trainer<PPOSettings> {
     if (target.kind === "frozen") throw nothingToTrain();
     checkReward(reward, model, target);
     checkCombination(config, target.kind);
+    valueStart(model, target, reward, config);
     const learningRate = config.learningRate ?? defaultLearningRate(target, LEARNING_RATES);
     const maxLength = fittingMaxLength(config.maxLength, model.maxLength, config.maxNewTokens);
     super({ ...config, learningRate, maxLength }, options.outputDir);
@@ -136,9 +146,11 @@ export class PPOTrainer extends Trainer<PPOSettings> {
   }
 
   override prepare(): Promise<void> {
-    this.#preparing ??= PpoNetworks.create(this.model, this.#target, this.config).then((networks) => {
-      this.#networks = networks;
-    });
+    this.#preparing ??= PpoNetworks.create(this.model, this.#target, this.reward, this.config).then(
+      (networks) => {
+        this.#networks = networks;
+      },
+    );
     return this.#preparing;
   }
 
@@ -161,12 +173,21 @@ export class PPOTrainer extends Trainer<PPOSettings> {
   }
 
   protected override algorithmState(): Readonly<Record<string, number>> {
-    return { rollouts: this.#rollouts, klCoefficient: this.#klCoefficient };
+    const { count, mean, squares } = this.#running.state;
+    return {
+      rollouts: this.#rollouts,
+      klCoefficient: this.#klCoefficient,
+      scoreCount: count,
+      scoreMean: mean,
+      scoreSquares: squares,
+    };
   }
 
   protected override restoreAlgorithmState(state: Readonly<Record<string, number>>): void {
     this.#rollouts = state.rollouts ?? 0;
     this.#klCoefficient = state.klCoefficient ?? this.config.klCoefficient;
+    const { scoreCount: count = 0, scoreMean: mean = 0, scoreSquares: squares = 0 } = state;
+    this.#running.state = { count, mean, squares };
   }
 
   /** One iteration: rollouts of the next prompts in order, or of the ones given, and the updates on them. */
@@ -229,35 +250,37 @@ export class PPOTrainer extends Trainer<PPOSettings> {
     return sampleRollouts(policy, this.tokenizer, prompts, firstStream, this.config);
   }
 
-  /** Scores rollouts, and measures log-probs, values, rewards with the KL penalty, advantages and returns. */
+  /**
+   * Scores rollouts, and measures log-probs, values, rewards with the KL penalty, advantages and returns. With `shapeRewards` their
+   * scores enter the running statistics.
+   */
   async computeRewardsAndValues(rollouts: readonly Rollout[]): Promise<Experience> {
+    const raw = await this.#score(rollouts);
+    const { shapeRewards } = this.config;
+    if (shapeRewards) this.#running.add(raw.scores);
+    return this.#measureExperience(
+      rollouts,
+      raw,
+      shapeScores(raw.scores, rollouts, this.config, shapeRewards ? this.#running : null),
+    );
+  }
+
+  async #measureExperience(
+    rollouts: readonly Rollout[],
+    raw: AnswerScores,
+    { scores, diversity }: ShapedScores,
+  ): Promise<Experience> {
     const { policy, reference, value, sharesTrunk } = await this.#ready();
     const batch = new RolloutBatch(rollouts);
     // Old log-probs come from the training forward, never from decoding, so that the first ratio is exactly 1.
     const sampled = await this.#measure(batch, sharesTrunk ? { ...policy, head: value.head } : policy);
     const values = sharesTrunk ? sampled.value : (await this.#measure(batch, value, "value")).value;
     const { logProb: refLogProb } = await this.#measure(batch, reference);
-    const { scores, spread } = await this.#score(rollouts);
     const measured = { batch, scores, logProb: sampled.logProb, refLogProb, value: values };
     const estimated = await estimateAdvantages(this.model.engine, measured, this.#klCoefficient, this.config);
-    const mean = (values: Float32Array): number =>
-      values.reduce((sum, value) => sum + value, 0) / values.length;
-    const meanScore = mean(scores);
-    const nonScoreReward = -this.#klCoefficient * estimated.kl;
-    return {
-      ...measured,
-      ...estimated,
-      metrics: {
-        "objective/scores": meanScore,
-        "objective/kl": estimated.kl,
-        "objective/entropy": -batch.meanPerAnswer(sampled.logProb),
-        "objective/non_score_reward": nonScoreReward,
-        "objective/rlhf_reward": meanScore + nonScoreReward,
-        ...(spread ? { "objective/reward_spread": mean(spread) } : {}),
-        "val/num_eos_tokens": rollouts.filter((rollout) => rollout.finishReason === "stop").length,
-        kl_coef: this.#klCoefficient,
-      },
-    };
+    const { kl } = estimated;
+    const metrics = objectiveMetrics({ ...measured, kl, raw, diversity }, this.#klCoefficient);
+    return { ...measured, ...estimated, metrics };
   }
 
   /** Per-token arrays of all rollouts from one network, a micro-batch at a time. */
@@ -287,14 +310,9 @@ export class PPOTrainer extends Trainer<PPOSettings> {
     return { logProb, value };
   }
 
-  async #score(rollouts: readonly Rollout[]): Promise<AnswerScores> {
-    const { rewardClip, missingEosPenalty, microBatchTokens, normalizeReward: normalize } = this.config;
-    const { scores, spread } = await scoreAnswers(this.reward, rollouts, { microBatchTokens, normalize });
-    const shaped = scores.map((score, i) => {
-      const clipped = rewardClip === null ? score : Math.min(rewardClip, Math.max(-rewardClip, score));
-      return clipped - (rollouts[i]?.finishReason === "stop" ? 0 : (missingEosPenalty ?? 0));
-    });
-    return { scores: shaped, spread };
+  #score(rollouts: readonly Rollout[]): Promise<AnswerScores> {
+    const { microBatchTokens, normalizeReward: normalize } = this.config;
+    return scoreAnswers(this.reward, rollouts, { microBatchTokens, normalize });
   }
 
   /**
@@ -330,21 +348,17 @@ export class PPOTrainer extends Trainer<PPOSettings> {
   async #accumulate(experience: Experience, minibatch: Int32Array): Promise<MinibatchSums> {
     const { batch } = experience;
     const scale = 1 / batch.responseTokens(minibatch);
-    let total: MinibatchSums | null = null;
-    for (const indices of batch.microBatches(this.config.microBatchTokens, minibatch)) {
-      const sums = await this.#backward(experience, indices, scale);
-      total =
-        total === null
-          ? sums
-          : { policy: add(total.policy, sums.policy), value: add(total.value, sums.value) };
-    }
-    return total as MinibatchSums;
+    const parts: MinibatchSums[] = [];
+    for (const indices of batch.microBatches(this.config.microBatchTokens, minibatch))
+      parts.push(await this.#backward(experience, indices, scale));
+    return parts.reduce(addSums);
   }
 
   /** Forward, losses and backward of one micro-batch. */
   async #backward(experience: Experience, indices: readonly number[], scale: number): Promise<MinibatchSums> {
     const { policy, value, sharesTrunk } = await this.#ready();
-    const { clipRange, valueClipRange, valueLossCoefficient, entropyCoefficient, temperature } = this.config;
+    const { clipRange, dualClip, valueClipRange, valueLossCoefficient, entropyCoefficient, temperature } =
+      this.config;
     const { engine } = this.model;
     const batch = experience.batch.select(indices);
     const rows = (values: Float32Array): Float32Array => experience.batch.gather(values, indices);
@@ -373,6 +387,7 @@ export class PPOTrainer extends Trainer<PPOSettings> {
       entropy: pass.device.entropy,
       mask,
       clipRange,
+      dualClip: dualClip ?? 0,
       entropyCoefficient,
       scale,
     });
@@ -414,7 +429,12 @@ export class PPOTrainer extends Trainer<PPOSettings> {
     if (this.#evalPrompts.length === 0) return {};
     await this.#ready();
     const rollouts = await this.#sample(this.#evalPrompts, EVALUATION_STREAM);
-    const { metrics } = await this.computeRewardsAndValues(rollouts);
+    const raw = await this.#score(rollouts);
+    // Shaped by statistics that move, scores of two evaluations would not compare.
+    const scores = this.config.shapeRewards
+      ? { scores: raw.scores, diversity: null }
+      : shapeScores(raw.scores, rollouts, this.config, null);
+    const { metrics } = await this.#measureExperience(rollouts, raw, scores);
     return Object.fromEntries(Object.entries(metrics).map(([name, value]) => [`eval/${name}`, value]));
   }
 
@@ -436,12 +456,6 @@ export class PPOTrainer extends Trainer<PPOSettings> {
     this.#networks?.dispose();
     this.#networks = null;
   }
-}
-
-function add<Sums extends Readonly<Record<string, number>>>(a: Sums, b: Sums): Sums {
-  return Object.fromEntries(
-    Object.entries(a).map(([name, sum]) => [name, sum + (b[name] as number)]),
-  ) as Sums;
 }
 
 export function checkReward(reward: RewardSource, model: CausalLM, target: TrainingTarget): void {

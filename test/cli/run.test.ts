@@ -36,6 +36,16 @@ stages:
       batch_size: 4
       max_new_tokens: 6
       num_minibatches: 2
+      dual_clip: 3
+      shape_rewards: true
+      reward_clip: 5
+      length_penalty: 0.01
+      length_penalty_start: 4
+      diversity_bonus: 0.1
+      diversity_measure: overlap
+      missing_eos_penalty: 0.5
+      value_model: separate
+      value_init: reward
 `;
 }
 
@@ -68,7 +78,10 @@ describe("command line: run", function () {
     for (const line of ["[1/3] sft: done", "[2/3] reward: done", "[3/3] ppo: done"])
       assert.ok(first.includes(line), first);
     const policy = readFileSync(join(directory, "whole/ppo/model.safetensors"));
-    assert.ok(readMetrics(join(directory, "whole/ppo/metrics.jsonl")).length >= 2);
+    const records = readMetrics(join(directory, "whole/ppo/metrics.jsonl"));
+    assert.ok(records.length >= 2);
+    for (const name of ["objective/diversity", "objective/raw_scores", "policy/dual_clipfrac_avg"])
+      assert.ok(Number.isFinite(records.at(-1)?.metrics[name]), name);
 
     const second = ok(await runCommand("run", file));
     assert.equal(second.match(/complete in .*, skipped/g)?.length, 3, second);

@@ -130,6 +130,12 @@ const badCalls: readonly BadCall[] = [
     code: ARGUMENT,
     message: "refLogProb is null, expected an array with klCoefficient ≠ 0",
   },
+  {
+    op: "ppoPolicyLoss",
+    change: { dualClip: 1.1 },
+    code: ARGUMENT,
+    message: "dualClip is 1.1, expected 0 (none) or > 1 + clipRange",
+  },
   { op: "sequenceSum", change: { sequences: 0 }, code: SHAPE, message: "sequences is 0, expected ≥ 1" },
   {
     op: "sequenceSumBackward",

@@ -319,9 +319,28 @@ describe("golden values", () => {
     const loss = -2.2 - 2.4 + 0.8 + 1.5;
     assertClose(
       stats,
-      [loss, approxKl, 2, 4.6, squares, 10, 4].map((value) => Number(value.toFixed(10))),
+      [loss, approxKl, 2, 4.6, squares, 10, 4, 0].map((value) => Number(value.toFixed(10))),
       10,
     );
+  });
+
+  it("PPO's dual clip bounds the loss of negative advantages alone, and what it bounds has no gradient", () => {
+    // Ratios 4, 2, 4, 0.5 with advantages −1, −1, 1, −1: −A·ρ is 4, 2, −4, 0.5; bounded to 3, left, clipped to −1.2, clipped to 0.8.
+    const { dLogProb, stats } = evaluate("ppoPolicyLoss", {
+      rows: 4,
+      clipRange: 0.2,
+      dualClip: 3,
+      scale: 0.5,
+      mask: Float64Array.of(1, 1, 1, 1),
+      logProb: Float64Array.of(Math.log(4), Math.log(2), Math.log(4), Math.log(0.5)),
+      oldLogProb: new Float64Array(4),
+      advantage: Float64Array.of(-1, -1, 1, -1),
+      dLogProb: unset(4),
+      stats: unset(STAT_COUNT.ppoPolicyLoss),
+    });
+    assertClose(dLogProb, [0, 1, 0, 0], 10);
+    assertClose(stats?.subarray(0, 1), [3 + 2 - 1.2 + 0.8], 10);
+    assert.deepEqual([stats?.[2], stats?.[6], stats?.[7]], [2, 4, 1]);
   });
 
   it("PPO's value loss: inside the clip range, clipped with the larger error, clipped with the smaller", () => {

@@ -341,6 +341,15 @@ function lossCases(): GradientCase[] {
   };
   return [
     lossCase("ppoPolicyLoss", "", policy, [scale], { logProb: "dLogProb" }, "central"),
+    // Between e^0.1 and e^0.5, so that some tokens of negative advantage are bounded and some are not.
+    lossCase(
+      "ppoPolicyLoss",
+      " with a dual clip",
+      { ...policy, dualClip: 1.4 },
+      [scale],
+      { logProb: "dLogProb" },
+      "central",
+    ),
     lossCase(
       "ppoPolicyLoss",
       " with an entropy bonus",

@@ -28,7 +28,7 @@ const policyTie = (clipRange: number): Kink => ({
     dLogProb: unset(2),
     stats: unset(STAT_COUNT.ppoPolicyLoss),
   },
-  expected: { dLogProb: [-3, 2], stats: [-1, 0, 0, 2, 2, 0, 2] },
+  expected: { dLogProb: [-3, 2], stats: [-1, 0, 0, 2, 2, 0, 2, 0] },
 });
 
 const kinks: readonly Kink[] = [
@@ -63,6 +63,23 @@ const kinks: readonly Kink[] = [
   },
   policyTie(0),
   policyTie(0.25),
+  {
+    // ρ = e^0 = 1 is at no bound; a ratio is exact in float32 only there, so the advantage's sign decides.
+    name: "a dual clip leaves ratio 1 alone, whatever the advantage",
+    op: "ppoPolicyLoss",
+    args: {
+      rows: 2,
+      clipRange: 0.25,
+      dualClip: 2,
+      mask: Float64Array.of(1, 1),
+      logProb: Float64Array.of(-1, -2),
+      oldLogProb: Float64Array.of(-1, -2),
+      advantage: Float64Array.of(-3, 2),
+      dLogProb: unset(2),
+      stats: unset(STAT_COUNT.ppoPolicyLoss),
+    },
+    expected: { dLogProb: [3, -2], stats: [1, 0, 0, 2, 2, 0, 2, 0] },
+  },
   {
     // clip(2, 0 … 1) = 1, so that both errors are 0.5.
     name: "where clipped and unclipped value errors tie, the gradient is that of the unclipped one",

@@ -95,6 +95,17 @@ const TRAINERS: Readonly<Record<string, () => Promise<Runnable>>> = {
       reward,
       config: { ...PPO, lora: LORA, valueModel: "separate" as const },
     }),
+  "PPO of all weights with a value model that starts from a wider reward model": async () => {
+    const model = await makeModel("all");
+    const wide = {
+      ...TINY_LLAMA,
+      vocab_size: tokenizer.vocabSize,
+      hidden_size: 2 * Number(TINY_LLAMA["hidden_size"]),
+    };
+    const judge = RewardModel.create(await CausalLM.create(wide, { trainable: "none", threads }));
+    const config = { ...PPO, valueModel: "separate" as const, valueInit: "reward" as const };
+    return new PPOTrainer({ model, tokenizer, prompts, reward: judge, config });
+  },
 };
 
 describe("memory of trainers", () => {

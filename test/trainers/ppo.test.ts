@@ -158,6 +158,124 @@ describe("PPOTrainer", () => {
     });
   });
 
+  it("shaped scores have the running mean and deviation of all batches so far; evaluation reports them as they are", async () => {
+    using model = await tinyModel(tokenizer);
+    const config = { ...CONFIG, shapeRewards: true, rewardClip: 10 };
+    using trainer = new PPOTrainer({
+      model,
+      tokenizer,
+      reward: countLetters,
+      prompts,
+      evalPrompts: prompts,
+      config,
+    });
+    const raw: number[] = [];
+    for (let batch = 0; batch < 2; batch++) {
+      const rollouts = await trainer.generateResponses();
+      const { scores, metrics } = await trainer.computeRewardsAndValues(rollouts);
+      const own = rollouts.map(({ response }) => Math.fround((response.match(/[aeiou]/g) ?? []).length / 3));
+      raw.push(...own);
+      const mean = raw.reduce((sum, score) => sum + score, 0) / raw.length;
+      const squares = raw.reduce((sum, score) => sum + (score - mean) ** 2, 0);
+      const deviation = Math.sqrt(squares / (raw.length - 1));
+      assert.ok(deviation > 0);
+      scores.forEach((score, i) => {
+        assert.ok(Math.abs(score - ((own[i] as number) - mean) / deviation) < 1e-5);
+      });
+      const batchMean = own.reduce((sum, score) => sum + score, 0) / own.length;
+      assert.ok(Math.abs((metrics["objective/raw_scores"] as number) - batchMean) < 1e-6);
+    }
+    const evaluated = await trainer.evaluate();
+    assert.equal(evaluated["eval/objective/scores"], evaluated["eval/objective/raw_scores"]);
+    assert.deepEqual(await trainer.evaluate(), evaluated, "an evaluation leaves the statistics alone");
+  });
+
+  it("a diversity bonus and a length penalty are part of the reward at the last token", async () => {
+    using model = await tinyModel(tokenizer);
+    const shaping = { diversityBonus: 0.5, diversityNgram: 1, lengthPenalty: 0.1, lengthPenaltyStart: 3 };
+    using trainer = makeTrainer(model, { ...shaping, stop: [] }, () => 2);
+    const experience = await trainer.computeRewardsAndValues(await trainer.generateResponses());
+    const { batch, scores, reward, metrics } = experience;
+    const diversity = batch.rollouts.map(({ tokens, promptLength }) => {
+      const response = tokens.subarray(promptLength);
+      return new Set(response).size / response.length;
+    });
+    diversity.forEach((share, i) => {
+      const expected = 2 - 0.1 * (7 - 3) + 0.5 * share;
+      assert.ok(Math.abs((scores[i] as number) - expected) < 1e-6);
+      assert.ok(Math.abs((reward[(batch.packed.offsets[i + 1] as number) - 1] as number) - expected) < 1e-6);
+    });
+    const mean = diversity.reduce((sum, share) => sum + share, 0) / 6;
+    assert.ok(Math.abs((metrics["objective/diversity"] as number) - mean) < 1e-6);
+    assert.equal(metrics["objective/response_length"], 7);
+  });
+
+  it("dual clip leaves ratios near 1 alone, and bounds those far away", async () => {
+    const update = async (dualClip: number | null): Promise<[CausalLM, number]> => {
+      const model = await tinyModel(tokenizer);
+      using trainer = makeTrainer(model, { dualClip, learningRate: 3e-2, numPpoEpochs: 4 });
+      const { metrics } = await trainer.trainStep();
+      return [model, metrics["policy/dual_clipfrac_avg"] as number];
+    };
+    const [free, none] = await update(null);
+    const [loose, few] = await update(1e9);
+    const [tight, some] = await update(1.21);
+    using _models = { [Symbol.dispose]: () => [free, loose, tight].forEach((model) => void model.dispose()) };
+    assert.deepEqual([none, few], [0, 0]);
+    assert.ok(some > 0);
+    await assertSameWeights(loose, free);
+    await assert.rejects(assertSameWeights(tight, free));
+  });
+
+  it("accumulating over micro-batches is one batch: the same experience bits, the same update but for rounding", async () => {
+    const update = async (microBatchTokens: number) => {
+      const model = await tinyModel(tokenizer);
+      using trainer = makeTrainer(model, { microBatchTokens, learningRate: 1e-4 });
+      const experience = await trainer.computeRewardsAndValues(await trainer.generateResponses());
+      const { minibatches } = await trainer.ppoStep(experience);
+      return { model, experience, minibatches };
+    };
+    const [whole, cut] = [await update(4096), await update(24)];
+    using _models = {
+      [Symbol.dispose]: () => [whole, cut].forEach(({ model }) => void model.dispose()),
+    };
+    assert.ok(cut.experience.batch.microBatches(24, [0, 1, 2, 3, 4, 5]).length > 2);
+    for (const name of ["logProb", "value", "reward", "advantage", "returns"] as const)
+      assert.deepEqual(cut.experience[name], whole.experience[name], name);
+    cut.minibatches.forEach((minibatch, i) => {
+      for (const name of ["policyLoss", "valueLoss", "gradNorm"] as const) {
+        const expected = whole.minibatches[i]?.[name] as number;
+        const actual = minibatch[name] as number;
+        assert.ok(
+          Math.abs(actual - expected) <= 1e-4 * Math.max(0.01, Math.abs(expected)),
+          `${name} of ${i}: ${actual}, ${expected}`,
+        );
+      }
+    });
+  });
+
+  it("a separate value model may start from the reward model, with a new head", async () => {
+    using model = await tinyModel(tokenizer);
+    using judge = await tinyModel(tokenizer, "all", 77);
+    using reward = RewardModel.create(judge, { head: { initStd: 0.5 } });
+    const config: PPOConfig = { valueModel: "separate", valueInit: "reward" };
+    await withTemporaryDirectory(async (directory) => {
+      using trainer = makeTrainer(model, config, reward);
+      const experience = await trainer.computeRewardsAndValues(await trainer.generateResponses());
+      assert.ok(experience.value.every((value) => value === 0));
+      await trainer.save(directory);
+      using value = await CausalLM.load(join(directory, "value"), { device: "cpu" });
+      const name = "model.layers.0.mlp.up_proj.weight";
+      assert.deepEqual(await value.readParameter(name), await judge.readParameter(name));
+      assert.notDeepEqual(await value.readParameter(name), await model.readParameter(name));
+      const { minibatches } = await trainer.ppoStep(experience);
+      assert.ok((minibatches[0]?.valueGradNorm as number) > 0);
+    });
+    const refused = { code: "ERR_RLHF_ARGUMENT", message: /valueInit/ };
+    assert.throws(() => makeTrainer(model, config), refused);
+    assert.throws(() => makeTrainer(model, { valueInit: "reward" }, reward), refused);
+  });
+
   it("a reward function is given both texts and the prompt's row", async () => {
     using model = await tinyModel(tokenizer);
     const seen: string[] = [];
@@ -272,7 +390,8 @@ describe("PPOTrainer", () => {
     await withTemporaryDirectory(async (directory) => {
       const run = async (outputDir: string, interrupt = false): Promise<CausalLM> => {
         const model = await tinyModel(tokenizer);
-        const config: PPOConfig = { valueModel: "separate", klTarget: 0.01, klHorizon: 10 };
+        const adaptive: PPOConfig = { klTarget: 0.01, klHorizon: 10, shapeRewards: true, rewardClip: 2 };
+        const config: PPOConfig = { ...adaptive, valueModel: "separate" };
         using trainer = makeTrainer(model, config, countLetters, outputDir);
         const controller = new AbortController();
         const steps = trainer.steps({ signal: controller.signal });
@@ -398,6 +517,7 @@ describe("PPOTrainer", () => {
     using model = await tinyModel(tokenizer);
     const refused = { code: "ERR_RLHF_ARGUMENT" };
     assert.throws(() => makeTrainer(model, { valueModel: "adapter" }), { ...refused, message: /valueModel/ });
+    assert.throws(() => makeTrainer(model, { dualClip: 1.2 }), { ...refused, message: /dualClip/ });
     assert.throws(() => makeTrainer(model, { minNewTokens: 8 }), { ...refused, message: /minNewTokens/ });
     assert.throws(() => makeTrainer(model, { lora: { r: 4 } }), { ...refused, message: /frozen base/ });
     const long = { model, tokenizer, reward: countLetters, prompts: ["Xq".repeat(40)], config: CONFIG };

@@ -26,14 +26,18 @@ export function tinyTokenizer(): Tokenizer {
 }
 
 /** A Llama of random weights for `tinyTokenizer`. */
-export function tinyModel(tokenizer: Tokenizer, trainable: "all" | "none" = "all"): Promise<CausalLM> {
+export function tinyModel(
+  tokenizer: Tokenizer,
+  trainable: "all" | "none" = "all",
+  seed = 7,
+): Promise<CausalLM> {
   const config = {
     ...TINY_LLAMA,
     vocab_size: tokenizer.vocabSize,
     eos_token_id: tokenizer.eosTokenId,
     initializer_range: 0.1,
   };
-  return CausalLM.create(config, { trainable, seed: 7, device: "cpu" });
+  return CausalLM.create(config, { trainable, seed, device: "cpu" });
 }
 
 /** All weights of a model, by name. */

@@ -102,16 +102,20 @@ void ppoPolicyLoss(OpContext&, const PpoPolicyLoss& a) {
     const double ratio = std::exp(change);
     const double plain = -advantage * ratio;
     const double clipped = -advantage * std::clamp(ratio, 1 - a.clipRange, 1 + a.clipRange);
+    const double bound = -advantage * a.dualClip;
     const bool clippedWins = clipped > plain;
-    out(a.dLogProb)[t] = clippedWins ? 0.0f : static_cast<float>(a.scale * plain);
+    // dualClip is over 1 + clipRange, so where it binds the clipped branch does not win.
+    const bool boundWins = a.dualClip > 0 && advantage < 0 && bound < plain;
+    out(a.dLogProb)[t] = clippedWins || boundWins ? 0.0f : static_cast<float>(a.scale * plain);
     if (a.dEntropy) out(a.dEntropy)[t] = static_cast<float>(-a.entropyCoefficient * a.scale);
-    sums[PpoPolicyLoss::kLoss] += clippedWins ? clipped : plain;
+    sums[PpoPolicyLoss::kLoss] += boundWins ? bound : clippedWins ? clipped : plain;
     sums[PpoPolicyLoss::kApproxKl] += 0.5 * change * change;
     sums[PpoPolicyLoss::kClipped] += clippedWins;
     sums[PpoPolicyLoss::kRatio] += ratio;
     sums[PpoPolicyLoss::kRatioSquared] += ratio * ratio;
     if (a.entropy) sums[PpoPolicyLoss::kEntropy] += in(a.entropy)[t];
     sums[PpoPolicyLoss::kTokens] += 1;
+    sums[PpoPolicyLoss::kDualClipped] += boundWins;
   }
   writeStats(a.stats, sums);
 }

@@ -2,7 +2,7 @@ import { CaseData, EXACT, type OpCase, offsetsOf, responseMask, unset } from "./
 
 /** Numbers of stats of each loss (its kStatCount). */
 export const STAT_COUNT = {
-  ppoPolicyLoss: 7,
+  ppoPolicyLoss: 8,
   ppoValueLoss: 7,
   tokenNllLoss: 2,
   rewardLoss: 9,
@@ -94,6 +94,7 @@ function tokenCases(lengths: readonly number[]): OpCase[] {
       },
       criterion: SUMS,
     },
+    { op: "ppoPolicyLoss", name: `${name}, dual clip`, args: { ...policy, dualClip: 1.3 }, criterion: SUMS },
     { op: "ppoValueLoss", name, args: { ...values, clipRange: 0.2 }, criterion: SUMS },
     { op: "ppoValueLoss", name: `${name}, not clipped`, args: { ...values, clipRange: 0 }, criterion: SUMS },
     {
