@@ -12,6 +12,7 @@ import {
   exactlyOne,
   fraction,
   nonNegative,
+  nonNegativeInteger,
   path,
   policy,
   positive,
