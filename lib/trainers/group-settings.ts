@@ -1,66 +1,32 @@
 import { RlhfError } from "../errors.ts";
 import type { RewardScale } from "./group-advantages.ts";
 import {
-  COMMON_DEFAULTS,
-  COMMON_RULES,
-  type CommonSettings,
+  checkRolloutCombination,
+  ROLLOUT_DEFAULTS,
+  ROLLOUT_RULES,
+  type RolloutConfig,
+  type RolloutSettings,
+} from "./rollout-settings.ts";
+import {
   flag,
-  listOf,
-  name,
-  nonNegative,
-  nonNegativeInteger,
-  nullable,
   numberRule,
   oneOf,
   positive,
   positiveFraction,
   positiveInteger,
   type Rules,
-  type TrainerConfig,
 } from "./settings.ts";
-import { requireNoDropout } from "./target.ts";
 
-/** Settings of the trainers that compare several answers to one prompt. Default learning rate: 1e-6, for an adapter 1e-5. */
-export interface GroupConfig extends TrainerConfig {
-  /** Rollout batches in all. Default 100. */
-  readonly numIterations?: number;
-  /** Rollouts per iteration, a multiple of groupSize. Default 64. */
-  readonly batchSize?: number;
+/** Settings of the trainers that compare several answers to one prompt. `batchSize` is a multiple of `groupSize`. */
+export interface GroupConfig extends RolloutConfig {
   /** Answers to each prompt, at least 2. Default: GRPO 8, RLOO 2. */
   readonly groupSize?: number;
-  /** Whether prompts are drawn in a new random order each time through (default), or in the order given. */
-  readonly shufflePrompts?: boolean;
-  /** Default 64. */
-  readonly maxNewTokens?: number;
-  /** End tokens are not drawn before this many. Default 0. */
-  readonly minNewTokens?: number;
-  /** Of sampling and of every log-prob. Default 1. */
-  readonly temperature?: number;
-  /** Samples from the smallest set of tokens with this probability; log-probs stay those of the whole distribution. Default 1. */
-  readonly topP?: number;
-  /** Token ids that end an answer; []: none. Default: the model's end tokens. */
-  readonly stop?: readonly number[];
-  /** Texts that end an answer, beside the tokens of `stop`; as of PPO. */
-  readonly stopStrings?: readonly string[];
   /** Passes over each batch of rollouts. Default 1. */
   readonly updateEpochs?: number;
-  /** Optimizer steps per pass. Default 1. */
-  readonly numMinibatches?: number;
   /** Ratios under 1 − this are clipped. Default 0.2. */
   readonly clipRange?: number;
   /** Ratios over 1 + this are clipped. Default: clipRange; DAPO (Yu et al. 2025) has 0.28. */
   readonly clipRangeHigh?: number;
-  /**
-   * Whether a reward model's scores are brought to mean 0 and deviation 1 by the statistics saved with it, where there are such.
-   * Default true.
-   */
-  readonly normalizeReward?: boolean;
-  /** Limits scores to ± this; null (default): no limit. */
-  readonly rewardClip?: number | null;
-  /** Taken off the (clipped) score of an answer that did not end itself; null (default): nothing. */
-  readonly missingEosPenalty?: number | null;
-  /** Whether `save` merges an adapter into the weights (default), or writes the adapter alone in PEFT's format. */
-  readonly saveMerged?: boolean;
 }
 
 /** What the losses of tokens are summed over and divided by. */
@@ -94,21 +60,9 @@ export interface RLOOConfig extends GroupConfig {
 }
 
 const GROUP_DEFAULTS = {
-  ...COMMON_DEFAULTS,
-  schedule: "constant" as const,
-  numIterations: 100,
-  batchSize: 64,
-  shufflePrompts: true,
-  maxNewTokens: 64,
-  minNewTokens: 0,
-  temperature: 1,
-  topP: 1,
+  ...ROLLOUT_DEFAULTS,
   updateEpochs: 1,
-  numMinibatches: 1,
   clipRange: 0.2,
-  normalizeReward: true,
-  rewardClip: null as number | null,
-  missingEosPenalty: null as number | null,
 };
 
 export const GRPO_DEFAULTS = {
@@ -129,29 +83,15 @@ export const RLOO_DEFAULTS = {
 };
 
 const GROUP_RULES: Rules<GroupConfig> = {
-  ...COMMON_RULES,
-  numIterations: positiveInteger,
+  ...ROLLOUT_RULES,
   groupSize: numberRule("an integer of at least 2", (value) => Number.isSafeInteger(value) && value >= 2),
-  shufflePrompts: flag,
-  maxNewTokens: positiveInteger,
-  minNewTokens: nonNegativeInteger,
-  temperature: positive,
-  topP: positiveFraction,
-  stop: listOf(nonNegativeInteger),
-  stopStrings: listOf(name),
   updateEpochs: positiveInteger,
-  numMinibatches: positiveInteger,
   clipRange: positiveFraction,
   clipRangeHigh: positive,
-  normalizeReward: flag,
-  rewardClip: nullable(positive),
-  missingEosPenalty: nullable(nonNegative),
-  saveMerged: flag,
 };
 
 export const GRPO_RULES: Rules<GRPOConfig> = {
   ...GROUP_RULES,
-  klCoefficient: nonNegative,
   lossAggregation: oneOf("grpo", "bnpo", "dapo", "dr_grpo"),
   ratioLevel: oneOf("token", "sequence"),
   surrogate: oneOf("clipped", "cispo"),
@@ -160,35 +100,26 @@ export const GRPO_RULES: Rules<GRPOConfig> = {
 
 export const RLOO_RULES: Rules<RLOOConfig> = {
   ...GROUP_RULES,
-  klCoefficient: nonNegative,
   whitenAdvantages: flag,
 };
 
 /** What the trainers share, with all defaults filled in. */
-export type GroupSettings = CommonSettings &
+export type GroupSettings = RolloutSettings &
   GroupConfig &
-  Required<Pick<GroupConfig, keyof typeof GROUP_DEFAULTS | "groupSize">> & { readonly klCoefficient: number };
+  Required<Pick<GroupConfig, keyof typeof GROUP_DEFAULTS | "groupSize">>;
 
 export type GRPOSettings = GroupSettings & Required<Pick<GRPOConfig, keyof typeof GRPO_DEFAULTS>>;
 export type RLOOSettings = GroupSettings & Required<Pick<RLOOConfig, keyof typeof RLOO_DEFAULTS>>;
 
 /** Settings that are right by themselves and wrong together: throws ERR_RLHF_ARGUMENT. */
 export function checkGroupCombination(
-  config: Pick<
-    GroupSettings,
-    "batchSize" | "groupSize" | "numMinibatches" | "minNewTokens" | "maxNewTokens" | "seed"
-  > &
-    GroupConfig,
+  config: Parameters<typeof checkRolloutCombination>[0] & Pick<GroupSettings, "groupSize">,
 ): void {
-  requireNoDropout(config);
-  const { batchSize, groupSize, numMinibatches, minNewTokens, maxNewTokens } = config;
-  const wrong = (message: string): RlhfError => new RlhfError("ERR_RLHF_ARGUMENT", message);
+  checkRolloutCombination(config);
+  const { batchSize, groupSize } = config;
   if (batchSize % groupSize !== 0)
-    throw wrong(
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
       `config.batchSize (${batchSize} rollouts) must be a multiple of groupSize (${groupSize} answers per prompt)`,
     );
-  if (numMinibatches > batchSize)
-    throw wrong(`config.numMinibatches (${numMinibatches}) must not be over batchSize (${batchSize})`);
-  if (minNewTokens > maxNewTokens)
-    throw wrong(`config.minNewTokens (${minNewTokens}) must not be over maxNewTokens (${maxNewTokens})`);
 }
