@@ -27,7 +27,8 @@ const MOST_COMPARED = 512;
 /** What stands for no match of an order in BLEU (Chen & Cherry 2014, method 1). */
 const BLEU_EPSILON = 0.1;
 
-function ngramCounts(words: Words, n: number): Map<string, number> {
+/** How often each n-gram occurs; none where there are fewer than n words. */
+export function ngramCounts(words: Words, n: number): Map<string, number> {
   const counts = new Map<string, number>();
   const list = Array.from(words);
   for (let i = 0; i + n <= list.length; i++) {

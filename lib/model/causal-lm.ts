@@ -1,4 +1,3 @@
-import { join } from "node:path";
 import { encodePrompt } from "../data/encode.ts";
 import { Engine } from "../engine/engine.ts";
 import type { MemoryBytes } from "../engine/memory.ts";
@@ -16,14 +15,7 @@ import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { type AdapterLoadOptions, AdapterSet, type MergeOptions } from "./adapter-set.ts";
 import type { AdapterInfo, AdapterOptions } from "./adapters.ts";
 import { type PackedBatch, predictionsOf } from "./batch.ts";
-import {
-  architectureOf,
-  type HfConfig,
-  initializerRange,
-  readEosTokenIds,
-  readModelConfig,
-} from "./config.ts";
-import { readJsonIfPresent, writeJson } from "./files.ts";
+import { type HfConfig, initializerRange, readEosTokenIds, readModelConfig } from "./config.ts";
 import { answerText, type GenerateOptions, type Generation, generate } from "./generation.ts";
 import {
   type HeadInfo,
@@ -34,6 +26,7 @@ import {
   toHeadInfo,
   toNativeHead,
 } from "./heads.ts";
+import { type ModelOrigin, readModelDirectory, writeModelDirectory } from "./model-directory.ts";
 import {
   type CreateOptions,
   checkWeightType,
@@ -46,22 +39,16 @@ import {
 } from "./model-options.ts";
 import { Optimizer } from "./optimizer.ts";
 import { Pass } from "./pass.ts";
-import { readModelTensors, type TensorSource, writeSafetensors } from "./safetensors.ts";
-import { loadParameters, nameInFile, readGradient, readParameter } from "./weights.ts";
+import type { TensorSource } from "./safetensors.ts";
+import { loadParameters, readGradient, readParameter } from "./weights.ts";
 
-interface Origin {
-  readonly hfConfig: HfConfig;
-  readonly generationConfig: HfConfig | null;
-  readonly directory: string | null;
-}
+/** What a model is built with, beside its engine. */
+type BuildOptions = Pick<LoadOptions, "trainable" | "dtype" | "recomputeLayers">;
 
 /** A decoder-only transformer with a language-model head, named LoRA adapters and named scalar heads. */
 export class CausalLM implements Disposable {
   readonly engine: Engine;
   readonly config: ModelConfig;
-  readonly hfConfig: HfConfig;
-  /** Where it was loaded from; null for a model made from a configuration. */
-  readonly directory: string | null;
   readonly trainable: "all" | "none";
   /** How the matrices of the base are kept; vectors, adapters and heads are always float32. */
   readonly dtype: WeightType;
@@ -69,7 +56,7 @@ export class CausalLM implements Disposable {
   readonly eosTokenIds: readonly number[];
   /** The addon's handle, for the package's own modules. */
   readonly native: NativeModel;
-  readonly #generationConfig: HfConfig | null;
+  readonly #origin: ModelOrigin;
   readonly #adapters: AdapterSet;
   readonly #heads = new Map<string, HeadInfo>();
   #recomputeLayers = false;
@@ -78,7 +65,7 @@ export class CausalLM implements Disposable {
     engine: Engine,
     handle: NativeModel,
     config: ModelConfig,
-    origin: Origin,
+    origin: ModelOrigin,
     trainable: "all" | "none",
     dtype: WeightType,
   ) {
@@ -86,11 +73,9 @@ export class CausalLM implements Disposable {
     this.native = handle;
     this.#adapters = new AdapterSet(handle);
     this.config = config;
-    this.hfConfig = origin.hfConfig;
-    this.directory = origin.directory;
     this.trainable = trainable;
     this.dtype = dtype;
-    this.#generationConfig = origin.generationConfig;
+    this.#origin = origin;
     this.eosTokenIds = readEosTokenIds(origin.hfConfig, origin.generationConfig);
   }
 
@@ -101,22 +86,8 @@ export class CausalLM implements Disposable {
   static async load(path: string, options: LoadOptions = {}): Promise<CausalLM> {
     const directory = await localModel(path);
     checkWeightType(options);
-    const configPath = join(directory, "config.json");
-    const hfConfig = await readJsonIfPresent(configPath, "ERR_RLHF_MODEL");
-    if (!hfConfig)
-      throw new RlhfError("ERR_RLHF_MODEL", `${configPath}: does not exist; expected a model directory`, {
-        directory,
-      });
-    const generationConfig = await readJsonIfPresent(
-      join(directory, "generation_config.json"),
-      "ERR_RLHF_MODEL",
-    );
-    const tensors = await readModelTensors(directory);
-    let config = readModelConfig(hfConfig, configPath);
-    // A reward model's directory has no language-model head; tying it to the embeddings needs no weights.
-    if (tensors.entries.has("score.weight") && !tensors.entries.has("lm_head.weight"))
-      config = { ...config, tiedEmbeddings: true };
-    const model = await CausalLM.#build(config, { hfConfig, generationConfig, directory }, options);
+    const { config, origin, tensors } = await readModelDirectory(directory);
+    const model = await CausalLM.#build(Engine.shared(options), config, origin, options);
     try {
       await loadParameters(
         model.native,
@@ -136,22 +107,21 @@ export class CausalLM implements Disposable {
   static async create(hfConfig: HfConfig, options: CreateOptions = {}): Promise<CausalLM> {
     checkWeightType(options);
     const config = readModelConfig(hfConfig, "config");
-    const model = await CausalLM.#build(
-      config,
-      { hfConfig, generationConfig: null, directory: null },
-      options,
-    );
+    const origin = { hfConfig, generationConfig: null, directory: null };
+    const model = await CausalLM.#build(Engine.shared(options), config, origin, options);
     await callAsync(() => model.native.initialise(initializerRange(hfConfig), options.seed ?? 0));
     return model;
   }
 
-  static async #build(config: ModelConfig, origin: Origin, options: LoadOptions): Promise<CausalLM> {
-    const engine = Engine.shared(options);
-    const trainable = options.trainable ?? "none";
-    const dtype = options.dtype ?? "float32";
+  static async #build(
+    engine: Engine,
+    config: ModelConfig,
+    origin: ModelOrigin,
+    { trainable = "none", dtype = "float32", recomputeLayers = false }: BuildOptions,
+  ): Promise<CausalLM> {
     const handle = await callAsync(() => engine.native.createModel(config, trainable === "all", dtype));
     const model = new CausalLM(engine, handle, config, origin, trainable, dtype);
-    model.recomputeLayers = options.recomputeLayers ?? false;
+    model.recomputeLayers = recomputeLayers;
     return model;
   }
 
@@ -163,16 +133,9 @@ export class CausalLM implements Disposable {
     const trainable = options.trainable ?? "none";
     // A merged matrix is no sum of numbers of 16 bits: rounded, it would be another one.
     const dtype = trainable === "all" || options.merge !== undefined ? "float32" : this.dtype;
-    const handle = await callAsync(() =>
-      this.engine.native.createModel(this.config, trainable === "all", dtype),
-    );
-    const origin = {
-      hfConfig: this.hfConfig,
-      generationConfig: this.#generationConfig,
-      directory: this.directory,
-    };
-    const copy = new CausalLM(this.engine, handle, this.config, origin, trainable, dtype);
-    copy.recomputeLayers = this.recomputeLayers;
+    const { recomputeLayers } = this;
+    const shape = { trainable, dtype, recomputeLayers };
+    const copy = await CausalLM.#build(this.engine, this.config, this.#origin, shape);
     if (this.engine.plans) return copy;
     for (const source of this.#baseTensors(options.merge)) {
       const values = await source.read();
@@ -187,14 +150,12 @@ export class CausalLM implements Disposable {
    */
   async emptyCopyOn(
     engine: Engine,
-    options: Pick<LoadOptions, "trainable" | "dtype" | "recomputeLayers"> & { readonly bare?: boolean } = {},
+    options: BuildOptions & { readonly bare?: boolean } = {},
   ): Promise<CausalLM> {
     const { trainable = this.trainable, recomputeLayers = this.recomputeLayers, bare = false } = options;
     const dtype = options.dtype ?? (trainable === "all" ? "float32" : this.dtype);
-    const handle = await callAsync(() => engine.native.createModel(this.config, trainable === "all", dtype));
-    const origin = { hfConfig: this.hfConfig, generationConfig: null, directory: null };
-    const copy = new CausalLM(engine, handle, this.config, origin, trainable, dtype);
-    copy.recomputeLayers = recomputeLayers;
+    const shape = { trainable, dtype, recomputeLayers };
+    const copy = await CausalLM.#build(engine, this.config, this.#origin, shape);
     if (bare) return copy;
     copy.#adapters.addAllOf(this.#adapters);
     for (const [name, info] of this.#heads) copy.addHead(name, info as HeadOptions);
@@ -215,6 +176,16 @@ export class CausalLM implements Disposable {
     const { heads, tensors } = await readHeads(directory);
     for (const [name, info] of heads) this.addHead(name, info as HeadOptions);
     for (const [name, values] of tensors) await this.writeParameter(name, values);
+  }
+
+  /** The content of its config.json. */
+  get hfConfig(): HfConfig {
+    return this.#origin.hfConfig;
+  }
+
+  /** Where it was loaded from; null for a model made from a configuration. */
+  get directory(): string | null {
+    return this.#origin.directory;
   }
 
   get vocabSize(): number {
@@ -446,13 +417,7 @@ export class CausalLM implements Disposable {
    */
   async save(directory: string, options: SaveOptions = {}): Promise<void> {
     const tensors = this.#baseTensors(options.merge);
-    await writeSafetensors(
-      join(directory, "model.safetensors"),
-      tensors.map((tensor) => ({ ...tensor, name: nameInFile(this.config.family, tensor.name) })),
-    );
-    await this.#saveConfig(directory, architectureOf(this.config.family, "CausalLM"), {});
-    if (this.#generationConfig)
-      await writeJson(join(directory, "generation_config.json"), this.#generationConfig);
+    await writeModelDirectory(directory, this.config.family, this.#origin, { kind: "CausalLM", tensors });
     const heads = new Map([...this.#heads].filter(([name]) => options.heads?.includes(name) ?? true));
     if (heads.size > 0) {
       const sources = [...heads.keys()].flatMap((name) => this.#sources(`head:${name}`));
@@ -471,16 +436,11 @@ export class CausalLM implements Disposable {
   ): Promise<void> {
     const score = this.#linearHead(head, "saveForSequenceClassification");
     const backbone = this.#baseTensors(options.merge).filter((source) => source.name !== "lm_head.weight");
-    await writeSafetensors(join(directory, "model.safetensors"), [
-      ...backbone,
-      { ...score, name: "score.weight" },
-    ]);
-    const configured = this.hfConfig.pad_token_id;
-    const padTokenId = options.padTokenId ?? configured ?? this.eosTokenIds[0] ?? 0;
-    await this.#saveConfig(directory, architectureOf(this.config.family, "SequenceClassification"), {
-      id2label: { 0: "reward" },
-      label2id: { reward: 0 },
-      pad_token_id: padTokenId,
+    const padTokenId = options.padTokenId ?? this.hfConfig.pad_token_id ?? this.eosTokenIds[0] ?? 0;
+    await writeModelDirectory(directory, this.config.family, this.#origin, {
+      kind: "SequenceClassification",
+      tensors: [...backbone, { ...score, name: "score.weight" }],
+      config: { id2label: { 0: "reward" }, label2id: { reward: 0 }, pad_token_id: padTokenId },
     });
   }
 
@@ -489,16 +449,6 @@ export class CausalLM implements Disposable {
     const [score] = this.#sources(`head:${head}`);
     if (score && this.#heads.get(head)?.kind === "linear" && !this.#heads.get(head)?.bias) return score;
     throw new RlhfError("ERR_RLHF_ARGUMENT", `${what}: head "${head}" must be linear without bias`, { head });
-  }
-
-  async #saveConfig(directory: string, architecture: string, more: Record<string, unknown>): Promise<void> {
-    const { torch_dtype: _old, ...config } = this.hfConfig;
-    await writeJson(join(directory, "config.json"), {
-      ...config,
-      architectures: [architecture],
-      dtype: "float32",
-      ...more,
-    });
   }
 
   /** Bytes that the model holds now, by use; what optimizers and operators hold is counted by `engine.memory()`. */

@@ -1,14 +1,8 @@
-/** The n-grams of a token sequence, repetitions included; none where it is shorter than n. */
-function ngrams(tokens: Int32Array, n: number): string[] {
-  return Array.from({ length: Math.max(0, tokens.length - n + 1) }, (_, i) =>
-    tokens.subarray(i, i + n).join(),
-  );
-}
+import { distinctN, ngramCounts } from "../evaluation/diversity.ts";
 
-/** Distinct-n (Li et al. 2016): different n-grams ÷ n-grams. 0 for fewer than n tokens, so that saying nothing is not diverse. */
+/** Distinct-n of one response. 0 for fewer than n tokens, so that saying nothing is not diverse. */
 export function distinctShare(tokens: Int32Array, n: number): number {
-  const all = ngrams(tokens, n);
-  return all.length === 0 ? 0 : new Set(all).size / all.length;
+  return distinctN([tokens], n);
 }
 
 /**
@@ -16,7 +10,7 @@ export function distinctShare(tokens: Int32Array, n: number): number {
  * response of fewer than n tokens, so that saying nothing is not diverse.
  */
 export function largestOverlap(responses: readonly Int32Array[], n: number): Float32Array {
-  const sets = responses.map((response) => new Set(ngrams(response, n)));
+  const sets = responses.map((response) => new Set(ngramCounts(response, n).keys()));
   const owners = new Map<string, number[]>();
   sets.forEach((set, index) => {
     for (const ngram of set) {
