@@ -2,7 +2,7 @@ import { readdir, readFile, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { writeJson } from "../model/files.ts";
 import { isMember } from "../rewards/ensemble-files.ts";
-import { FREE_SETTINGS } from "../trainers/trainer.ts";
+import { FREE_SETTINGS } from "../trainers/training-loop.ts";
 import { fingerprint, hashOfValue, RUN_FILES } from "./fingerprint.ts";
 import { camelCase, pathKeys, type Stage, type StageKind } from "./schema.ts";
 

@@ -51,8 +51,20 @@ export interface CheckpointState {
   readonly data: string;
   /** The models of the run, as they were before its first step. */
   readonly models: readonly ModelFingerprint[];
-  /** What the algorithm keeps from step to step. */
-  readonly algorithm: Readonly<Record<string, number>>;
+  /** What the algorithm keeps from step to step, as JSON can hold it. */
+  readonly algorithm: object;
+}
+
+/** What a checkpoint holds as tensors, and how it gets back to where it came from. */
+export interface CheckpointContents {
+  /** Names and shapes decide whether a checkpoint fits. */
+  readonly tensors: readonly TensorSource[];
+  /** Updates that each optimizer made. */
+  readonly optimizerSteps: Readonly<Record<string, number>>;
+  restore(
+    read: (name: string) => Promise<Float32Array>,
+    optimizerSteps: Readonly<Record<string, number>>,
+  ): Promise<void>;
 }
 
 interface Manifest extends CheckpointState {
@@ -137,8 +149,7 @@ export async function removeLeftovers(outputDir: string, step: number, limit: nu
 export async function saveCheckpoint(
   outputDir: string,
   state: CheckpointState,
-  parts: readonly TrainedPart[],
-  kept: readonly KeptWeights[],
+  contents: CheckpointContents,
   limit: number,
 ): Promise<string> {
   const directory = join(outputDir, `checkpoint-${state.step}`);
@@ -146,12 +157,11 @@ export async function saveCheckpoint(
   try {
     await rm(temporary, { recursive: true, force: true });
     await mkdir(temporary, { recursive: true });
-    const tensors = [...parts.flatMap(tensorsOf), ...kept.flatMap(weightsOf)];
-    await writeSafetensors(join(temporary, TENSORS), tensors);
+    await writeSafetensors(join(temporary, TENSORS), contents.tensors);
     const manifest: Manifest = {
       version: 1,
       ...state,
-      optimizerSteps: Object.fromEntries(parts.map((part) => [part.name, part.optimizer.stepCount])),
+      optimizerSteps: contents.optimizerSteps,
       tensorBytes: (await stat(join(temporary, TENSORS))).size,
     };
     await writeJson(join(temporary, MANIFEST), manifest);
@@ -229,33 +239,39 @@ function checkTensors(
   }
 }
 
-/**
- * Puts weights, moments and step counts of a checkpoint back. Throws ERR_RLHF_CHECKPOINT, before anything is written, where they do
- * not fit the parts.
- */
-export async function restoreParts(
-  checkpoint: Checkpoint,
-  parts: readonly TrainedPart[],
-  kept: readonly KeptWeights[] = [],
-): Promise<void> {
+/** Puts what a checkpoint holds back. Throws ERR_RLHF_CHECKPOINT, before anything is written, where it does not fit. */
+export async function restoreCheckpoint(checkpoint: Checkpoint, contents: CheckpointContents): Promise<void> {
   const { entries } = await readSafetensors(join(checkpoint.directory, TENSORS));
-  checkTensors(checkpoint.directory, entries, [...parts.flatMap(tensorsOf), ...kept.flatMap(weightsOf)]);
-  const tensor = (name: string): Promise<Float32Array> => readTensor(entries.get(name) as TensorEntry);
+  checkTensors(checkpoint.directory, entries, contents.tensors);
   const { optimizerSteps } = checkpoint.state as Manifest;
-  for (const { name: part, model, optimizer } of parts) {
-    for (const name of optimizer.parameters) {
-      await model.writeParameter(name, await tensor(`${part}/weight/${name}`));
-      await optimizer.importMoments(name, {
-        m: await tensor(`${part}/m/${name}`),
-        v: await tensor(`${part}/v/${name}`),
-      });
-    }
-    await optimizer.setStepCount(optimizerSteps[part] ?? 0);
-  }
-  for (const { name: owner, model, groups } of kept) {
-    for (const { name } of model.parameters().filter((parameter) => groups.includes(parameter.group)))
-      await model.writeParameter(name, await tensor(`${owner}/weight/${name}`));
-  }
+  await contents.restore((name) => readTensor(entries.get(name) as TensorEntry), optimizerSteps);
+}
+
+/** Weights, moments and step counts of models. */
+export function modelContents(
+  parts: readonly TrainedPart[],
+  kept: readonly KeptWeights[],
+): CheckpointContents {
+  return {
+    tensors: [...parts.flatMap(tensorsOf), ...kept.flatMap(weightsOf)],
+    optimizerSteps: Object.fromEntries(parts.map((part) => [part.name, part.optimizer.stepCount])),
+    async restore(read, optimizerSteps) {
+      for (const { name: part, model, optimizer } of parts) {
+        for (const name of optimizer.parameters) {
+          await model.writeParameter(name, await read(`${part}/weight/${name}`));
+          await optimizer.importMoments(name, {
+            m: await read(`${part}/m/${name}`),
+            v: await read(`${part}/v/${name}`),
+          });
+        }
+        await optimizer.setStepCount(optimizerSteps[part] ?? 0);
+      }
+      for (const { name: owner, model, groups } of kept) {
+        for (const { name } of model.parameters().filter((parameter) => groups.includes(parameter.group)))
+          await model.writeParameter(name, await read(`${owner}/weight/${name}`));
+      }
+    },
+  };
 }
 
 /** Throws ERR_RLHF_CHECKPOINT, naming what differs, when a checkpoint is not of the run described by `current`. */

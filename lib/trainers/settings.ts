@@ -7,12 +7,8 @@ import type { Schedule } from "./schedule.ts";
 /** A LoRA adapter that the trainer adds to the model and trains instead of its weights: r is 16 and alpha 32 unless set. */
 export type LoraSettings = Partial<Omit<AdapterOptions, "seed" | "trainable">>;
 
-/** Settings of every trainer. */
-export interface TrainerConfig {
-  /** Sequences (pairs, rollouts) per batch. */
-  readonly batchSize?: number;
-  /** Most tokens of one forward pass: the setting that trades speed for memory. Results change by rounding only. Default 4096. */
-  readonly microBatchTokens?: number;
+/** Settings of every training loop. */
+export interface LoopConfig {
   /** The peak learning rate. */
   readonly learningRate?: number;
   /** Optimizer steps (PPO: iterations) in which the learning rate rises to its peak. Default 0. */
@@ -24,10 +20,8 @@ export interface TrainerConfig {
   readonly eps?: number;
   /** AdamW's decoupled weight decay. Default 0. */
   readonly weightDecay?: number;
-  /** Gradients are scaled down to this global norm; null: never. Default 1. */
+  /** Gradients are scaled down to this global norm; null: never. Default 1 (environments: 0.5). */
   readonly maxGradNorm?: number | null;
-  /** Longest sequence (PPO: prompt) in tokens. Default: 1024 or the model's context, whichever is less. */
-  readonly maxLength?: number;
   /** Steps between evaluations; left out: only after the last step. */
   readonly evalSteps?: number;
   /** Steps between checkpoints; left out: only when interrupted. */
@@ -42,6 +36,16 @@ export interface TrainerConfig {
   readonly loggingSteps?: number;
   /** Everything random follows from it. Default 0. */
   readonly seed?: number;
+}
+
+/** Settings of every trainer of language models. */
+export interface TrainerConfig extends LoopConfig {
+  /** Sequences (pairs, rollouts) per batch. */
+  readonly batchSize?: number;
+  /** Most tokens of one forward pass: the setting that trades speed for memory. Results change by rounding only. Default 4096. */
+  readonly microBatchTokens?: number;
+  /** Longest sequence (PPO: prompt) in tokens. Default: 1024 or the model's context, whichever is less. */
+  readonly maxLength?: number;
   /**
    * Keeps the input of each layer alone for backward, which computes the rest again (activation checkpointing): less memory for one
    * more forward pass, the same bits. Default: as the model was loaded.
@@ -55,9 +59,8 @@ export interface TrainerConfig {
   readonly adapter?: string;
 }
 
-/** Defaults that all trainers share. */
-export const COMMON_DEFAULTS = {
-  microBatchTokens: 4096,
+/** Defaults of every training loop. */
+export const LOOP_DEFAULTS = {
   warmupSteps: 0,
   betas: [0.9, 0.999] as readonly [number, number],
   eps: 1e-8,
@@ -67,6 +70,13 @@ export const COMMON_DEFAULTS = {
   loggingSteps: 1,
   seed: 0,
 };
+
+/** Settings with all defaults filled in. */
+export type LoopSettings = LoopConfig &
+  Required<Pick<LoopConfig, keyof typeof LOOP_DEFAULTS | "learningRate" | "schedule">>;
+
+/** Defaults that trainers of language models share. */
+export const COMMON_DEFAULTS = { ...LOOP_DEFAULTS, microBatchTokens: 4096 };
 
 /** Settings with all defaults filled in. */
 export type CommonSettings = TrainerConfig &
@@ -152,9 +162,7 @@ const LORA_RULES: Rules<LoraSettings> = {
   dropout: numberRule("a number from 0 to below 1", (value) => value >= 0 && value < 1),
 };
 
-export const COMMON_RULES: Rules<TrainerConfig> = {
-  batchSize: positiveInteger,
-  microBatchTokens: positiveInteger,
+export const LOOP_RULES: Rules<LoopConfig> = {
   learningRate: nonNegative,
   warmupSteps: nonNegativeInteger,
   schedule: oneOf("constant", "linear", "cosine"),
@@ -166,7 +174,6 @@ export const COMMON_RULES: Rules<TrainerConfig> = {
   eps: positive,
   weightDecay: nonNegative,
   maxGradNorm: nullable(positive),
-  maxLength: positiveInteger,
   evalSteps: positiveInteger,
   saveSteps: positiveInteger,
   saveTotalLimit: positiveInteger,
@@ -174,6 +181,13 @@ export const COMMON_RULES: Rules<TrainerConfig> = {
   bestMetricGoal: oneOf("min", "max"),
   loggingSteps: positiveInteger,
   seed: nonNegativeInteger,
+};
+
+export const COMMON_RULES: Rules<TrainerConfig> = {
+  ...LOOP_RULES,
+  batchSize: positiveInteger,
+  microBatchTokens: positiveInteger,
+  maxLength: positiveInteger,
   recomputeLayers: flag,
   memoryBudget: [
     'a number of bytes or text such as "12GiB"',
