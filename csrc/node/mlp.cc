@@ -1,6 +1,6 @@
 #include "model/mlp.h"
 
-#include "node/loss_call.h"
+#include "node/array_call.h"
 #include "node/settings.h"
 
 // Small networks on arrays, and the optimizer's update of one flat array.
@@ -26,11 +26,11 @@ struct MlpCall {
 
 Napi::Value mlpForward(const Napi::CallbackInfo& info) {
   return guarded(info, [&] {
-    Call call(info);
+    ArrayCall call(info);
     const auto x = call.array("x");
-    const MlpCall mlp(toObject(info[1], "arguments"), call.length());
-    const auto parameters = call.array("parameters", mlp.shape.parameterCount());
-    return call.submit(info, [=](const EnginePointer& engine) {
+    const MlpCall mlp(call.given(), call.length());
+    const auto parameters = call.array("parameters", mlp.shape.parameterCount(), true);
+    return call.submit([=](const EnginePointer& engine) {
       const auto kept = makeArray(engine, mlp.rows * mlp.shape.keptPerRow()), y = makeArray(engine, mlp.rows * mlp.shape.outputs());
       rlhf::mlpForward(*engine->engine, mlp.shape, mlp.rows, x->on(*engine), parameters->on(*engine), writable(kept), writable(y));
       return Outputs{{{"y", y}, {"kept", kept}}, {}, {}};
@@ -40,13 +40,13 @@ Napi::Value mlpForward(const Napi::CallbackInfo& info) {
 
 Napi::Value mlpBackward(const Napi::CallbackInfo& info) {
   return guarded(info, [&] {
-    Call call(info);
+    ArrayCall call(info);
     const auto x = call.array("x");
-    const MlpCall mlp(toObject(info[1], "arguments"), call.length());
-    const auto parameters = call.array("parameters", mlp.shape.parameterCount());
-    const auto kept = call.array("kept", mlp.rows * mlp.shape.keptPerRow());
-    const auto dy = call.array("dy", mlp.rows * mlp.shape.outputs());
-    return call.submit(info, [=](const EnginePointer& engine) {
+    const MlpCall mlp(call.given(), call.length());
+    const auto parameters = call.array("parameters", mlp.shape.parameterCount(), true);
+    const auto kept = call.array("kept", mlp.rows * mlp.shape.keptPerRow(), true);
+    const auto dy = call.array("dy", mlp.rows * mlp.shape.outputs(), true);
+    return call.submit([=](const EnginePointer& engine) {
       const auto gradient = makeArray(engine, mlp.shape.parameterCount());
       const auto work = makeArray(engine, mlp.rows * mlp.shape.workPerRow());
       rlhf::mlpBackward(*engine->engine, mlp.shape, mlp.rows, x->on(*engine), parameters->on(*engine), kept->on(*engine),
@@ -59,19 +59,19 @@ Napi::Value mlpBackward(const Napi::CallbackInfo& info) {
 /// The inputs stay as they are: the outputs are what they become.
 Napi::Value adamW(const Napi::CallbackInfo& info) {
   return guarded(info, [&] {
-    Call call(info);
+    ArrayCall call(info);
     const auto parameters = call.array("parameters"), gradient = call.array("gradient");
     const auto m = call.array("m"), v = call.array("v");
     AdamW arguments;
     arguments.count = call.length();
-    arguments.step = call.count("step", 1);
-    arguments.learningRate = call.value("learningRate", 0);
-    arguments.beta1 = call.value("beta1", arguments.beta1);
-    arguments.beta2 = call.value("beta2", arguments.beta2);
-    arguments.eps = call.value("eps", arguments.eps);
-    arguments.weightDecay = call.value("weightDecay", 0);
-    arguments.gradientScale = call.value("gradientScale", 1);
-    return call.submit(info, [=](const EnginePointer& engine) mutable {
+    arguments.step = integer(call.given(), "step", 1);
+    arguments.learningRate = number(call.given(), "learningRate", 0);
+    arguments.beta1 = number(call.given(), "beta1", arguments.beta1);
+    arguments.beta2 = number(call.given(), "beta2", arguments.beta2);
+    arguments.eps = number(call.given(), "eps", arguments.eps);
+    arguments.weightDecay = number(call.given(), "weightDecay", 0);
+    arguments.gradientScale = number(call.given(), "gradientScale", 1);
+    return call.submit([=](const EnginePointer& engine) mutable {
       const auto copyOf = [&](const std::shared_ptr<ArrayInput>& input) {
         const auto array = makeArray(engine, arguments.count);
         engine->engine->copy(writable(array), input->on(*engine), static_cast<size_t>(arguments.count) * sizeof(float));

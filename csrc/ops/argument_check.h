@@ -1,6 +1,8 @@
 #pragma once
 #include <cmath>
+#include <initializer_list>
 #include <string>
+#include <utility>
 
 #include "core/error.h"
 #include "ops/context.h"
@@ -36,6 +38,11 @@ class ArgumentCheck {
     if (value < minimum) failShape(field, value, format("≥ %lld", static_cast<long long>(minimum)));
   }
 
+  /// Sizes of at least 1.
+  void positive(std::initializer_list<std::pair<const char*, int64_t>> sizes) const {
+    for (const auto& [field, value] : sizes) atLeast(field, value, 1);
+  }
+
   void between(const char* field, int64_t value, int64_t minimum, int64_t maximum) const {
     if (value >= minimum && value <= maximum) return;
     failShape(field, value,
@@ -55,6 +62,10 @@ class ArgumentCheck {
 
   void present(const char* field, const void* array) const {
     if (!array) fail(code::kArgument, field, "null", "an array");
+  }
+
+  void present(std::initializer_list<std::pair<const char*, const void*>> arrays) const {
+    for (const auto& [field, array] : arrays) present(field, array);
   }
 
   /// An array that is required because of `reason`, such as "with rank > 0".

@@ -10,12 +10,8 @@ void validate(const EmbeddingForward& a) {
   const ArgumentCheck check("embeddingForward");
   check.floating("type", a.type);
   check.floating("tableType", a.tableType);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("cols", a.cols, 1);
-  check.atLeast("vocab", a.vocab, 1);
-  check.present("tokens", a.tokens);
-  check.present("table", a.table);
-  check.present("y", a.y);
+  check.positive({{"rows", a.rows}, {"cols", a.cols}, {"vocab", a.vocab}});
+  check.present({{"tokens", a.tokens}, {"table", a.table}, {"y", a.y}});
   if (a.positionTable) check.atLeast("maxPositions", a.maxPositions, 1);
   check.presentWhen(a.positionTable != nullptr, "positions", a.positions, "with positionTable");
 }
@@ -23,12 +19,8 @@ void validate(const EmbeddingForward& a) {
 void validate(const EmbeddingBackward& a) {
   const ArgumentCheck check("embeddingBackward");
   check.floating("type", a.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("cols", a.cols, 1);
-  check.atLeast("vocab", a.vocab, 1);
-  check.present("tokens", a.tokens);
-  check.present("dy", a.dy);
-  check.present("dTable", a.dTable);
+  check.positive({{"rows", a.rows}, {"cols", a.cols}, {"vocab", a.vocab}});
+  check.present({{"tokens", a.tokens}, {"dy", a.dy}, {"dTable", a.dTable}});
   if (a.dPositionTable) check.atLeast("maxPositions", a.maxPositions, 1);
   check.presentWhen(a.dPositionTable != nullptr, "positions", a.positions, "with dPositionTable");
 }
@@ -36,54 +28,33 @@ void validate(const EmbeddingBackward& a) {
 void validate(const RmsNormForward& a) {
   const ArgumentCheck check("rmsNormForward");
   check.floating("type", a.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("cols", a.cols, 1);
+  check.positive({{"rows", a.rows}, {"cols", a.cols}});
   check.number("eps", a.eps, a.eps >= 0, "≥ 0");
-  check.present("x", a.x);
-  check.present("weight", a.weight);
-  check.present("y", a.y);
-  check.present("rstd", a.rstd);
+  check.present({{"x", a.x}, {"weight", a.weight}, {"y", a.y}, {"rstd", a.rstd}});
 }
 
 void validate(const RmsNormBackward& a) {
   const ArgumentCheck check("rmsNormBackward");
   check.floating("type", a.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("cols", a.cols, 1);
+  check.positive({{"rows", a.rows}, {"cols", a.cols}});
   check.flag("accumulateDx", a.accumulateDx);
-  check.present("x", a.x);
-  check.present("weight", a.weight);
-  check.present("rstd", a.rstd);
-  check.present("dy", a.dy);
-  check.present("dx", a.dx);
+  check.present({{"x", a.x}, {"weight", a.weight}, {"rstd", a.rstd}, {"dy", a.dy}, {"dx", a.dx}});
 }
 
 void validate(const LayerNormForward& a) {
   const ArgumentCheck check("layerNormForward");
   check.floating("type", a.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("cols", a.cols, 1);
+  check.positive({{"rows", a.rows}, {"cols", a.cols}});
   check.number("eps", a.eps, a.eps >= 0, "≥ 0");
-  check.present("x", a.x);
-  check.present("weight", a.weight);
-  check.present("bias", a.bias);
-  check.present("y", a.y);
-  check.present("mean", a.mean);
-  check.present("rstd", a.rstd);
+  check.present({{"x", a.x}, {"weight", a.weight}, {"bias", a.bias}, {"y", a.y}, {"mean", a.mean}, {"rstd", a.rstd}});
 }
 
 void validate(const LayerNormBackward& a) {
   const ArgumentCheck check("layerNormBackward");
   check.floating("type", a.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("cols", a.cols, 1);
+  check.positive({{"rows", a.rows}, {"cols", a.cols}});
   check.flag("accumulateDx", a.accumulateDx);
-  check.present("x", a.x);
-  check.present("weight", a.weight);
-  check.present("mean", a.mean);
-  check.present("rstd", a.rstd);
-  check.present("dy", a.dy);
-  check.present("dx", a.dx);
+  check.present({{"x", a.x}, {"weight", a.weight}, {"mean", a.mean}, {"rstd", a.rstd}, {"dy", a.dy}, {"dx", a.dx}});
 }
 
 namespace {
@@ -91,9 +62,7 @@ namespace {
 template <class Arguments>
 void checkHeadNorm(const ArgumentCheck& check, const Arguments& a) {
   check.floating("type", a.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("heads", a.heads, 1);
-  check.atLeast("headDim", a.headDim, 1);
+  check.positive({{"rows", a.rows}, {"heads", a.heads}, {"headDim", a.headDim}});
   check.stride("stride", a.stride, "heads · headDim", a.heads * a.headDim);
   check.present("weight", a.weight);
 }
@@ -110,46 +79,35 @@ void validate(const HeadNormForward& a) {
 void validate(const HeadNormBackward& a) {
   const ArgumentCheck check("headNormBackward");
   checkHeadNorm(check, a);
-  check.present("normalised", a.normalised);
-  check.present("rstd", a.rstd);
-  check.present("dx", a.dx);
+  check.present({{"normalised", a.normalised}, {"rstd", a.rstd}, {"dx", a.dx}});
 }
 
 void validate(const Rotary& a) {
   const ArgumentCheck check("rotary");
   check.floating("type", a.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("heads", a.heads, 1);
-  check.atLeast("headDim", a.headDim, 1);
+  check.positive({{"rows", a.rows}, {"heads", a.heads}, {"headDim", a.headDim}});
   check.between("rotary", a.rotary, 2, a.headDim);
   check.multiple("rotary", a.rotary, "a pair", 2);
   check.stride("rowStride", a.rowStride, "heads · headDim", a.heads * a.headDim);
   check.atLeast("maxPositions", a.maxPositions, 1);
   check.flag("inverse", a.inverse);
-  check.present("positions", a.positions);
-  check.present("cosine", a.cosine);
-  check.present("sine", a.sine);
-  check.present("x", a.x);
+  check.present({{"positions", a.positions}, {"cosine", a.cosine}, {"sine", a.sine}, {"x", a.x}});
 }
 
 void validate(const PackWeight& a) {
   const ArgumentCheck check("packWeight");
   check.floating("type", a.type);
-  check.atLeast("inputs", a.inputs, 1);
-  check.atLeast("outputs", a.outputs, 1);
+  check.positive({{"inputs", a.inputs}, {"outputs", a.outputs}});
   check.flag("transposed", a.transposed);
   check.flag("backward", a.backward);
-  check.present("weight", a.weight);
-  check.present("packed", a.packed);
+  check.present({{"weight", a.weight}, {"packed", a.packed}});
 }
 
 void validate(const LinearForward& a) {
   const ArgumentCheck check("linearForward");
   check.floating("type", a.type);
   check.floating("weightType", a.weight.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("inputs", a.inputs, 1);
-  check.atLeast("outputs", a.outputs, 1);
+  check.positive({{"rows", a.rows}, {"inputs", a.inputs}, {"outputs", a.outputs}});
   check.stride("xStride", a.xStride, "inputs", a.inputs);
   check.stride("yStride", a.yStride, "outputs", a.outputs);
   check.choice("activation", static_cast<int32_t>(a.activation), 0, static_cast<int32_t>(Activation::Silu));
@@ -170,9 +128,7 @@ void validate(const LinearBackward& a) {
   const ArgumentCheck check("linearBackward");
   check.floating("type", a.type);
   check.floating("weightType", a.weight.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("inputs", a.inputs, 1);
-  check.atLeast("outputs", a.outputs, 1);
+  check.positive({{"rows", a.rows}, {"inputs", a.inputs}, {"outputs", a.outputs}});
   check.stride("dyStride", a.dyStride, "outputs", a.outputs);
   check.flag("accumulateDx", a.accumulateDx);
   check.flag("transposed", a.weight.transposed);
@@ -201,16 +157,13 @@ void validate(const LinearBackward& a) {
 void validate(const Dropout& a) {
   const ArgumentCheck check("dropout");
   check.floating("type", a.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("cols", a.cols, 1);
+  check.positive({{"rows", a.rows}, {"cols", a.cols}});
   check.stride("xStride", a.xStride, "cols", a.cols);
   check.stride("yStride", a.yStride, "cols", a.cols);
   check.number("probability", a.probability, a.probability >= 0 && a.probability < 1, "0 to below 1");
   check.between("layer", a.layer, 0, INT32_MAX);
   check.flag("accumulate", a.accumulate);
-  check.present("keys", a.keys);
-  check.present("x", a.x);
-  check.present("y", a.y);
+  check.present({{"keys", a.keys}, {"x", a.x}, {"y", a.y}});
 }
 
 void validate(const ActivationBackward& a) {
@@ -218,33 +171,23 @@ void validate(const ActivationBackward& a) {
   check.floating("type", a.type);
   check.choice("activation", static_cast<int32_t>(a.activation), 0, static_cast<int32_t>(Activation::Silu));
   check.atLeast("count", a.count, 0);
-  check.present("x", a.x);
-  check.present("dy", a.dy);
-  check.present("dx", a.dx);
+  check.present({{"x", a.x}, {"dy", a.dy}, {"dx", a.dx}});
 }
 
 void validate(const GatedSiluForward& a) {
   const ArgumentCheck check("gatedSiluForward");
   check.floating("type", a.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("cols", a.cols, 1);
+  check.positive({{"rows", a.rows}, {"cols", a.cols}});
   check.stride("inputStride", a.inputStride, "cols", a.cols);
-  check.present("gate", a.gate);
-  check.present("up", a.up);
-  check.present("y", a.y);
+  check.present({{"gate", a.gate}, {"up", a.up}, {"y", a.y}});
 }
 
 void validate(const GatedSiluBackward& a) {
   const ArgumentCheck check("gatedSiluBackward");
   check.floating("type", a.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("cols", a.cols, 1);
+  check.positive({{"rows", a.rows}, {"cols", a.cols}});
   check.stride("inputStride", a.inputStride, "cols", a.cols);
-  check.present("gate", a.gate);
-  check.present("up", a.up);
-  check.present("dy", a.dy);
-  check.present("dGate", a.dGate);
-  check.present("dUp", a.dUp);
+  check.present({{"gate", a.gate}, {"up", a.up}, {"dy", a.dy}, {"dGate", a.dGate}, {"dUp", a.dUp}});
 }
 
 namespace {
@@ -253,11 +196,9 @@ namespace {
 template <class Arguments>
 void checkAttentionSizes(const ArgumentCheck& check, const Arguments& a) {
   check.floating("type", a.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("sequences", a.sequences, 1);
+  check.positive({{"rows", a.rows}, {"sequences", a.sequences}});
   check.between("maxLength", a.maxLength, 1, a.rows);
-  check.atLeast("heads", a.heads, 1);
-  check.atLeast("kvHeads", a.kvHeads, 1);
+  check.positive({{"heads", a.heads}, {"kvHeads", a.kvHeads}});
   check.multiple("heads", a.heads, "kvHeads", a.kvHeads);
   check.atLeast("headDim", a.headDim, 1);
   check.stride("qStride", a.qStride, "heads · headDim", a.heads * a.headDim);
@@ -266,12 +207,7 @@ void checkAttentionSizes(const ArgumentCheck& check, const Arguments& a) {
   check.stride("oStride", a.oStride, "heads · headDim", a.heads * a.headDim);
   check.atLeast("window", a.window, 0);
   check.finite("scale", a.scale);
-  check.present("offsets", a.offsets);
-  check.present("q", a.q);
-  check.present("k", a.k);
-  check.present("v", a.v);
-  check.present("o", a.o);
-  check.present("lse", a.lse);
+  check.present({{"offsets", a.offsets}, {"q", a.q}, {"k", a.k}, {"v", a.v}, {"o", a.o}, {"lse", a.lse}});
 }
 
 }  // namespace
@@ -281,11 +217,7 @@ void validate(const AttentionForward& a) { checkAttentionSizes(ArgumentCheck("at
 void validate(const AttentionBackward& a) {
   const ArgumentCheck check("attentionBackward");
   checkAttentionSizes(check, a);
-  check.present("dO", a.dO);
-  check.present("dq", a.dq);
-  check.present("dk", a.dk);
-  check.present("dv", a.dv);
-  check.present("delta", a.delta);
+  check.present({{"dO", a.dO}, {"dq", a.dq}, {"dk", a.dk}, {"dv", a.dv}, {"delta", a.delta}});
 }
 
 namespace {
@@ -294,17 +226,13 @@ template <class Arguments>
 void checkTokenLogProbInputs(const ArgumentCheck& check, const Arguments& a) {
   check.floating("type", a.type);
   check.floating("weightType", a.head.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("cols", a.cols, 1);
-  check.atLeast("vocab", a.vocab, 1);
+  check.positive({{"rows", a.rows}, {"cols", a.cols}, {"vocab", a.vocab}});
   check.between("count", a.count, 0, a.rows - 1);
   check.number("temperature", a.temperature, a.temperature > 0, "> 0");
-  check.present("x", a.x);
-  check.present("tokens", a.tokens);
+  check.present({{"x", a.x}, {"tokens", a.tokens}});
   check.presentWhen(a.count > 0, "predictions", a.predictions, "with count > 0");
   check.presentWhen(a.count > 0, "sources", a.sources, "with count > 0");
-  check.present("lse", a.lse);
-  check.present("entropy", a.entropy);
+  check.present({{"lse", a.lse}, {"entropy", a.entropy}});
 }
 
 }  // namespace
@@ -335,10 +263,7 @@ void validate(const AdamW& a) {
   check.number("eps", a.eps, a.eps >= 0, "≥ 0");
   check.number("weightDecay", a.weightDecay, a.weightDecay >= 0, "≥ 0");
   check.finite("gradientScale", a.gradientScale);
-  check.present("gradient", a.gradient);
-  check.present("parameter", a.parameter);
-  check.present("m", a.m);
-  check.present("v", a.v);
+  check.present({{"gradient", a.gradient}, {"parameter", a.parameter}, {"m", a.m}, {"v", a.v}});
 }
 
 void validate(const SquaredNorm& a) {
@@ -352,59 +277,41 @@ void validate(const SquaredNorm& a) {
 void validate(const KvAppend& a) {
   const ArgumentCheck check("kvAppend");
   check.floating("type", a.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("kvHeads", a.kvHeads, 1);
-  check.atLeast("headDim", a.headDim, 1);
-  check.atLeast("capacity", a.capacity, 1);
+  check.positive({{"rows", a.rows}, {"kvHeads", a.kvHeads}, {"headDim", a.headDim}, {"capacity", a.capacity}});
   check.stride("kStride", a.kStride, "kvHeads · headDim", a.kvHeads * a.headDim);
   check.stride("vStride", a.vStride, "kvHeads · headDim", a.kvHeads * a.headDim);
-  check.present("slots", a.slots);
-  check.present("positions", a.positions);
-  check.present("k", a.k);
-  check.present("v", a.v);
-  check.present("kCache", a.kCache);
-  check.present("vCache", a.vCache);
+  check.present({{"slots", a.slots}, {"positions", a.positions}, {"k", a.k}, {"v", a.v}, {"kCache", a.kCache},
+                 {"vCache", a.vCache}});
 }
 
 void validate(const DecodeAttention& a) {
   const ArgumentCheck check("decodeAttention");
   check.floating("type", a.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("heads", a.heads, 1);
-  check.atLeast("kvHeads", a.kvHeads, 1);
+  check.positive({{"rows", a.rows}, {"heads", a.heads}, {"kvHeads", a.kvHeads}});
   check.multiple("heads", a.heads, "kvHeads", a.kvHeads);
-  check.atLeast("headDim", a.headDim, 1);
-  check.atLeast("capacity", a.capacity, 1);
+  check.positive({{"headDim", a.headDim}, {"capacity", a.capacity}});
   check.stride("qStride", a.qStride, "heads · headDim", a.heads * a.headDim);
   check.stride("oStride", a.oStride, "heads · headDim", a.heads * a.headDim);
   check.atLeast("window", a.window, 0);
   check.finite("scale", a.scale);
-  check.present("slots", a.slots);
-  check.present("lengths", a.lengths);
-  check.present("q", a.q);
-  check.present("kCache", a.kCache);
-  check.present("vCache", a.vCache);
-  check.present("o", a.o);
+  check.present({{"slots", a.slots}, {"lengths", a.lengths}, {"q", a.q}, {"kCache", a.kCache}, {"vCache", a.vCache},
+                 {"o", a.o}});
 }
 
 void validate(const Sample& a) {
   const ArgumentCheck check("sample");
   check.real("type", a.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("vocab", a.vocab, 1);
+  check.positive({{"rows", a.rows}, {"vocab", a.vocab}});
   check.atLeast("forbiddenCount", a.forbiddenCount, 0);
   check.number("temperature", a.temperature, a.temperature >= 0, "≥ 0");
   check.number("topP", a.topP, a.topP > 0 && a.topP <= 1, "above 0 to 1");
   check.number("minP", a.minP, a.minP >= 0 && a.minP <= 1, "0 to 1");
   check.number("repetitionPenalty", a.repetitionPenalty, a.repetitionPenalty > 0, "> 0");
   check.atLeast("topK", a.topK, 0);
-  check.present("streams", a.streams);
-  check.present("positions", a.positions);
+  check.present({{"streams", a.streams}, {"positions", a.positions}});
   check.presentWhen(a.repetitionPenalty != 1, "seen", a.seen, "with repetitionPenalty ≠ 1");
   check.presentWhen(a.forbiddenCount > 0, "forbidden", a.forbidden, "with forbiddenCount > 0");
-  check.present("logits", a.logits);
-  check.present("token", a.token);
-  check.present("logProb", a.logProb);
+  check.present({{"logits", a.logits}, {"token", a.token}, {"logProb", a.logProb}});
 }
 
 }  // namespace rlhf

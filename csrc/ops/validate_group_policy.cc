@@ -6,22 +6,16 @@ namespace rlhf {
 void validate(const GroupPolicyLoss& a) {
   const ArgumentCheck check("groupPolicyLoss");
   check.floating("type", a.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("sequences", a.sequences, 1);
+  check.positive({{"rows", a.rows}, {"sequences", a.sequences}});
   check.choice("level", static_cast<int32_t>(a.level), 0, 2);
   check.choice("surrogate", static_cast<int32_t>(a.surrogate), 0, 1);
   check.number("lowestRatio", a.lowestRatio, a.lowestRatio >= 0, "≥ 0");
   check.number("highestRatio", a.highestRatio, a.highestRatio >= a.lowestRatio, "≥ lowestRatio");
   check.finite("klCoefficient", a.klCoefficient);
-  check.present("offsets", a.offsets);
-  check.present("mask", a.mask);
-  check.present("weight", a.weight);
-  check.present("advantage", a.advantage);
-  check.present("logProb", a.logProb);
-  check.present("oldLogProb", a.oldLogProb);
+  check.present({{"offsets", a.offsets}, {"mask", a.mask}, {"weight", a.weight}, {"advantage", a.advantage},
+                 {"logProb", a.logProb}, {"oldLogProb", a.oldLogProb}});
   check.presentWhen(a.klCoefficient != 0, "refLogProb", a.refLogProb, "with klCoefficient ≠ 0");
-  check.present("dLogProb", a.dLogProb);
-  check.present("stats", a.stats);
+  check.present({{"dLogProb", a.dLogProb}, {"stats", a.stats}});
 }
 
 }  // namespace rlhf

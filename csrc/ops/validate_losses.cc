@@ -11,40 +11,27 @@ void validate(const Whiten& a) {
   check.atLeast("count", a.count, 0);
   check.flag("shiftMean", a.shiftMean);
   check.number("eps", a.eps, a.eps >= 0, "≥ 0");
-  check.present("mask", a.mask);
-  check.present("x", a.x);
-  check.present("y", a.y);
+  check.present({{"mask", a.mask}, {"x", a.x}, {"y", a.y}});
 }
 
 void validate(const KlReward& a) {
   const ArgumentCheck check("klReward");
   check.floating("type", a.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("sequences", a.sequences, 1);
+  check.positive({{"rows", a.rows}, {"sequences", a.sequences}});
   check.choice("estimator", static_cast<int32_t>(a.estimator), 1, 3);
   check.finite("klCoefficient", a.klCoefficient);
-  check.present("offsets", a.offsets);
-  check.present("mask", a.mask);
-  check.present("logProb", a.logProb);
-  check.present("refLogProb", a.refLogProb);
-  check.present("score", a.score);
-  check.present("reward", a.reward);
-  check.present("kl", a.kl);
+  check.present({{"offsets", a.offsets}, {"mask", a.mask}, {"logProb", a.logProb}, {"refLogProb", a.refLogProb},
+                 {"score", a.score}, {"reward", a.reward}, {"kl", a.kl}});
 }
 
 void validate(const Gae& a) {
   const ArgumentCheck check("gae");
   check.floating("type", a.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("sequences", a.sequences, 1);
+  check.positive({{"rows", a.rows}, {"sequences", a.sequences}});
   check.number("gamma", a.gamma, a.gamma >= 0 && a.gamma <= 1, "0 to 1");
   check.number("lambda", a.lambda, a.lambda >= 0 && a.lambda <= 1, "0 to 1");
-  check.present("offsets", a.offsets);
-  check.present("mask", a.mask);
-  check.present("reward", a.reward);
-  check.present("value", a.value);
-  check.present("advantage", a.advantage);
-  check.present("returns", a.returns);
+  check.present({{"offsets", a.offsets}, {"mask", a.mask}, {"reward", a.reward}, {"value", a.value}, {"advantage", a.advantage},
+                 {"returns", a.returns}});
 }
 
 void validate(const PpoPolicyLoss& a) {
@@ -55,14 +42,10 @@ void validate(const PpoPolicyLoss& a) {
   check.number("dualClip", a.dualClip, a.dualClip == 0 || a.dualClip > 1 + a.clipRange, "0 (none) or > 1 + clipRange");
   check.finite("entropyCoefficient", a.entropyCoefficient);
   check.finite("scale", a.scale);
-  check.present("mask", a.mask);
-  check.present("logProb", a.logProb);
-  check.present("oldLogProb", a.oldLogProb);
-  check.present("advantage", a.advantage);
+  check.present({{"mask", a.mask}, {"logProb", a.logProb}, {"oldLogProb", a.oldLogProb}, {"advantage", a.advantage}});
   check.presentWhen(a.entropyCoefficient != 0, "entropy", a.entropy, "with entropyCoefficient ≠ 0");
   check.presentWhen(a.entropyCoefficient != 0, "dEntropy", a.dEntropy, "with entropyCoefficient ≠ 0");
-  check.present("dLogProb", a.dLogProb);
-  check.present("stats", a.stats);
+  check.present({{"dLogProb", a.dLogProb}, {"stats", a.stats}});
 }
 
 void validate(const PpoValueLoss& a) {
@@ -71,12 +54,8 @@ void validate(const PpoValueLoss& a) {
   check.atLeast("rows", a.rows, 1);
   check.finite("clipRange", a.clipRange);
   check.finite("scale", a.scale);
-  check.present("mask", a.mask);
-  check.present("value", a.value);
-  check.present("oldValue", a.oldValue);
-  check.present("returns", a.returns);
-  check.present("dValue", a.dValue);
-  check.present("stats", a.stats);
+  check.present({{"mask", a.mask}, {"value", a.value}, {"oldValue", a.oldValue}, {"returns", a.returns}, {"dValue", a.dValue},
+                 {"stats", a.stats}});
 }
 
 void validate(const TokenNllLoss& a) {
@@ -84,10 +63,7 @@ void validate(const TokenNllLoss& a) {
   check.floating("type", a.type);
   check.atLeast("rows", a.rows, 1);
   check.finite("scale", a.scale);
-  check.present("weight", a.weight);
-  check.present("logProb", a.logProb);
-  check.present("dLogProb", a.dLogProb);
-  check.present("stats", a.stats);
+  check.present({{"weight", a.weight}, {"logProb", a.logProb}, {"dLogProb", a.dLogProb}, {"stats", a.stats}});
 }
 
 void validate(const RewardLoss& a) {
@@ -105,8 +81,7 @@ void validate(const RewardLoss& a) {
   check.presentWhen(a.pairs > 0, "rejected", a.rejected, "with pairs > 0");
   check.presentWhen(a.answers > 0, "scored", a.scored, "with answers > 0");
   check.presentWhen(a.answers > 0, "score", a.score, "with answers > 0");
-  check.present("dValue", a.dValue);
-  check.present("stats", a.stats);
+  check.present({{"dValue", a.dValue}, {"stats", a.stats}});
 }
 
 }  // namespace rlhf

@@ -6,46 +6,29 @@ namespace rlhf {
 void validate(const SequenceSum& a) {
   const ArgumentCheck check("sequenceSum");
   check.floating("type", a.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("sequences", a.sequences, 1);
-  check.present("offsets", a.offsets);
-  check.present("weight", a.weight);
-  check.present("x", a.x);
-  check.present("sum", a.sum);
+  check.positive({{"rows", a.rows}, {"sequences", a.sequences}});
+  check.present({{"offsets", a.offsets}, {"weight", a.weight}, {"x", a.x}, {"sum", a.sum}});
 }
 
 void validate(const SequenceSumBackward& a) {
   const ArgumentCheck check("sequenceSumBackward");
   check.floating("type", a.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("sequences", a.sequences, 1);
-  check.present("offsets", a.offsets);
-  check.present("weight", a.weight);
-  check.present("dSum", a.dSum);
-  check.present("dx", a.dx);
+  check.positive({{"rows", a.rows}, {"sequences", a.sequences}});
+  check.present({{"offsets", a.offsets}, {"weight", a.weight}, {"dSum", a.dSum}, {"dx", a.dx}});
 }
 
 void validate(const WpoWeight& a) {
   const ArgumentCheck check("wpoWeight");
   check.floating("type", a.type);
-  check.atLeast("rows", a.rows, 1);
-  check.atLeast("sequences", a.sequences, 1);
-  check.atLeast("pairs", a.pairs, 1);
-  check.present("offsets", a.offsets);
-  check.present("chosen", a.chosen);
-  check.present("rejected", a.rejected);
-  check.present("mask", a.mask);
-  check.present("logProb", a.logProb);
-  check.present("lse", a.lse);
-  check.present("lseHalf", a.lseHalf);
-  check.present("weight", a.weight);
+  check.positive({{"rows", a.rows}, {"sequences", a.sequences}, {"pairs", a.pairs}});
+  check.present({{"offsets", a.offsets}, {"chosen", a.chosen}, {"rejected", a.rejected}, {"mask", a.mask},
+                 {"logProb", a.logProb}, {"lse", a.lse}, {"lseHalf", a.lseHalf}, {"weight", a.weight}});
 }
 
 void validate(const PreferenceLoss& a) {
   const ArgumentCheck check("preferenceLoss");
   check.floating("type", a.type);
-  check.atLeast("sequences", a.sequences, 1);
-  check.atLeast("pairs", a.pairs, 1);
+  check.positive({{"sequences", a.sequences}, {"pairs", a.pairs}});
   check.choice("kind", static_cast<int32_t>(a.kind), 0, static_cast<int32_t>(PreferenceKind::ApoDown));
   check.choice("fDivergence", static_cast<int32_t>(a.fDivergence), 0, static_cast<int32_t>(FDivergence::Alpha));
   check.flag("lengthNormalized", a.lengthNormalized);
@@ -68,8 +51,7 @@ void validate(const PreferenceLoss& a) {
   check.number("discopopTau", a.discopopTau, a.discopopTau > 0, "> 0");
   check.finite("scale", a.scale);
 
-  check.present("chosen", a.chosen);
-  check.present("rejected", a.rejected);
+  check.present({{"chosen", a.chosen}, {"rejected", a.rejected}});
   check.presentWhen(a.lengthNormalized || a.statsPerToken, "tokens", a.tokens, "to divide by");
   check.present("logProb", a.logProb);
   check.absentWhen(oddsRatio, "refLogProb", a.refLogProb, "with the odds ratio, which has no reference");
@@ -88,11 +70,8 @@ void validate(const KtoLoss& a) {
   check.number("desirableWeight", a.desirableWeight, a.desirableWeight >= 0, "≥ 0");
   check.number("undesirableWeight", a.undesirableWeight, a.undesirableWeight >= 0, "≥ 0");
   check.finite("scale", a.scale);
-  check.present("label", a.label);
-  check.present("logProb", a.logProb);
-  check.present("refLogProb", a.refLogProb);
-  check.present("dLogProb", a.dLogProb);
-  check.present("stats", a.stats);
+  check.present({{"label", a.label}, {"logProb", a.logProb}, {"refLogProb", a.refLogProb}, {"dLogProb", a.dLogProb},
+                 {"stats", a.stats}});
 }
 
 }  // namespace rlhf
