@@ -83,12 +83,12 @@ export type { GRPOConfig, GroupConfig, LossAggregation, RLOOConfig } from "./tra
 export type {
   GroupExperience,
   GroupTrainer,
-  GroupTrainerOptions,
   GroupUpdate,
   MeasuredGroups,
 } from "./trainers/group-trainer.ts";
 export { GRPOTrainer } from "./trainers/grpo.ts";
 export { type KTOConfig, KTOTrainer, type KTOTrainerOptions } from "./trainers/kto.ts";
+export type { OnlineTrainer, OnlineTrainerOptions } from "./trainers/online.ts";
 export { type ORPOConfig, ORPOTrainer } from "./trainers/orpo.ts";
 export type { PairTrainerOptions } from "./trainers/pairs.ts";
 export { PPOTrainer, type PPOTrainerOptions, type PpoUpdate } from "./trainers/ppo.ts";
@@ -97,6 +97,7 @@ export type { PPOConfig } from "./trainers/ppo-settings.ts";
 export { RewardModelTrainer, type RewardModelTrainerOptions } from "./trainers/reward.ts";
 export type { HeadInit, RewardConfig, RewardPairLoss } from "./trainers/reward-settings.ts";
 export { RLOOTrainer } from "./trainers/rloo.ts";
+export type { RolloutConfig } from "./trainers/rollout-settings.ts";
 export type { Rollout } from "./trainers/rollouts.ts";
 export type { LoraSettings, TrainerConfig } from "./trainers/settings.ts";
 export { type SFTConfig, SFTTrainer, type SFTTrainerOptions } from "./trainers/sft.ts";

@@ -20,8 +20,8 @@ import { localModel } from "../hub/hub.ts";
 import { readModelConfig } from "../model/config.ts";
 import { readJsonIfPresent } from "../model/files.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
-import { PPO_DEFAULTS } from "../trainers/ppo-settings.ts";
 import { PREFERENCE_DEFAULTS } from "../trainers/preference-settings.ts";
+import { ROLLOUT_DEFAULTS } from "../trainers/rollout-settings.ts";
 import { COMMON_DEFAULTS, fittingMaxLength } from "../trainers/settings.ts";
 import { SUPERVISED_DEFAULTS } from "../trainers/supervised.ts";
 import { initTokenizer, maxPositionsOf } from "./init-model.ts";
@@ -178,7 +178,7 @@ export async function inspectStage(
     return inspectData(kind, settings, options, {
       rows,
       train: rows,
-      answer: settings.max_new_tokens ?? PPO_DEFAULTS.maxNewTokens,
+      answer: settings.max_new_tokens ?? ROLLOUT_DEFAULTS.maxNewTokens,
       rowTokenizer: (tokenizer, maxLength) => promptRows(tokenizer, { maxLength }),
     });
   }

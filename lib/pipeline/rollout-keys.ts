@@ -5,6 +5,7 @@ import {
   common,
   exactlyOne,
   type IssueContext,
+  nonNegative,
   nonNegativeInteger,
   path,
   paths,
@@ -31,6 +32,7 @@ export const rolloutKeys = {
   steps_per_epoch: positiveInteger.optional(),
   max_new_tokens: positiveInteger.optional(),
   min_new_tokens: nonNegativeInteger.optional(),
+  num_minibatches: positiveInteger.optional().describe("optimizer steps per pass over a batch of rollouts"),
   temperature: positive.optional().describe("of sampling and of every log-prob"),
   top_p: z.number().gt(0).max(1).optional(),
   stop: z
@@ -41,6 +43,24 @@ export const rolloutKeys = {
     .array(z.string().min(1))
     .optional()
     .describe("texts that end an answer too, wherever tokens begin and end"),
+  normalize_reward: z
+    .boolean()
+    .optional()
+    .describe("applies the mean and deviation that the reward model was saved with"),
+  shape_rewards: z
+    .boolean()
+    .optional()
+    .describe("less the running mean, divided by the running deviation of all scores so far"),
+  reward_clip: positive.nullable().optional(),
+  length_penalty: nonNegative.optional().describe("off the score per token over length_penalty_start"),
+  length_penalty_start: nonNegativeInteger.optional(),
+  diversity_bonus: nonNegative.optional().describe("weight of a response's diversity in its score"),
+  diversity_measure: z
+    .enum(["distinct", "overlap"])
+    .optional()
+    .describe("distinct n-grams, or one minus the largest overlap with another response"),
+  diversity_ngram: positiveInteger.optional(),
+  missing_eos_penalty: nonNegative.nullable().optional(),
 };
 
 type RolloutKeys = z.infer<z.ZodObject<typeof rolloutKeys>>;

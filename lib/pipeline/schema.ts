@@ -1,21 +1,17 @@
 import { z } from "zod";
 import { MODEL_FAMILIES } from "../model/config.ts";
-import { grpo, rloo } from "./group-schema.ts";
+import { grpo, ppo, rloo } from "./online-schema.ts";
 import { cpo, dpo, kto, orpo, simpo } from "./preference-schema.ts";
 import { combination, combinationFits } from "./reward-keys.ts";
-import { rolloutKeys, rolloutKeysFit } from "./rollout-keys.ts";
 import {
   adapterNeedsRank,
   common,
   device,
   dtype,
   exactlyOne,
-  fraction,
   nonNegative,
-  nonNegativeInteger,
   path,
   policy,
-  positive,
   positiveInteger,
   seed,
   supervised,
@@ -157,68 +153,13 @@ const reward = z
     }
   });
 
-const ppo = z
-  .strictObject({
-    ...rolloutKeys,
-    num_ppo_epochs: positiveInteger.optional().describe("passes over each batch of rollouts"),
-    num_minibatches: positiveInteger.optional(),
-    kl_coefficient: nonNegative.optional().describe("weight of the per-token KL in the reward"),
-    kl_estimator: z.enum(["k1", "k2", "k3"]).optional(),
-    kl_target: positive.nullable().optional().describe("adapts kl_coefficient towards this KL per answer"),
-    kl_horizon: positive.optional(),
-    target_kl: positive
-      .nullable()
-      .optional()
-      .describe("approximate KL that ends the inner epochs; null: never"),
-    clip_range: positive.optional(),
-    dual_clip: z
-      .number()
-      .gt(1)
-      .nullable()
-      .optional()
-      .describe("bounds the loss of negative advantages at this multiple; over 1 + clip_range"),
-    value_clip_range: positive.nullable().optional(),
-    value_loss_coefficient: nonNegative.optional(),
-    entropy_coefficient: nonNegative.optional(),
-    gamma: fraction.optional(),
-    lambda: fraction.optional(),
-    whiten_rewards: z.boolean().optional(),
-    whiten_advantages: z.boolean().optional(),
-    normalize_reward: z
-      .boolean()
-      .optional()
-      .describe("applies the mean and deviation that the reward model was saved with"),
-    shape_rewards: z
-      .boolean()
-      .optional()
-      .describe("less the running mean, divided by the running deviation of all scores so far"),
-    reward_clip: positive.nullable().optional(),
-    length_penalty: nonNegative.optional().describe("off the score per token over length_penalty_start"),
-    length_penalty_start: nonNegativeInteger.optional(),
-    diversity_bonus: nonNegative.optional().describe("weight of a response's diversity in its score"),
-    diversity_measure: z
-      .enum(["distinct", "overlap"])
-      .optional()
-      .describe("distinct n-grams, or one minus the largest overlap with another response"),
-    diversity_ngram: positiveInteger.optional(),
-    missing_eos_penalty: nonNegative.nullable().optional(),
-    value_model: z
-      .enum(["shared", "adapter", "separate"])
-      .optional()
-      .describe("head on the policy, adapter of its own, or model of its own"),
-    value_init: z.enum(["policy", "reward"]).optional().describe("what a value model of its own starts from"),
-    value_head: z.enum(["mlp", "linear"]).optional(),
-  })
-  .superRefine(rolloutKeysFit);
-
 /** The schema of each kind of stage. */
 export const stageSchemas = { sft, reward, ppo, grpo, rloo, dpo, kto, orpo, cpo, simpo } as const;
 
 export type StageKind = keyof typeof stageSchemas;
 export type SftStage = z.infer<typeof sft>;
 export type RewardStage = z.infer<typeof reward>;
-export type PpoStage = z.infer<typeof ppo>;
-export type { GrpoStage, RlooStage } from "./group-schema.ts";
+export type { GrpoStage, PpoStage, RlooStage } from "./online-schema.ts";
 export type DpoStage = z.infer<typeof dpo>;
 export type KtoStage = z.infer<typeof kto>;
 export type OrpoStage = z.infer<typeof orpo>;

@@ -1,30 +1,19 @@
 import { groupAdvantages } from "./group-advantages.ts";
-import {
-  checkGroupCombination,
-  GRPO_DEFAULTS,
-  GRPO_RULES,
-  type GRPOConfig,
-  type GRPOSettings,
-} from "./group-settings.ts";
-import { GroupTrainer, type GroupTrainerOptions, type MeasuredGroups } from "./group-trainer.ts";
-import { requireOptions } from "./required-options.ts";
+import { GRPO_DEFAULTS, GRPO_RULES, type GRPOConfig, type GRPOSettings } from "./group-settings.ts";
+import { GroupTrainer, type MeasuredGroups } from "./group-trainer.ts";
+import type { OnlineTrainerOptions } from "./online.ts";
 import type { RolloutBatch } from "./rollouts.ts";
-import { checkSettings, withDefaults } from "./settings.ts";
 
 /**
  * Group-relative policy optimisation (Shao et al. 2024) and its kin: DAPO and Dr. GRPO by `lossAggregation` and `clipRangeHigh`,
  * GSPO by `ratioLevel`, CISPO by `surrogate`.
  */
-export class GRPOTrainer extends GroupTrainer<GRPOSettings> {
+export class GRPOTrainer extends GroupTrainer<GRPOConfig, GRPOSettings> {
   protected readonly name = "grpo";
 
   /** Throws ERR_RLHF_ARGUMENT for settings that are wrong, alone or together. */
-  constructor(options: GroupTrainerOptions<GRPOConfig>) {
-    requireOptions("GRPOTrainer", options, ["model", "tokenizer", "reward", "prompts"]);
-    const config = withDefaults(GRPO_DEFAULTS, options.config ?? {});
-    checkSettings(config, GRPO_RULES);
-    checkGroupCombination(config);
-    super(options, config);
+  constructor(options: OnlineTrainerOptions<GRPOConfig>) {
+    super(options, { className: "GRPOTrainer", defaults: GRPO_DEFAULTS, rules: GRPO_RULES });
   }
 
   protected override advantagesOf({ scores }: MeasuredGroups): Float32Array {

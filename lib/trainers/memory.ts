@@ -1,8 +1,11 @@
+import type { TokenizedPrompt } from "../data/types.ts";
 import type { AdapterOptions } from "../model/adapters.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
 import type { ModelWorkload } from "../model/estimate-memory.ts";
+import { type RewardSource, rewardModels } from "../rewards/reward.ts";
 import type { TrainedPart } from "./checkpoint.ts";
 import { type Network, REFERENCE } from "./reference.ts";
+import type { RolloutSettings } from "./rollout-settings.ts";
 import type { TrainingTarget } from "./target.ts";
 
 /** What a run does with one of its models. */
@@ -28,6 +31,44 @@ export function referenceAdapter(model: CausalLM, target: TrainingTarget): Recor
   if (target.kind !== "lora" || target.added || model.adapters.has(REFERENCE)) return {};
   const trained = model.adapters.get(target.adapter);
   return trained ? { [REFERENCE]: trained } : {};
+}
+
+/** What a run that samples answers does with the policy, and with the models that are only measured. */
+export interface RolloutWorkloads {
+  readonly pass: LargestPass;
+  readonly policy: TrainerWorkload;
+  /** Reward models, and the reference where it is a copy. */
+  readonly frozen: readonly TrainerWorkload[];
+}
+
+/** @param reference whether the KL to the starting point is measured */
+export function rolloutWorkloads(
+  model: CausalLM,
+  target: TrainingTarget,
+  reward: RewardSource,
+  {
+    maxNewTokens,
+    microBatchTokens,
+    batchSize,
+  }: Pick<RolloutSettings, "maxNewTokens" | "microBatchTokens" | "batchSize">,
+  prompts: readonly TokenizedPrompt[],
+  { reference }: { readonly reference: boolean },
+): RolloutWorkloads {
+  const lengths = prompts.map((prompt) => prompt.tokens.length);
+  const pass = largestMicroBatch(
+    lengths.map((length) => length + maxNewTokens),
+    microBatchTokens,
+    batchSize,
+  );
+  const promptTokens = lengths.reduce((longest, length) => Math.max(longest, length), 1);
+  const generation = { prompts: batchSize, promptTokens, maxNewTokens };
+  const adapters = reference ? referenceAdapter(model, target) : {};
+  const frozen: TrainerWorkload[] = [];
+  if (reference && target.kind !== "lora")
+    frozen.push({ ...frozenWorkload({ model }, pass), bare: true, trainable: "none" });
+  for (const member of rewardModels(reward))
+    if (member.model !== model) frozen.push({ ...frozenWorkload(member, pass), statistics: false });
+  return { pass, policy: { model, adapters, generation, evaluates: true, ...pass }, frozen };
 }
 
 /**

@@ -2,8 +2,8 @@ import type { TokenizedPrompt } from "../data/types.ts";
 import type { AdapterOptions } from "../model/adapters.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
 import type { HeadOptions } from "../model/heads.ts";
-import { type RewardSource, rewardModels } from "../rewards/reward.ts";
-import { frozenWorkload, largestMicroBatch, referenceAdapter, type TrainerWorkload } from "./memory.ts";
+import type { RewardSource } from "../rewards/reward.ts";
+import { referenceAdapter, rolloutWorkloads, type TrainerWorkload } from "./memory.ts";
 import { VALUE, VALUE_ADAPTER, valueStart } from "./ppo-networks.ts";
 import { type PPOSettings, valueHeadOptions } from "./ppo-settings.ts";
 import type { TrainingTarget } from "./target.ts";
@@ -16,40 +16,27 @@ export function ppoWorkloads(
   settings: PPOSettings,
   prompts: readonly TokenizedPrompt[],
 ): TrainerWorkload[] {
-  const { maxNewTokens, microBatchTokens, batchSize, valueModel } = settings;
-  const lengths = prompts.map((prompt) => prompt.tokens.length);
-  const pass = largestMicroBatch(
-    lengths.map((length) => length + maxNewTokens),
-    microBatchTokens,
-    batchSize,
-  );
-  const promptTokens = lengths.reduce((longest, length) => Math.max(longest, length), 1);
-  const generation = { prompts: batchSize, promptTokens, maxNewTokens };
+  const { pass, frozen, ...shared } = rolloutWorkloads(model, target, reward, settings, prompts, {
+    reference: true,
+  });
+  const policy = { ...shared.policy, adapters: adaptersToAdd(model, target, settings) };
   const { adapter } = target;
   const head = valueHeadOptions(settings);
-  const heads: Record<string, HeadOptions> = model.heads.has(VALUE) ? {} : { [VALUE]: head };
-  const adapters = adaptersToAdd(model, target, settings);
-  const policy: TrainerWorkload = { model, adapters, generation, evaluates: true, ...pass };
-  const workloads: TrainerWorkload[] = [];
-  if (valueModel === "separate") {
-    workloads.push({ ...policy, networks: [{ adapter }] });
+  if (settings.valueModel === "separate") {
     const value = { heads: { [VALUE]: head }, head: VALUE, evaluates: true, ...pass, statistics: false };
     const { model: start } = valueStart(model, target, reward, settings);
-    workloads.push({ model: start, bare: true, trainable: "all", dtype: "float32", ...value });
-  } else {
-    const networks =
-      valueModel === "shared"
-        ? [{ adapter, head: VALUE }]
-        : [{ adapter }, { adapter: VALUE_ADAPTER, head: VALUE }];
-    workloads.push({ ...policy, heads, networks });
+    return [
+      { ...policy, networks: [{ adapter }] },
+      { model: start, bare: true, trainable: "all", dtype: "float32", ...value },
+      ...frozen,
+    ];
   }
-  if (target.kind !== "lora")
-    workloads.push({ ...frozenWorkload({ model }, pass), bare: true, trainable: "none" });
-  for (const member of typeof reward === "function" ? [] : rewardModels(reward)) {
-    if (member.model === model) continue;
-    workloads.push({ ...frozenWorkload(member, pass), statistics: false });
-  }
-  return workloads;
+  const heads: Record<string, HeadOptions> = model.heads.has(VALUE) ? {} : { [VALUE]: head };
+  const networks =
+    settings.valueModel === "shared"
+      ? [{ adapter, head: VALUE }]
+      : [{ adapter }, { adapter: VALUE_ADAPTER, head: VALUE }];
+  return [{ ...policy, heads, networks }, ...frozen];
 }
 
 /** The value function's adapter, and the frozen copy of one that training goes on from. */

@@ -118,13 +118,9 @@ export class PpoNetworks implements Disposable {
   }
 
   /** Frees what was made here: copies of the model, optimizers, the reference adapter. The policy stays. */
-  dispose(): void {
+  [Symbol.dispose](): void {
     for (const part of this.parts) part.optimizer.dispose();
     this.#reference.dispose();
     if (this.value.model !== this.policy.model) this.value.model.dispose();
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
   }
 }

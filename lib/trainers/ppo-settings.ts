@@ -123,10 +123,7 @@ export function valueHeadOptions(settings: PPOSettings): HeadOptions {
 }
 
 /** Settings that are right by themselves and wrong together: throws ERR_RLHF_ARGUMENT. */
-export function checkCombination(
-  config: typeof PPO_DEFAULTS & PPOConfig,
-  target: TrainingTarget["kind"],
-): void {
+export function checkCombination(config: PPOSettings, target: TrainingTarget["kind"]): void {
   checkRolloutCombination(config);
   if (config.valueModel === "adapter" && target !== "lora") {
     throw new RlhfError(

@@ -1,30 +1,19 @@
 import { leaveOneOutAdvantages, sampleDeviation } from "./group-advantages.ts";
-import {
-  checkGroupCombination,
-  RLOO_DEFAULTS,
-  RLOO_RULES,
-  type RLOOConfig,
-  type RLOOSettings,
-} from "./group-settings.ts";
-import { GroupTrainer, type GroupTrainerOptions, type MeasuredGroups } from "./group-trainer.ts";
-import { requireOptions } from "./required-options.ts";
+import { RLOO_DEFAULTS, RLOO_RULES, type RLOOConfig, type RLOOSettings } from "./group-settings.ts";
+import { GroupTrainer, type MeasuredGroups } from "./group-trainer.ts";
+import type { OnlineTrainerOptions } from "./online.ts";
 import type { RolloutBatch } from "./rollouts.ts";
-import { checkSettings, withDefaults } from "./settings.ts";
 
 /**
  * REINFORCE leave-one-out (Ahmadian et al. 2024): the baseline of an answer is the mean score of the others to its prompt, the KL to
  * the starting point counts in the score, and an answer is one action with one ratio, clipped as in PPO.
  */
-export class RLOOTrainer extends GroupTrainer<RLOOSettings> {
+export class RLOOTrainer extends GroupTrainer<RLOOConfig, RLOOSettings> {
   protected readonly name = "rloo";
 
   /** Throws ERR_RLHF_ARGUMENT for settings that are wrong, alone or together. */
-  constructor(options: GroupTrainerOptions<RLOOConfig>) {
-    requireOptions("RLOOTrainer", options, ["model", "tokenizer", "reward", "prompts"]);
-    const config = withDefaults(RLOO_DEFAULTS, options.config ?? {});
-    checkSettings(config, RLOO_RULES);
-    checkGroupCombination(config);
-    super(options, config);
+  constructor(options: OnlineTrainerOptions<RLOOConfig>) {
+    super(options, { className: "RLOOTrainer", defaults: RLOO_DEFAULTS, rules: RLOO_RULES });
   }
 
   protected override advantagesOf({ batch, scores, logProb, refLogProb }: MeasuredGroups): Float32Array {

@@ -1,9 +1,8 @@
 import { epochBatches } from "../data/batching.ts";
 import type { TokenizedPrompt } from "../data/types.ts";
-import { type AnswerScores, type RewardSource, scoreAnswers } from "../rewards/reward.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
-import type { GroupSettings } from "./group-settings.ts";
 import type { Network } from "./reference.ts";
+import type { RolloutSettings } from "./rollout-settings.ts";
 import type { Rollout, RolloutBatch } from "./rollouts.ts";
 
 /**
@@ -14,7 +13,7 @@ export function promptsAfter(
   prompts: readonly TokenizedPrompt[],
   drawn: number,
   count: number,
-  { shufflePrompts, seed }: Pick<GroupSettings, "shufflePrompts" | "seed">,
+  { shufflePrompts, seed }: Pick<RolloutSettings, "shufflePrompts" | "seed">,
 ): TokenizedPrompt[] {
   const all = prompts.length;
   const orders = new Map<number, Int32Array>();
@@ -30,7 +29,7 @@ export function promptsAfter(
 
 /** The settings that decide what is sampled. */
 type SamplingSettings = Pick<
-  GroupSettings,
+  RolloutSettings,
   "maxNewTokens" | "minNewTokens" | "temperature" | "topP" | "seed" | "stop" | "stopStrings"
 >;
 
@@ -68,34 +67,31 @@ export async function sampleRollouts(
   });
 }
 
-/** Log-probs of all rollouts' responses, Float32Array[N] over `batch.packed`, a micro-batch at a time. */
-export async function measureLogProbs(
-  batch: RolloutBatch,
-  { model, adapter }: Network,
-  { microBatchTokens, temperature }: Pick<GroupSettings, "microBatchTokens" | "temperature">,
-): Promise<Float32Array> {
-  const logProb = new Float32Array(batch.packed.tokens.length);
-  for (const indices of batch.microBatches(
-    microBatchTokens,
-    batch.rollouts.map((_, index) => index),
-  )) {
-    using pass = await model.forward(batch.select(indices), { adapter, temperature, predict: "masked" });
-    batch.scatter(logProb, indices, await pass.logProb());
-  }
-  return logProb;
+/** What one network gives of all rollouts, Float32Array[N] over `batch.packed`; 0 where it was not asked for. */
+export interface NetworkOutputs {
+  readonly logProb: Float32Array;
+  readonly value: Float32Array;
 }
 
-/** Scores of rollouts: clipped, then less the penalty for a missing end. */
-export async function scoreRollouts(
-  reward: RewardSource,
-  rollouts: readonly Rollout[],
-  settings: GroupSettings,
-): Promise<AnswerScores> {
-  const { rewardClip, missingEosPenalty, microBatchTokens, normalizeReward: normalize } = settings;
-  const { scores, spread } = await scoreAnswers(reward, rollouts, { microBatchTokens, normalize });
-  const shaped = scores.map((score, i) => {
-    const clipped = rewardClip === null ? score : Math.min(rewardClip, Math.max(-rewardClip, score));
-    return clipped - (rollouts[i]?.finishReason === "stop" ? 0 : (missingEosPenalty ?? 0));
-  });
-  return { scores: shaped, spread };
+/** Log-probs of the responses, unless they are left out, and the values of the network's head, where it has one. */
+export async function measureRollouts(
+  batch: RolloutBatch,
+  { model, adapter, head }: Network,
+  { microBatchTokens, temperature }: Pick<RolloutSettings, "microBatchTokens" | "temperature">,
+  { logProbs: statistics = true } = {},
+): Promise<NetworkOutputs> {
+  const logProb = new Float32Array(batch.packed.tokens.length);
+  const value = new Float32Array(batch.packed.tokens.length);
+  for (const indices of batch.microBatches(microBatchTokens, batch.rollouts.keys())) {
+    using pass = await model.forward(batch.select(indices), {
+      adapter,
+      head,
+      temperature,
+      statistics,
+      predict: "masked",
+    });
+    if (statistics) batch.scatter(logProb, indices, await pass.logProb());
+    if (head !== undefined) batch.scatter(value, indices, await pass.value());
+  }
+  return { logProb, value };
 }

@@ -34,7 +34,7 @@ export class RolloutBatch {
   }
 
   /** Shares some rollouts out to micro-batches of at most so many tokens; each is a list of rollout indices. */
-  microBatches(maxTokens: number, indices: ArrayLike<number>): number[][] {
+  microBatches(maxTokens: number, indices: Iterable<number>): number[][] {
     const chosen = Array.from(indices);
     const lengths = chosen.map((index) => (this.rollouts[index] as Rollout).tokens.length);
     return planMicroBatches(lengths, maxTokens).map((group) => group.map((i) => chosen[i] as number));

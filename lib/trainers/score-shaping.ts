@@ -1,5 +1,6 @@
+import type { AnswerScores } from "../rewards/reward.ts";
 import { distinctShare, largestOverlap } from "./diversity.ts";
-import type { PPOSettings } from "./ppo-settings.ts";
+import type { RolloutSettings } from "./rollout-settings.ts";
 import type { Rollout } from "./rollouts.ts";
 
 /** Count, mean and sum of squared deviations of all scores so far (Welford 1962), as a checkpoint keeps them. */
@@ -51,8 +52,13 @@ export interface ShapedScores {
   readonly diversity: Float32Array | null;
 }
 
+/** The source's own scores, and what they became. */
+export interface ScoredRollouts extends ShapedScores {
+  readonly raw: AnswerScores;
+}
+
 type ShapingSettings = Pick<
-  PPOSettings,
+  RolloutSettings,
   | "rewardClip"
   | "lengthPenalty"
   | "lengthPenaltyStart"

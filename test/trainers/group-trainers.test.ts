@@ -187,10 +187,33 @@ describe("GRPOTrainer and RLOOTrainer", () => {
     });
   });
 
+  it("scores are shaped, and penalised for length and a missing end, as PPO's are", async () => {
+    using model = await tinyModel(tokenizer);
+    using trainer = grpo(model, {
+      shapeRewards: true,
+      lengthPenalty: 0.25,
+      lengthPenaltyStart: 4,
+      missingEosPenalty: 0.5,
+    });
+    const rollouts = await trainer.generateResponses();
+    const { scores, metrics } = await trainer.computeAdvantages(rollouts);
+    const raw = rollouts.map(({ response }) => Math.fround((response.match(/[aeiou]/g) ?? []).length / 3));
+    const mean = sum(raw, Number) / 8;
+    const deviation = Math.sqrt(sum(raw, (score) => (score - mean) ** 2) / 7);
+    rollouts.forEach(({ tokens, promptLength, finishReason }, s) => {
+      const surplus = Math.max(0, tokens.length - promptLength - 4);
+      const penalties = 0.25 * surplus + (finishReason === "stop" ? 0 : 0.5);
+      assert.ok(Math.abs(scores[s]! - ((raw[s]! - mean) / deviation - penalties)) < 1e-5, `${s}`);
+    });
+    assert.ok(Math.abs(metrics["objective/raw_scores"]! - mean) < 1e-6);
+  });
+
   it("a run that was aborted and resumed ends in the same bits as one left alone", async () => {
     const runs: [string, (model: CausalLM, outputDir: string) => GroupTrainer<never> | AnyTrainer][] = [
       ["grpo", (model, outputDir) => grpo(model, { klCoefficient: 0.1 }, outputDir)],
       ["rloo", (model, outputDir) => rloo(model, {}, outputDir)],
+      // The statistics of the scores before the interruption shape those after it.
+      ["shaped", (model, outputDir) => rloo(model, { shapeRewards: true }, outputDir)],
     ];
     for (const [name, make] of runs) {
       await withTemporaryDirectory(async (directory) => {

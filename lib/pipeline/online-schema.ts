@@ -1,9 +1,45 @@
 import { z } from "zod";
 import { rolloutKeys, rolloutKeysFit } from "./rollout-keys.ts";
-import { type IssueContext, nonNegative, positive, positiveInteger } from "./schema-keys.ts";
+import { fraction, type IssueContext, nonNegative, positive, positiveInteger } from "./schema-keys.ts";
 
-/* The settings of the stages that compare several answers to one prompt. */
+/* The settings of the stages that learn from answers they sample. */
 
+export const ppo = z
+  .strictObject({
+    ...rolloutKeys,
+    num_ppo_epochs: positiveInteger.optional().describe("passes over each batch of rollouts"),
+    kl_coefficient: nonNegative.optional().describe("weight of the per-token KL in the reward"),
+    kl_estimator: z.enum(["k1", "k2", "k3"]).optional(),
+    kl_target: positive.nullable().optional().describe("adapts kl_coefficient towards this KL per answer"),
+    kl_horizon: positive.optional(),
+    target_kl: positive
+      .nullable()
+      .optional()
+      .describe("approximate KL that ends the inner epochs; null: never"),
+    clip_range: positive.optional(),
+    dual_clip: z
+      .number()
+      .gt(1)
+      .nullable()
+      .optional()
+      .describe("bounds the loss of negative advantages at this multiple; over 1 + clip_range"),
+    value_clip_range: positive.nullable().optional(),
+    value_loss_coefficient: nonNegative.optional(),
+    entropy_coefficient: nonNegative.optional(),
+    gamma: fraction.optional(),
+    lambda: fraction.optional(),
+    whiten_rewards: z.boolean().optional(),
+    whiten_advantages: z.boolean().optional(),
+    value_model: z
+      .enum(["shared", "adapter", "separate"])
+      .optional()
+      .describe("head on the policy, adapter of its own, or model of its own"),
+    value_init: z.enum(["policy", "reward"]).optional().describe("what a value model of its own starts from"),
+    value_head: z.enum(["mlp", "linear"]).optional(),
+  })
+  .superRefine(rolloutKeysFit);
+
+/** Keys of the stages that compare several answers to one prompt. */
 const groupKeys = {
   ...rolloutKeys,
   group_size: positiveInteger
@@ -11,15 +47,8 @@ const groupKeys = {
     .optional()
     .describe("answers per prompt; batch_size is a multiple of it"),
   update_epochs: positiveInteger.optional().describe("passes over each batch of rollouts"),
-  num_minibatches: positiveInteger.optional().describe("optimizer steps per pass"),
   clip_range: z.number().gt(0).max(1).optional().describe("ratios under 1 − this are clipped"),
   clip_range_high: positive.optional().describe("ratios over 1 + this are clipped; left out: clip_range"),
-  normalize_reward: z
-    .boolean()
-    .optional()
-    .describe("applies the mean and deviation that the reward model was saved with"),
-  reward_clip: positive.nullable().optional(),
-  missing_eos_penalty: nonNegative.nullable().optional(),
 };
 
 type GroupKeys = z.infer<z.ZodObject<typeof groupKeys>>;
@@ -62,5 +91,6 @@ export const rloo = z
   })
   .superRefine((stage, context) => groupKeysFit(stage, 2, context));
 
+export type PpoStage = z.infer<typeof ppo>;
 export type GrpoStage = z.infer<typeof grpo>;
 export type RlooStage = z.infer<typeof rloo>;

@@ -5,7 +5,13 @@ import type { PromptRow, TokenizedPrompt } from "../data/types.ts";
 import { RlhfError } from "../errors.ts";
 import { type MetricsRecord, readMetrics } from "../monitor/metrics.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
-import type { GroupTrainerOptions } from "../trainers/group-trainer.ts";
+import type { GRPOConfig, RLOOConfig } from "../trainers/group-settings.ts";
+import { GRPOTrainer } from "../trainers/grpo.ts";
+import type { OnlineTrainerOptions } from "../trainers/online.ts";
+import { PPOTrainer } from "../trainers/ppo.ts";
+import type { PPOConfig } from "../trainers/ppo-settings.ts";
+import { RLOOTrainer } from "../trainers/rloo.ts";
+import { ROLLOUT_DEFAULTS } from "../trainers/rollout-settings.ts";
 import { fittingMaxLength } from "../trainers/settings.ts";
 import type { Trainer } from "../trainers/trainer.ts";
 import type { StageSummary } from "./manifest.ts";
@@ -13,7 +19,7 @@ import { openPolicy, savePolicy } from "./policy-model.ts";
 import { closeReward, openReward } from "./reward-source.ts";
 import type { StageContext } from "./run.ts";
 import type { GrpoStage, PpoStage, RlooStage } from "./schema.ts";
-import { describeReport, stepsOfEpochs } from "./settings.ts";
+import { describeReport, stepsOfEpochs, trainerConfig } from "./settings.ts";
 import { tokenizeSplit } from "./stage-data.ts";
 import { beforeAndAfter, trainAndCompare } from "./train.ts";
 
@@ -21,19 +27,17 @@ import { beforeAndAfter, trainAndCompare } from "./train.ts";
 const SUMMARY_ITERATIONS = 5;
 
 /** What a trainer is made of, but for its settings; those here are no keys of the trainer's own, and its settings come over them. */
-type Given = Omit<GroupTrainerOptions<never>, "config"> & {
+type Given = Omit<OnlineTrainerOptions<never>, "config"> & {
   readonly config: { readonly numIterations?: number; readonly stop?: number[] };
 };
 
-type RolloutTrainer = Trainer & { readonly tokenized: { readonly dropped: number } };
+type OnlineStageTrainer = Trainer & { readonly tokenized: { readonly dropped: number } };
 
 /** Aligns a policy by answers that it samples, and saves it in the stage's output directory. */
-export async function runRolloutStage(
+async function trainAndSave(
   settings: PpoStage | GrpoStage | RlooStage,
   context: StageContext,
-  { maxNewTokens: defaultMaxNewTokens }: { readonly maxNewTokens: number },
-  makeTrainer: (given: Given) => RolloutTrainer,
-  scores = "objective/scores",
+  makeTrainer: (given: Given) => OnlineStageTrainer,
 ): Promise<StageSummary> {
   const prompts = await loadPrompts(settings.prompts_path, { onBadRow: settings.on_bad_row });
   context.log(`  ${describeReport(prompts.report)}`);
@@ -43,7 +47,7 @@ export async function runRolloutStage(
   using model = await openPolicy(settings.model_path, settings);
   const reward = await openReward(settings, model);
   try {
-    const { max_length: length, max_new_tokens: maxNewTokens = defaultMaxNewTokens } = settings;
+    const { max_length: length, max_new_tokens: maxNewTokens = ROLLOUT_DEFAULTS.maxNewTokens } = settings;
     const maxLength = fittingMaxLength(length, model.maxLength, maxNewTokens);
     const tokenized = await tokenizeSplit<PromptRow, TokenizedPrompt>(
       { train: prompts, eval: held },
@@ -65,7 +69,7 @@ export async function runRolloutStage(
     const comparison = await trainAndCompare(trainer, context);
     await savePolicy(trainer, settings);
     return {
-      ...summarize(settings.output_dir, scores),
+      ...summarize(settings),
       ...beforeAndAfter(comparison, "eval/objective/scores"),
       ...beforeAndAfter(comparison, "eval/objective/kl"),
     };
@@ -75,8 +79,13 @@ export async function runRolloutStage(
 }
 
 /** Means over the first and the last iterations, of this run and of those it went on from. */
-function summarize(outputDir: string, scores: string): StageSummary {
+function summarize({
+  output_dir: outputDir,
+  shape_rewards: shaped,
+}: PpoStage | GrpoStage | RlooStage): StageSummary {
   const records = readMetrics(join(outputDir, "metrics.jsonl"));
+  // Scores less their own running mean show no progress.
+  const scores = shaped ? "objective/raw_scores" : "objective/scores";
   const window = Math.max(1, Math.min(SUMMARY_ITERATIONS, Math.floor(records.length / 2)));
   const mean = (chosen: readonly MetricsRecord[], name: string): number =>
     chosen.reduce((sum, { metrics }) => sum + (metrics[name] ?? Number.NaN), 0) / chosen.length;
@@ -108,4 +117,37 @@ function stopConfig(
     return id;
   });
   return { stop };
+}
+
+/** Aligns a policy with PPO. */
+export function runPpoStage(settings: PpoStage, context: StageContext): Promise<StageSummary> {
+  const { num_epochs: _, ...keys } = settings;
+  const config = trainerConfig<Omit<PpoStage, "num_epochs">, PPOConfig>(keys);
+  return trainAndSave(
+    settings,
+    context,
+    (given) => new PPOTrainer({ ...given, config: { ...given.config, ...config } }),
+  );
+}
+
+/** The same with GRPO. */
+export function runGrpoStage(settings: GrpoStage, context: StageContext): Promise<StageSummary> {
+  const { num_epochs: _, ...keys } = settings;
+  const config = trainerConfig<Omit<GrpoStage, "num_epochs">, GRPOConfig>(keys);
+  return trainAndSave(
+    settings,
+    context,
+    (given) => new GRPOTrainer({ ...given, config: { ...given.config, ...config } }),
+  );
+}
+
+/** The same with RLOO. */
+export function runRlooStage(settings: RlooStage, context: StageContext): Promise<StageSummary> {
+  const { num_epochs: _, ...keys } = settings;
+  const config = trainerConfig<Omit<RlooStage, "num_epochs">, RLOOConfig>(keys);
+  return trainAndSave(
+    settings,
+    context,
+    (given) => new RLOOTrainer({ ...given, config: { ...given.config, ...config } }),
+  );
 }

@@ -1,0 +1,48 @@
+import type { CausalLM } from "../model/causal-lm.ts";
+import type { TrainedPart } from "./checkpoint.ts";
+import type { GroupSettings } from "./group-settings.ts";
+import { type Network, policyOf, ReferencePolicy } from "./reference.ts";
+import type { TrainingTarget } from "./target.ts";
+
+/** A policy, and its starting point where the KL to it counts. */
+export class GroupNetworks implements Disposable {
+  readonly policy: Network;
+  readonly policyPart: TrainedPart;
+  readonly #reference: ReferencePolicy | null;
+
+  private constructor(policy: Network, policyPart: TrainedPart, reference: ReferencePolicy | null) {
+    this.policy = policy;
+    this.policyPart = policyPart;
+    this.#reference = reference;
+  }
+
+  static async create(
+    model: CausalLM,
+    target: TrainingTarget,
+    settings: GroupSettings,
+  ): Promise<GroupNetworks> {
+    const reference =
+      settings.klCoefficient === 0 ? null : await ReferencePolicy.startingPoint(model, target);
+    const optimizer = model.createOptimizer({
+      ...settings,
+      base: target.kind === "full",
+      adapter: target.adapter,
+      heads: [],
+    });
+    return new GroupNetworks(policyOf(model, target), { name: "policy", model, optimizer }, reference);
+  }
+
+  get reference(): Network | null {
+    return this.#reference?.network ?? null;
+  }
+
+  get parts(): readonly TrainedPart[] {
+    return [this.policyPart];
+  }
+
+  /** Frees what was made here: the optimizer and the reference. The policy stays. */
+  [Symbol.dispose](): void {
+    this.policyPart.optimizer.dispose();
+    this.#reference?.dispose();
+  }
+}
