@@ -105,6 +105,7 @@ export type { TrainingStep, TrainOptions, TrainResult } from "./trainers/trainer
 
 // Evaluation
 
+export type { CheckContext, ChecksFunction, ReportCheck } from "./evaluation/checks.ts";
 export {
   type Diversity,
   distinctN,
@@ -120,6 +121,7 @@ export { type EvaluateOptions, type EvaluationReward, evaluate } from "./evaluat
 export type { CategoryFunction, MetricFunction } from "./evaluation/metrics.ts";
 export type { EvaluatedModel, LoadedPolicy, Sampling } from "./evaluation/policy.ts";
 export type { Comparison, EvaluationReport, ModelReport, Sample } from "./evaluation/report.ts";
+export type { RewardAccuracy } from "./evaluation/reward-accuracy.ts";
 export {
   type ByPrompt,
   type Estimate,

@@ -16,6 +16,7 @@ function accepts(schema: z.ZodType, value: unknown): boolean {
 /** Whether a setting may be a list of any length. */
 function takesList(schema: unknown): boolean {
   if (schema instanceof z.ZodOptional || schema instanceof z.ZodNullable) return takesList(schema.unwrap());
+  if (schema instanceof z.ZodPipe) return takesList(schema.in);
   return schema instanceof z.ZodArray || (schema instanceof z.ZodUnion && schema.options.some(takesList));
 }
 

@@ -1,6 +1,6 @@
 import { Command } from "commander";
 import type { InspectSettings } from "../pipeline/inspect-stage.ts";
-import { type StageKind, stageKinds } from "../pipeline/schema.ts";
+import { type TrainingKind, trainingKinds } from "../pipeline/schema.ts";
 import { readPartialStage } from "../pipeline/settings-file.ts";
 import { addStageFlags, stageFlags } from "./flags.ts";
 import { describeInspection } from "./inspection-text.ts";
@@ -22,10 +22,10 @@ export function addInspectDataCommand(program: Command): void {
     .description(
       "show what a stage's trainer sees: tokens, what is learnt, lengths, what was left out and why",
     );
-  for (const kind of stageKinds) command.addCommand(inspectCommand(kind));
+  for (const kind of trainingKinds) command.addCommand(inspectCommand(kind));
 }
 
-function inspectCommand(kind: StageKind): Command {
+function inspectCommand(kind: TrainingKind): Command {
   const command = new Command(kind)
     .description(`the data of a ${kind} stage; takes the flags and the YAML file of node-rlhf ${kind}`)
     .option("--config <file>", "YAML file with settings of this stage; flags win over it")

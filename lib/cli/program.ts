@@ -1,5 +1,5 @@
 import { Command, CommanderError, type OutputConfiguration } from "commander";
-import { stageKinds } from "../pipeline/schema.ts";
+import { trainingKinds } from "../pipeline/schema.ts";
 import { addAddTokensCommand } from "./add-tokens.ts";
 import { addDoctorCommand } from "./doctor.ts";
 import { addEvaluateCommand } from "./evaluate.ts";
@@ -22,7 +22,7 @@ export function createProgram(output: OutputConfiguration = {}): Command {
     .showSuggestionAfterError()
     .exitOverride();
   addRunCommand(program);
-  for (const kind of stageKinds) addStageCommand(program, kind);
+  for (const kind of trainingKinds) addStageCommand(program, kind);
   addGenerateCommand(program);
   addLogprobsCommand(program);
   addScoreCommand(program);

@@ -8,12 +8,12 @@ import {
   toMemoryBudget,
   totalBytes,
 } from "../engine/memory.ts";
-import type { StageKind } from "../pipeline/schema.ts";
+import type { TrainingKind, TrainingStage } from "../pipeline/schema.ts";
 import { readStage } from "../pipeline/settings-file.ts";
 import { addStageFlags, stageFlags } from "./flags.ts";
 import { withInterrupt } from "./interrupt.ts";
 
-const DESCRIPTIONS: Readonly<Record<StageKind, string>> = {
+const DESCRIPTIONS: Readonly<Record<TrainingKind, string>> = {
   sft: "fine-tune a model on prompts and responses",
   reward: "train a reward model on preference pairs",
   ppo: "align a model with PPO against a reward model or function",
@@ -35,7 +35,7 @@ function describeEstimate(bytes: MemoryBytes, memoryBudget: MemoryBudget | undef
 }
 
 /** `sft`, `reward`, `ppo`, `dpo`, …: one stage, from flags, a YAML file of the stage's keys, or both. */
-export function addStageCommand(program: Command, kind: StageKind): void {
+export function addStageCommand(program: Command, kind: TrainingKind): void {
   const command = program
     .command(kind)
     .description(DESCRIPTIONS[kind])
@@ -44,7 +44,7 @@ export function addStageCommand(program: Command, kind: StageKind): void {
     .option("--estimate", "print the memory that the stage would take, and stop", false);
   addStageFlags(command, kind);
   command.action(async (options: { config?: string; force: boolean; estimate: boolean }) => {
-    const stage = await readStage(kind, options.config, stageFlags(command, kind));
+    const stage = (await readStage(kind, options.config, stageFlags(command, kind))) as TrainingStage;
     const { estimateStage, runPipeline } = await import("../pipeline/run.ts");
     if (options.estimate) {
       const { bytes } = await estimateStage(stage);

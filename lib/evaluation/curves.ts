@@ -39,6 +39,11 @@ export function metricsFileOf(run: string): string | null {
   return existsSync(file) ? file : null;
 }
 
+/** What runs recorded, by name, from their metrics files. Throws ERR_RLHF_IO for a file that cannot be read. */
+export function readRuns(files: Readonly<Record<string, string>>): Record<string, MetricsRecord[]> {
+  return Object.fromEntries(Object.entries(files).map(([run, file]) => [run, readRun(file)]));
+}
+
 function readRun(file: string): MetricsRecord[] {
   try {
     return readMetrics(file);
@@ -62,11 +67,10 @@ function averaged(points: Curve["points"]): Curve["points"] {
   });
 }
 
-/** Charts of every metric that a run recorded at least twice. Throws ERR_RLHF_IO for a file that cannot be read. */
-export function readCharts(runs: Readonly<Record<string, string>>): Chart[] {
+/** Charts of every metric that a run recorded at least twice. */
+export function chartsOf(runs: Readonly<Record<string, readonly MetricsRecord[]>>): Chart[] {
   const charts = new Map<string, Curve[]>();
-  for (const [run, file] of Object.entries(runs)) {
-    const records = readRun(file);
+  for (const [run, records] of Object.entries(runs)) {
     const metrics = new Set(records.flatMap((record) => Object.keys(record.metrics)));
     for (const metric of metrics) {
       if (LEFT_OUT.has(metric)) continue;

@@ -1,11 +1,12 @@
 import { join } from "node:path";
-import type { PromptRow, SftRow } from "../data/types.ts";
+import type { PreferenceRow, PromptRow, SftRow } from "../data/types.ts";
 import { RlhfError, throwIfAborted } from "../errors.ts";
 import { writeFileAtomically, writeJson } from "../model/files.ts";
 import { loadReward } from "../rewards/ensemble.ts";
 import { type RewardSource, rewardModels, scoreAnswers } from "../rewards/reward.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
-import { type Chart, metricsFileOf, readCharts } from "./curves.ts";
+import { type ChecksFunction, runChecks } from "./checks.ts";
+import { type Chart, chartsOf, metricsFileOf, readRuns } from "./curves.ts";
 import { type Diversity, measureDiversity } from "./diversity.ts";
 import { toHtml } from "./html.ts";
 import { toMarkdown } from "./markdown.ts";
@@ -31,6 +32,7 @@ import {
   withPolicy,
 } from "./policy.ts";
 import type { Comparison, Estimates, EvaluationReport, ModelReport, Sample } from "./report.ts";
+import { measureRewardAccuracy, type RewardAccuracy } from "./reward-accuracy.ts";
 import { type ByPrompt, estimateMean, pairedDifferences, winRate } from "./statistics.ts";
 
 /** A reward by what scores it, or by the directory of a reward model or an ensemble; several directories are an ensemble. */
@@ -52,11 +54,15 @@ export interface EvaluateOptions extends PolicyLoadOptions, Partial<Sampling> {
   readonly heldOutReward?: EvaluationReward;
   /** Whether scores of reward models are normalised by their own statistics, where they have them. Default true. */
   readonly normalizeReward?: boolean;
+  /** Pairs that `reward` and `heldOutReward` are to order rightly. */
+  readonly pairs?: readonly PreferenceRow[];
   /** Examples whose responses' perplexity is measured. */
   readonly references?: readonly SftRow[];
   /** Further measures of an answer, by name. */
   readonly metrics?: Readonly<Record<string, MetricFunction>>;
   readonly category?: CategoryFunction;
+  /** What the report is to show, and whether it does. */
+  readonly checks?: ChecksFunction;
   /** The metrics that decide win rates. Default: those of `reward` and `heldOutReward` that are given. */
   readonly judges?: readonly string[];
   /** Prompts whose answers are shown side by side. Default 10. */
@@ -77,6 +83,9 @@ export interface EvaluateOptions extends PolicyLoadOptions, Partial<Sampling> {
 
 /** Metrics that every evaluation has; a custom one needs another name. */
 const OWN_METRICS = ["reward", "heldOutReward", "kl", "length", "ended", "correct"];
+
+const REWARDS = ["reward", "heldOutReward"] as const;
+type RewardName = (typeof REWARDS)[number];
 
 /** What is known of one model's answers. */
 interface Measured {
@@ -99,6 +108,7 @@ interface Plan {
   readonly reference: { readonly name: string; readonly source: EvaluatedModel };
   readonly judges: readonly string[];
   readonly metrics: ReadonlyMap<string, MetricFunction>;
+  readonly category: CategoryFunction;
   readonly sampling: Sampling & { readonly temperature: number; readonly seed: number };
   readonly microBatchTokens: number;
   /** Metrics files by run. */
@@ -157,7 +167,7 @@ function planEvaluation(options: EvaluateOptions): Plan {
   if (!Object.hasOwn(options.models, baseline))
     throw invalid(`baseline "${baseline}" is none of the models ${models.map(([name]) => name).join(", ")}`);
   const metrics = planMetrics(options, prompts);
-  const rewards = (["reward", "heldOutReward"] as const).filter((name) => options[name] !== undefined);
+  const rewards = REWARDS.filter((name) => options[name] !== undefined);
   const judges = options.judges ?? rewards;
   const known: string[] = ["kl", "length", "ended", ...rewards, ...metrics.keys()];
   const unknown = judges.find((judge) => !known.includes(judge));
@@ -176,6 +186,7 @@ function planEvaluation(options: EvaluateOptions): Plan {
     reference: referenceOf(options, models, baseline),
     judges,
     metrics,
+    category: options.category ?? namedCategory,
     sampling: { ...given, maxNewTokens, temperature, seed },
     microBatchTokens: checkCount("microBatchTokens", options.microBatchTokens ?? 4096, 1),
     runs: planRuns(options),
@@ -238,14 +249,15 @@ async function measureKl(plan: Plan, measured: readonly Measured[]): Promise<voi
   });
 }
 
+/** Scores the answers of every model, and measures how well the reward orders `pairs`; null where there is no such reward or no pair. */
 async function measureReward(
   plan: Plan,
-  name: "reward" | "heldOutReward",
+  name: RewardName,
   measured: readonly Measured[],
-): Promise<void> {
+): Promise<RewardAccuracy | null> {
   const { options, microBatchTokens } = plan;
   const given = options[name];
-  if (given === undefined) return;
+  if (given === undefined) return null;
   options.note?.(`scores answers: ${name}`);
   const { device, threads, dtype } = options;
   const loaded =
@@ -259,6 +271,9 @@ async function measureReward(
       const { scores } = await scoreAnswers(source, answers, { microBatchTokens, normalize });
       values.set(name, [...scores]);
     }
+    const { tokenizer } = measured[0] as Measured;
+    const { pairs = [] } = options;
+    return await measureRewardAccuracy(source, pairs, tokenizer, plan.category, microBatchTokens);
   } finally {
     loaded?.dispose();
   }
@@ -304,11 +319,11 @@ function compare(plan: Plan, own: Values, baseline: Values, categories: Map<stri
   };
 }
 
-function samplesOf(plan: Plan, measured: readonly Measured[], category: CategoryFunction): Sample[] {
+function samplesOf(plan: Plan, measured: readonly Measured[]): Sample[] {
   const shown = plan.prompts.slice(0, plan.options.numShown ?? 10);
   return shown.map((row, p) => ({
     prompt: row.prompt,
-    category: category(row),
+    category: plan.category(row),
     answers: Object.fromEntries(
       measured.map(({ name, answers, values }) => {
         const index = p * plan.numSamples;
@@ -324,10 +339,10 @@ function summarise(
   plan: Plan,
   measured: readonly Measured[],
   diversity: readonly Diversity[],
-): EvaluationReport {
-  const { options, numSamples, baseline } = plan;
-  const category = options.category ?? namedCategory;
-  const categories = promptsByCategory(plan.prompts, category);
+  rewardAccuracy: EvaluationReport["rewardAccuracy"],
+): Omit<EvaluationReport, "checks"> {
+  const { numSamples, baseline } = plan;
+  const categories = promptsByCategory(plan.prompts, plan.category);
   const grouped = new Map(
     measured.map(({ name, values }) => [name, mapValues(values, (column) => groupsOf(column, numSamples))]),
   );
@@ -352,16 +367,17 @@ function summarise(
     baseline,
     reference: plan.reference.name,
     models,
-    samples: samplesOf(plan, measured, category),
+    rewardAccuracy,
+    samples: samplesOf(plan, measured),
   };
 }
 
 /**
  * Compares models on the same prompts and random numbers: rewards, KL, diversity, win rates and metrics of your own, over all prompts
- * and by category. Writes report.json, report.md and report.html where `outputDir` is
+ * and by category; rewards on preference pairs; and checks of what came out. Writes report.json, report.md and report.html where `outputDir` is
  * given.
  *
- * Throws ERR_RLHF_ARGUMENT for options that do not fit, ERR_RLHF_REWARD for a reward or metric that fails, and what loading models,
+ * Throws ERR_RLHF_ARGUMENT for options that do not fit, ERR_RLHF_REWARD for a reward, metric or check that fails, and what loading models,
  * generating and scoring throw.
  */
 export async function evaluate(options: EvaluateOptions): Promise<EvaluationReport> {
@@ -370,8 +386,11 @@ export async function evaluate(options: EvaluateOptions): Promise<EvaluationRepo
   const measured: Measured[] = [];
   for (const [name, source] of plan.models) measured.push(await measureModel(plan, name, source));
   const { tokenizer } = measured[0] as Measured;
-  await measureReward(plan, "reward", measured);
-  await measureReward(plan, "heldOutReward", measured);
+  const rewardAccuracy: Partial<Record<RewardName, RewardAccuracy>> = {};
+  for (const name of REWARDS) {
+    const accuracy = await measureReward(plan, name, measured);
+    if (accuracy) rewardAccuracy[name] = accuracy;
+  }
   await measureKl(plan, measured);
   const diversity: Diversity[] = [];
   for (const model of measured) {
@@ -388,8 +407,11 @@ export async function evaluate(options: EvaluateOptions): Promise<EvaluationRepo
     );
     diversity.push(await measureDiversity(numSamples > 1 ? groupsOf(words, numSamples) : [words]));
   }
-  const report = summarise(plan, measured, diversity);
-  if (options.outputDir !== undefined) await writeReports(options.outputDir, report, readCharts(plan.runs));
+  const { checks, outputDir } = options;
+  const runs = readRuns(plan.runs);
+  const found = summarise(plan, measured, diversity, rewardAccuracy);
+  const report = { ...found, checks: checks ? await runChecks(checks, found, { runs, outputDir }) : [] };
+  if (outputDir !== undefined) await writeReports(outputDir, report, chartsOf(runs));
   return report;
 }
 

@@ -1,4 +1,6 @@
+import type { ReportCheck } from "./checks.ts";
 import type { Diversity } from "./diversity.ts";
+import type { RewardAccuracy } from "./reward-accuracy.ts";
 import type { Estimate, WinRate } from "./statistics.ts";
 
 /** Means by the name of what was measured. */
@@ -44,6 +46,9 @@ export interface EvaluationReport {
   readonly baseline: string;
   readonly reference: string;
   readonly models: readonly ModelReport[];
+  /** Of `reward` and `heldOutReward` on preference pairs, where both are given. */
+  readonly rewardAccuracy: Readonly<Record<string, RewardAccuracy>>;
+  readonly checks: readonly ReportCheck[];
   readonly samples: readonly Sample[];
 }
 
@@ -124,11 +129,40 @@ function winRateTable(baseline: string, models: readonly ModelReport[]): Table[]
   return [{ title: `Win rate against ${baseline}`, rows: [head, ...rows] }];
 }
 
-/** The report's tables: means, categories, differences from the baseline, win rates, diversity. */
-export function reportTables({ models, baseline }: EvaluationReport): Table[] {
+function rewardAccuracyTable(accuracies: EvaluationReport["rewardAccuracy"]): Table[] {
+  const all = Object.entries(accuracies);
+  if (all.length === 0) return [];
+  const line = (name: string, estimate: (accuracy: RewardAccuracy) => Estimate | undefined): string[] => [
+    name,
+    ...all.map(([, accuracy]) => formatEstimate(estimate(accuracy))),
+  ];
+  const rows = [
+    ["", ...all.map(([name]) => name)],
+    line("all pairs", ({ accuracy }) => accuracy),
+    ...namesOf(all.map(([, { categories }]) => categories)).map((category) =>
+      line(category, ({ categories }) => categories[category]),
+    ),
+  ];
+  return [{ title: "Preference pairs ordered rightly", rows }];
+}
+
+function checkTable(checks: readonly ReportCheck[]): Table[] {
+  if (checks.length === 0) return [];
+  const rows = checks.map(({ name, figure, requirement, holds }) => [
+    name,
+    figure === null ? "–" : formatNumber(figure),
+    requirement,
+    holds ? "holds" : "does not hold",
+  ]);
+  return [{ title: "Checks", rows: [["", "measured", "required", ""], ...rows] }];
+}
+
+/** The report's tables: checks, means, categories, differences from the baseline, win rates, rewards, diversity. */
+export function reportTables({ models, baseline, rewardAccuracy, checks }: EvaluationReport): Table[] {
   const compared = models.flatMap(({ name, comparison }) => (comparison ? [{ name, comparison }] : []));
   const categories = namesOf(models.map((model) => model.categories));
   return [
+    ...checkTable(checks),
     estimateTable(
       "Means",
       models.map(({ name, metrics }) => ({ name, values: metrics })),
@@ -148,6 +182,7 @@ export function reportTables({ models, baseline }: EvaluationReport): Table[] {
           ),
         ]),
     ...winRateTable(baseline, models),
+    ...rewardAccuracyTable(rewardAccuracy),
     diversityTable(models),
   ];
 }

@@ -1,38 +1,36 @@
 import { downloadDataset, downloadModel, type HubOptions } from "../hub/hub.ts";
 import { isHubId } from "../hub/id.ts";
-import { pathKeys, type Stage } from "./schema.ts";
-
-/** Keys that name models; the other paths of a stage name data. */
-const MODEL_KEYS: ReadonlySet<string> = new Set([
-  "model_path",
-  "adapter_path",
-  "reward_model_path",
-  "ref_model_path",
-]);
+import { modelKeys, type PathSetting, pathKeys } from "./paths.ts";
+import type { Stage } from "./schema.ts";
 
 async function localPath(key: string, path: string, options: HubOptions): Promise<string[]> {
   if (!isHubId(path)) return [path];
-  return MODEL_KEYS.has(key) ? [await downloadModel(path, options)] : downloadDataset(path, options);
+  return modelKeys.has(key) ? [await downloadModel(path, options)] : downloadDataset(path, options);
+}
+
+async function localSetting(key: string, setting: PathSetting, options: HubOptions): Promise<PathSetting> {
+  if (typeof setting !== "string" && !Array.isArray(setting)) {
+    const named = Object.entries(setting).map(async ([name, path]) => [
+      name,
+      (await localPath(key, path, options))[0],
+    ]);
+    return Object.fromEntries(await Promise.all(named)) as Readonly<Record<string, string>>;
+  }
+  const paths = [setting].flat().map((path) => localPath(key, path as string, options));
+  const local = (await Promise.all(paths)).flat();
+  return typeof setting === "string" && local.length === 1 ? (local[0] as string) : local;
 }
 
 /** A stage with what it names on the hub downloaded, so that its inputs are files like any others. */
-export async function withLocalPaths(
-  stage: Stage,
+export async function withLocalPaths<Given extends Stage>(
+  stage: Given,
   onDownload: (file: string) => void,
   signal: AbortSignal | undefined,
-): Promise<Stage> {
+): Promise<Given> {
   const settings: Record<string, unknown> = { ...stage.settings };
   const options = { onDownload, ...(signal ? { signal } : {}) };
-  for (const [key, value] of Object.entries(settings)) {
-    if (!pathKeys.has(key)) continue;
-    if (typeof value === "string") {
-      const paths = await localPath(key, value, options);
-      settings[key] = paths.length === 1 ? paths[0] : paths;
-    } else if (Array.isArray(value)) {
-      settings[key] = (
-        await Promise.all((value as string[]).map((path) => localPath(key, path, options)))
-      ).flat();
-    }
-  }
-  return { kind: stage.kind, settings } as unknown as Stage;
+  for (const [key, value] of Object.entries(settings))
+    if (pathKeys.has(key) && value !== undefined)
+      settings[key] = await localSetting(key, value as PathSetting, options);
+  return { kind: stage.kind, settings } as unknown as Given;
 }

@@ -25,7 +25,7 @@ import { ROLLOUT_DEFAULTS } from "../trainers/rollout-settings.ts";
 import { COMMON_DEFAULTS, fittingMaxLength } from "../trainers/settings.ts";
 import { SUPERVISED_DEFAULTS } from "../trainers/supervised.ts";
 import { initTokenizer, maxPositionsOf } from "./init-model.ts";
-import type { InitConfig, StageKind } from "./schema.ts";
+import type { InitConfig, TrainingKind } from "./schema.ts";
 import { DEFAULT_EVAL_FRACTION, groupOfSft } from "./stage-data.ts";
 
 /** The settings of a stage that decide what its trainer sees, of whatever kind the stage is. */
@@ -53,7 +53,7 @@ export interface InspectSettings {
 
 /** What a stage's trainer sees, and what was read. */
 export interface StageInspection {
-  readonly stage: StageKind;
+  readonly stage: TrainingKind;
   readonly data: DataReport;
   readonly maxLength: number;
   readonly trainRows: number;
@@ -68,7 +68,7 @@ export interface InspectStageOptions {
 }
 
 /** What each kind of stage learns from. */
-const DATA_OF_STAGE: Readonly<Record<StageKind, "sft" | "prompts" | "reward" | "unpaired" | "pairs">> = {
+const DATA_OF_STAGE: Readonly<Record<TrainingKind, "sft" | "prompts" | "reward" | "unpaired" | "pairs">> = {
   sft: "sft",
   reward: "reward",
   ppo: "prompts",
@@ -96,7 +96,7 @@ function required<Value>(value: Value | undefined, key: string, kind: string): V
 /** The tokenizer of the stage, and the longest sequence that its model has room for. */
 async function openTokenizer(
   settings: InspectSettings,
-  kind: StageKind,
+  kind: TrainingKind,
   train: readonly unknown[],
 ): Promise<{ tokenizer: Tokenizer; context: number }> {
   const { init } = settings;
@@ -136,7 +136,7 @@ interface DataSteps<Row, Example> {
 }
 
 async function inspectData<Row, Example extends AnyExample>(
-  kind: StageKind,
+  kind: TrainingKind,
   settings: InspectSettings,
   options: InspectStageOptions,
   { rows, train, answer, rowTokenizer }: DataSteps<Row, Example>,
@@ -163,7 +163,7 @@ async function inspectData<Row, Example extends AnyExample>(
  * training. Throws what reading, tokenising and opening the tokenizer throw.
  */
 export async function inspectStage(
-  kind: StageKind,
+  kind: TrainingKind,
   settings: InspectSettings,
   options: InspectStageOptions = {},
 ): Promise<StageInspection> {

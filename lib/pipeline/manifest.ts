@@ -4,7 +4,8 @@ import { writeJson } from "../model/files.ts";
 import { isMember } from "../rewards/ensemble-files.ts";
 import { FREE_SETTINGS } from "../trainers/training-loop.ts";
 import { fingerprint, hashOfValue, RUN_FILES } from "./fingerprint.ts";
-import { camelCase, pathKeys, type Stage, type StageKind } from "./schema.ts";
+import { type PathSetting, pathKeys, pathsOf } from "./paths.ts";
+import { camelCase, type Stage, type StageKind } from "./schema.ts";
 
 const MANIFEST = "stage.json";
 
@@ -44,8 +45,10 @@ export async function stageKey(stage: Stage): Promise<StageKey> {
     if (!pathKeys.has(key)) {
       settings[key] = value;
     } else if (key !== "output_dir") {
-      const paths = (Array.isArray(value) ? value : [value]) as string[];
-      inputs[key] = hashOfValue(await Promise.all(paths.map((path) => fingerprint(path, key))));
+      const setting = value as PathSetting;
+      const hashes = await Promise.all(pathsOf(setting).map((path) => fingerprint(path, key)));
+      const names = typeof setting === "string" || Array.isArray(setting) ? [] : Object.keys(setting);
+      inputs[key] = hashOfValue(names.length > 0 ? [names, hashes] : hashes);
     }
   }
   return { stage: stage.kind, settings: hashOfValue(settings), inputs };

@@ -4,13 +4,15 @@ import { isRlhfError, RlhfError } from "../errors.ts";
 import type { MemoryEstimate } from "../model/estimate-memory.ts";
 import { formatDuration, formatNumber } from "../monitor/format.ts";
 import { RunLock } from "../trainers/run-lock.ts";
+import { runEvaluateStage } from "./evaluation-stage.ts";
 import { hashOfValue } from "./fingerprint.ts";
 import { withLocalPaths } from "./hub-paths.ts";
 import { markBegun, markComplete, type StageSummary, stageKey, stageState } from "./manifest.ts";
 import { runGrpoStage, runPpoStage, runRlooStage } from "./online-stages.ts";
+import { modelKeys, type PathSetting, pathsOf } from "./paths.ts";
 import { runCpoStage, runDpoStage, runKtoStage, runOrpoStage, runSimpoStage } from "./preference-stages.ts";
 import { runRewardStage } from "./reward-stage.ts";
-import type { Stage, StageKind } from "./schema.ts";
+import type { Stage, StageKind, TrainingStage } from "./schema.ts";
 import { runSftStage } from "./sft-stage.ts";
 import { StageEstimated } from "./train.ts";
 
@@ -51,7 +53,7 @@ export interface StageResult {
  * trained or written. A stage of several parts needs as much as the first of them. A reward model that could share the policy's
  * weights counts as one of its own.
  */
-export async function estimateStage(given: Stage): Promise<MemoryEstimate> {
+export async function estimateStage(given: TrainingStage): Promise<MemoryEstimate> {
   const estimates = async (part: Stage): Promise<never> => {
     await runStage(part, {
       signal: undefined,
@@ -94,6 +96,8 @@ function runStage(stage: Stage, context: StageContext): Promise<StageSummary> {
       return runCpoStage(stage.settings, context);
     case "simpo":
       return runSimpoStage(stage.settings, context);
+    case "evaluate":
+      return runEvaluateStage(stage.settings, context);
   }
 }
 
@@ -116,18 +120,15 @@ function interrupted(error: unknown, stage: Stage, again: string | undefined): u
   );
 }
 
-/** Settings that name a model to read. */
-const MODEL_KEYS = ["model_path", "adapter_path", "reward_model_path", "ref_model_path"] as const;
-
 /** A stage that wrote over a model it reads, or over another stage's result, would destroy it. */
 function checkOutputs(stages: readonly Stage[]): void {
   const owners = new Map<string, string>();
   for (const { kind, settings } of stages) {
     const output = resolve(settings.output_dir);
-    const inputs = settings as { readonly [Key in (typeof MODEL_KEYS)[number]]?: string | readonly string[] };
-    const same = MODEL_KEYS.find((key) =>
-      [inputs[key] ?? []].flat().some((path) => resolve(path) === output),
-    );
+    const same = Object.entries(settings).find(
+      ([key, value]) =>
+        modelKeys.has(key) && pathsOf((value ?? []) as PathSetting).some((path) => resolve(path) === output),
+    )?.[0];
     if (same !== undefined)
       throw new RlhfError(
         "ERR_RLHF_CONFIG",

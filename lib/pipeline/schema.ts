@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { MODEL_FAMILIES } from "../model/config.ts";
+import { evaluate } from "./evaluation-schema.ts";
 import { grpo, ppo, rloo } from "./online-schema.ts";
 import { cpo, dpo, kto, orpo, simpo } from "./preference-schema.ts";
 import { combination, combinationFits } from "./reward-keys.ts";
@@ -154,9 +155,11 @@ const reward = z
   });
 
 /** The schema of each kind of stage. */
-export const stageSchemas = { sft, reward, ppo, grpo, rloo, dpo, kto, orpo, cpo, simpo } as const;
+export const stageSchemas = { sft, reward, ppo, grpo, rloo, dpo, kto, orpo, cpo, simpo, evaluate } as const;
 
 export type StageKind = keyof typeof stageSchemas;
+/** The stages that train a model. */
+export type TrainingKind = Exclude<StageKind, "evaluate">;
 export type SftStage = z.infer<typeof sft>;
 export type RewardStage = z.infer<typeof reward>;
 export type { GrpoStage, PpoStage, RlooStage } from "./online-schema.ts";
@@ -168,6 +171,7 @@ export type SimpoStage = z.infer<typeof simpo>;
 export type InitConfig = z.infer<typeof init>;
 
 export const stageKinds = Object.keys(stageSchemas) as StageKind[];
+export const trainingKinds = stageKinds.filter((kind) => kind !== "evaluate");
 
 const modelAliases = {
   model_name: "model_path",
@@ -202,6 +206,7 @@ export const stageAliases: Readonly<Record<StageKind, Readonly<Record<string, st
   ppo: rolloutAliases,
   grpo: groupAliases,
   rloo: groupAliases,
+  evaluate: referenceAliases,
 };
 
 /** A whole pipeline file; `seed`, `device` and `dtype` hold for every stage that does not set its own. */
@@ -223,6 +228,7 @@ export const pipelineSchema = z.strictObject({
           orpo: orpo.optional(),
           cpo: cpo.optional(),
           simpo: simpo.optional(),
+          evaluate: evaluate.optional(),
         })
         .refine((stage) => Object.keys(stage).length === 1, {
           message: "each entry of stages is one stage: start the next one with its own dash",
@@ -238,19 +244,8 @@ export type Stage = {
   [Kind in StageKind]: { readonly kind: Kind; readonly settings: z.infer<(typeof stageSchemas)[Kind]> };
 }[StageKind];
 
-/** Keys whose values are paths; relative ones are meant from the directory of the file they stand in. */
-export const pathKeys: ReadonlySet<string> = new Set([
-  "model_path",
-  "adapter_path",
-  "data_path",
-  "eval_data_path",
-  "prompts_path",
-  "eval_prompts_path",
-  "reward_model_path",
-  "reward_module",
-  "ref_model_path",
-  "output_dir",
-]);
+/** A stage that trains a model. */
+export type TrainingStage = Extract<Stage, { readonly kind: TrainingKind }>;
 
 /** A YAML key as a setting of the TypeScript API: learning_rate → learningRate. */
 export function camelCase(key: string): string {

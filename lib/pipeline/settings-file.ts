@@ -15,8 +15,8 @@ import { z } from "zod";
 import { messageOf, RlhfError } from "../errors.ts";
 import { isHubId } from "../hub/id.ts";
 import { closest, didYouMean } from "../suggest.ts";
+import { pathKeys } from "./paths.ts";
 import {
-  pathKeys,
   pipelineSchema,
   type Stage,
   type StageKind,
@@ -104,8 +104,9 @@ export class SettingsFile {
   }
 
   /** Makes relative paths under the keys of a mapping absolute, from this file's directory. */
-  resolvePaths(value: Record<string, unknown>, keys: ReadonlySet<string> = pathKeys): void {
-    for (const [key, entry] of Object.entries(value)) if (keys.has(key)) value[key] = this.#absolute(entry);
+  resolvePaths(value: Record<string, unknown>): void {
+    for (const [key, entry] of Object.entries(value))
+      if (pathKeys.has(key)) value[key] = this.#absolute(entry);
   }
 
   /** Paths in a value, a list or a mapping; what is no text stays, for the schema to report. */
@@ -247,7 +248,7 @@ export async function readStage(
   file: string | undefined,
   flags: FlagSettings,
 ): Promise<Stage> {
-  const settings = await readSettings(stageForm(kind, stageSchemas[kind]), file, flags);
+  const settings = await readSettings(kind, stageSchemas[kind], file, flags);
   return { kind, settings } as unknown as Stage;
 }
 
@@ -258,28 +259,13 @@ export async function readPartialStage(
   flags: FlagSettings,
 ): Promise<Readonly<Record<string, unknown>>> {
   const shape: z.ZodRawShape = stageSchemas[kind].shape;
-  return readSettings(stageForm(kind, z.strictObject(shape).partial()), file, flags);
+  return readSettings(kind, z.strictObject(shape).partial(), file, flags);
 }
 
-/** What the settings of a command may be. */
-export interface SettingsForm {
-  /** The command. */
-  readonly name: string;
-  readonly schema: z.ZodType<object>;
-  readonly aliases: Readonly<Record<string, string>>;
-  readonly pathKeys: ReadonlySet<string>;
-  /** The keys that a mapping at this place may have. */
-  keysAt(path: Path): readonly string[];
-}
-
-function stageForm(kind: StageKind, schema: z.ZodType<object>): SettingsForm {
-  const keysAt = (path: Path): readonly string[] => (path.length === 0 ? stageKeys(kind) : keysOfInit());
-  return { name: kind, schema, aliases: stageAliases[kind], pathKeys, keysAt };
-}
-
-/** Checks the settings of a command from an optional YAML file and from flags, which win. */
-export async function readSettings(
-  form: SettingsForm,
+/** Checks the settings of a stage from an optional YAML file and from flags, which win. */
+async function readSettings(
+  kind: StageKind,
+  schema: z.ZodType<object>,
   file: string | undefined,
   flags: FlagSettings,
 ): Promise<Readonly<Record<string, unknown>>> {
@@ -287,22 +273,22 @@ export async function readSettings(
   let settings: SettingsFile | null = null;
   if (file !== undefined) {
     settings = await SettingsFile.read(file);
-    settings.renameKeys([], form.aliases);
+    settings.renameKeys([], stageAliases[kind]);
     const value = settings.value ?? {};
     if (typeof value !== "object" || Array.isArray(value))
-      throw settings.error([], `expected a mapping of ${form.name} settings`);
+      throw settings.error([], `expected a mapping of ${kind} settings`);
     fromFile = { ...value };
-    settings.resolvePaths(fromFile, form.pathKeys);
+    settings.resolvePaths(fromFile);
   }
-  const parsed = form.schema.safeParse({ ...fromFile, ...flags });
+  const parsed = schema.safeParse({ ...fromFile, ...flags });
   if (parsed.success) return parsed.data as Readonly<Record<string, unknown>>;
   const issue = parsed.error.issues[0] as z.core.$ZodIssue;
   const key = issue.path[0] === undefined ? null : String(issue.path[0]);
   // A missing setting is reported by its flag unless there is a file to put it into.
   const isFileIssue = settings !== null && (key === null || !(key in flags));
   if (settings !== null && isFileIssue) {
-    throw settings.schemaError(parsed.error, form.keysAt);
+    throw settings.schemaError(parsed.error, (path) => (path.length === 0 ? stageKeys(kind) : keysOfInit()));
   }
-  const name = key === null ? form.name : `--${key.replaceAll("_", "-")}`;
+  const name = key === null ? kind : `--${key.replaceAll("_", "-")}`;
   throw new RlhfError("ERR_RLHF_USAGE", `${name}: ${describeIssue(issue)}`, { key });
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type Chart, readCharts, toSvg } from "../../lib/evaluation/curves.ts";
+import { type Chart, chartsOf, readRuns, toSvg } from "../../lib/evaluation/curves.ts";
 import { escapeHtml, toHtml } from "../../lib/evaluation/html.ts";
 import { evaluate } from "../../lib/index.ts";
 import { withTemporaryDirectory } from "../support/tiny.ts";
@@ -40,7 +40,7 @@ describe("the report as HTML", () => {
       );
       const lines = Array.from({ length: 600 }, (_, step) => JSON.stringify({ step, loss: step % 2 }));
       await writeFile(long, lines.join("\n"));
-      const [chart, ...others] = readCharts({ short, long });
+      const [chart, ...others] = chartsOf(readRuns({ short, long }));
       assert.deepEqual(others, []);
       assert.deepEqual(chart?.curves[0], {
         run: "short",
@@ -52,7 +52,7 @@ describe("the report as HTML", () => {
       const points = chart?.curves[1]?.points ?? [];
       assert.equal(points.length, 300);
       assert.ok(points.every(([step, value], i) => step === 2 * i + 0.5 && value === 0.5));
-      assert.throws(() => readCharts({ gone: join(directory, "gone.jsonl") }), { code: "ERR_RLHF_IO" });
+      assert.throws(() => readRuns({ gone: join(directory, "gone.jsonl") }), { code: "ERR_RLHF_IO" });
     });
   });
 

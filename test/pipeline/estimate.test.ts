@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { CausalLM, type MemoryEstimate, RewardModel } from "../../lib/index.ts";
 import { estimateStage } from "../../lib/pipeline/run.ts";
-import type { StageKind } from "../../lib/pipeline/schema.ts";
+import type { TrainingKind, TrainingStage } from "../../lib/pipeline/schema.ts";
 import { readStage } from "../../lib/pipeline/settings-file.ts";
 import { runCommand } from "../cli/support.ts";
 import { jsonLines, temporaryDirectory, writeText } from "../data/support.ts";
@@ -30,9 +30,9 @@ describe("the memory estimate of a stage", () => {
     promptFile = writeText(directory, "prompts.jsonl", jsonLines(prompts));
   });
 
-  async function estimate(kind: StageKind, settings: Record<string, unknown>): Promise<MemoryEstimate> {
+  async function estimate(kind: TrainingKind, settings: Record<string, unknown>): Promise<MemoryEstimate> {
     const stage = await readStage(kind, undefined, { model_path: model, output_dir: output, ...settings });
-    return estimateStage(stage);
+    return estimateStage(stage as TrainingStage);
   }
 
   it("follows from its settings, and runs nothing", async () => {

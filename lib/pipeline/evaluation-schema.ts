@@ -11,18 +11,30 @@ import {
   positiveInteger,
   seed,
 } from "./schema-keys.ts";
-import { type FlagSettings, readSettings } from "./settings-file.ts";
 
-/** In a file a mapping of names to paths, as a flag words "name=path". */
+/** Words "name=path" as a mapping. */
+function byName(words: readonly string[]): Record<string, string> {
+  return Object.fromEntries(
+    words.map((word) => [word.slice(0, word.indexOf("=")), word.slice(word.indexOf("=") + 1)]),
+  );
+}
+
+/** Paths by name: in a file a mapping, as a flag words "name=path". */
 const namedPaths = z.union(
-  [z.record(z.string().min(1), path), z.array(z.string().regex(/^[^=/]+=./)).min(1)],
+  [
+    z.record(z.string().min(1), path),
+    z
+      .array(z.string().regex(/^[^=/]+=./))
+      .min(1)
+      .transform(byName),
+  ],
   {
     error: ({ input }) => (input === undefined ? "is required" : "expected name: path, as a flag name=path"),
   },
 );
 
 /** The settings of `evaluate`, as YAML keys; defaults are those of the function. */
-export const evaluationSchema = z
+export const evaluate = z
   .strictObject({
     models: namedPaths.describe("models to compare, name=directory; the first is the baseline"),
     prompts_path: paths.describe("prompts that the models answer"),
@@ -33,11 +45,12 @@ export const evaluationSchema = z
     reward_module: path.optional().describe("file with a default export (prompt, response) => number"),
     held_out_reward_model_path: paths.optional().describe("reward model that was not trained for"),
     normalize_reward: z.boolean().optional().describe("false: raw scores of reward models"),
+    pairs_path: paths.optional().describe("preference pairs that the reward models are to order rightly"),
     references_path: paths.optional().describe("prompts and responses whose perplexity is measured"),
     metrics_module: path
       .optional()
       .describe(
-        "file that exports metrics {name: (prompt, response, context) => number}, and category(row) if need be",
+        "file that exports metrics {name: (prompt, response, context) => number}, category(row), checks(report, context) or several of them",
       ),
     judges: z.array(z.string()).min(1).optional().describe("metrics that decide win rates; default: rewards"),
     runs: namedPaths.optional().describe("runs whose curves are shown, name=directory; default: the models"),
@@ -66,34 +79,4 @@ export const evaluationSchema = z
     });
   });
 
-export type EvaluationSettings = z.infer<typeof evaluationSchema>;
-/** Paths by name, as a mapping or as words "name=path". */
-export type NamedPaths = z.infer<typeof namedPaths>;
-
-const PATH_KEYS: ReadonlySet<string> = new Set([
-  "models",
-  "prompts_path",
-  "output_dir",
-  "ref_model_path",
-  "reward_model_path",
-  "reward_module",
-  "held_out_reward_model_path",
-  "references_path",
-  "metrics_module",
-  "runs",
-]);
-
-/** Checks the settings of an evaluation from an optional YAML file and from flags, which win. */
-export async function readEvaluation(
-  file: string | undefined,
-  flags: FlagSettings,
-): Promise<EvaluationSettings> {
-  const form = {
-    name: "evaluate",
-    schema: evaluationSchema,
-    aliases: {},
-    pathKeys: PATH_KEYS,
-    keysAt: () => Object.keys(evaluationSchema.shape),
-  };
-  return (await readSettings(form, file, flags)) as EvaluationSettings;
-}
+export type EvaluationSettings = z.infer<typeof evaluate>;
