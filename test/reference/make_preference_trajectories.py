@@ -12,31 +12,22 @@ import tempfile
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 import torch
 import trl
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset
 from peft import PeftModel
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from common import HERE, MODELS, load_causal_lm, save_json
+from trl_runs import VOCABULARY, tokenizer
 
-disable_progress_bars()
-STEPS, BATCH, VOCABULARY = 10, 4, 61
+STEPS, BATCH = 10, 4
 generator = torch.Generator().manual_seed(404)
 words = lambda low, high: [int(w) for w in torch.randint(3, VOCABULARY, (int(torch.randint(low, high, (1,), generator=generator)),),
                                                           generator=generator)]
 text = lambda ids: "".join(f" w{i}" for i in ids)
 PAIRS = [dict(prompt=text(words(1, 6)), chosen=text(words(1, 9)), rejected=text(words(1, 9))) for _ in range(3 * BATCH)]
 ANSWERS = [dict(prompt=p["prompt"], completion=p["chosen" if i % 3 else "rejected"], label=bool(i % 3)) for i, p in enumerate(PAIRS)]
-
-
-def tokenizer():
-    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2, **{f"w{i}": i for i in range(3, VOCABULARY)}}
-    fast = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    fast.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=fast, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>")
 
 
 def examples_of(dataset):
