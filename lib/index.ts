@@ -43,6 +43,7 @@ export type {
   EnvironmentSpaces,
   EnvironmentStep,
 } from "./environment/environment.ts";
+export { type Episode, type PlayOptions, playEpisodes } from "./environment/episodes.ts";
 export { type ActOptions, EnvironmentPolicy } from "./environment/policy.ts";
 export type { EnvironmentPPOConfig } from "./environment/settings.ts";
 export { type Calibration, type ReliabilityBin, rewardCalibration } from "./rewards/calibration.ts";

@@ -3,30 +3,17 @@ import type { Random } from "../data/random.ts";
 import { Engine, type EngineOptions } from "../engine/engine.ts";
 import { RlhfError } from "../errors.ts";
 import { readJsonIfPresent, writeJson } from "../model/files.ts";
+import { loadFlat, saveFlat } from "../model/flat-parameters.ts";
 import { ActorCritic, type ActorCriticOptions } from "./actor-critic.ts";
 import { checkObservation, type EnvironmentSpaces } from "./environment.ts";
 import { RunningStatistics, type StatisticsState } from "./running-statistics.ts";
 
 /** Normalised observations stay within ± this many deviations. */
 const OBSERVATION_LIMIT = 10;
-const FILE = "policy.json";
-
-/** Float32 numbers as text, bit for bit. */
-export function encodeFloats(values: Float32Array): string {
-  return Buffer.from(values.buffer, values.byteOffset, values.byteLength).toString("base64");
-}
-
-/** Puts encoded numbers into `target`. Throws ERR_RLHF_CHECKPOINT when they are not as many. */
-export function decodeFloats(text: unknown, target: Float32Array, where: string): void {
-  const bytes = Buffer.from(typeof text === "string" ? text : "", "base64");
-  if (bytes.byteLength !== target.byteLength) {
-    throw new RlhfError(
-      "ERR_RLHF_CHECKPOINT",
-      `${where}: holds ${bytes.byteLength} bytes, expected ${target.byteLength}; it is cut off or of another network`,
-    );
-  }
-  for (let i = 0; i < target.length; i++) target[i] = bytes.readFloatLE(4 * i);
-}
+/** What config.json says it is of. */
+const MODEL_TYPE = "environment-policy";
+const CONFIG = "config.json";
+const WEIGHTS = "model.safetensors";
 
 export interface ActOptions {
   /** Draws actions from the policy; left out: the likeliest ones. */
@@ -78,31 +65,66 @@ export class EnvironmentPolicy {
     );
   }
 
-  /** Writes `policy.json` into a directory. Throws ERR_RLHF_IO. */
+  /** Writes `config.json` and `model.safetensors` into a directory. Throws ERR_RLHF_IO. */
   async save(directory: string): Promise<void> {
-    await writeJson(join(directory, FILE), {
-      version: 1,
+    const { parameters, slices } = this.networks;
+    await saveFlat(join(directory, WEIGHTS), parameters, slices);
+    await writeJson(join(directory, CONFIG), {
+      model_type: MODEL_TYPE,
       spaces: this.spaces,
       networks: this.#options,
-      parameters: encodeFloats(this.networks.parameters),
       observations: this.statistics?.state() ?? null,
     });
   }
 
-  /** A saved policy. Throws ERR_RLHF_CHECKPOINT. */
+  /** A saved policy. Throws ERR_RLHF_MODEL where there is none, and ERR_RLHF_WEIGHTS where its weights are damaged. */
   static async load(directory: string, options: EngineOptions = {}): Promise<EnvironmentPolicy> {
-    const file = join(directory, FILE);
-    const saved = await readJsonIfPresent(file, "ERR_RLHF_CHECKPOINT");
-    if (saved?.version !== 1 || !saved.spaces || !saved.networks) {
-      throw new RlhfError("ERR_RLHF_CHECKPOINT", `${file}: there is no policy of an environment here`);
-    }
-    const policy = new EnvironmentPolicy(Engine.shared(options), saved.spaces as EnvironmentSpaces, {
-      ...(saved.networks as ActorCriticOptions),
+    const file = join(directory, CONFIG);
+    const saved = await readJsonIfPresent(file, "ERR_RLHF_MODEL");
+    if (saved?.model_type !== MODEL_TYPE)
+      throw new RlhfError(
+        "ERR_RLHF_MODEL",
+        `${file}: there is no policy of an environment here; name a directory that EnvironmentPPOTrainer saved`,
+        { file },
+      );
+    const { spaces, networks, statistics } = checkedConfig(file, saved);
+    const policy = new EnvironmentPolicy(Engine.shared(options), spaces, {
+      ...networks,
       normalizeObservations: false,
     });
-    decodeFloats(saved.parameters, policy.networks.parameters, file);
-    if (saved.observations)
-      policy.statistics = RunningStatistics.restore(saved.observations as StatisticsState);
+    await loadFlat(join(directory, WEIGHTS), policy.networks.parameters, policy.networks.slices);
+    policy.statistics = statistics;
     return policy;
   }
+}
+
+/** The parts of a policy's configuration. Throws ERR_RLHF_MODEL, naming what is wrong. */
+function checkedConfig(
+  file: string,
+  saved: Readonly<Record<string, unknown>>,
+): {
+  spaces: EnvironmentSpaces;
+  networks: ActorCriticOptions;
+  statistics: RunningStatistics | undefined;
+} {
+  const wrong = (what: string): RlhfError =>
+    new RlhfError("ERR_RLHF_MODEL", `${file}: ${what}; the file is damaged, save the policy again`, { file });
+  const isSize = (value: unknown): boolean => Number.isSafeInteger(value) && (value as number) > 0;
+  const { observationSize, actionSize, actionKind } = (saved.spaces ?? {}) as EnvironmentSpaces;
+  if (![observationSize, actionSize].every(isSize) || !["discrete", "continuous"].includes(actionKind))
+    throw wrong("spaces must have positive sizes and an actionKind");
+  const networks = (saved.networks ?? {}) as ActorCriticOptions;
+  const { hidden, activation, initialLogStd, seed } = networks;
+  if (!Array.isArray(hidden) || !hidden.every(isSize) || !["tanh", "relu"].includes(activation))
+    throw wrong("networks must have hidden, a list of widths, and an activation, tanh or relu");
+  const numbers = [initialLogStd, seed];
+  if (!numbers.every(Number.isFinite)) throw wrong("networks must have initialLogStd and seed");
+  const spaces = { observationSize, actionSize, actionKind };
+  if (saved.observations === null) return { spaces, networks, statistics: undefined };
+  const { count, mean, squares } = (saved.observations ?? {}) as StatisticsState;
+  const isList = (values: unknown): boolean =>
+    Array.isArray(values) && values.length === observationSize && values.every(Number.isFinite);
+  if (!isSize(count) || !isList(mean) || !isList(squares))
+    throw wrong(`observations must have a count, and a mean and squares of ${observationSize} numbers`);
+  return { spaces, networks, statistics: RunningStatistics.restore({ count, mean, squares }) };
 }

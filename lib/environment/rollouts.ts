@@ -33,6 +33,8 @@ export interface EnvironmentRollouts {
 /** Where one environment stands. */
 interface Slot {
   readonly environment: Environment;
+  /** The next step begins an episode. */
+  ended: boolean;
   episode: number;
   observation: Float64Array;
   episodeReturn: number;
@@ -42,6 +44,7 @@ interface Slot {
 }
 
 interface SlotState {
+  readonly ended: boolean;
   readonly episode: number;
   readonly observation: readonly number[];
   readonly episodeReturn: number;
@@ -80,19 +83,24 @@ export async function stepEnvironment(
   return step;
 }
 
+/** A copy by way of JSON: what a checkpoint would give back, whatever becomes of the original. */
+function copyOf(state: unknown): unknown {
+  return state === undefined ? undefined : JSON.parse(JSON.stringify(state));
+}
+
 /** Environments side by side, whose episodes go on from one rollout to the next. */
 export class EnvironmentRunner {
   readonly #policy: EnvironmentPolicy;
   readonly #options: RolloutOptions;
   readonly #slots: Slot[];
   #returns = new RunningStatistics(1);
-  #begun = false;
 
   constructor(environments: readonly Environment[], policy: EnvironmentPolicy, options: RolloutOptions) {
     this.#policy = policy;
     this.#options = options;
     this.#slots = environments.map((environment) => ({
       environment,
+      ended: true,
       episode: -1,
       observation: new Float64Array(0),
       episodeReturn: 0,
@@ -106,6 +114,7 @@ export class EnvironmentRunner {
     const episode = slot.episode + 1;
     const stream = `episode ${episode} of environment ${this.#slots.indexOf(slot)}`;
     const first = await slot.environment.reset(new Random(seed, stream).integer(2 ** 31));
+    slot.ended = false;
     slot.episode = episode;
     slot.observation = checkObservation(first, this.#policy.spaces.observationSize);
     slot.episodeReturn = 0;
@@ -123,10 +132,7 @@ export class EnvironmentRunner {
 
   /** Steps every environment `stepsPerIteration` times; what is random follows from the seed and the iteration. */
   async collect(iteration: number): Promise<EnvironmentRollouts> {
-    if (!this.#begun) {
-      for (const slot of this.#slots) await this.#reset(slot);
-      this.#begun = true;
-    }
+    for (const slot of this.#slots) if (slot.ended) await this.#reset(slot);
     const { stepsPerIteration, seed } = this.#options;
     const { networks, spaces, statistics } = this.#policy;
     const { distribution } = networks;
@@ -209,30 +215,27 @@ export class EnvironmentRunner {
     }));
   }
 
+  /** Where the environments stand, between two rollouts. */
   state(): RolloutState {
     return {
       returns: this.#returns.state(),
       slots: this.#slots.map(({ environment, observation, ...slot }) => ({
         ...slot,
         observation: [...observation],
-        environment: environment.state?.(),
+        ...(slot.ended ? {} : { environment: copyOf(environment.state?.()) }),
       })),
     };
   }
 
-  /** Goes on where `state` was taken; environments that cannot be restored begin their next episode. */
-  async restore({ slots, returns }: RolloutState): Promise<void> {
+  /** The next rollout goes on where `state` was taken; environments that cannot be restored begin their next episode. */
+  restore({ slots, returns }: RolloutState): void {
     this.#returns = RunningStatistics.restore(returns);
     for (const [index, slot] of this.#slots.entries()) {
       const { environment, observation, ...saved } = slots[index] as SlotState;
-      Object.assign(slot, saved);
-      if (slot.environment.restore && environment !== undefined) {
-        slot.environment.restore(environment);
-        slot.observation = Float64Array.from(observation);
-      } else {
-        await this.#reset(slot);
-      }
+      Object.assign(slot, saved, { observation: Float64Array.from(observation) });
+      if (slot.ended) continue;
+      if (slot.environment.restore && environment !== undefined) slot.environment.restore(environment);
+      else slot.ended = true;
     }
-    this.#begun = true;
   }
 }

@@ -1,13 +1,14 @@
 import type { Schedule } from "../trainers/schedule.ts";
 import {
-  COMMON_RULES,
   checkSettings,
   finite,
   flag,
   fraction,
+  LOOP_DEFAULTS,
+  LOOP_RULES,
+  type LoopConfig,
   listOf,
   nonNegative,
-  nonNegativeInteger,
   nullable,
   oneOf,
   positive,
@@ -16,8 +17,8 @@ import {
   withDefaults,
 } from "../trainers/settings.ts";
 
-/** Settings of PPO on an environment. */
-export interface EnvironmentPPOConfig {
+/** Settings of PPO on an environment; a step is an iteration. The learning rate is 3e-4 and maxGradNorm 0.5 unless set. */
+export interface EnvironmentPPOConfig extends LoopConfig {
   /** Rollouts, each followed by updates. Default 100. */
   readonly numIterations?: number;
   /** Environments that run side by side. Default 8. */
@@ -30,20 +31,6 @@ export interface EnvironmentPPOConfig {
   readonly activation?: "tanh" | "relu";
   /** Logarithm of the first standard deviation of continuous actions. Default 0. */
   readonly initialLogStd?: number;
-  /** The peak. Default 3e-4. */
-  readonly learningRate?: number;
-  /** Iterations in which the learning rate rises to its peak. Default 0. */
-  readonly warmupSteps?: number;
-  /** Default "linear". */
-  readonly schedule?: Schedule;
-  /** AdamW's decay rates. Default [0.9, 0.999]. */
-  readonly betas?: readonly [number, number];
-  /** Default 1e-8. */
-  readonly eps?: number;
-  /** Default 0. */
-  readonly weightDecay?: number;
-  /** Gradients are scaled down to this global norm; null: never. Default 0.5. */
-  readonly maxGradNorm?: number | null;
   /** Passes over each iteration's steps. Default 10. */
   readonly numPpoEpochs?: number;
   /** Optimizer steps per pass. Default 4. */
@@ -68,13 +55,14 @@ export interface EnvironmentPPOConfig {
   readonly normalizeObservations?: boolean;
   /** Divides rewards by the running deviation of the discounted return. Default true. */
   readonly scaleRewards?: boolean;
-  /** Iterations between checkpoints; left out: only when interrupted and at the end. */
-  readonly saveSteps?: number;
-  /** Everything random follows from it. Default 0. */
-  readonly seed?: number;
+  /** Episodes of an evaluation, each in an environment of its own. Default 20. */
+  readonly evalEpisodes?: number;
+  /** An evaluation cuts an episode off after so many steps. Default 10000. */
+  readonly evalEpisodeSteps?: number;
 }
 
 export const ENVIRONMENT_PPO_DEFAULTS = {
+  ...LOOP_DEFAULTS,
   numIterations: 100,
   numEnvironments: 8,
   stepsPerIteration: 128,
@@ -82,11 +70,7 @@ export const ENVIRONMENT_PPO_DEFAULTS = {
   activation: "tanh" as "tanh" | "relu",
   initialLogStd: 0,
   learningRate: 3e-4,
-  warmupSteps: 0,
   schedule: "linear" as Schedule,
-  betas: [0.9, 0.999] as readonly [number, number],
-  eps: 1e-8,
-  weightDecay: 0,
   maxGradNorm: 0.5 as number | null,
   numPpoEpochs: 10,
   numMinibatches: 4,
@@ -100,23 +84,18 @@ export const ENVIRONMENT_PPO_DEFAULTS = {
   whitenAdvantages: true,
   normalizeObservations: true,
   scaleRewards: true,
-  seed: 0,
+  evalEpisodes: 20,
+  evalEpisodeSteps: 10000,
 };
 
 const RULES: Rules<EnvironmentPPOConfig> = {
+  ...LOOP_RULES,
   numIterations: positiveInteger,
   numEnvironments: positiveInteger,
   stepsPerIteration: positiveInteger,
   hidden: listOf(positiveInteger),
   activation: oneOf("tanh", "relu"),
   initialLogStd: finite,
-  learningRate: nonNegative,
-  warmupSteps: nonNegativeInteger,
-  schedule: COMMON_RULES.schedule,
-  betas: COMMON_RULES.betas,
-  eps: positive,
-  weightDecay: nonNegative,
-  maxGradNorm: nullable(positive),
   numPpoEpochs: positiveInteger,
   numMinibatches: positiveInteger,
   targetKl: nullable(positive),
@@ -129,8 +108,8 @@ const RULES: Rules<EnvironmentPPOConfig> = {
   whitenAdvantages: flag,
   normalizeObservations: flag,
   scaleRewards: flag,
-  saveSteps: positiveInteger,
-  seed: nonNegativeInteger,
+  evalEpisodes: positiveInteger,
+  evalEpisodeSteps: positiveInteger,
 };
 
 export type EnvironmentPPOSettings = EnvironmentPPOConfig & typeof ENVIRONMENT_PPO_DEFAULTS;

@@ -2,6 +2,7 @@ import { Random } from "../data/random.ts";
 import type { DeviceArray } from "../engine/array.ts";
 import type { Engine } from "../engine/engine.ts";
 import { gae, ppoPolicyLoss, ppoValueLoss, whiten } from "../engine/losses.ts";
+import type { FlatAdamW } from "../model/flat-parameters.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import type { ActorCritic } from "./actor-critic.ts";
 import type { EnvironmentRollouts } from "./rollouts.ts";
@@ -74,28 +75,31 @@ function gather(values: Float32Array, rows: Int32Array, width = 1): Float32Array
 export class EnvironmentUpdates {
   readonly #engine: Engine;
   readonly #networks: ActorCritic;
+  readonly #optimizer: FlatAdamW;
   readonly #settings: EnvironmentPPOSettings;
   readonly #observationSize: number;
 
   constructor(
     engine: Engine,
     networks: ActorCritic,
+    optimizer: FlatAdamW,
     observationSize: number,
     settings: EnvironmentPPOSettings,
   ) {
     this.#engine = engine;
     this.#networks = networks;
+    this.#optimizer = optimizer;
     this.#observationSize = observationSize;
     this.#settings = settings;
   }
 
-  /** All epochs of one iteration; metrics are means over its minibatches. */
+  /** All epochs of one iteration; metrics are means over its minibatches, `skipped` counts gradients that were not finite. */
   async run(
     rollouts: EnvironmentRollouts,
     advantages: Advantages,
     iteration: number,
     learningRate: number,
-  ): Promise<Metrics> {
+  ): Promise<{ metrics: Metrics; skipped: number }> {
     const { numPpoEpochs, numMinibatches, targetKl, seed } = this.#settings;
     const measured: Metrics[] = [];
     const total = rollouts.logProb.length;
@@ -117,7 +121,8 @@ export class EnvironmentUpdates {
     const means: Record<string, number> = Object.fromEntries(names.map((name) => [name, mean(name)]));
     if (targetKl !== null)
       means["policy/stopped_early"] = Number(measured.length < numPpoEpochs * minibatches);
-    return { ...means, updates: measured.length };
+    const skipped = measured.filter(({ gradNorm }) => !Number.isFinite(gradNorm)).length;
+    return { metrics: { ...means, updates: measured.length - skipped }, skipped };
   }
 
   /** One optimizer step; undefined when it was left out because the policy is over `targetKl` already. */
@@ -153,7 +158,7 @@ export class EnvironmentUpdates {
       dLogStd,
       dValue: value.dValue.map((slope) => slope * valueLossCoefficient),
     });
-    const gradNorm = await this.#networks.update(gradient, { ...this.#settings, learningRate });
+    const gradNorm = await this.#optimizer.step(gradient, { ...this.#settings, learningRate });
     return {
       "loss/policy_avg": policy.stats.loss / count,
       "loss/value_avg": value.loss,

@@ -1,14 +1,17 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import {
   type DiscreteEnvironment,
   EnvironmentPolicy,
   type EnvironmentPPOConfig,
   EnvironmentPPOTrainer,
+  playEpisodes,
   readMetrics,
 } from "../../lib/index.ts";
+import { contentsOf } from "../resume/support.ts";
 import { CartPole, Pendulum } from "./tasks.ts";
 
 const CONFIG: EnvironmentPPOConfig = {
@@ -20,6 +23,7 @@ const CONFIG: EnvironmentPPOConfig = {
   entropyCoefficient: 0.01,
   valueClipRange: 0.2,
   saveSteps: 2,
+  evalEpisodes: 3,
 };
 
 /** A task that ends by time alone, after `limit` steps of reward 1, and tells nothing. */
@@ -67,7 +71,7 @@ describe("EnvironmentPPOTrainer", () => {
         [2, 1],
       ] as const) {
         const trainer = new EnvironmentPPOTrainer({ environment, config: { ...CONFIG, seed }, threads });
-        await trainer.train({ progress: { update() {}, note() {}, finish() {} } });
+        for await (const _ of trainer.steps());
         results.push(trainer.policy.networks.parameters);
       }
       assert.deepEqual(results[0], results[1]);
@@ -91,26 +95,87 @@ describe("EnvironmentPPOTrainer", () => {
     );
     const second = make(parted);
     for await (const _ of second.steps());
-    const text = (outputDir: string) => readFileSync(join(outputDir, "checkpoint.json"), "utf8");
-    assert.equal(text(whole), text(parted));
+    const [expected, actual] = [await contentsOf(whole), await contentsOf(parted)];
+    for (const file of ["checkpoint-4/trainer.json", "checkpoint-4/state.safetensors", "metrics.jsonl"])
+      assert.ok(isDeepStrictEqual(actual.get(file), expected.get(file)), file);
     assert.deepEqual(
       readMetrics(join(parted, "metrics.jsonl")).map(({ step }) => step),
       [1, 2, 3, 4],
     );
-    await assert.rejects(
-      new EnvironmentPPOTrainer({
-        environment: () => new CartPole(),
-        config: { ...CONFIG, gamma: 0.5 },
-        outputDir: parted,
-      }).train(),
-      { code: "ERR_RLHF_CHECKPOINT", message: /gamma was 0\.99 and is 0\.5/ },
-    );
-    const broken = JSON.parse(text(parted)) as Record<string, unknown>;
-    writeFileSync(join(parted, "checkpoint.json"), JSON.stringify({ ...broken, parameters: "AAAA" }));
-    await assert.rejects(make(parted).train(), {
+    const resumed = (config: EnvironmentPPOConfig, environment = () => new CartPole()) =>
+      new EnvironmentPPOTrainer({ environment, config: { ...CONFIG, ...config }, outputDir: parted });
+    await assert.rejects(resumed({ gamma: 0.5 }).train(), {
       code: "ERR_RLHF_CHECKPOINT",
-      message: /parameters: holds 3 bytes/,
+      message: /gamma was 0\.99 and is 0\.5/,
     });
+    const wide = () => Object.assign(new CartPole(), { observationSize: 5 });
+    await assert.rejects(resumed({}, wide).train(), {
+      code: "ERR_RLHF_CHECKPOINT",
+      message: /observationSize was 4 and is 5/,
+    });
+    truncateSync(join(parted, "checkpoint-4", "state.safetensors"), 100);
+    const third = make(parted);
+    for await (const _ of third.steps());
+    assert.deepEqual(third.policy.networks.parameters, second.policy.networks.parameters);
+  });
+
+  it("keeps the last checkpoints, the best policy and the final one, and evaluates as often as it is told", async () => {
+    const config = {
+      ...CONFIG,
+      saveSteps: 1,
+      saveTotalLimit: 2,
+      evalSteps: 2,
+      evalEpisodeSteps: 7,
+      bestMetric: "eval/length",
+    };
+    const trainer = new EnvironmentPPOTrainer({
+      environment: () => new CartPole(),
+      config,
+      outputDir: directory,
+    });
+    const notes: string[] = [];
+    const progress = { update() {}, note: (text: string) => notes.push(text), finish() {} };
+    const { steps, metrics } = await trainer.train({ progress });
+    await trainer.save();
+    assert.equal(steps, 4);
+    assert.equal(metrics["eval/length"], 7, "cut off, and no pole falls in 7 steps");
+    assert.deepEqual(readdirSync(directory).sort(), [
+      "best",
+      "checkpoint-3",
+      "checkpoint-4",
+      "final",
+      "metrics.jsonl",
+    ]);
+    assert.equal(JSON.parse(readFileSync(join(directory, "best", "best.json"), "utf8")).step, 2);
+    const evaluated = readMetrics(join(directory, "metrics.jsonl")).filter(
+      (row) => "eval/return" in row.metrics,
+    );
+    assert.deepEqual(
+      evaluated.map(({ step }) => step),
+      [2, 4],
+    );
+    assert.ok(notes.some((note) => note.includes("checkpoint-3")));
+    const best = await EnvironmentPolicy.load(join(directory, "best"));
+    const [episode] = await playEpisodes(best, [new CartPole()], { maxSteps: 5 });
+    assert.deepEqual(episode, { return: 5, length: 5 });
+  });
+
+  it("tries a step again that an environment made fail, as if nothing had been", async () => {
+    const make = (environment: () => CartPole) => new EnvironmentPPOTrainer({ environment, config: CONFIG });
+    const whole = make(() => new CartPole());
+    let calls = 0;
+    class Flaky extends CartPole {
+      override step(action: number) {
+        if (++calls === 200) throw new Error("the cart is stuck");
+        return super.step(action);
+      }
+    }
+    const flaky = make(() => new Flaky());
+    await flaky.trainStep();
+    await assert.rejects(flaky.trainStep(), /the cart is stuck/);
+    for (const trainer of [whole, flaky]) while (trainer.step < 3) await trainer.trainStep();
+    assert.deepEqual(flaky.policy.networks.parameters, whole.policy.networks.parameters);
+    assert.deepEqual(flaky.policy.statistics?.state(), whole.policy.statistics?.state());
   });
 
   it("saves a policy that acts as the trained one", async () => {
@@ -123,8 +188,26 @@ describe("EnvironmentPPOTrainer", () => {
       [-0.6, 0.8, -3],
     ];
     assert.deepEqual(await loaded.act(observations), await trainer.policy.act(observations));
-    await assert.rejects(EnvironmentPolicy.load(join(directory, "none")), { code: "ERR_RLHF_CHECKPOINT" });
+    await assert.rejects(EnvironmentPolicy.load(join(directory, "none")), { code: "ERR_RLHF_MODEL" });
     await assert.rejects(loaded.act([[1, 2]]), { code: "ERR_RLHF_SHAPE" });
+    const file = join(directory, "config.json");
+    const saved = JSON.parse(readFileSync(file, "utf8"));
+    const damaged: [object, string, RegExp][] = [
+      [
+        { networks: { ...saved.networks, hidden: [8] } },
+        "ERR_RLHF_WEIGHTS",
+        /actor\.layers\.0\.weight.*\[9, 3\], expected F32 \[8, 3\]/,
+      ],
+      [{ networks: { ...saved.networks, hidden: [] } }, "ERR_RLHF_WEIGHTS", /layers/],
+      [{ networks: { ...saved.networks, hidden: "9" } }, "ERR_RLHF_MODEL", /hidden, a list of widths/],
+      [{ spaces: { ...saved.spaces, actionSize: 0 } }, "ERR_RLHF_MODEL", /positive sizes/],
+      [{ observations: { count: 3, mean: [1], squares: [1] } }, "ERR_RLHF_MODEL", /mean and squares of 3/],
+      [{ model_type: "llama" }, "ERR_RLHF_MODEL", /no policy/],
+    ];
+    for (const [changed, code, message] of damaged) {
+      writeFileSync(file, JSON.stringify({ ...saved, ...changed }));
+      await assert.rejects(EnvironmentPolicy.load(directory), { code, message });
+    }
   });
 
   it("values a state by what follows a truncation too", async () => {

@@ -6,7 +6,13 @@ describe("PPO on CartPole", () => {
   it("balances 475 of 500 steps, the mean of 100 episodes", async () => {
     const trainer = new EnvironmentPPOTrainer({
       environment: () => new CartPole(),
-      config: { numIterations: 40, learningRate: 1e-3, normalizeObservations: false, seed: 0 },
+      config: {
+        numIterations: 40,
+        learningRate: 1e-3,
+        normalizeObservations: false,
+        evalEpisodes: 100,
+        seed: 0,
+      },
     });
     const before = await trainer.evaluate();
     for await (const _ of trainer.steps());

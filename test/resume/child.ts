@@ -1,12 +1,13 @@
 /**
- * One training run in a process of its own: `child.ts <sft|dpo|ppo> <outputDir>`. Standard output tells, line by line, each step
+ * One training run in a process of its own: `child.ts <sft|dpo|ppo|environment> <outputDir>`. Standard output tells, line by line, each step
  * and each call that changes files before it is made ("event …"), and each rollout. With KILL_AT=n the process sends itself
  * SIGKILL in place of the n-th event.
  */
 import { promises, writeSync } from "node:fs";
 import { syncBuiltinESMExports } from "node:module";
 import { join } from "node:path";
-import { DPOTrainer, isRlhfError, PPOTrainer, SFTTrainer } from "../../lib/index.ts";
+import { DPOTrainer, EnvironmentPPOTrainer, isRlhfError, PPOTrainer, SFTTrainer } from "../../lib/index.ts";
+import { CartPole } from "../environment/tasks.ts";
 import { HELD_OUT, TRAIN } from "../trainers/preference-support.ts";
 import { prompts, sftRows, tinyModel, tinyTokenizer } from "../trainers/support.ts";
 
@@ -51,14 +52,28 @@ const COMMON = {
   saveSteps: 2,
   evalSteps: 3,
   // SFT keeps none: what it cannot write on a full disk is a checkpoint.
-  bestMetric: { dpo: "eval/loss", ppo: "eval/objective/scores" }[algorithm as string],
+  bestMetric: { dpo: "eval/loss", ppo: "eval/objective/scores", environment: "eval/return" }[
+    algorithm as string
+  ],
   seed: 3,
 };
 const tokenizer = tinyTokenizer();
 const lora = { r: 4, targetModules: "all-linear" as const };
 
-async function makeTrainer(): Promise<SFTTrainer | DPOTrainer | PPOTrainer> {
+async function makeTrainer(): Promise<SFTTrainer | DPOTrainer | PPOTrainer | EnvironmentPPOTrainer> {
   const options = { tokenizer, outputDir };
+  if (algorithm === "environment") {
+    const { batchSize: _, ...common } = COMMON;
+    const config = {
+      ...common,
+      hidden: [8],
+      numEnvironments: 2,
+      stepsPerIteration: 20,
+      numIterations: 12,
+      evalEpisodes: 2,
+    };
+    return new EnvironmentPPOTrainer({ environment: () => new CartPole(), config, outputDir });
+  }
   if (algorithm === "sft") {
     // Dropout draws random numbers in every step.
     const config = { ...COMMON, maxSteps: 12, lora: { ...lora, dropout: 0.2 } };

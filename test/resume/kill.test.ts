@@ -4,11 +4,12 @@ import { Random } from "../../lib/data/random.ts";
 import { withTemporaryDirectory } from "../support/tiny.ts";
 import { type Algorithm, type ChildOptions, contentsOf, runChild } from "./support.ts";
 
-/** Processes to kill: 20 in all. */
+/** Processes to kill: 24 in all. */
 const KILLS: readonly [Algorithm, number][] = [
   ["sft", 7],
   ["dpo", 6],
   ["ppo", 7],
+  ["environment", 4],
 ];
 
 /**

@@ -7,7 +7,7 @@ import { readMetrics } from "../../lib/index.ts";
 
 const CHILD = fileURLToPath(new URL("child.ts", import.meta.url));
 
-export type Algorithm = "sft" | "dpo" | "ppo";
+export type Algorithm = "sft" | "dpo" | "ppo" | "environment";
 
 /** How a child ended, and what it told. */
 export interface ChildRun {
