@@ -154,6 +154,43 @@ export function epochBatches(
   return batches;
 }
 
+/** The batches of a whole run: which examples a step sees follows from the seed and the step alone, so a resumed run finds the same. */
+export class RunBatches {
+  readonly stepsPerEpoch: number;
+  readonly #count: number;
+  readonly #batchSize: number;
+  readonly #seed: number;
+  #epoch: { readonly index: number; readonly batches: readonly Int32Array[] } | null = null;
+
+  constructor(count: number, batchSize: number, seed: number) {
+    this.stepsPerEpoch = Math.ceil(count / batchSize);
+    this.#count = count;
+    this.#batchSize = batchSize;
+    this.#seed = seed;
+  }
+
+  /** Steps of so many passes over the examples, or as many as are set. */
+  totalSteps({
+    numEpochs,
+    maxSteps,
+  }: {
+    readonly numEpochs: number;
+    readonly maxSteps?: number | undefined;
+  }): number {
+    return maxSteps ?? Math.max(1, Math.ceil(numEpochs * this.stepsPerEpoch));
+  }
+
+  /** Indices of a step's examples. */
+  indicesOf(step: number): Int32Array {
+    const index = Math.floor(step / this.stepsPerEpoch);
+    if (this.#epoch?.index !== index) {
+      const batches = epochBatches(this.#count, this.#batchSize, this.#seed, index);
+      this.#epoch = { index, batches };
+    }
+    return this.#epoch.batches[step % this.stepsPerEpoch] as Int32Array;
+  }
+}
+
 /** Indices of evaluation sequences, longest first: memory peaks at once if at all, and ties keep their order. */
 export function longestFirst(lengths: readonly number[]): number[] {
   return lengths

@@ -121,10 +121,10 @@ function checkedConfig(
   if (!numbers.every(Number.isFinite)) throw wrong("networks must have initialLogStd and seed");
   const spaces = { observationSize, actionSize, actionKind };
   if (saved.observations === null) return { spaces, networks, statistics: undefined };
-  const { count, mean, squares } = (saved.observations ?? {}) as StatisticsState;
+  const { count, mean, squares, held } = (saved.observations ?? {}) as StatisticsState;
   const isList = (values: unknown): boolean =>
     Array.isArray(values) && values.length === observationSize && values.every(Number.isFinite);
-  if (!isSize(count) || !isList(mean) || !isList(squares))
-    throw wrong(`observations must have a count, and a mean and squares of ${observationSize} numbers`);
-  return { spaces, networks, statistics: RunningStatistics.restore({ count, mean, squares }) };
+  if (!isSize(count) || !isList(mean) || !isList(squares) || typeof held !== "boolean")
+    throw wrong(`observations must have a count, held, and a mean and squares of ${observationSize} numbers`);
+  return { spaces, networks, statistics: RunningStatistics.restore({ count, mean, squares, held }) };
 }

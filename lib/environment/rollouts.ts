@@ -186,6 +186,8 @@ export class EnvironmentRunner {
         }
       }
     }
+    // An origin that followed the policy would move under the networks: what the policy drifts to would look like standing still.
+    statistics?.holdMean();
     return {
       observations,
       actions,

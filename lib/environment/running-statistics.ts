@@ -4,17 +4,24 @@ export interface StatisticsState {
   readonly mean: readonly number[];
   /** Sums of squared differences from the mean. */
   readonly squares: readonly number[];
+  readonly held: boolean;
 }
 
-/** Mean and variance of everything seen so far, per element (Welford's updates), in float64. */
+/** Mean and mean squared distance from it of everything seen so far, per element (Welford's updates), in float64. */
 export class RunningStatistics {
   #count = 0;
   #mean: Float64Array;
   #squares: Float64Array;
+  #held = false;
 
   constructor(size: number) {
     this.#mean = new Float64Array(size);
     this.#squares = new Float64Array(size);
+  }
+
+  /** From now on the mean stays as it is; deviations are those from it. */
+  holdMean(): void {
+    this.#held = true;
   }
 
   add(values: ArrayLike<number>): void {
@@ -22,7 +29,7 @@ export class RunningStatistics {
     for (let i = 0; i < this.#mean.length; i++) {
       const value = values[i] as number;
       const mean = this.#mean[i] as number;
-      const next = mean + (value - mean) / this.#count;
+      const next = this.#held ? mean : mean + (value - mean) / this.#count;
       this.#squares[i] = (this.#squares[i] as number) + (value - mean) * (value - next);
       this.#mean[i] = next;
     }
@@ -41,14 +48,20 @@ export class RunningStatistics {
   }
 
   state(): StatisticsState {
-    return { count: this.#count, mean: [...this.#mean], squares: [...this.#squares] };
+    return {
+      count: this.#count,
+      mean: [...this.#mean],
+      squares: [...this.#squares],
+      held: this.#held,
+    };
   }
 
-  static restore({ count, mean, squares }: StatisticsState): RunningStatistics {
+  static restore({ count, mean, squares, held }: StatisticsState): RunningStatistics {
     const statistics = new RunningStatistics(mean.length);
     statistics.#count = count;
     statistics.#mean.set(mean);
     statistics.#squares.set(squares);
+    statistics.#held = held;
     return statistics;
   }
 }

@@ -51,7 +51,10 @@ export interface EnvironmentPPOConfig extends LoopConfig {
   readonly lambda?: number;
   /** Makes advantages mean 0 and variance 1 over the iteration. Default true. */
   readonly whitenAdvantages?: boolean;
-  /** Brings observations to mean 0 and deviation 1, by running statistics, within ± 10. Default true. */
+  /**
+   * Takes observations less their mean over the first iteration, divided by their running deviation from it, within ± 10. Default
+   * true.
+   */
   readonly normalizeObservations?: boolean;
   /** Divides rewards by the running deviation of the discounted return. Default true. */
   readonly scaleRewards?: boolean;

@@ -1,8 +1,7 @@
 import type { TokenizedPreference, TokenizedReward, TokenizedScored } from "../data/types.ts";
 import { lastTokens, type PackedBatch, packSequences } from "../model/batch.ts";
-import { calibrationSums } from "../rewards/calibration.ts";
 import { hashSequences } from "./checkpoint.ts";
-import type { Sums } from "./supervised.ts";
+import type { JudgedRewards } from "./reward-loss.ts";
 
 export function isScored(example: TokenizedReward): example is TokenizedScored {
   return "score" in example;
@@ -11,11 +10,6 @@ export function isScored(example: TokenizedReward): example is TokenizedScored {
 /** The sequences of some examples: of a pair the chosen answer first. */
 export function sequencesOf(examples: readonly TokenizedReward[]): { readonly tokens: Int32Array }[] {
   return examples.flatMap((example) => (isScored(example) ? [example] : [example.chosen, example.rejected]));
-}
-
-/** The probability that a pair's chosen answer is the better one: ½ for a tie, less than 1 where labels may be wrong. */
-export function labelOf(pair: TokenizedPreference, labelSmoothing: number): number {
-  return pair.tie ? 0.5 : 1 - labelSmoothing;
 }
 
 /** What a hash of a pair or an answer has to know beside its tokens, bit for bit. */
@@ -35,7 +29,7 @@ export function hashOfExamples(examples: readonly TokenizedReward[]): string {
 }
 
 /** Examples as one packed batch, with the rows where their rewards stand. */
-export class RewardBatch {
+export class RewardBatch implements JudgedRewards {
   readonly packed: PackedBatch;
   readonly pairs: readonly TokenizedPreference[];
   readonly answers: readonly TokenizedScored[];
@@ -53,22 +47,5 @@ export class RewardBatch {
     this.chosen = last.slice(0, inPairs).filter((_, index) => index % 2 === 0);
     this.rejected = last.slice(0, inPairs).filter((_, index) => index % 2 === 1);
     this.scored = last.slice(inPairs);
-  }
-
-  /** What the loss does not tell of the rewards `value`: their range, and of held-out pairs how far they can be believed. */
-  measure(value: Float32Array, heldOut: boolean): Sums {
-    const at = (rows: Int32Array): Float32Array => Float32Array.from(rows, (row) => value[row] as number);
-    const [chosen, rejected] = [at(this.chosen), at(this.rejected)];
-    const all = [...chosen, ...rejected, ...at(this.scored)];
-    const range = { min_reward: Math.min(...all), max_reward: Math.max(...all) };
-    if (!heldOut) return range;
-    const labels = this.pairs.map((pair) => labelOf(pair, 0));
-    return {
-      ...range,
-      ...calibrationSums(
-        chosen.map((reward, i) => reward - (rejected[i] as number)),
-        labels,
-      ),
-    };
   }
 }

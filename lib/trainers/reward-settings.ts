@@ -24,11 +24,8 @@ export const HEAD_INITS = {
 } as const;
 export type HeadInit = keyof typeof HEAD_INITS;
 
-/**
- * Settings of reward-model training. Default learning rate: 1e-5 for all weights, 1e-4 for an adapter, 1e-3 for the head alone
- * (which is what a frozen model without an adapter trains).
- */
-export interface RewardConfig extends SupervisedConfig {
+/** Settings of how a reward model's rewards are judged. */
+export interface RewardLossConfig {
   /** The loss of pairs. Default "bradley-terry"; answers with a score have the squared error, whatever the loss of pairs. */
   readonly loss?: RewardPairLoss;
   /** By how much every pair's rewards should differ, added to what its row says. Default 0; hinge 1. */
@@ -39,6 +36,13 @@ export interface RewardConfig extends SupervisedConfig {
   readonly scoreWeight?: number;
   /** Weight of (chosen + rejected)², which keeps rewards near zero; 0.01 is usual. Default 0. */
   readonly centerCoefficient?: number;
+}
+
+/**
+ * Settings of reward-model training. Default learning rate: 1e-5 for all weights, 1e-4 for an adapter, 1e-3 for the head alone
+ * (which is what a frozen model without an adapter trains).
+ */
+export interface RewardConfig extends SupervisedConfig, RewardLossConfig {
   /** "linear" (default), "mlp" (hidden → hidden/2 → 1 with ReLU), or a head of one's own. */
   readonly head?: "linear" | "mlp" | HeadOptions;
   /** How the head's last layer begins: "zero" (default), or normal with deviation "openai" 1/√(d + 1), "openrlhf" 1/(d + 1). */
@@ -54,13 +58,17 @@ const belowHalf: Rule = [
   (value) => fraction[1](value) && (value as number) < 0.5,
 ];
 
-export const REWARD_RULES: Rules<RewardConfig> = {
-  ...SUPERVISED_RULES,
+export const REWARD_LOSS_RULES: Rules<RewardLossConfig> = {
   loss: oneOf(...Object.keys(PAIR_LOSSES)),
   margin: nonNegative,
   labelSmoothing: belowHalf,
   scoreWeight: nonNegative,
   centerCoefficient: nonNegative,
+};
+
+export const REWARD_RULES: Rules<RewardConfig> = {
+  ...SUPERVISED_RULES,
+  ...REWARD_LOSS_RULES,
   head: oneOfOrObject("linear", "mlp"),
   headInit: oneOf(...Object.keys(HEAD_INITS)),
   normalizeReward: flag,

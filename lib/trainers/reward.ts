@@ -1,7 +1,5 @@
 import { type Tokenized, tokenizeRewardData } from "../data/tokenize.ts";
 import type { RewardRow, TokenizedReward } from "../data/types.ts";
-import { type RewardStat, rewardLoss } from "../engine/losses.ts";
-import { RlhfError } from "../errors.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
 import { RewardModel } from "../model/reward-model.ts";
 import type { Metrics } from "../monitor/metrics.ts";
@@ -11,8 +9,9 @@ import type { TrainedPart } from "./checkpoint.ts";
 import { itemsOf, type RowsOrTokenized, tokenizedData } from "./given-data.ts";
 import type { TrainerWorkload } from "./memory.ts";
 import { requireOptions } from "./required-options.ts";
-import { hashOfExamples, labelOf, RewardBatch, sequencesOf } from "./reward-batch.ts";
-import { headOptions, PAIR_LOSSES, REWARD_RULES, type RewardConfig } from "./reward-settings.ts";
+import { hashOfExamples, RewardBatch, sequencesOf } from "./reward-batch.ts";
+import { checkMargins, judgeRewards, measureRewards, rewardMetrics } from "./reward-loss.ts";
+import { headOptions, REWARD_RULES, type RewardConfig } from "./reward-settings.ts";
 import { checkSettings, fittingMaxLength, withDefaults } from "./settings.ts";
 import { SUPERVISED_DEFAULTS, type Sums, type SupervisedSettings, SupervisedTrainer } from "./supervised.ts";
 import { addNewAdapter, chooseTarget, defaultLearningRate } from "./target.ts";
@@ -110,14 +109,6 @@ export class RewardModelTrainer extends SupervisedTrainer<
 
   protected async runMicroBatch(examples: readonly TokenizedReward[], scale: number | null): Promise<Sums> {
     const { model, adapter, head } = this.rewardModel;
-    const {
-      loss = "bradley-terry",
-      labelSmoothing = 0,
-      centerCoefficient = 0,
-      scoreWeight = 1,
-    } = this.config;
-    const { shape, margins } = PAIR_LOSSES[loss];
-    const { margin: added = loss === "hinge" ? 1 : 0 } = this.config;
     const batch = new RewardBatch(examples);
     const training = scale !== null;
     const dropoutSeed = training ? this.dropoutSeed : undefined;
@@ -128,39 +119,21 @@ export class RewardModelTrainer extends SupervisedTrainer<
       grad: training,
       dropoutSeed,
     });
-    const { dValue, stats } = await rewardLoss(model.engine, {
-      value: pass.device.value,
-      chosen: batch.chosen,
-      rejected: batch.rejected,
-      margin: Float32Array.from(batch.pairs, (pair) => (margins && !pair.tie ? pair.margin + added : 0)),
-      label: Float32Array.from(batch.pairs, (pair) => labelOf(pair, labelSmoothing)),
-      scored: batch.scored,
-      score: Float32Array.from(batch.answers, (answer) => answer.score),
-      pairLoss: shape,
-      centering: centerCoefficient,
-      scoreWeight,
-      scale: scale ?? 0,
-    });
+    const { dValue, stats } = await judgeRewards(
+      model.engine,
+      pass.device.value,
+      batch,
+      this.config,
+      scale ?? 0,
+    );
     using gradient = dValue;
-    const measured = batch.measure(await pass.value(), !training);
+    const measured = measureRewards(await pass.value(), batch, !training);
     if (training) await pass.backward({ dValue: gradient });
     return { ...stats, ...measured };
   }
 
   protected toMetrics(sums: Sums): Metrics {
-    const of = (name: RewardStat): number => sums[name] ?? 0;
-    const calibration = calibrationOf(sums);
-    const decided = of("decided");
-    const answers = of("answers");
-    return {
-      loss: (sums.loss ?? Number.NaN) / (of("pairs") + answers),
-      ...(decided > 0 ? { accuracy: of("correct") / decided, margin: of("margin") / decided } : {}),
-      ...(answers > 0 ? { mse: of("squaredError") / answers } : {}),
-      mean_reward: of("reward") / of("rewards"),
-      min_reward: sums.min_reward ?? Number.NaN,
-      max_reward: sums.max_reward ?? Number.NaN,
-      ...(calibration ? { brier: calibration.brier, ece: calibration.ece } : {}),
-    };
+    return rewardMetrics(sums);
   }
 
   protected override evaluationMetrics(sums: Sums): Metrics {
@@ -205,18 +178,4 @@ export class RewardModelTrainer extends SupervisedTrainer<
 function spread<Item>(items: readonly Item[], most: number): Item[] {
   const count = Math.min(most, items.length);
   return Array.from({ length: count }, (_, i) => items[Math.floor((i * items.length) / count)] as Item);
-}
-
-/** Margins in the data that the loss would leave out of account are a mistake. */
-function checkMargins(
-  rows: readonly (RewardRow | TokenizedReward)[],
-  { loss = "bradley-terry", margin }: RewardConfig,
-): void {
-  if (PAIR_LOSSES[loss].margins) return;
-  const inData = rows.some((row) => !("score" in row) && row.margin !== undefined && row.margin !== 0);
-  if (!inData && (margin === undefined || margin === 0)) return;
-  throw new RlhfError(
-    "ERR_RLHF_ARGUMENT",
-    `config.loss "${loss}" knows no margins, but ${inData ? "rows of the data have" : "config.margin sets"} one; use "bradley-terry" or "hinge"`,
-  );
 }

@@ -1,4 +1,4 @@
-import { epochBatches, longestFirst, planMicroBatches } from "../data/batching.ts";
+import { longestFirst, planMicroBatches, RunBatches } from "../data/batching.ts";
 import { RlhfError, throwIfAborted } from "../errors.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import type { TrainedPart } from "./checkpoint.ts";
@@ -104,7 +104,7 @@ export abstract class SupervisedTrainer<
 > extends Trainer<Settings> {
   readonly #train: ExampleSource<Example>;
   readonly #eval: ExampleSource<Example>;
-  #epoch: { readonly index: number; readonly batches: readonly Int32Array[] } | null = null;
+  readonly #batches: RunBatches;
 
   protected constructor(
     config: Settings,
@@ -115,6 +115,7 @@ export abstract class SupervisedTrainer<
     super(config, outputDir);
     this.#train = asSource(train);
     this.#eval = asSource(evaluation);
+    this.#batches = new RunBatches(this.#train.length, this.#windowSize, this.config.seed);
   }
 
   /** The examples that are trained on. Throws ERR_RLHF_ARGUMENT where they are not held in memory. */
@@ -165,22 +166,12 @@ export abstract class SupervisedTrainer<
     return this.config.batchSize * this.config.gradientAccumulationSteps;
   }
 
-  get #stepsPerEpoch(): number {
-    return Math.ceil(this.#train.length / this.#windowSize);
-  }
-
   get totalSteps(): number {
-    return this.config.maxSteps ?? Math.max(1, Math.ceil(this.config.numEpochs * this.#stepsPerEpoch));
+    return this.#batches.totalSteps(this.config);
   }
 
-  /** The examples of a step: a function of seed and step alone, so a resumed run finds the same. */
   #examplesOfStep(step: number): Promise<readonly Example[]> {
-    const index = Math.floor(step / this.#stepsPerEpoch);
-    if (this.#epoch?.index !== index) {
-      const batches = epochBatches(this.#train.length, this.#windowSize, this.config.seed, index);
-      this.#epoch = { index, batches };
-    }
-    return this.#train.get(this.#epoch.batches[step % this.#stepsPerEpoch] as Int32Array);
+    return this.#train.get(this.#batches.indicesOf(step));
   }
 
   /** One optimizer step, on the next examples in order or on the ones given. */
@@ -200,7 +191,7 @@ export abstract class SupervisedTrainer<
     const sums = await this.#sumOver(examples, scale);
     const { gradNorm } = await this.update(this.part, sums.loss ?? Number.NaN, learningRate);
     await this.updated(this.step + 1);
-    const epoch = (this.step + 1) / this.#stepsPerEpoch;
+    const epoch = (this.step + 1) / this.#batches.stepsPerEpoch;
     return {
       metrics: { ...this.toMetrics(sums), gradNorm, epoch },
       tokens: examples.reduce((sum, example) => sum + this.tokensOf(example), 0),

@@ -92,6 +92,15 @@ describe("PPO on environments: the parts", () => {
       assert.ok(Math.abs((each.normalise([7], 10)[0] as number) - 6.6 / deviation) < 1e-5);
       assert.equal(each.normalise([1e9], 10)[0], 10);
     }
+    for (const each of [statistics, restored]) each.holdMean();
+    const held = RunningStatistics.restore(JSON.parse(JSON.stringify(statistics.state())));
+    const all = [...values, 100];
+    const distance = Math.sqrt(all.reduce((sum, value) => sum + (value - 0.4) ** 2, 0) / 6);
+    for (const each of [statistics, restored, held]) {
+      each.add([100]);
+      assert.ok(Math.abs(each.deviation(0) - distance) < 1e-6);
+      assert.ok(Math.abs((each.normalise([7], 10)[0] as number) - 6.6 / distance) < 1e-5);
+    }
   });
 
   it("bootstraps where an episode was cut off, and not where it terminated", async () => {

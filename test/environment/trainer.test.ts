@@ -160,6 +160,18 @@ describe("EnvironmentPPOTrainer", () => {
     assert.deepEqual(episode, { return: 5, length: 5 });
   });
 
+  it("keeps the origin of observations where the first iteration put it, and follows their scale", async () => {
+    const trainer = new EnvironmentPPOTrainer({ environment: () => new CartPole(), config: CONFIG });
+    await trainer.trainStep();
+    const first = trainer.policy.statistics?.state();
+    await trainer.trainStep();
+    const second = trainer.policy.statistics?.state();
+    assert.deepEqual(second?.mean, first?.mean);
+    assert.ok(first?.mean.every((value) => value !== 0));
+    assert.notDeepEqual(second?.squares, first?.squares);
+    assert.equal(second?.count, 240);
+  });
+
   it("tries a step again that an environment made fail, as if nothing had been", async () => {
     const make = (environment: () => CartPole) => new EnvironmentPPOTrainer({ environment, config: CONFIG });
     const whole = make(() => new CartPole());
@@ -201,7 +213,11 @@ describe("EnvironmentPPOTrainer", () => {
       [{ networks: { ...saved.networks, hidden: [] } }, "ERR_RLHF_WEIGHTS", /layers/],
       [{ networks: { ...saved.networks, hidden: "9" } }, "ERR_RLHF_MODEL", /hidden, a list of widths/],
       [{ spaces: { ...saved.spaces, actionSize: 0 } }, "ERR_RLHF_MODEL", /positive sizes/],
-      [{ observations: { count: 3, mean: [1], squares: [1] } }, "ERR_RLHF_MODEL", /mean and squares of 3/],
+      [
+        { observations: { count: 3, held: true, mean: [1], squares: [1] } },
+        "ERR_RLHF_MODEL",
+        /mean and squares of 3/,
+      ],
       [{ model_type: "llama" }, "ERR_RLHF_MODEL", /no policy/],
     ];
     for (const [changed, code, message] of damaged) {
