@@ -44,6 +44,11 @@ export type {
   EnvironmentStep,
 } from "./environment/environment.ts";
 export { type Episode, type PlayOptions, playEpisodes } from "./environment/episodes.ts";
+export {
+  type Transition,
+  type TransitionFeatures,
+  withRewardModel,
+} from "./environment/learned-reward.ts";
 export { type ActOptions, EnvironmentPolicy } from "./environment/policy.ts";
 export type { EnvironmentPPOConfig } from "./environment/settings.ts";
 export { type Calibration, type ReliabilityBin, rewardCalibration } from "./rewards/calibration.ts";
@@ -60,6 +65,12 @@ export {
   loadReward,
   RewardEnsemble,
 } from "./rewards/ensemble.ts";
+export {
+  type FeatureRewardConfig,
+  FeatureRewardModel,
+  type FeatureRewardModelOptions,
+  type FeatureScale,
+} from "./rewards/feature-reward-model.ts";
 export {
   BatchReward,
   type BatchRewardFunction,
@@ -78,6 +89,14 @@ export {
   type EnvironmentPPOTrainerOptions,
 } from "./trainers/environment-ppo.ts";
 export type { Experience } from "./trainers/experience.ts";
+export {
+  type FeaturePair,
+  FeatureRewardTrainer,
+  type FeatureRewardTrainerConfig,
+  type FeatureRewardTrainerOptions,
+  type FeatureRow,
+  type ScoredFeatures,
+} from "./trainers/feature-reward.ts";
 export { groupAdvantages, leaveOneOutAdvantages, type RewardScale } from "./trainers/group-advantages.ts";
 export type { GroupMinibatch } from "./trainers/group-metrics.ts";
 export type { GRPOConfig, GroupConfig, LossAggregation, RLOOConfig } from "./trainers/group-settings.ts";
