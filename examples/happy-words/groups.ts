@@ -8,7 +8,7 @@
  */
 import { parseArgs } from "node:util";
 import { CausalLM, GRPOTrainer, RLOOTrainer, Tokenizer } from "../../lib/index.ts";
-import { happyWords, STARTS } from "./task.ts";
+import { happyWords, printIterations, rounded, STARTS } from "./task.ts";
 
 const { values: options } = parseArgs({
   options: {
@@ -41,16 +41,9 @@ using trainer =
     ? new RLOOTrainer({ ...given, config: { ...config, klCoefficient: 0.1, clipRange: 0.5 } })
     : new GRPOTrainer({ ...given, config: { ...config, klCoefficient: 0.04 } });
 
-const began = performance.now();
-for await (const { step, metrics } of trainer.steps()) {
-  const line = {
-    iteration: step - 1,
-    reward: Number(metrics["objective/scores"]?.toFixed(4)),
-    kl: Number(metrics["objective/kl"]?.toFixed(3)),
-    clipFraction: Number(
-      ((metrics["policy/clipfrac_low_avg"] ?? 0) + (metrics["policy/clipfrac_high_avg"] ?? 0)).toFixed(4),
-    ),
-    seconds: Number(((performance.now() - began) / 1000).toFixed(1)),
-  };
-  console.log(JSON.stringify(line));
-}
+await printIterations(trainer, (metrics) => ({
+  clipFraction: rounded(
+    (metrics["policy/clipfrac_low_avg"] ?? 0) + (metrics["policy/clipfrac_high_avg"] ?? 0),
+    4,
+  ),
+}));

@@ -9,7 +9,7 @@
  */
 import { parseArgs } from "node:util";
 import { CausalLM, type PPOConfig, PPOTrainer, Tokenizer } from "../../lib/index.ts";
-import { happyWords, STARTS } from "./task.ts";
+import { happyWords, printIterations, rounded, STARTS } from "./task.ts";
 
 const { values: options } = parseArgs({
   options: {
@@ -53,15 +53,7 @@ using model = await CausalLM.load(options.model, { trainable: options.lora ? "no
 const prompts = STARTS.flatMap((start) => new Array<string>(ROLLOUTS).fill(start));
 using trainer = new PPOTrainer({ model, tokenizer, reward: happyWords, prompts, config });
 
-const began = performance.now();
-for await (const { step, metrics } of trainer.steps()) {
-  const line = {
-    iteration: step - 1,
-    reward: Number(metrics["objective/scores"]?.toFixed(4)),
-    kl: Number(metrics["objective/kl"]?.toFixed(3)),
-    clipFraction: Number(metrics["policy/clipfrac_avg"]?.toFixed(4)),
-    entropy: Number(metrics["policy/entropy_avg"]?.toFixed(3)),
-    seconds: Number(((performance.now() - began) / 1000).toFixed(1)),
-  };
-  console.log(JSON.stringify(line));
-}
+await printIterations(trainer, (metrics) => ({
+  clipFraction: rounded(metrics["policy/clipfrac_avg"], 4),
+  entropy: rounded(metrics["policy/entropy_avg"], 3),
+}));

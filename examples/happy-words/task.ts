@@ -1,3 +1,5 @@
+import type { Metrics } from "../../lib/index.ts";
+
 /** How the stories begin. */
 export const STARTS = [
   "Once upon a time",
@@ -20,4 +22,27 @@ const HAPPY = new Set(
 export function happyWords(prompt: string, response: string): number {
   const words = `${prompt}${response}`.toLowerCase().match(/\p{L}+/gu) ?? [];
   return (10 * words.filter((word) => HAPPY.has(word)).length) / Math.max(1, words.length);
+}
+
+/** A metric for printing. */
+export function rounded(value: number | undefined, digits: number): number {
+  return Number(value?.toFixed(digits));
+}
+
+/** Trains, and prints one JSON line per iteration: reward and KL, what `more` says of the metrics, seconds since the start. */
+export async function printIterations(
+  trainer: { steps(): AsyncIterable<{ readonly step: number; readonly metrics: Metrics }> },
+  more: (metrics: Metrics) => Record<string, number>,
+): Promise<void> {
+  const began = performance.now();
+  for await (const { step, metrics } of trainer.steps()) {
+    const line = {
+      iteration: step - 1,
+      reward: rounded(metrics["objective/scores"], 4),
+      kl: rounded(metrics["objective/kl"], 3),
+      ...more(metrics),
+      seconds: rounded((performance.now() - began) / 1000, 1),
+    };
+    console.log(JSON.stringify(line));
+  }
 }

@@ -9,49 +9,46 @@ import {
   selfBleuScores,
   wordEntropy,
 } from "../../lib/index.ts";
+import { assertNear } from "../support/near.ts";
 
 const words = (text: string): string[] => (text === "" ? [] : text.split(" "));
-
-function near(actual: number | undefined, expected: number, tolerance = 1e-12): void {
-  assert.ok(actual !== undefined && Math.abs(actual - expected) <= tolerance, `${actual} is not ${expected}`);
-}
 
 describe("diversity", () => {
   const answers = ["a b a b", "a b c", "d"].map(words);
 
   it("distinct-n: different n-grams of all answers ÷ n-grams", () => {
-    near(distinctN(answers, 1), 4 / 8);
-    near(distinctN(answers, 2), 3 / 5); // ab ba ab | ab bc
-    near(distinctN(answers, 3), 3 / 3); // aba bab | abc
+    assertNear(distinctN(answers, 1), 4 / 8);
+    assertNear(distinctN(answers, 2), 3 / 5); // ab ba ab | ab bc
+    assertNear(distinctN(answers, 3), 3 / 3); // aba bab | abc
     assert.equal(distinctN(answers, 5), 0);
   });
 
   it("repetition: 4-grams that occurred before in the same answer", () => {
-    near(repetitionRate(["a b a b a b", "a b a b"].map(words)), 1 / 4); // abab baba abab | abab
-    near(repetitionRate([words("x x x x x x x")]), 3 / 4);
+    assertNear(repetitionRate(["a b a b a b", "a b a b"].map(words)), 1 / 4); // abab baba abab | abab
+    assertNear(repetitionRate([words("x x x x x x x")]), 3 / 4);
     assert.equal(repetitionRate([words("a b c")]), 0);
   });
 
   it("entropy of the histogram, in nats", () => {
-    near(wordEntropy(["a b", "c d"].map(words)), Math.log(4));
-    near(wordEntropy(["a a a", "b"].map(words)), 0.75 * Math.log(4 / 3) + 0.25 * Math.log(4));
+    assertNear(wordEntropy(["a b", "c d"].map(words)), Math.log(4));
+    assertNear(wordEntropy(["a a a", "b"].map(words)), 0.75 * Math.log(4 / 3) + 0.25 * Math.log(4));
     assert.equal(wordEntropy([[]]), 0);
   });
 
   it("self-BLEU-4 by hand: clipped precisions, brevity and short answers", () => {
     // Against "a b c d": 5 words, precisions 4/5, 3/4, 2/3, 1/2, no brevity penalty; the other way 4 words of 5: all match.
     const [longer, shorter] = selfBleuScores(["a b c d e", "a b c d"].map(words));
-    near(longer, (0.8 * 0.75 * (2 / 3) * 0.5) ** (1 / 4));
-    near(shorter, Math.exp(1 - 5 / 4));
+    assertNear(longer, (0.8 * 0.75 * (2 / 3) * 0.5) ** (1 / 4));
+    assertNear(shorter, Math.exp(1 - 5 / 4));
     // Clipping: of two a's one matches; no bigram matches, so 0.1 stands for it. Two words are two orders.
     const [doubled] = selfBleuScores(["a a", "a b"].map(words));
-    near(doubled, Math.sqrt((1 / 2) * (0.1 / 1)));
+    assertNear(doubled, Math.sqrt((1 / 2) * (0.1 / 1)));
     // Of an n-gram, the reference that has it most often counts, never the answer itself.
     const [three] = selfBleuScores(["a a a", "a b c", "a a d"].map(words), 1);
-    near(three, 2 / 3);
+    assertNear(three, 2 / 3);
     // Nearest reference length of two as near: the shorter one, so no penalty.
     const [, between] = selfBleuScores(["x", "a b", "a b c"].map(words), 1);
-    near(between, 1);
+    assertNear(between, 1);
     assert.deepEqual(selfBleuScores([[], []]), [1, 1]);
     assert.equal(selfBleuScores([[], ["a"]])[0], 0);
     assert.deepEqual(selfBleuScores([["a"]]), []);
@@ -69,11 +66,11 @@ describe("diversity", () => {
 
   it("compares answers within groups only", async () => {
     const same = await measureDiversity([["a b", "a b"].map(words), ["c d", "c d"].map(words)]);
-    near(same.jaccard2, 1);
-    near(same.selfBleu4, 1);
+    assertNear(same.jaccard2, 1);
+    assertNear(same.selfBleu4, 1);
     const apart = await measureDiversity([["a b", "c d"].map(words), ["a b", "c d"].map(words)]);
-    near(apart.jaccard2, 0);
-    near(apart.selfBleu4, Math.sqrt((0.1 / 2) * 0.1));
+    assertNear(apart.jaccard2, 0);
+    assertNear(apart.selfBleu4, Math.sqrt((0.1 / 2) * 0.1));
     assert.equal(same.distinct2, apart.distinct2);
   });
 
@@ -92,7 +89,7 @@ describe("diversity", () => {
         assert.ok(lengthMean <= 12 && lengthStd >= 0);
         const reversed = await measureDiversity([[...group].reverse()]);
         for (const [name, value] of Object.entries(measured))
-          near(reversed[name as keyof typeof reversed], value, 1e-9);
+          assertNear(reversed[name as keyof typeof reversed], value, 1e-9);
       }),
       { numRuns: 200 },
     );
@@ -103,10 +100,10 @@ describe("diversity", () => {
     await fc.assert(
       fc.asyncProperty(answer, fc.integer({ min: 2, max: 5 }), async (one, copies) => {
         const measured = await measureDiversity([new Array<number[]>(copies).fill(one)]);
-        near(measured.selfBleu4, 1);
-        near(measured.jaccard2, 1);
-        near(measured.distinct1, distinctN([one], 1) / copies);
-        near(measured.lengthStd, 0);
+        assertNear(measured.selfBleu4, 1);
+        assertNear(measured.jaccard2, 1);
+        assertNear(measured.distinct1, distinctN([one], 1) / copies);
+        assertNear(measured.lengthStd, 0);
       }),
     );
   });

@@ -2,13 +2,7 @@ import assert from "node:assert/strict";
 import fc from "fast-check";
 import { type Battle, lengthControlledRate } from "../../lib/evaluation/statistics.ts";
 import { type ByPrompt, estimateMean, pairedDifferences, wilsonInterval, winRate } from "../../lib/index.ts";
-
-function near(actual: number | null | undefined, expected: number, tolerance = 1e-12): void {
-  assert.ok(
-    typeof actual === "number" && Math.abs(actual - expected) <= tolerance,
-    `${actual} is not ${expected}`,
-  );
-}
+import { assertNear } from "../support/near.ts";
 
 function logit(p: number): number {
   return Math.log(p / (1 - p));
@@ -23,16 +17,16 @@ describe("statistics of evaluation", () => {
   it("the mean's interval is the normal one over prompts", () => {
     // Means 1, 2, 3, 6 of single answers: sample deviation √(14/3), error √(14/3)/2.
     const estimate = estimateMean([[1], [2], [3], [6]]);
-    near(estimate?.mean, 3);
-    near(estimate?.high, 3 + 1.959963984540054 * Math.sqrt(14 / 3 / 4));
-    near(estimate?.low, 3 - 1.959963984540054 * Math.sqrt(14 / 3 / 4));
+    assertNear(estimate?.mean, 3);
+    assertNear(estimate?.high, 3 + 1.959963984540054 * Math.sqrt(14 / 3 / 4));
+    assertNear(estimate?.low, 3 - 1.959963984540054 * Math.sqrt(14 / 3 / 4));
     assert.equal(estimate?.answers, 4);
   });
 
   it("answers that only repeat their prompt's narrow no interval", () => {
     const once = estimateMean([[1], [2], [3], [6]]);
     const thrice = estimateMean([1, 2, 3, 6].map((value) => [value, value, value]));
-    near(thrice?.low, once?.low as number);
+    assertNear(thrice?.low, once?.low as number);
     assert.equal(thrice?.answers, 12);
   });
 
@@ -65,8 +59,8 @@ describe("statistics of evaluation", () => {
       [0, 1],
       [0, 0],
     ]) as { low: number; high: number };
-    near(between.low, wilsonInterval(0.5, 6).low, 1e-9);
-    near(between.high, wilsonInterval(0.5, 6).high, 1e-9);
+    assertNear(between.low, wilsonInterval(0.5, 6).low, 1e-9);
+    assertNear(between.high, wilsonInterval(0.5, 6).high, 1e-9);
   });
 
   it("leaves out what does not apply, and gives no bounds for one prompt", () => {
@@ -85,8 +79,8 @@ describe("statistics of evaluation", () => {
       [1, 29, 0.0061, 0.1718],
     ] as const) {
       const interval = wilsonInterval(wins / trials, trials);
-      near(interval.low, low, 5e-5);
-      near(interval.high, high, 5e-5);
+      assertNear(interval.low, low, 5e-5);
+      assertNear(interval.high, high, 5e-5);
     }
   });
 
@@ -99,7 +93,7 @@ describe("statistics of evaluation", () => {
           const { low, high } = wilsonInterval(rate, trials);
           assert.ok(low >= 0 && low <= rate + 1e-12 && high >= rate - 1e-12 && high <= 1);
           const mirrored = wilsonInterval(1 - rate, trials);
-          near(mirrored.low, 1 - high, 1e-9);
+          assertNear(mirrored.low, 1 - high, 1e-9);
         },
       ),
     );
@@ -109,7 +103,7 @@ describe("statistics of evaluation", () => {
     const lengths: ByPrompt = [[5, 5], [5], [5]];
     const result = winRate([[2, 1], [1], [null]], [[1, 1], [3], [0]], lengths, lengths);
     assert.deepEqual([result?.wins, result?.ties, result?.losses], [1, 1, 1]);
-    near(result?.rate, (0.75 + 0) / 2);
+    assertNear(result?.rate, (0.75 + 0) / 2);
     assert.deepEqual({ low: result?.low, high: result?.high }, wilsonInterval(0.375, 2));
     assert.equal(winRate([[null]], [[1]], [[1]], [[1]]), null);
   });
@@ -126,29 +120,29 @@ describe("statistics of evaluation", () => {
         const [a, b] = [column(values, 0), column(values, 1)];
         const [la, lb] = [column(sizes, 0), column(sizes, 1)];
         const [ours, theirs] = [winRate(a, b, la, lb), winRate(b, a, lb, la)];
-        near(ours?.rate, 1 - (theirs?.rate as number), 1e-12);
-        near(ours?.lengthControlled.rate, 1 - (theirs?.lengthControlled.rate as number), 1e-6);
+        assertNear(ours?.rate, 1 - (theirs?.rate as number), 1e-12);
+        assertNear(ours?.lengthControlled.rate, 1 - (theirs?.lengthControlled.rate as number), 1e-6);
       }),
     );
   });
 
   it("equal lengths: length control changes nothing but the small penalty", () => {
     const { rate, low, high } = lengthControlledRate(battles(1000, 700, 0));
-    near(rate, 0.7, 1e-5);
+    assertNear(rate, 0.7, 1e-5);
     const error = 1.959963984540054 / Math.sqrt(1000 * 0.21);
-    near(low, 1 / (1 + Math.exp(-(logit(0.7) - error))), 1e-4);
-    near(high, 1 / (1 + Math.exp(-(logit(0.7) + error))), 1e-4);
+    assertNear(low, 1 / (1 + Math.exp(-(logit(0.7) - error))), 1e-4);
+    assertNear(high, 1 / (1 + Math.exp(-(logit(0.7) + error))), 1e-4);
   });
 
   it("wins by length alone are no wins at equal length", () => {
     // Longer answers win 90 of 100, shorter ones 10 of 100: the mean of their log-odds is 0, though 2/3 are longer.
     const longer = [...battles(200, 180, 10), ...battles(100, 10, -10)];
     const raw = longer.reduce((sum, { win }) => sum + win, 0) / longer.length;
-    near(raw, 190 / 300);
-    near(lengthControlledRate(longer).rate, 0.5, 1e-4);
+    assertNear(raw, 190 / 300);
+    assertNear(lengthControlledRate(longer).rate, 0.5, 1e-4);
     // 90 % where longer and 60 % where shorter: σ of the mean of the log-odds.
     const better = [...battles(100, 90, 10), ...battles(100, 60, -10)];
-    near(lengthControlledRate(better).rate, 1 / (1 + Math.exp(-(logit(0.9) + logit(0.6)) / 2)), 1e-4);
+    assertNear(lengthControlledRate(better).rate, 1 / (1 + Math.exp(-(logit(0.9) + logit(0.6)) / 2)), 1e-4);
   });
 
   it("stays finite where one model always wins", () => {

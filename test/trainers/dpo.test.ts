@@ -10,6 +10,7 @@ import {
 } from "../../lib/index.ts";
 import { readSafetensors, readTensor } from "../../lib/model/safetensors.ts";
 import { DPO_LOSSES } from "../../lib/trainers/dpo-losses.ts";
+import { assertNear } from "../support/near.ts";
 import { withTemporaryDirectory } from "../support/tiny.ts";
 import { answerLogProb, HELD_OUT, LOG_2, TRAIN } from "./preference-support.ts";
 import {
@@ -38,11 +39,7 @@ async function trained(config: DPOConfig, trainable: "all" | "none" = "all"): Pr
 }
 
 function close(actual: number | undefined, expected: number, what: string, tolerance = 1e-5): void {
-  const distance = Math.abs((actual as number) - expected);
-  assert.ok(
-    distance < tolerance * Math.max(1, Math.abs(expected)),
-    `${what}: ${actual}, expected ${expected}`,
-  );
+  assertNear(actual, expected, tolerance * Math.max(1, Math.abs(expected)), what);
 }
 
 describe("DPOTrainer", () => {

@@ -16,18 +16,9 @@ import {
   printTrainableParameters,
   ValueHead,
 } from "../../lib/index.ts";
+import { assertAllNear } from "../support/near.ts";
 import { TINY_GPT_NEOX, TINY_GPT2, TINY_LLAMA, withTemporaryDirectory } from "../support/tiny.ts";
 import { preferenceRows, tinyModel, tinyTokenizer } from "./support.ts";
-
-function assertNear(actual: ArrayLike<number>, expected: readonly number[]): void {
-  assert.equal(actual.length, expected.length);
-  expected.forEach((value, i) => {
-    assert.ok(
-      Math.abs((actual[i] as number) - value) < 1e-6,
-      `element ${i}: ${actual[i]}, expected ${value}`,
-    );
-  });
-}
 
 describe("functions that tutorials name", () => {
   // Golden values of design/ALGORITHMS.md: k1 at β 0.05, score 1 at the last token.
@@ -36,33 +27,33 @@ describe("functions that tutorials name", () => {
   it("computeAdvantages: golden values, and returns = advantages + values", async () => {
     const values = [0.1, 0.2, 0.3];
     const { advantages, returns } = await computeAdvantages(rewards, values);
-    assertNear(advantages, [0.8405, 0.79, 0.7]);
-    assertNear(returns, [0.9405, 0.99, 1]);
+    assertAllNear(advantages, [0.8405, 0.79, 0.7], 1e-6);
+    assertAllNear(returns, [0.9405, 0.99, 1], 1e-6);
   });
 
   it("computePreferenceLoss: golden values", async () => {
     const plain = await computePreferenceLoss([1.2], [0.3]);
-    assertNear([plain.loss, plain.accuracy], [0.341154, 1]);
+    assertAllNear([plain.loss, plain.accuracy], [0.341154, 1], 1e-6);
     const withMargin = await computePreferenceLoss([1.2], [0.3], 0.5);
-    assertNear([withMargin.loss], [0.513015]);
+    assertAllNear([withMargin.loss], [0.513015], 1e-6);
     assert.equal((await computePreferenceLoss([1, 0], [0, 1])).accuracy, 0.5);
   });
 
   it("computeDpoLoss: golden values, rewards and gradients", async () => {
     const plain = await computeDpoLoss([-10], [-14], [-11], [-12]);
-    assertNear([plain.loss, plain.accuracy], [0.554355, 1]);
-    assertNear(plain.chosenRewards, [0.1]);
-    assertNear(plain.rejectedRewards, [-0.2]);
+    assertAllNear([plain.loss, plain.accuracy], [0.554355, 1], 1e-6);
+    assertAllNear(plain.chosenRewards, [0.1], 1e-6);
+    assertAllNear(plain.rejectedRewards, [-0.2], 1e-6);
     const slope = 0.1 / (1 + Math.exp(0.3));
-    assertNear(plain.dPolicyChosen, [-slope]);
-    assertNear(plain.dPolicyRejected, [slope]);
+    assertAllNear(plain.dPolicyChosen, [-slope], 1e-6);
+    assertAllNear(plain.dPolicyRejected, [slope], 1e-6);
     const smoothed = await computeDpoLoss([-10], [-14], [-11], [-12], { labelSmoothing: 0.1 });
-    assertNear([smoothed.loss], [0.584355]);
+    assertAllNear([smoothed.loss], [0.584355], 1e-6);
     const two = await computeDpoLoss([-10, -9], [-14, -9], [-11, -9], [-12, -8], {
       beta: 0.2,
       type: "hinge",
     });
-    assertNear([two.loss, two.accuracy], [(1 - 0.6 + 1 - 0.2) / 2, 1]);
+    assertAllNear([two.loss, two.accuracy], [(1 - 0.6 + 1 - 0.2) / 2, 1], 1e-6);
     await assert.rejects(computeDpoLoss([-10, -9], [-14], [-11], [-12]), { code: "ERR_RLHF_SHAPE" });
     await assert.rejects(computeDpoLoss([-10], [-14], [-11], [-12, -3]), { code: "ERR_RLHF_SHAPE" });
   });

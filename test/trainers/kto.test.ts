@@ -1,15 +1,12 @@
 import assert from "node:assert/strict";
 import { type KTOConfig, KTOTrainer, type Metrics, type UnpairedRow } from "../../lib/index.ts";
-import { answerLogProb, HELD_OUT, notesOf, UNPAIRED } from "./preference-support.ts";
+import { assertNear } from "../support/near.ts";
+import { answerLogProb, HELD_OUT, notesOf, thumbsOf, UNPAIRED } from "./preference-support.ts";
 import { assertSameWeights, preferenceRows, tinyModel, tinyTokenizer, weightDistance } from "./support.ts";
 
 const tokenizer = tinyTokenizer();
 const CONFIG: KTOConfig = { learningRate: 3e-3, batchSize: 8, numEpochs: 6, seed: 3 };
 const LORA: KTOConfig = { learningRate: 2e-2, lora: { r: 4, targetModules: "all-linear" } };
-const EVAL: UnpairedRow[] = HELD_OUT.flatMap(({ prompt, chosen, rejected }) => [
-  { prompt, completion: chosen, label: true },
-  { prompt, completion: rejected, label: false },
-]);
 
 describe("KTOTrainer", () => {
   for (const [what, trainable, config] of [
@@ -22,7 +19,7 @@ describe("KTOTrainer", () => {
         model,
         tokenizer,
         trainData: UNPAIRED,
-        evalData: EVAL,
+        evalData: thumbsOf(HELD_OUT),
         config: { ...CONFIG, ...config },
       });
       const before = await trainer.evaluate();
@@ -79,10 +76,8 @@ describe("KTOTrainer", () => {
       loss += (example.label ? 1.2 : 0.7) * value;
     }
     const { metrics } = await trainer.trainStep(examples);
-    const close = (actual: number | undefined, expected: number): void =>
-      assert.ok(Math.abs((actual as number) - expected) < 1e-4, `${actual}, expected ${expected}`);
-    close(metrics.kl, kl);
-    close(metrics.loss, loss / examples.length);
+    assertNear(metrics.kl, kl, 1e-4, "kl");
+    assertNear(metrics.loss, loss / examples.length, 1e-4, "loss");
   });
 
   it("accumulation is one large batch, and micro-batches change rounding alone", async () => {

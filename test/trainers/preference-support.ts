@@ -31,8 +31,12 @@ export function notesOf(): { notes: string[]; progress: ProgressReporter } {
   return { notes, progress: { update() {}, note: (text) => void notes.push(text), finish() {} } };
 }
 
-/** The same answers, each by itself with a thumb up or down. */
-export const UNPAIRED: UnpairedRow[] = TRAIN.flatMap(({ prompt, chosen, rejected }) => [
-  { prompt, completion: chosen, label: true },
-  { prompt, completion: rejected, label: false },
-]);
+/** The answers of pairs, each by itself with a thumb up or down. */
+export function thumbsOf(pairs: readonly PreferenceRow[]): UnpairedRow[] {
+  return pairs.flatMap(({ prompt, chosen, rejected }) => [
+    { prompt, completion: chosen, label: true },
+    { prompt, completion: rejected, label: false },
+  ]);
+}
+
+export const UNPAIRED = thumbsOf(TRAIN);

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { type RewardConfig, RewardModelTrainer, type RewardRow } from "../../lib/index.ts";
+import { assertNear } from "../support/near.ts";
 import { preferenceRows, tinyModel, tinyTokenizer } from "./support.ts";
 
 const tokenizer = tinyTokenizer();
@@ -35,10 +36,6 @@ async function evaluateRandom(rows: RewardRow[], config: RewardConfig) {
   };
 }
 
-function close(actual: number | undefined, expected: number, what: string): void {
-  assert.ok(Math.abs((actual ?? Number.NaN) - expected) < 1e-5, `${what}: ${actual}, expected ${expected}`);
-}
-
 const mean = (values: readonly number[]): number => values.reduce((sum, v) => sum + v, 0) / values.length;
 const nll = (z: number): number => Math.log1p(Math.exp(-z));
 
@@ -71,14 +68,24 @@ describe("losses of reward-model training", () => {
     // Held-out data is measured longest first; all margins of a length are met.
     assert.equal(differences.length, rows.length);
     const own = await evaluateRandom(preferenceRows, { loss: "hinge", margin: 0.25 });
-    close(own.metrics["eval/loss"], mean(own.differences.map((d) => Math.max(0, 0.25 - d))), "loss");
+    assertNear(
+      own.metrics["eval/loss"],
+      mean(own.differences.map((d) => Math.max(0, 0.25 - d))),
+      1e-5,
+      "loss",
+    );
     const expected = mean(differences.map((d, i) => Math.max(0, 1 + (i % 2) - d)));
-    close(metrics["eval/loss"], expected, "loss");
+    assertNear(metrics["eval/loss"], expected, 1e-5, "loss");
   });
 
   it("label smoothing: (1 − ε)·loss of the label + ε·loss of the other", async () => {
     const { metrics, differences } = await evaluateRandom(preferenceRows, { labelSmoothing: 0.2 });
-    close(metrics["eval/loss"], mean(differences.map((d) => 0.8 * nll(d) + 0.2 * nll(-d))), "loss");
+    assertNear(
+      metrics["eval/loss"],
+      mean(differences.map((d) => 0.8 * nll(d) + 0.2 * nll(-d))),
+      1e-5,
+      "loss",
+    );
   });
 
   it("ties have the label ½: half of each loss, and no part in accuracy and margin", async () => {
@@ -86,11 +93,11 @@ describe("losses of reward-model training", () => {
     const { metrics, differences } = await evaluateRandom(rows, {});
     const decided = differences.slice(8);
     const losses = differences.map((d, i) => (i < 8 ? (nll(d) + nll(-d)) / 2 : nll(d)));
-    close(metrics["eval/loss"], mean(losses), "loss");
-    close(metrics["eval/accuracy"], mean(decided.map((d) => (d > 0 ? 1 : 0))), "accuracy");
-    close(metrics["eval/margin"], mean(decided), "margin");
+    assertNear(metrics["eval/loss"], mean(losses), 1e-5, "loss");
+    assertNear(metrics["eval/accuracy"], mean(decided.map((d) => (d > 0 ? 1 : 0))), 1e-5, "accuracy");
+    assertNear(metrics["eval/margin"], mean(decided), 1e-5, "margin");
     const brier = mean(differences.map((d, i) => (1 / (1 + Math.exp(-d)) - (i < 8 ? 0.5 : 1)) ** 2));
-    close(metrics["eval/brier"], brier, "brier");
+    assertNear(metrics["eval/brier"], brier, 1e-5, "brier");
   });
 
   it("a tie of two equal answers costs log 2 and teaches nothing", async () => {
@@ -102,7 +109,7 @@ describe("losses of reward-model training", () => {
       tie: true,
     };
     const { metrics } = await evaluateRandom([tie], {});
-    close(metrics["eval/loss"], Math.log(2), "loss");
+    assertNear(metrics["eval/loss"], Math.log(2), 1e-5, "loss");
     assert.ok(!("eval/accuracy" in metrics), "nothing was decided");
   });
 
@@ -117,12 +124,12 @@ describe("losses of reward-model training", () => {
     const { metrics, differences, answers, rewards } = await evaluateRandom(rows, { scoreWeight });
     const errors = answers.map(({ reward, score }) => (reward - score) ** 2);
     assert.equal(errors.length, 6);
-    close(metrics["eval/mse"], mean(errors), "mse");
+    assertNear(metrics["eval/mse"], mean(errors), 1e-5, "mse");
     const total = differences.map(nll).concat(errors.map((error) => scoreWeight * error));
-    close(metrics["eval/loss"], mean(total), "loss");
-    close(metrics["eval/mean_reward"], mean(rewards), "mean_reward");
-    close(metrics["eval/min_reward"], Math.min(...rewards), "min_reward");
-    close(metrics["eval/max_reward"], Math.max(...rewards), "max_reward");
+    assertNear(metrics["eval/loss"], mean(total), 1e-5, "loss");
+    assertNear(metrics["eval/mean_reward"], mean(rewards), 1e-5, "mean_reward");
+    assertNear(metrics["eval/min_reward"], Math.min(...rewards), 1e-5, "min_reward");
+    assertNear(metrics["eval/max_reward"], Math.max(...rewards), 1e-5, "max_reward");
   });
 
   it("regression to scores alone comes near them", async () => {
@@ -138,7 +145,12 @@ describe("losses of reward-model training", () => {
       evalData: rows.slice(0, 10),
       config: { ...COMMON, batchSize: 10, numEpochs: 25 },
     });
-    close((await trainer.evaluate())["eval/mse"], (1.5 ** 2 + 0.5 ** 2) / 2, "mse of a head of zeros");
+    assertNear(
+      (await trainer.evaluate())["eval/mse"],
+      (1.5 ** 2 + 0.5 ** 2) / 2,
+      1e-5,
+      "mse of a head of zeros",
+    );
     for await (const _ of trainer.steps());
     const after = await trainer.evaluate();
     assert.ok((after["eval/mse"] as number) < 0.1, `${after["eval/mse"]}`);

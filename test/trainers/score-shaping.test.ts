@@ -3,6 +3,7 @@ import { distinctShare, largestOverlap } from "../../lib/trainers/diversity.ts";
 import { PPO_DEFAULTS } from "../../lib/trainers/ppo-settings.ts";
 import type { Rollout } from "../../lib/trainers/rollouts.ts";
 import { RunningStatistics, shapeScores } from "../../lib/trainers/score-shaping.ts";
+import { assertAllNear } from "../support/near.ts";
 
 function rollout(response: readonly number[], finishReason: Rollout["finishReason"] = "stop"): Rollout {
   const tokens = Int32Array.of(90, 91, ...response);
@@ -15,13 +16,6 @@ const ROLLOUTS = [rollout([1, 2, 1, 2, 1]), rollout([1, 2, 3], "length"), rollou
 
 const shape = (settings: Partial<typeof PPO_DEFAULTS>, running: RunningStatistics | null = null): number[] =>
   Array.from(shapeScores(RAW, ROLLOUTS, { ...PPO_DEFAULTS, ...settings }, running).scores);
-
-function assertNear(actual: readonly number[], expected: readonly number[]): void {
-  assert.equal(actual.length, expected.length);
-  actual.forEach((value, i) => {
-    assert.ok(Math.abs(value - (expected[i] as number)) < 1e-6, `${actual} is not ${expected}`);
-  });
-}
 
 describe("running statistics of scores", () => {
   it("are mean and deviation of all values so far, far from zero too, however they were batched", () => {
@@ -67,22 +61,22 @@ describe("shaped scores", () => {
     const running = new RunningStatistics();
     running.add(RAW);
     const deviation = Math.sqrt(13);
-    assertNear(shape({}, running), [-3 / deviation, -1 / deviation, 4 / deviation]);
-    assertNear(shape({ rewardClip: 0.5 }, running), [-0.5, -1 / deviation, 0.5]);
+    assertAllNear(shape({}, running), [-3 / deviation, -1 / deviation, 4 / deviation], 1e-6);
+    assertAllNear(shape({ rewardClip: 0.5 }, running), [-0.5, -1 / deviation, 0.5], 1e-6);
   });
 
   it("pay for length over a start, and for a missing end, after the clip", () => {
-    assertNear(shape({ lengthPenalty: 0.1 }), [1 - 0.5, 3 - 0.3, 8 - 0.1]);
-    assertNear(shape({ lengthPenalty: 0.1, lengthPenaltyStart: 3 }), [1 - 0.2, 3, 8]);
+    assertAllNear(shape({ lengthPenalty: 0.1 }), [1 - 0.5, 3 - 0.3, 8 - 0.1], 1e-6);
+    assertAllNear(shape({ lengthPenalty: 0.1, lengthPenaltyStart: 3 }), [1 - 0.2, 3, 8], 1e-6);
     const both = { rewardClip: 2, lengthPenalty: 0.5, lengthPenaltyStart: 2, missingEosPenalty: 1 };
-    assertNear(shape(both), [1 - 1.5, 2 - 0.5 - 1, 2]);
+    assertAllNear(shape(both), [1 - 1.5, 2 - 0.5 - 1, 2], 1e-6);
   });
 
   it("gain by diversity, and say how diverse answers are", () => {
     // Bigrams 12 21 12 21, 12 23, and none.
-    assertNear(shape({ diversityBonus: 2 }), [1 + 1, 3 + 2, 8]);
-    assertNear(shape({ diversityBonus: 2, diversityNgram: 1 }), [1 + 0.8, 3 + 2, 8 + 2]);
-    assertNear(shape({ diversityBonus: 2, diversityMeasure: "overlap" }), [1 + 1, 3 + 1, 8]);
+    assertAllNear(shape({ diversityBonus: 2 }), [1 + 1, 3 + 2, 8], 1e-6);
+    assertAllNear(shape({ diversityBonus: 2, diversityNgram: 1 }), [1 + 0.8, 3 + 2, 8 + 2], 1e-6);
+    assertAllNear(shape({ diversityBonus: 2, diversityMeasure: "overlap" }), [1 + 1, 3 + 1, 8], 1e-6);
     const { diversity } = shapeScores(RAW, ROLLOUTS, { ...PPO_DEFAULTS, diversityBonus: 2 }, null);
     assert.deepEqual(diversity, Float32Array.of(0.5, 1, 0));
     assert.equal(shapeScores(RAW, ROLLOUTS, PPO_DEFAULTS, null).diversity, null);
