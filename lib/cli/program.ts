@@ -11,7 +11,7 @@ import { addMergeCommand } from "./merge.ts";
 import { packageVersion } from "./package-info.ts";
 import { addRunCommand } from "./run.ts";
 import { addScoreCommand } from "./score.ts";
-import { addStageCommand } from "./stage.ts";
+import { addEnvironmentCommand, addStageCommand } from "./stage.ts";
 
 /** All commands of the command line. */
 export function createProgram(output: OutputConfiguration = {}): Command {
@@ -23,6 +23,7 @@ export function createProgram(output: OutputConfiguration = {}): Command {
     .exitOverride();
   addRunCommand(program);
   for (const kind of trainingKinds) addStageCommand(program, kind);
+  addEnvironmentCommand(program);
   addGenerateCommand(program);
   addLogprobsCommand(program);
   addScoreCommand(program);

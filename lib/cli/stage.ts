@@ -8,12 +8,15 @@ import {
   toMemoryBudget,
   totalBytes,
 } from "../engine/memory.ts";
-import type { TrainingKind, TrainingStage } from "../pipeline/schema.ts";
+import type { Stage, TrainingKind, TrainingStage } from "../pipeline/schema.ts";
 import { readStage } from "../pipeline/settings-file.ts";
 import { addStageFlags, stageFlags } from "./flags.ts";
 import { withInterrupt } from "./interrupt.ts";
 
-const DESCRIPTIONS: Readonly<Record<TrainingKind, string>> = {
+/** The stages that have a command of this form. */
+type CommandKind = TrainingKind | "environment-ppo";
+
+const DESCRIPTIONS: Readonly<Record<CommandKind, string>> = {
   sft: "fine-tune a model on prompts and responses",
   reward: "train a reward model on preference pairs",
   ppo: "align a model with PPO against a reward model or function",
@@ -24,6 +27,7 @@ const DESCRIPTIONS: Readonly<Record<TrainingKind, string>> = {
   orpo: "align a model with preference pairs by odds ratios, without a reference (ORPO)",
   cpo: "align a model with preference pairs by contrast, without a reference (CPO)",
   simpo: "align a model with preference pairs by mean log-probs, without a reference (SimPO)",
+  "environment-ppo": "learn a control task with PPO",
 };
 
 /** A line for each use, the sum, and the budget. */
@@ -34,24 +38,43 @@ function describeEstimate(bytes: MemoryBytes, memoryBudget: MemoryBudget | undef
   return rows.map(([name, value]) => `${name.padEnd(14)}${formatBytes(value).padStart(10)}\n`).join("");
 }
 
-/** `sft`, `reward`, `ppo`, `dpo`, …: one stage, from flags, a YAML file of the stage's keys, or both. */
-export function addStageCommand(program: Command, kind: TrainingKind): void {
+function stageCommand(program: Command, kind: CommandKind): Command {
   const command = program
     .command(kind)
     .description(DESCRIPTIONS[kind])
     .option("--config <file>", "YAML file with settings of this stage; flags win over it")
-    .option("--force", "run also when the results are complete", false)
-    .option("--estimate", "print the memory that the stage would take, and stop", false);
+    .option("--force", "run also when the results are complete", false);
   addStageFlags(command, kind);
+  return command;
+}
+
+async function runOne(stage: Stage, force: boolean): Promise<void> {
+  const { runPipeline } = await import("../pipeline/run.ts");
+  const again = `node-rlhf ${process.argv.slice(2).join(" ")}`;
+  await withInterrupt((signal) => runPipeline([stage], { signal, force, again }));
+}
+
+/** `sft`, `reward`, `ppo`, `dpo`, …: one stage, from flags, a YAML file of the stage's keys, or both. */
+export function addStageCommand(program: Command, kind: TrainingKind): void {
+  const command = stageCommand(program, kind).option(
+    "--estimate",
+    "print the memory that the stage would take, and stop",
+    false,
+  );
   command.action(async (options: { config?: string; force: boolean; estimate: boolean }) => {
     const stage = (await readStage(kind, options.config, stageFlags(command, kind))) as TrainingStage;
-    const { estimateStage, runPipeline } = await import("../pipeline/run.ts");
-    if (options.estimate) {
-      const { bytes } = await estimateStage(stage);
-      process.stdout.write(describeEstimate(bytes, stage.settings.memory_budget));
-      return;
-    }
-    const again = `node-rlhf ${process.argv.slice(2).join(" ")}`;
-    await withInterrupt((signal) => runPipeline([stage], { signal, force: options.force, again }));
+    if (!options.estimate) return await runOne(stage, options.force);
+    const { estimateStage } = await import("../pipeline/run.ts");
+    const { bytes } = await estimateStage(stage);
+    process.stdout.write(describeEstimate(bytes, stage.settings.memory_budget));
+  });
+}
+
+/** `environment-ppo`: the same for a control task, whose networks take no memory to speak of. */
+export function addEnvironmentCommand(program: Command): void {
+  const kind = "environment-ppo";
+  const command = stageCommand(program, kind);
+  command.action(async (options: { config?: string; force: boolean }) => {
+    await runOne(await readStage(kind, options.config, stageFlags(command, kind)), options.force);
   });
 }

@@ -43,8 +43,14 @@ export type Environment = DiscreteEnvironment | ContinuousEnvironment;
 /** What a policy has to know of its environment. */
 export type EnvironmentSpaces = Pick<Environment, "observationSize" | "actionSize" | "actionKind">;
 
-/** Throws ERR_RLHF_ARGUMENT for sizes that make no sense. */
+/** Throws ERR_RLHF_ARGUMENT for what is no environment, and for sizes that make no sense. */
 export function spacesOf(environment: Environment): EnvironmentSpaces {
+  const isObject = typeof environment === "object" && environment !== null;
+  if (!isObject || typeof environment.reset !== "function" || typeof environment.step !== "function")
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      `environment(index) must give an object with observationSize, actionSize, actionKind, reset and step; it gave ${isObject ? "one without reset or step" : String(environment)}`,
+    );
   const { observationSize, actionSize, actionKind } = environment;
   for (const [name, size] of Object.entries({ observationSize, actionSize })) {
     if (!Number.isSafeInteger(size) || size < 1)

@@ -1,8 +1,7 @@
-import { pathToFileURL } from "node:url";
 import { loadPreferences } from "../data/preferences.ts";
 import { loadPrompts } from "../data/prompts.ts";
 import { loadSft } from "../data/sft.ts";
-import { messageOf, RlhfError } from "../errors.ts";
+import { RlhfError } from "../errors.ts";
 import type { ChecksFunction } from "../evaluation/checks.ts";
 import { evaluate } from "../evaluation/evaluate.ts";
 import type { CategoryFunction, MetricFunction } from "../evaluation/metrics.ts";
@@ -11,6 +10,7 @@ import type { EvaluationSettings } from "./evaluation-schema.ts";
 import type { StageSummary } from "./manifest.ts";
 import { loadRewardModule } from "./reward-module.ts";
 import type { StageContext } from "./run.ts";
+import { importUserModule } from "./user-module.ts";
 
 interface MetricsModule {
   readonly metrics?: Readonly<Record<string, MetricFunction>>;
@@ -20,18 +20,10 @@ interface MetricsModule {
 
 /** Imports a module of metrics. Throws ERR_RLHF_CONFIG when it cannot be imported or exports something else. */
 async function loadMetrics(file: string): Promise<MetricsModule> {
-  const fail = (problem: string, cause?: unknown): never => {
-    throw new RlhfError("ERR_RLHF_CONFIG", `${file}: the metrics module ${problem}`, { file }, { cause });
+  const fail = (problem: string): never => {
+    throw new RlhfError("ERR_RLHF_CONFIG", `${file}: the metrics module ${problem}`, { file });
   };
-  let module: { metrics?: unknown; category?: unknown; checks?: unknown } = {};
-  try {
-    module = (await import(pathToFileURL(file).href)) as typeof module;
-  } catch (error) {
-    fail(
-      `cannot be imported: ${messageOf(error)}; TypeScript needs Node 22.18 or later, or NODE_OPTIONS=--import=tsx`,
-      error,
-    );
-  }
+  const module = await importUserModule(file, "the metrics module", "ERR_RLHF_CONFIG");
   const { metrics, category, checks } = module;
   const isFunction = (value: unknown): boolean => typeof value === "function";
   const areMetrics =

@@ -11,6 +11,7 @@ export const pathKeys: ReadonlySet<string> = new Set([
   "eval_prompts_path",
   "reward_model_path",
   "reward_module",
+  "environment_module",
   "ref_model_path",
   "output_dir",
   "models",

@@ -4,6 +4,7 @@ import { isRlhfError, RlhfError } from "../errors.ts";
 import type { MemoryEstimate } from "../model/estimate-memory.ts";
 import { formatDuration, formatNumber } from "../monitor/format.ts";
 import { RunLock } from "../trainers/run-lock.ts";
+import { runEnvironmentPpoStage } from "./environment-stage.ts";
 import { runEvaluateStage } from "./evaluation-stage.ts";
 import { hashOfValue } from "./fingerprint.ts";
 import { withLocalPaths } from "./hub-paths.ts";
@@ -96,6 +97,8 @@ function runStage(stage: Stage, context: StageContext): Promise<StageSummary> {
       return runCpoStage(stage.settings, context);
     case "simpo":
       return runSimpoStage(stage.settings, context);
+    case "environment-ppo":
+      return runEnvironmentPpoStage(stage.settings, context);
     case "evaluate":
       return runEvaluateStage(stage.settings, context);
   }

@@ -35,12 +35,11 @@ const modules = z.union(
   modulesError,
 );
 
-/** Keys of every stage. */
-export const common = {
+/** Keys of every stage that trains. */
+export const loopKeys = {
   output_dir: path.describe("directory of the results: model files, checkpoints, metrics.jsonl"),
   seed: seed.optional(),
   device: device.optional(),
-  dtype: dtype.optional(),
   learning_rate: positive.optional().describe("peak learning rate"),
   warmup_steps: nonNegativeInteger
     .optional()
@@ -56,6 +55,27 @@ export const common = {
     .nullable()
     .optional()
     .describe("gradients are scaled down to this global norm; null: never"),
+  eval_steps: positiveInteger.optional().describe("steps between evaluations"),
+  save_steps: positiveInteger.optional().describe("steps between checkpoints"),
+  save_total_limit: positiveInteger.optional().describe("checkpoints to keep"),
+  best_metric: z
+    .string()
+    .min(1)
+    .optional()
+    .describe(
+      "keeps the model of the evaluation with the best value of this metric in best/; needs eval_steps",
+    ),
+  best_metric_goal: z
+    .enum(["min", "max"])
+    .optional()
+    .describe("which value of best_metric is the best; default: min for a loss, else max"),
+  logging_steps: positiveInteger.optional().describe("steps between lines of metrics.jsonl"),
+};
+
+/** Keys of every stage that trains a language model. */
+export const common = {
+  ...loopKeys,
+  dtype: dtype.optional(),
   batch_size: positiveInteger
     .optional()
     .describe("sequences per optimizer step; for PPO rollouts per iteration"),
@@ -73,21 +93,6 @@ export const common = {
     .optional()
     .describe("most memory of the engine, in bytes or as 12GiB; default: the machine's"),
   max_length: positiveInteger.optional().describe("longest sequence in tokens; for PPO longest prompt"),
-  eval_steps: positiveInteger.optional().describe("steps between evaluations"),
-  save_steps: positiveInteger.optional().describe("steps between checkpoints"),
-  save_total_limit: positiveInteger.optional().describe("checkpoints to keep"),
-  best_metric: z
-    .string()
-    .min(1)
-    .optional()
-    .describe(
-      "keeps the model of the evaluation with the best value of this metric in best/; needs eval_steps",
-    ),
-  best_metric_goal: z
-    .enum(["min", "max"])
-    .optional()
-    .describe("which value of best_metric is the best; default: min for a loss, else max"),
-  logging_steps: positiveInteger.optional().describe("steps between lines of metrics.jsonl"),
   lora_r: positiveInteger
     .optional()
     .describe("rank of a LoRA adapter to train; left out: all weights are trained"),

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { MODEL_FAMILIES } from "../model/config.ts";
+import { environmentPpo } from "./environment-schema.ts";
 import { evaluate } from "./evaluation-schema.ts";
 import { grpo, ppo, rloo } from "./online-schema.ts";
 import { cpo, dpo, kto, orpo, simpo } from "./preference-schema.ts";
@@ -155,13 +156,27 @@ const reward = z
   });
 
 /** The schema of each kind of stage. */
-export const stageSchemas = { sft, reward, ppo, grpo, rloo, dpo, kto, orpo, cpo, simpo, evaluate } as const;
+export const stageSchemas = {
+  sft,
+  reward,
+  ppo,
+  grpo,
+  rloo,
+  dpo,
+  kto,
+  orpo,
+  cpo,
+  simpo,
+  "environment-ppo": environmentPpo,
+  evaluate,
+} as const;
 
 export type StageKind = keyof typeof stageSchemas;
-/** The stages that train a model. */
-export type TrainingKind = Exclude<StageKind, "evaluate">;
+/** The stages that train a language model. */
+export type TrainingKind = Exclude<StageKind, "evaluate" | "environment-ppo">;
 export type SftStage = z.infer<typeof sft>;
 export type RewardStage = z.infer<typeof reward>;
+export type { EnvironmentPpoStage } from "./environment-schema.ts";
 export type { GrpoStage, PpoStage, RlooStage } from "./online-schema.ts";
 export type DpoStage = z.infer<typeof dpo>;
 export type KtoStage = z.infer<typeof kto>;
@@ -171,7 +186,7 @@ export type SimpoStage = z.infer<typeof simpo>;
 export type InitConfig = z.infer<typeof init>;
 
 export const stageKinds = Object.keys(stageSchemas) as StageKind[];
-export const trainingKinds = stageKinds.filter((kind) => kind !== "evaluate");
+export const trainingKinds = stageKinds.filter((kind) => kind !== "evaluate" && kind !== "environment-ppo");
 
 const modelAliases = {
   model_name: "model_path",
@@ -206,6 +221,7 @@ export const stageAliases: Readonly<Record<StageKind, Readonly<Record<string, st
   ppo: rolloutAliases,
   grpo: groupAliases,
   rloo: groupAliases,
+  "environment-ppo": {},
   evaluate: referenceAliases,
 };
 
@@ -228,6 +244,7 @@ export const pipelineSchema = z.strictObject({
           orpo: orpo.optional(),
           cpo: cpo.optional(),
           simpo: simpo.optional(),
+          "environment-ppo": environmentPpo.optional(),
           evaluate: evaluate.optional(),
         })
         .refine((stage) => Object.keys(stage).length === 1, {
@@ -244,7 +261,7 @@ export type Stage = {
   [Kind in StageKind]: { readonly kind: Kind; readonly settings: z.infer<(typeof stageSchemas)[Kind]> };
 }[StageKind];
 
-/** A stage that trains a model. */
+/** A stage that trains a language model. */
 export type TrainingStage = Extract<Stage, { readonly kind: TrainingKind }>;
 
 /** A YAML key as a setting of the TypeScript API: learning_rate → learningRate. */

@@ -20,6 +20,7 @@ const PIPELINE_KEYS = [
   "eval_prompts_path",
   "reward_model_path",
   "reward_module",
+  "environment_module",
   "reward_url",
   "reward_headers",
   "reward_batch_size",
@@ -80,7 +81,7 @@ type Fitting<Stage, Config> = [keyof TrainerSettings<Stage>, keyof AdapterSettin
  * The settings of a stage that are its trainer's, in camelCase. What was left out stays out: trainers know their defaults. A
  * YAML key that the trainer does not have, or has with other values, does not compile.
  */
-export function trainerConfig<Stage extends object, Config extends { readonly lora?: LoraSettings }>(
+export function trainerConfig<Stage extends object, Config extends object>(
   settings: Fitting<Stage, Config>,
 ): Config {
   const pipelineKeys: ReadonlySet<string> = new Set(PIPELINE_KEYS);

@@ -1,8 +1,9 @@
 import type { MemoryEstimate } from "../model/estimate-memory.ts";
 import type { Metrics } from "../monitor/metrics.ts";
-import { silentProgress } from "../monitor/progress.ts";
-import type { CommonSettings } from "../trainers/settings.ts";
+import { type ProgressReporter, silentProgress } from "../monitor/progress.ts";
+import type { CommonSettings, LoopSettings } from "../trainers/settings.ts";
 import type { Trainer } from "../trainers/trainer.ts";
+import type { TrainingLoop } from "../trainers/training-loop.ts";
 import type { StageSummary } from "./manifest.ts";
 import type { StageContext } from "./run.ts";
 
@@ -22,19 +23,26 @@ export class StageEstimated extends Error {
   }
 }
 
-/**
- * Trains, and measures held-out data before and after. "Before" is measured before a checkpoint is restored, so it is the
- * untrained model also in a run that goes on.
- */
+/** Trains a language model as below, when its memory is there; or tells how much that is. */
 export async function trainAndCompare(
   trainer: Trainer<CommonSettings>,
   context: StageContext,
 ): Promise<Comparison> {
-  const { signal } = context;
   if (context.estimates) throw new StageEstimated(await trainer.estimateMemory());
-  const progress = { ...silentProgress, note: (text: string) => context.log(`  ${text}`) };
-  await trainer.checkMemory({ progress });
-  await trainer.prepare({ signal, progress });
+  await trainer.checkMemory({ progress: notesTo(context) });
+  return await compareTraining(trainer, context);
+}
+
+/**
+ * Trains, and measures held-out data before and after. "Before" is measured before a checkpoint is restored, so it is the
+ * untrained model also in a run that goes on.
+ */
+export async function compareTraining(
+  trainer: TrainingLoop<LoopSettings, object>,
+  context: StageContext,
+): Promise<Comparison> {
+  const { signal } = context;
+  await trainer.prepare({ signal, progress: notesTo(context) });
   const before = await trainer.evaluate(signal);
   // Checkpoints are gone on from only when they are of this very stage.
   const { metrics } = await trainer.train({
@@ -44,6 +52,10 @@ export async function trainAndCompare(
   // A run resumed at its very end has no last step to take them from.
   const measured = Object.keys(before).every((name) => name in metrics);
   return { before, after: measured ? metrics : await trainer.evaluate() };
+}
+
+function notesTo(context: StageContext): ProgressReporter {
+  return { ...silentProgress, note: (text) => context.log(`  ${text}`) };
 }
 
 /** One metric of a comparison for a stage's summary. */

@@ -249,6 +249,14 @@ describe("EnvironmentPPOTrainer", () => {
       message: /gamma/,
     });
     assert.throws(() => make(() => new CartPole(), { clipRange: -1 }), { code: "ERR_RLHF_ARGUMENT" });
+    assert.throws(() => make(() => undefined as unknown as DiscreteEnvironment), {
+      code: "ERR_RLHF_ARGUMENT",
+      message: /must give an object .* it gave undefined/,
+    });
+    assert.throws(() => make(() => ({ observationSize: 1 }) as DiscreteEnvironment), {
+      code: "ERR_RLHF_ARGUMENT",
+      message: /one without reset or step/,
+    });
     let made = 0;
     assert.throws(() => make(() => (made++ === 0 ? new CartPole() : new Waiting(1, 4))), {
       code: "ERR_RLHF_ARGUMENT",
