@@ -19,6 +19,7 @@ export { LoRALinear, type LoRALinearOptions } from "./model/lora-linear.ts";
 export type {
   CreateOptions,
   ForwardOptions,
+  KlDirection,
   LoadOptions,
   OptimizerOptions,
   Parameter,

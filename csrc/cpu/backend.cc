@@ -54,7 +54,7 @@ size_t sharedScratchBytes(const ScratchLimits& limits) {
 
   const int64_t predictions = std::min(rows, kPredictionsPerBlock + kPaddingRows);
   const int64_t vocabBlock = std::min(limits.vocab, kVocabPerBlock) + kPaddingRows;
-  const int64_t gathered = predictions * width;
+  const int64_t gathered = predictions * width;  // of the policy, and for a divergence of the reference too
   const int64_t statistics = 4 * predictions * (limits.vocab / kVocabPerStatistic + 4);
   const int64_t logitGradients = 2 * predictions * vocabBlock;
   const int64_t logProb = limits.vocab > 0 ? 2 * gathered + std::max(statistics, logitGradients) : 0;

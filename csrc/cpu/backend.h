@@ -36,7 +36,7 @@ inline char* threadScratch(OpContext& context, int slot) {
   return static_cast<char*>(context.scratch) + static_cast<size_t>(slot) * kScratchPerThread;
 }
 
-/// tokenLogProb's ops go through predictions and vocabulary in blocks of these sizes, and sum in that order.
+/// The ops over the vocabulary go through predictions and vocabulary in blocks of these sizes, and sum in that order.
 inline constexpr int64_t kPredictionsPerBlock = 1024;
 inline constexpr int64_t kVocabPerBlock = 2048;
 inline constexpr int64_t kVocabPerStatistic = 256;  // what one set of running maxima and sums covers

@@ -236,7 +236,7 @@ void Model::unmergeAdapter(const std::string& name) {
 // Passes and memory.
 
 std::unique_ptr<Pass> Model::forward(const Batch& batch, const ForwardOptions& options) {
-  return impl_->forward(batch, options);
+  return impl_->forward(batch, options, shared_from_this());
 }
 void Model::backward(Pass& pass, const PassGradients& gradients) { impl_->backward(pass, gradients); }
 
@@ -251,7 +251,7 @@ MemoryBytes Model::memory() const {
   const PassMemory& passes = *impl_->passMemory;
   add(MemoryUse::Weights, impl_->transformer.tableBytes());
   add(MemoryUse::PackedWeights, impl_->transformer.packedBytes());
-  add(MemoryUse::Activations, passes.activations.bytes() + passes.outputs.bytes() + impl_->workspace.bytes());
+  add(MemoryUse::Activations, passes.activations.bytes() + passes.outputs.bytes() + passes.distributions.bytes() + impl_->workspace.bytes());
   add(MemoryUse::Logits, passes.logits.bytes());
   add(MemoryUse::Cache, impl_->generationMemory.bytes());
   return bytes;

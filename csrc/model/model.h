@@ -44,6 +44,8 @@ struct LinearLayerInfo {
   bool attention = false;   // a projection of the attention; else of the MLP
 };
 
+class Pass;
+
 struct ForwardOptions {
   std::string adapter;         // empty: the base alone
   std::string head;            // empty: no values
@@ -53,6 +55,12 @@ struct ForwardOptions {
   /// With a seed the adapter's dropout is on. A row's mask depends on the seed, the layer and the row's tokens so far: the same
   /// seed gives the same masks, however sequences are batched.
   std::optional<uint64_t> dropoutSeed;
+  /// Keep what the token statistics were made from, so that another pass can take this one as its reference.
+  bool keepDistribution = false;
+  /// A pass with keepDistribution, of the same batch, temperature and vocabulary: then this pass has the KL divergence to it. It
+  /// may go once forward has returned; its model's weights must stay as they are until backward.
+  const Pass* reference = nullptr;
+  KlDirection klDirection = KlDirection::Reverse;
 };
 
 /// The result of a forward pass: arrays of N elements of the engine's accumulator type in device memory. With `grad` it also
@@ -65,6 +73,7 @@ class Pass {
   const void* lse() const { return lse_; }
   const void* entropy() const { return entropy_; }
   const void* value() const { return value_; }   // null without a head
+  const void* kl() const { return kl_; }         // null without a reference
 
  private:
   friend class Model;
@@ -76,6 +85,7 @@ class Pass {
   void* lse_ = nullptr;
   void* entropy_ = nullptr;
   void* value_ = nullptr;
+  void* kl_ = nullptr;
   std::unique_ptr<State> state_;
 };
 
@@ -85,6 +95,7 @@ struct PassGradients {
   const void* dLse = nullptr;
   const void* dEntropy = nullptr;
   const void* dValue = nullptr;
+  const void* dKl = nullptr;
 };
 
 class StopStrings;

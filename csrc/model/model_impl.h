@@ -40,19 +40,26 @@ struct Model::Impl {
   /// Throws when `name` cannot name a new adapter or head.
   void requireNewName(const std::string& name) const;
 
-  /// Scratch memory for passes of so many rows.
-  void reserveScratch(int64_t rows, const Adapter* adapter, const Head* head);
+  /// Scratch memory for passes of so many rows; `otherWidth` is the hidden width of a reference.
+  void reserveScratch(int64_t rows, const Adapter* adapter, const Head* head, int64_t otherWidth = 0);
   /// The workspace, at least so large.
   char* reserveWorkspace(size_t bytes);
   void reserve(DeviceMemory& memory, MemoryUse use, size_t bytes, const char* what);
 
-  std::unique_ptr<Pass> forward(const Batch& batch, const ForwardOptions& options);
+  /// `self` is this model, for passes that others refer to.
+  std::unique_ptr<Pass> forward(const Batch& batch, const ForwardOptions& options, const std::shared_ptr<Model>& self);
   void backward(Pass& pass, const PassGradients& gradients);
   /// Copies a batch to a pass's arrays.
   void upload(const Batch& batch, const ForwardBuffers& buffers);
 
  private:
   void layOut(Pass::State& state, int64_t predictions);
+  /// The distribution that a pass on this batch is to be compared with; null without one. Throws ERR_RLHF_ARGUMENT where the two
+  /// do not fit together.
+  std::shared_ptr<const KeptDistribution> referenceOf(const Batch& batch, const ForwardOptions& options) const;
+  std::shared_ptr<const KeptDistribution> keepDistribution(const Pass::State& state, const Batch& batch, const void* lse,
+                                                           const std::shared_ptr<Model>& self);
+  Reference reference(const Pass::State& state) const;
 };
 
 }  // namespace rlhf

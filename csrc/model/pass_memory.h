@@ -31,11 +31,13 @@ struct PassMemory {
   explicit PassMemory(std::shared_ptr<Engine> sharedEngine)
       : engine(std::move(sharedEngine)),
         outputs(*engine, MemoryUse::Activations, "the outputs of a pass"),
+        distributions(*engine, MemoryUse::Activations, "the hidden states of a reference pass"),
         activations(*engine, MemoryUse::Activations, "the activations of a pass"),
         logits(*engine, MemoryUse::Logits, "the logits of a pass") {}
 
   std::shared_ptr<Engine> engine;
   MemoryPool outputs;
+  MemoryPool distributions;
   MemoryPool activations;
   MemoryPool logits;
   int64_t live = 0;

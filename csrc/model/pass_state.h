@@ -4,10 +4,24 @@
 #include "model/adapter.h"
 #include "model/buffers.h"
 #include "model/head.h"
+#include "model/model.h"
 #include "model/pass_memory.h"
 #include "model/transformer.h"
 
 namespace rlhf {
+
+/// What the token statistics of a pass were made from, for divergences to them. Shared by the pass and by those that refer to it.
+struct KeptDistribution {
+  ~KeptDistribution() { memory->distributions.giveBack(std::move(block)); }
+
+  std::shared_ptr<Model> model;  // whose head it is
+  std::shared_ptr<PassMemory> memory;
+  DeviceMemory block;
+  void* hidden = nullptr;  // [N, C]
+  void* lse = nullptr;     // [N]
+  Batch batch;
+  double temperature = 1;
+};
 
 /// What a pass borrows and what its backward pass must know.
 struct Pass::State {
@@ -39,6 +53,9 @@ struct Pass::State {
   ForwardBuffers buffers;
   std::shared_ptr<Adapter> adapter;  // shared: they may be removed from the model while the pass lives
   std::shared_ptr<Head> head;
+  std::shared_ptr<const KeptDistribution> distribution;  // this pass's own
+  std::shared_ptr<const KeptDistribution> reference;
+  KlDirection klDirection = KlDirection::Reverse;
 };
 
 }  // namespace rlhf

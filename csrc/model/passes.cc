@@ -22,7 +22,7 @@ char* Model::Impl::reserveWorkspace(size_t bytes) {
   return workspace.data();
 }
 
-void Model::Impl::reserveScratch(int64_t rows, const Adapter* adapter, const Head* head) {
+void Model::Impl::reserveScratch(int64_t rows, const Adapter* adapter, const Head* head, int64_t otherWidth) {
   const Architecture& architecture = transformer.architecture();
   ScratchLimits limits;
   limits.rows = rows;
@@ -30,6 +30,7 @@ void Model::Impl::reserveScratch(int64_t rows, const Adapter* adapter, const Hea
     limits.maxWidth =
         std::max({limits.maxWidth, architecture.inputWidth(stage), architecture.outputWidth(stage)});
   if (head) limits.maxWidth = std::max(limits.maxWidth, head->config.inner);
+  limits.maxWidth = std::max(limits.maxWidth, otherWidth);
   limits.vocab = config().vocab;
   limits.maxRank = adapter ? adapter->maxRank : 0;
   limits.heads = config().heads;
@@ -38,10 +39,62 @@ void Model::Impl::reserveScratch(int64_t rows, const Adapter* adapter, const Hea
   engine->reserveScratch(limits);
 }
 
-std::unique_ptr<Pass> Model::Impl::forward(const Batch& batch, const ForwardOptions& options) {
+std::shared_ptr<const KeptDistribution> Model::Impl::referenceOf(const Batch& batch, const ForwardOptions& options) const {
+  if (!options.reference) return nullptr;
+  const std::shared_ptr<const KeptDistribution> reference = options.reference->state_->distribution;
+  const auto fail = [](const std::string& what) { throw Error(code::kArgument, "the reference pass " + what); };
+  if (!reference) fail("was made without keepDistribution: true");
+  if (!options.statistics) fail("has nothing to be compared with: this pass runs with statistics: false");
+  const Model::Impl& other = *reference->model->impl_;
+  if (other.engine != engine) fail("is on another engine");
+  if (other.config().vocab != config().vocab)
+    fail(format("has a vocabulary of %lld tokens, this model one of %lld", static_cast<long long>(other.config().vocab),
+                static_cast<long long>(config().vocab)));
+  if (reference->temperature != options.temperature)
+    fail(format("has temperature %g, this pass %g: give both the same", reference->temperature, options.temperature));
+  const Batch& same = reference->batch;
+  if (same.tokens != batch.tokens || same.offsets != batch.offsets || same.parents != batch.parents ||
+      same.predictions != batch.predictions)
+    fail("is of another batch, or predicts other tokens of it: run both on the same one, with the same `predict`");
+  return reference;
+}
+
+std::shared_ptr<const KeptDistribution> Model::Impl::keepDistribution(const Pass::State& state, const Batch& batch,
+                                                                      const void* lse,
+                                                                      const std::shared_ptr<Model>& self) {
+  auto kept = std::make_shared<KeptDistribution>();
+  kept->model = self;
+  kept->memory = passMemory;
+  kept->batch = batch;
+  kept->temperature = state.temperature;
+  BufferLayout sizes;
+  const auto layOut = [&](BufferLayout& layout, int64_t rows) {
+    kept->hidden = layout.reserve(rows * config().hidden, dtypeSize(engine->type()));
+    kept->lse = layout.reserve(rows, dtypeSize(engine->accumulator()));
+  };
+  layOut(sizes, state.shape.rows);
+  kept->block = passMemory->distributions.borrow(sizes.bytes());
+  BufferLayout arrays(kept->block.data());
+  layOut(arrays, state.shape.rows);
+  const auto rows = static_cast<size_t>(state.rows.rows);
+  engine->copy(kept->hidden, state.buffers.hidden, rows * static_cast<size_t>(config().hidden) * dtypeSize(engine->type()));
+  engine->copy(kept->lse, lse, rows * dtypeSize(engine->accumulator()));
+  return kept;
+}
+
+Reference Model::Impl::reference(const Pass::State& state) const {
+  const KeptDistribution& kept = *state.reference;
+  Model::Impl& other = *kept.model->impl_;
+  return {state.klDirection, kept.hidden, other.config().hidden, kept.lse, other.transformer.preparedHead()};
+}
+
+std::unique_ptr<Pass> Model::Impl::forward(const Batch& batch, const ForwardOptions& options,
+                                           const std::shared_ptr<Model>& self) {
   validateBatch(batch, config());
   if (!(options.temperature > 0))
     throw Error(code::kArgument, format("temperature must be above 0, got %g", options.temperature));
+  if (options.keepDistribution && !options.statistics)
+    throw Error(code::kArgument, "keepDistribution keeps what token statistics are made from: leave statistics: false out");
   if (options.grad && passMemory->live >= passMemory->maxLive)
     throw Error(code::kPassLive, format("%lld passes with gradients are alive, as many as were planned for: "
                                         "call backward() or dispose() on one",
@@ -57,10 +110,13 @@ std::unique_ptr<Pass> Model::Impl::forward(const Batch& batch, const ForwardOpti
   state.temperature = options.temperature;
   state.adapter = adapter(options.adapter);
   state.head = head(options.head);
+  state.reference = referenceOf(batch, options);
+  state.klDirection = options.klDirection;
+  const int64_t otherWidth = state.reference ? state.reference->model->impl_->config().hidden : 0;
   state.shape.dropout = options.dropoutSeed && state.adapter && state.adapter->config.dropout > 0;
   state.rows.dropoutSeed = options.dropoutSeed.value_or(0);
   layOut(state, static_cast<int64_t>(batch.predictions.size()));
-  reserveScratch(state.shape.rows, state.adapter.get(), state.head.get());
+  reserveScratch(state.shape.rows, state.adapter.get(), state.head.get(), otherWidth);
   upload(batch, state.buffers);
   transformer.forward(state.buffers, state.rows, state.adapter.get(), nullptr);
 
@@ -73,6 +129,12 @@ std::unique_ptr<Pass> Model::Impl::forward(const Batch& batch, const ForwardOpti
     pass->entropy_ = outputs + 2 * arrayBytes;
     transformer.tokenStatistics(state.buffers, state.rows, state.predictions, state.temperature,
                                 pass->logProb_, pass->lse_, pass->entropy_);
+    if (options.keepDistribution) state.distribution = keepDistribution(state, batch, pass->lse_, self);
+  }
+  if (state.reference) {
+    pass->kl_ = outputs + 4 * arrayBytes;
+    transformer.klDivergence(state.buffers, state.rows, state.predictions, state.temperature, pass->lse_,
+                             reference(state), pass->kl_);
   }
   if (state.head) {
     pass->value_ = outputs + 3 * arrayBytes;
@@ -110,8 +172,9 @@ void Model::Impl::layOut(Pass::State& state, int64_t predictions) {
     BufferLayout arrays(reserveWorkspace(kept.bytes()));
     state.buffers = layOutForward(*engine, architecture, shape, arrays, arrays);
   }
+  const size_t arrays = state.reference ? 5 : 4;
   state.outputs = passMemory->outputs.borrow(
-      4 * alignUp(static_cast<size_t>(shape.rows) * dtypeSize(engine->accumulator())));
+      arrays * alignUp(static_cast<size_t>(shape.rows) * dtypeSize(engine->accumulator())));
 }
 
 void Model::Impl::upload(const Batch& batch, const ForwardBuffers& buffers) {
@@ -135,6 +198,9 @@ void Model::Impl::backward(Pass& pass, const PassGradients& gradients) {
     throw Error(code::kPassConsumed, "this pass was consumed by an earlier backward(): run forward() again");
   if (gradients.dValue && !state.head)
     throw Error(code::kArgument, "dValue was given, but the pass was made without a head");
+  if (gradients.dKl && !state.reference)
+    throw Error(code::kArgument, "dKl was given, but the pass was made without a reference");
+  const bool divergence = state.predictions > 0 && gradients.dKl;
   const bool statistics =
       state.predictions > 0 && (gradients.dLogProb || gradients.dLse || gradients.dEntropy);
   const bool reachesBase =
@@ -147,19 +213,23 @@ void Model::Impl::backward(Pass& pass, const PassGradients& gradients) {
   BufferLayout arrays(reserveWorkspace(sizes.bytes()));
   const ForwardBuffers buffers = layOutRecomputation(*engine, architecture, state.shape, state.buffers, arrays);
   const BackwardBuffers work = layOutBackward(*engine, architecture, state.shape, arrays);
-  reserveScratch(state.shape.rows, state.adapter.get(), state.head.get());
+  reserveScratch(state.shape.rows, state.adapter.get(), state.head.get(),
+                 divergence ? state.reference->model->impl_->config().hidden : 0);
 
   if (gradients.dValue) {
     state.head->backward(state.rows.rows, state.buffers.hidden, state.buffers.head, gradients.dValue,
                          work.dInner, reachesBase ? work.dNormed : nullptr);
-  } else if (statistics) {
+  } else if (statistics || divergence) {
     engine->zero(work.dNormed,
                  static_cast<size_t>(state.rows.rows * config().hidden) * dtypeSize(engine->type()));
   }
+  if (reachesBase && divergence)
+    transformer.klDivergenceBackward(state.buffers, work, state.rows, state.predictions, state.temperature, pass.lse_,
+                                     reference(state), pass.kl_, gradients.dKl);
   if (reachesBase && statistics)
     transformer.tokenStatisticsBackward(state.buffers, work, state.rows, state.predictions, state.temperature,
                                         pass.lse_, pass.entropy_, gradients);
-  if (reachesBase && (statistics || gradients.dValue))
+  if (reachesBase && (statistics || divergence || gradients.dValue))
     transformer.backward(buffers, work, state.rows, state.adapter.get(), state.lowest, state.shape.recompute);
   state.releaseActivations();
 }

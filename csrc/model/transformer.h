@@ -28,6 +28,15 @@ struct CacheUse {
   const int32_t* lengths;  // [rows] (decode), the newest token included
 };
 
+/// The other side of a divergence, on the policy's rows.
+struct Reference {
+  KlDirection direction;
+  const void* hidden;  // [N, cols] after the final norm
+  int64_t cols;
+  const void* lse;     // [N]
+  LinearWeight head;
+};
+
 /// The frozen or trainable base: parameters, forward pass and backward pass, written out over the engine's
 /// ops.
 class Transformer {
@@ -51,6 +60,11 @@ class Transformer {
   /// Per-token statistics of `count` predictions; the outputs are zero elsewhere.
   void tokenStatistics(const ForwardBuffers& buffers, const RowSet& rows, int64_t count, double temperature,
                        void* logProb, void* lse, void* entropy);
+  /// kl of `count` predictions to a reference on the same batch; zero elsewhere.
+  void klDivergence(const ForwardBuffers& buffers, const RowSet& rows, int64_t count, double temperature,
+                    const void* lse, const Reference& reference, void* kl);
+  /// The head with the forms that forward products want: for divergences to this model.
+  LinearWeight preparedHead();
   /// logits [rows, V] of hidden [rows, C].
   void logits(int64_t rows, const void* hidden, void* out);
 
@@ -59,6 +73,11 @@ class Transformer {
   void tokenStatisticsBackward(const ForwardBuffers& buffers, const BackwardBuffers& work, const RowSet& rows,
                                int64_t count, double temperature, const void* lse, const void* entropy,
                                const PassGradients& upstream);
+  /// Adds to the same gradients. The logits that the pass kept are read, so it goes before tokenStatisticsBackward, which uses
+  /// them up.
+  void klDivergenceBackward(const ForwardBuffers& buffers, const BackwardBuffers& work, const RowSet& rows,
+                            int64_t count, double temperature, const void* lse, const Reference& reference,
+                            const void* kl, const void* dKl);
   /// work.dNormed, the gradient of the hidden states → gradients of base and adapter, down to `lowest` and no
   /// further. `recompute`: of the blocks' arrays there is their input alone.
   void backward(const ForwardBuffers& buffers, const BackwardBuffers& work, const RowSet& rows,

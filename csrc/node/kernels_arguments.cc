@@ -98,7 +98,7 @@ DType ArgumentReader::inferredType() const {
 void LimitsReader::note(const std::string& name, int64_t value) {
   const auto raise = [value](int64_t& limit) { limit = std::max(limit, value); };
   if (name == "rows") raise(limits_.rows);
-  else if (name == "inputs" || name == "outputs" || name == "cols") raise(limits_.maxWidth);
+  else if (name == "inputs" || name == "outputs" || name == "cols" || name == "refCols") raise(limits_.maxWidth);
   else if (name == "vocab") raise(limits_.vocab);
   else if (name == "rank") raise(limits_.maxRank);
   else if (name == "heads") raise(limits_.heads);

@@ -49,14 +49,18 @@ class AllocationLimit {
 
 class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
  public:
-  /// new Model(config, { backend, type, threads?, trainable? })
+  /// new Model(config, { backend, type, threads?, trainable?, beside? }); `beside` is a model whose engine this one shares
   explicit ModelWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ModelWrap>(info) {
     guarded(info, [&] {
       const Napi::Object options = toObject(info[1], "options");
       const int threads = static_cast<int>(node::integer(options, "threads", 1));
-      Backend& backend = openBackend(toText(field(options, "backend"), "backend"), threads);
-      engine_ =
-          std::make_shared<Engine>(backend.ops(), backend.device(), toDType(field(options, "type"), "type"));
+      if (options.Get("beside").IsUndefined()) {
+        Backend& backend = openBackend(toText(field(options, "backend"), "backend"), threads);
+        engine_ =
+            std::make_shared<Engine>(backend.ops(), backend.device(), toDType(field(options, "type"), "type"));
+      } else {
+        engine_ = Unwrap(toObject(options.Get("beside"), "beside"))->engine_;
+      }
       model_ = Model::create(engine_, node::toModelConfig(toObject(info[0], "config")),
                              boolean(options, "trainable", false), storage(options));
       return info.Env().Undefined();
@@ -237,16 +241,24 @@ Napi::Value ModelWrap::memory(const Napi::CallbackInfo& info) {
   });
 }
 
-/// forward(batch, options) → { pass, logProb, lse, entropy, value }
+/// forward(batch, options) → { pass, logProb, lse, entropy, value, kl }; options.reference is a pass's number, of the
+/// model options.referenceModel or of this one
 Napi::Value ModelWrap::forward(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
-    std::unique_ptr<Pass> pass = model_->forward(node::toBatch(toObject(info[0], "batch")),
-                                                 node::toForwardOptions(toObject(info[1], "options")));
+    const Napi::Object given = toObject(info[1], "options");
+    ForwardOptions options = node::toForwardOptions(given);
+    if (!given.Get("reference").IsUndefined()) {
+      const Napi::Value other = given.Get("referenceModel");
+      ModelWrap& owner = other.IsUndefined() ? *this : *Unwrap(toObject(other, "referenceModel"));
+      options.reference = owner.pass(given.Get("reference")).get();
+    }
+    std::unique_ptr<Pass> pass = model_->forward(node::toBatch(toObject(info[0], "batch")), options);
     Napi::Object result = Napi::Object::New(info.Env());
     result.Set("logProb", toArray(info.Env(), pass->logProb(), pass->rows()));
     result.Set("lse", toArray(info.Env(), pass->lse(), pass->rows()));
     result.Set("entropy", toArray(info.Env(), pass->entropy(), pass->rows()));
     result.Set("value", toArray(info.Env(), pass->value(), pass->rows()));
+    result.Set("kl", toArray(info.Env(), pass->kl(), pass->rows()));
     result.Set("pass", static_cast<double>(passes_.size()));
     passes_.push_back(std::move(pass));
     return result;
@@ -260,15 +272,15 @@ std::unique_ptr<Pass>& ModelWrap::pass(Napi::Value handle) {
   return passes_[static_cast<size_t>(index)];
 }
 
-/// backward(pass, { dLogProb?, dLse?, dEntropy?, dValue? })
+/// backward(pass, { dLogProb?, dLse?, dEntropy?, dValue?, dKl? })
 Napi::Value ModelWrap::backward(const Napi::CallbackInfo& info) {
   return change(info, [&] {
     Pass& target = *pass(info[0]);
     const Napi::Object upstream = toObject(info[1], "gradients");
     const auto array = [&](const char* name) { return toDevice(upstream.Get(name), name, target.rows()); };
     const DeviceMemory dLogProb = array("dLogProb"), dLse = array("dLse"), dEntropy = array("dEntropy"),
-                       dValue = array("dValue");
-    model_->backward(target, {dLogProb.data(), dLse.data(), dEntropy.data(), dValue.data()});
+                       dValue = array("dValue"), dKl = array("dKl");
+    model_->backward(target, {dLogProb.data(), dLse.data(), dEntropy.data(), dValue.data(), dKl.data()});
     engine_->synchronize();
   });
 }

@@ -1,6 +1,7 @@
 #include "node/model.h"
 
 #include "model/weights_file.h"
+#include "node/pass.h"
 #include "node/settings.h"
 
 namespace rlhf::node {
@@ -35,6 +36,14 @@ class TokenListener {
   std::shared_ptr<CommandQueue> queue_;
   std::shared_ptr<std::atomic<bool>> cancel_;
 };
+
+/// A pass on the model's own engine, whose commands then run one after the other; null for undefined.
+std::shared_ptr<PassHandle> toReference(Napi::Value value, const ModelHandle& model) {
+  if (value.IsUndefined()) return nullptr;
+  const std::shared_ptr<PassHandle> pass = PassWrap::unwrap(value, "reference").handle();
+  if (pass->model->engine != model.engine) throwArgument("the reference pass is on another engine");
+  return pass;
+}
 
 }  // namespace
 
@@ -224,10 +233,13 @@ Napi::Value ModelWrap::forward(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     const std::shared_ptr<ModelHandle> model = handle();
     Batch batch = toBatch(toObject(info[0], "batch"));
-    const ForwardOptions options = toForwardOptions(toObject(info[1], "options"));
+    const Napi::Object given = toObject(info[1], "options");
+    ForwardOptions options = toForwardOptions(given);
+    const std::shared_ptr<PassHandle> reference = toReference(given.Get("reference"), *model);
+    if (reference) options.reference = reference->pass.get();
     return model->engine->queue->submit(
         info.Env(),
-        [model, batch = std::move(batch), options] {
+        [model, batch = std::move(batch), options, reference] {
           auto pass = std::make_shared<PassHandle>();
           pass->model = model;
           pass->pass = model->model->forward(batch, options);

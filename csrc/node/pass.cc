@@ -13,7 +13,14 @@ const void* output(const Pass& pass, const std::string& which) {
   if (which == "lse") return pass.lse();
   if (which == "entropy") return pass.entropy();
   if (which == "value") return pass.value();
-  throwArgument("a pass has logProb, lse, entropy and value, not \"" + which + "\"");
+  if (which == "kl") return pass.kl();
+  throwArgument("a pass has logProb, lse, entropy, value and kl, not \"" + which + "\"");
+}
+
+const char* whyAbsent(const std::string& which) {
+  if (which == "value") return "this pass has no values: name a head in forward's options";
+  if (which == "kl") return "this pass has no divergence: name a reference pass in forward's options";
+  return "this pass has no token statistics: it ran with statistics: false";
 }
 
 }  // namespace
@@ -37,9 +44,7 @@ Napi::Value PassWrap::array(const Napi::CallbackInfo& info) {
     const std::string which = toText(info[0], "which");
     auto array = std::make_shared<ArrayHandle>();
     array->data = output(*pass->pass, which);
-    if (!array->data)
-      throw Error(code::kArgument, which == "value" ? "this pass has no values: name a head in forward's options"
-                                                    : "this pass has no token statistics: it ran with statistics: false");
+    if (!array->data) throw Error(code::kArgument, whyAbsent(which));
     array->engine = pass->model->engine;
     array->pass = pass;
     array->length = pass->pass->rows();
@@ -54,10 +59,10 @@ Napi::Value PassWrap::backward(const Napi::CallbackInfo& info) {
     const Napi::Object gradients = toObject(info[0], "gradients");
     const int64_t rows = pass->pass->rows();
     struct Inputs {
-      ArrayInput logProb, lse, entropy, value;
+      ArrayInput logProb, lse, entropy, value, kl;
     };
     const auto input = [&](const char* name) { return ArrayInput(gradients.Get(name), name, rows, false); };
-    const auto inputs = std::make_shared<Inputs>(Inputs{input("dLogProb"), input("dLse"), input("dEntropy"), input("dValue")});
+    const auto inputs = std::make_shared<Inputs>(Inputs{input("dLogProb"), input("dLse"), input("dEntropy"), input("dValue"), input("dKl")});
     pass->consumed = true;
     const std::shared_ptr<EngineHandle> engine = pass->model->engine;
     return engine->queue->submit(
@@ -68,6 +73,7 @@ Napi::Value PassWrap::backward(const Napi::CallbackInfo& info) {
           upstream.dLse = inputs->lse.on(*engine);
           upstream.dEntropy = inputs->entropy.on(*engine);
           upstream.dValue = inputs->value.on(*engine);
+          upstream.dKl = inputs->kl.on(*engine);
           pass->model->model->backward(*pass->pass, upstream);
           engine->engine->synchronize();
           return true;

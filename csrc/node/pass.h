@@ -3,7 +3,7 @@
 
 namespace rlhf::node {
 
-/// class Pass { readonly rows; array(which: "logProb" | "lse" | "entropy" | "value"); backward(gradients); dispose() }
+/// class Pass { readonly rows; array(which: "logProb" | "lse" | "entropy" | "value" | "kl"); backward(gradients); dispose() }
 class PassWrap : public HandleWrap<PassWrap, PassHandle> {
  public:
   static constexpr const char* kName = "Pass";

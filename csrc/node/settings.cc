@@ -113,6 +113,11 @@ ForwardOptions toForwardOptions(const Napi::Object& object) {
   options.statistics = boolean(object, "statistics", true);
   if (!object.Get("dropoutSeed").IsUndefined())
     options.dropoutSeed = static_cast<uint64_t>(toInteger(object.Get("dropoutSeed"), "dropoutSeed"));
+  options.keepDistribution = boolean(object, "keepDistribution", false);
+  const std::string direction = text(object, "klDirection", "reverse");
+  if (direction != "reverse" && direction != "forward")
+    throwArgument("klDirection must be \"reverse\" or \"forward\", got \"" + direction + "\"");
+  options.klDirection = direction == "reverse" ? KlDirection::Reverse : KlDirection::Forward;
   return options;
 }
 

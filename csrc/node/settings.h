@@ -19,6 +19,7 @@ DType toStorageType(const std::string& name);
 AdapterConfig toAdapterConfig(const Napi::Object& object);
 HeadConfig toHeadConfig(const Napi::Object& object);
 Batch toBatch(const Napi::Object& object);
+/// All but `reference`, which is a pass.
 ForwardOptions toForwardOptions(const Napi::Object& object);
 GenerateOptions toGenerateOptions(const Napi::Object& object);
 std::vector<std::vector<int32_t>> toPrompts(Napi::Value value);

@@ -6,6 +6,7 @@
 #include "ops/dropout.h"
 #include "ops/embedding.h"
 #include "ops/group_policy.h"
+#include "ops/kl_divergence.h"
 #include "ops/linear.h"
 #include "ops/losses.h"
 #include "ops/norm.h"
@@ -39,6 +40,8 @@ namespace rlhf {
   X(attentionBackward, AttentionBackward)          \
   X(tokenLogProbForward, TokenLogProbForward)      \
   X(tokenLogProbBackward, TokenLogProbBackward)    \
+  X(klDivergenceForward, KlDivergenceForward)      \
+  X(klDivergenceBackward, KlDivergenceBackward)    \
   X(whiten, Whiten)                                \
   X(klReward, KlReward)                            \
   X(gae, Gae)                                      \

@@ -222,17 +222,34 @@ void validate(const AttentionBackward& a) {
 
 namespace {
 
+/// What ops over the vocabulary share.
 template <class Arguments>
-void checkTokenLogProbInputs(const ArgumentCheck& check, const Arguments& a) {
+void checkPredictions(const ArgumentCheck& check, const Arguments& a) {
   check.floating("type", a.type);
   check.floating("weightType", a.head.type);
   check.positive({{"rows", a.rows}, {"cols", a.cols}, {"vocab", a.vocab}});
   check.between("count", a.count, 0, a.rows - 1);
   check.number("temperature", a.temperature, a.temperature > 0, "> 0");
-  check.present({{"x", a.x}, {"tokens", a.tokens}});
+  check.present("x", a.x);
   check.presentWhen(a.count > 0, "predictions", a.predictions, "with count > 0");
   check.presentWhen(a.count > 0, "sources", a.sources, "with count > 0");
-  check.present({{"lse", a.lse}, {"entropy", a.entropy}});
+  check.present("lse", a.lse);
+}
+
+template <class Arguments>
+void checkTokenLogProbInputs(const ArgumentCheck& check, const Arguments& a) {
+  checkPredictions(check, a);
+  check.present({{"tokens", a.tokens}, {"entropy", a.entropy}});
+}
+
+template <class Arguments>
+void checkKlDivergenceInputs(const ArgumentCheck& check, const Arguments& a) {
+  checkPredictions(check, a);
+  check.floating("refWeightType", a.refHead.type);
+  check.atLeast("refCols", a.refCols, 1);
+  check.choice("direction", static_cast<int32_t>(a.direction), 0, 1);
+  check.present({{"refX", a.refX}, {"refLse", a.refLse}, {"kl", a.kl}});
+  check.presentWhen(!a.refHead.packedForward, "refWeight", a.refHead.data, "without refPackedForward");
 }
 
 }  // namespace
@@ -250,6 +267,20 @@ void validate(const TokenLogProbBackward& a) {
   const bool packed = a.head.packedBackward && (a.logits || a.head.packedForward);
   check.presentWhen(!packed, "weight", a.head.data, "without the packed forms");
   check.present("dx", a.dx);
+}
+
+void validate(const KlDivergenceForward& a) {
+  const ArgumentCheck check("klDivergenceForward");
+  checkKlDivergenceInputs(check, a);
+  check.presentWhen(!a.head.packedForward && !a.logits, "weight", a.head.data, "without packedForward or logits");
+}
+
+void validate(const KlDivergenceBackward& a) {
+  const ArgumentCheck check("klDivergenceBackward");
+  checkKlDivergenceInputs(check, a);
+  const bool packed = a.head.packedBackward && (a.logits || a.head.packedForward);
+  check.presentWhen(!packed, "weight", a.head.data, "without the packed forms");
+  check.present({{"dKl", a.dKl}, {"dx", a.dx}});
 }
 
 void validate(const AdamW& a) {

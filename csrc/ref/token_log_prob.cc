@@ -1,54 +1,26 @@
-#include <string>
 #include <vector>
 
 #include "ref/kernels.h"
-#include "ref/scalar.h"
+#include "ref/predictions.h"
 
 namespace rlhf::ref {
 namespace {
 
-/// Token t, predicted from hidden row h.
-struct Prediction {
-  int64_t t, h;
-};
-
+/// Also checks the token itself.
 template <class Arguments>
-Prediction predictionAt(const char* op, const Arguments& a, int64_t p) {
-  const int64_t t = a.predictions[p], h = a.sources[p];
-  checkIndex(op, "predictions", p, t, a.rows);
-  checkIndex(op, "sources", p, h, a.rows);
-  if (p > 0 && h < a.sources[p - 1])
-    throw Error(code::kArgument, std::string(op) + ": sources[" + std::to_string(p) + "] is " + std::to_string(h) +
-                                     ", expected at least the one before, " + std::to_string(a.sources[p - 1]));
-  checkIndex(op, "tokens", t, a.tokens[t], a.vocab, code::kTokenRange);
-  return {t, h};
-}
-
-template <class Arguments>
-void requirePlainHead(const char* op, const Arguments& a) {
-  if (!a.head.data)
-    throw Error(code::kArgument, format("%s: weight is null, and ref reads no packed forms", op));
-}
-
-/// z[v] = x · W[v] / temperature
-template <class T, class Arguments>
-void logitsOf(const Arguments& a, int64_t hiddenRow, T* z) {
-  const Parameter<T> weight(a.head.data, a.head.type);
-  const T* x = in<T>(a.x) + hiddenRow * a.cols;
-  for (int64_t v = 0; v < a.vocab; ++v) {
-    T sum = 0;
-    for (int64_t c = 0; c < a.cols; ++c) sum += x[c] * weight[v * a.cols + c];
-    z[v] = sum / T(a.temperature);
-  }
+Prediction tokenPredictionAt(const char* op, const Arguments& a, int64_t p) {
+  const Prediction prediction = predictionAt(op, a, p);
+  checkIndex(op, "tokens", prediction.t, a.tokens[prediction.t], a.vocab, code::kTokenRange);
+  return prediction;
 }
 
 template <class T>
 void run(const TokenLogProbForward& a) {
-  requirePlainHead("tokenLogProbForward", a);
+  requirePlainHead("tokenLogProbForward", "weight", a.head);
   std::vector<T> z(static_cast<size_t>(a.vocab));
   for (int64_t p = 0; p < a.count; ++p) {
-    const auto [t, h] = predictionAt("tokenLogProbForward", a, p);
-    logitsOf(a, h, z.data());
+    const auto [t, h] = tokenPredictionAt("tokenLogProbForward", a, p);
+    logitsOf(in<T>(a.x) + h * a.cols, a.cols, a.head, a.temperature, a.vocab, z.data());
     T largest = z[0];
     for (const T& logit : z)
       if (realPart(logit) > realPart(largest)) largest = logit;
@@ -74,15 +46,15 @@ T gradientAt(const void* gradient, int64_t t) {
 
 template <class T>
 void run(const TokenLogProbBackward& a) {
-  requirePlainHead("tokenLogProbBackward", a);
+  requirePlainHead("tokenLogProbBackward", "weight", a.head);
   const Parameter<T> weight(a.head.data, a.head.type);
   std::vector<T> z(static_cast<size_t>(a.vocab));
   for (int64_t p = 0; p < a.count; ++p) {
-    const auto [t, h] = predictionAt("tokenLogProbBackward", a, p);
+    const auto [t, h] = tokenPredictionAt("tokenLogProbBackward", a, p);
     if (a.logits)
       for (int64_t v = 0; v < a.vocab; ++v) z[v] = in<T>(a.logits)[p * a.vocab + v];
     else
-      logitsOf(a, h, z.data());
+      logitsOf(in<T>(a.x) + h * a.cols, a.cols, a.head, a.temperature, a.vocab, z.data());
     const T dLogProb = gradientAt<T>(a.dLogProb, t), dLse = gradientAt<T>(a.dLse, t);
     const T dEntropy = gradientAt<T>(a.dEntropy, t), entropy = in<T>(a.entropy)[t];
     for (int64_t v = 0; v < a.vocab; ++v) {

@@ -149,6 +149,9 @@ export interface NativeForwardOptions {
   readonly statistics: boolean;
   /** Switches the adapter's dropout on. */
   readonly dropoutSeed?: number | undefined;
+  readonly keepDistribution?: boolean | undefined;
+  readonly reference?: NativePass | undefined;
+  readonly klDirection?: string | undefined;
 }
 
 export interface NativeGenerateOptions {
@@ -215,7 +218,7 @@ export interface NativeModel {
 
 export interface NativePass {
   readonly rows: number;
-  array(which: "logProb" | "lse" | "entropy" | "value"): NativeArray;
+  array(which: "logProb" | "lse" | "entropy" | "value" | "kl"): NativeArray;
   backward(gradients: Readonly<Record<string, Float32Array | NativeArray | undefined>>): Promise<void>;
   dispose(): void;
 }

@@ -314,8 +314,8 @@ export class CausalLM implements Disposable {
   }
 
   /**
-   * Runs a packed batch. Throws ERR_RLHF_TOKEN_RANGE, ERR_RLHF_CONTEXT_LENGTH, ERR_RLHF_UNKNOWN_NAME, and ERR_RLHF_PASS_LIVE when
-   * too many passes with gradients are waiting for backward.
+   * Runs a packed batch. Throws ERR_RLHF_TOKEN_RANGE, ERR_RLHF_CONTEXT_LENGTH, ERR_RLHF_UNKNOWN_NAME, ERR_RLHF_ARGUMENT for a
+   * reference that does not fit, and ERR_RLHF_PASS_LIVE when too many passes with gradients are waiting for backward.
    */
   async forward(batch: PackedBatch, options: ForwardOptions = {}): Promise<Pass> {
     const statistics = options.statistics ?? true;
@@ -335,6 +335,9 @@ export class CausalLM implements Disposable {
           grad: options.grad ?? false,
           statistics,
           dropoutSeed: options.dropoutSeed,
+          keepDistribution: options.keepDistribution ?? false,
+          reference: options.reference?.native,
+          klDirection: options.klDirection ?? "reverse",
         },
       ),
     );

@@ -2,6 +2,7 @@ import type { EngineOptions } from "../engine/engine.ts";
 import type { NativeParameter } from "../engine/native.ts";
 import { RlhfError } from "../errors.ts";
 import type { AdamWOptions } from "./optimizer.ts";
+import type { Pass } from "./pass.ts";
 
 /** How the weights of a model are kept in memory. */
 export type WeightType = "float32" | "bfloat16" | "float16";
@@ -44,7 +45,23 @@ export interface ForwardOptions {
    * tokens up to it, so that the same seed gives the same masks however sequences are batched.
    */
   readonly dropoutSeed?: number | undefined;
+  /**
+   * Keeps the final hidden states, [N, hidden] float32, until the pass is disposed of, so that another pass can name this one as its
+   * `reference`. Default false.
+   */
+  readonly keepDistribution?: boolean;
+  /**
+   * A pass with `keepDistribution` on the same batch, of another model or of this one without its adapter: then the pass has `kl`, the
+   * divergence from it over the whole vocabulary, and `backward` takes `dKl`. The vocabulary, the temperature and `predict` must be the
+   * same. The reference gets no gradient; its pass may be disposed of at once, its weights must not change before `backward`.
+   */
+  readonly reference?: Pass | undefined;
+  /** "reverse" (default): KL(π‖π_ref), what the policy says that the reference would not. "forward": KL(π_ref‖π). */
+  readonly klDirection?: KlDirection | undefined;
 }
+
+/** Over which distribution the log-ratio is averaged: the policy's, KL(π‖π_ref), or the reference's, KL(π_ref‖π). */
+export type KlDirection = "reverse" | "forward";
 
 export interface OptimizerOptions extends AdamWOptions {
   /** Whether to update the base. Default: yes if it is trainable and no adapter is named. */

@@ -8,6 +8,7 @@ export interface PassGradients {
   readonly dLse?: FloatArray;
   readonly dEntropy?: FloatArray;
   readonly dValue?: FloatArray;
+  readonly dKl?: FloatArray;
 }
 
 /** The arrays of a pass where they were computed, each of N elements. */
@@ -20,13 +21,19 @@ export interface PassArrays {
   readonly entropy: DeviceArray;
   /** At index t the head's output on the hidden state of token t. */
   readonly value: DeviceArray;
+  /**
+   * At index t the KL divergence in nats, over the whole vocabulary, between the distribution that token t was predicted with and the
+   * reference pass's; 0 where nothing was predicted.
+   */
+  readonly kl: DeviceArray;
 }
 
 /**
  * The result of `CausalLM.forward`. One with `grad: true` holds its activations until `backward` consumes it or it is disposed of.
  */
 export class Pass implements Disposable {
-  readonly #native: NativePass;
+  /** The addon's handle, for the package's own modules. */
+  readonly native: NativePass;
   readonly #arrays: DeviceArray[] = [];
   #consumed = false;
   /** N: the number of tokens of the batch. */
@@ -34,10 +41,10 @@ export class Pass implements Disposable {
   readonly device: PassArrays;
 
   constructor(handle: NativePass) {
-    this.#native = handle;
+    this.native = handle;
     this.rows = handle.rows;
     const array = (which: keyof PassArrays): DeviceArray => {
-      const result = new DeviceArray(call(() => this.#native.array(which)));
+      const result = new DeviceArray(call(() => this.native.array(which)));
       this.#arrays.push(result);
       return result;
     };
@@ -53,6 +60,9 @@ export class Pass implements Disposable {
       },
       get value() {
         return array("value");
+      },
+      get kl() {
+        return array("kl");
       },
     };
   }
@@ -73,25 +83,30 @@ export class Pass implements Disposable {
   value(): Promise<Float32Array> {
     return this.#read("value");
   }
+  /** Float32Array[N], a copy. Throws ERR_RLHF_ARGUMENT when the pass had no reference. */
+  kl(): Promise<Float32Array> {
+    return this.#read("kl");
+  }
 
   async #read(which: keyof PassArrays): Promise<Float32Array> {
     this.#checkNotConsumed();
-    using array = new DeviceArray(call(() => this.#native.array(which)));
+    using array = new DeviceArray(call(() => this.native.array(which)));
     return await array.read();
   }
 
   /**
-   * Adds the gradients of Σ (dLogProb·logProb + dLse·lse + dEntropy·entropy + dValue·value) to those of every trainable parameter that
-   * took part, and consumes the pass. Throws ERR_RLHF_PASS_CONSUMED the second time and ERR_RLHF_ARGUMENT for a pass without `grad`.
+   * Adds the gradients of Σ (dLogProb·logProb + dLse·lse + dEntropy·entropy + dValue·value + dKl·kl) to those of every trainable
+   * parameter that took part, and consumes the pass. Throws ERR_RLHF_PASS_CONSUMED the second time and ERR_RLHF_ARGUMENT for a pass without `grad`.
    */
   async backward(gradients: PassGradients): Promise<void> {
     this.#checkNotConsumed();
     await callAsync(() =>
-      this.#native.backward({
+      this.native.backward({
         dLogProb: toNative(gradients.dLogProb),
         dLse: toNative(gradients.dLse),
         dEntropy: toNative(gradients.dEntropy),
         dValue: toNative(gradients.dValue),
+        dKl: toNative(gradients.dKl),
       }),
     );
     this.#consumed = true;
@@ -108,7 +123,7 @@ export class Pass implements Disposable {
 
   dispose(): void {
     for (const array of this.#arrays) array.dispose();
-    this.#native.dispose();
+    this.native.dispose();
   }
 
   [Symbol.dispose](): void {

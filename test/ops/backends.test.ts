@@ -24,14 +24,28 @@ interface Variant {
   readonly args: Record<string, KernelArguments[string]>;
 }
 
+/** A packed form among an op's arguments, and the weight and the width that it is of. */
+interface PackedField {
+  readonly field: string;
+  readonly weight: string;
+  readonly inputs: readonly string[];
+  readonly backward: boolean;
+}
+
+const PACKED_FIELDS: readonly PackedField[] = [
+  { field: "packedForward", weight: "weight", inputs: ["inputs", "cols"], backward: false },
+  { field: "packedBackward", weight: "weight", inputs: ["inputs", "cols"], backward: true },
+  { field: "refPackedForward", weight: "refWeight", inputs: ["refCols"], backward: false },
+];
+
 /** The weight of a case in the backend's packed form, or nothing where there is none. */
 function packed(
   backend: string,
   args: CaseArguments,
   type: KernelType,
-  backward: boolean,
+  { weight, inputs: widths, backward }: PackedField,
 ): Uint8Array | undefined {
-  const inputs = Number(args["inputs"] ?? args["cols"]);
+  const inputs = Number(widths.map((name) => args[name]).find((width) => width !== undefined));
   const outputs = Number(args["outputs"] ?? args["vocab"]);
   const bytes = kernels.packedWeightBytes(backend, type, inputs, outputs, backward);
   if (bytes === 0) return undefined;
@@ -42,7 +56,7 @@ function packed(
     outputs,
     transposed: args["transposed"] === true,
     backward,
-    weight: encode(args["weight"] as Float64Array, type),
+    weight: encode(args[weight] as Float64Array, type),
     packed: form,
   });
   return form;
@@ -53,12 +67,9 @@ function variantsOf(backend: string, { op }: OpCase, args: CaseArguments, type: 
   const plain = { name: "", args: toKernelArguments(op, args, type) };
   const fields = kernels.operatorFields(op).map((field) => field.name);
   const forms: Record<string, Uint8Array> = {};
-  for (const [field, backward] of [
-    ["packedForward", false],
-    ["packedBackward", true],
-  ] as const) {
-    const form = fields.includes(field) ? packed(backend, args, type, backward) : undefined;
-    if (form) forms[field] = form;
+  for (const packedField of PACKED_FIELDS) {
+    const form = fields.includes(packedField.field) ? packed(backend, args, type, packedField) : undefined;
+    if (form) forms[packedField.field] = form;
   }
   if (Object.keys(forms).length === 0) return [plain];
   return [plain, { name: ", packed weight", args: { ...toKernelArguments(op, args, type), ...forms } }];

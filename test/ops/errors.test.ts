@@ -66,6 +66,15 @@ const badCalls: readonly BadCall[] = [
     "parents[0] is -2, expected -1 (none) or an earlier sequence",
   ],
   ["tokenLogProbForward", { sources: null }, ARGUMENT, "sources is null"],
+  ["klDivergenceForward", { direction: 2 }, ARGUMENT, "direction is 2, expected 0 to 1"],
+  ["klDivergenceForward", { refCols: 0 }, SHAPE, "klDivergenceForward: refCols is 0, expected ≥ 1"],
+  [
+    "klDivergenceForward",
+    { refWeight: null },
+    ARGUMENT,
+    "refWeight is null, expected an array without refPackedForward",
+  ],
+  ["klDivergenceBackward", { dKl: null }, ARGUMENT, "dKl is null"],
   ["klReward", { estimator: 4 }, ARGUMENT, "estimator is 4, expected 1 to 3"],
   ["gae", { lambda: 1.5 }, ARGUMENT, "lambda is 1.5, expected 0 to 1"],
   [
@@ -237,6 +246,12 @@ describe("malformed calls of the kernels addon", () => {
         message: /sources\[3\] is 1, expected at least .* 2/,
       });
       assert.throws(bad(0, 1, 2, 3, 9), { code: ARGUMENT, message: /sources\[4\] is 9, expected 0 to 8/ });
+      const divergence = named("klDivergenceForward", "9 rows, vocabulary 65, a wider reference, reverse");
+      const falling = { ...divergence, sources: Int32Array.of(0, 1, 2, 1, 4) };
+      assert.throws(() => kernels.run(backend, "klDivergenceForward", falling), {
+        code: ARGUMENT,
+        message: /klDivergenceForward: sources\[3\] is 1, expected at least .* 2/,
+      });
     }
   });
 

@@ -3,6 +3,7 @@ import { type KernelType, kernels } from "../support/kernels.ts";
 import { type CaseArguments, evaluate } from "../support/op-arguments.ts";
 import { attentionForwardArguments } from "./cases/attention.ts";
 import { CaseData, offsetsOf, unset } from "./cases/case.ts";
+import { klDivergenceForwardArguments } from "./cases/kl-divergence.ts";
 import { ACTIVATION, linearForwardArguments } from "./cases/linear.ts";
 import { tokenLogProbForwardArguments } from "./cases/token-log-prob.ts";
 
@@ -183,6 +184,33 @@ function checkTokenLogProb(run: Run): void {
   }
 }
 
+/** Every divergence of a batch, alone. */
+function checkKlDivergence(run: Run, direction: "reverse" | "forward"): void {
+  const data = new CaseData("row invariance of klDivergence");
+  const [rows, cols, refCols, vocab] = [40, 33, 21, 2517];
+  const shape = { rows, cols, refCols, vocab, count: 21, temperature: 0.7, direction };
+  const args = klDivergenceForwardArguments(data, shape);
+  const batch = run("klDivergenceForward", args);
+  for (const [index, t] of (args["predictions"] as Int32Array).entries()) {
+    const source = (args["sources"] as Int32Array)[index]!;
+    const row = (name: string, width: number): Float64Array =>
+      Float64Array.of(...unset(width), ...rowsOf(args[name] as Float64Array, source, 1, width));
+    const alone = run("klDivergenceForward", {
+      ...args,
+      rows: 2,
+      count: 1,
+      x: row("x", cols),
+      refX: row("refX", refCols),
+      predictions: Int32Array.of(1),
+      sources: Int32Array.of(1),
+      lse: Float64Array.of(0, (args["lse"] as Float64Array)[t]!),
+      refLse: Float64Array.of(0, (args["refLse"] as Float64Array)[t]!),
+      kl: unset(2),
+    });
+    assert.equal(alone["kl"]![1], batch["kl"]![t], `kl of token ${t}`);
+  }
+}
+
 for (const backend of kernels.backends().filter((name) => name !== "ref")) {
   const operators = new Set(kernels.operators(backend));
   const types: KernelType[] = backend === "simt" ? ["float32", "bfloat16"] : ["float32"];
@@ -212,6 +240,9 @@ for (const backend of kernels.backends().filter((name) => name !== "ref")) {
       }
       if (operators.has("tokenLogProbForward"))
         it(`tokenLogProbForward, ${type}`, () => checkTokenLogProb(run));
+      if (operators.has("klDivergenceForward"))
+        for (const direction of ["reverse", "forward"] as const)
+          it(`klDivergenceForward, ${direction}, ${type}`, () => checkKlDivergence(run, direction));
     }
   });
 }

@@ -23,6 +23,7 @@ export interface Statistics {
   readonly lse: Float64Array | null;
   readonly entropy: Float64Array | null;
   readonly value: Float64Array | null;
+  readonly kl: Float64Array | null;
 }
 
 export interface Upstream {
@@ -30,6 +31,7 @@ export interface Upstream {
   readonly dLse?: Float64Array;
   readonly dEntropy?: Float64Array;
   readonly dValue?: Float64Array;
+  readonly dKl?: Float64Array;
 }
 
 /**
@@ -58,7 +60,7 @@ export interface KernelsModel {
   setLogitsBudget(bytes: number): void;
   setRecomputeLayers(recompute: boolean): void;
   memory(): Record<string, number>;
-  forward(batch: NativeBatch, options: Partial<NativeForwardOptions>): Statistics;
+  forward(batch: NativeBatch, options: TestForwardOptions): Statistics;
   backward(pass: number, upstream: Upstream): void;
   disposePass(pass: number): void;
   generate(
@@ -73,6 +75,12 @@ export interface KernelsModel {
   ): { gradientNorm: number; skipped: boolean; steps: number };
 }
 
+export interface TestForwardOptions extends Partial<Omit<NativeForwardOptions, "reference">> {
+  /** The number of the reference pass, and the model that it is of; by default the same one. */
+  readonly reference?: number;
+  readonly referenceModel?: KernelsModel;
+}
+
 export interface KernelsModelOptions {
   readonly backend: string;
   readonly type: KernelType;
@@ -80,6 +88,8 @@ export interface KernelsModelOptions {
   readonly trainable?: boolean;
   /** How the matrices of a frozen base are kept: "float16" or "bfloat16". Default: as `type`. */
   readonly storage?: string;
+  /** A model whose engine this one shares, as models do that refer to each other. */
+  readonly beside?: KernelsModel;
 }
 
 /** An adapter by the names of its layers, which lib/model/adapters.ts resolves, as for users. */

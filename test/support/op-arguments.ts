@@ -24,6 +24,8 @@ const ACCUMULATOR_FIELDS: Readonly<Record<string, readonly string[]>> = {
   attentionBackward: ["lse", "delta"],
   tokenLogProbForward: ["logProb", "lse", "entropy", "logits"],
   tokenLogProbBackward: ["lse", "entropy", "dLogProb", "dLse", "dEntropy", "logits", "dWeight"],
+  klDivergenceForward: ["lse", "refLse", "logits", "kl"],
+  klDivergenceBackward: ["lse", "refLse", "logits", "kl", "dKl", "dWeight"],
   whiten: ["mask", "x", "y"],
   klReward: ["mask", "logProb", "refLogProb", "score", "reward", "kl"],
   gae: ["mask", "reward", "value", "advantage", "returns"],

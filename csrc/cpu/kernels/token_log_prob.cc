@@ -1,12 +1,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/error.h"
-#include "cpu/kernels/gemm.h"
-#include "cpu/kernels/parallel.h"
-#include "cpu/kernels/requirements.h"
+#include "cpu/kernels/predictions.h"
 #include "cpu/kernels/table.h"
-#include "cpu/kernels/vector_loops.h"
 
 // The vocabulary is cut into strips of kStripCols logits. A strip of a few rows lies in the first-level cache when its maximum,
 // Σ e^(z − max) and Σ e^(z − max)·(z − max) are taken; the strips of a row are combined in rising order, in double precision.
@@ -14,13 +10,9 @@
 namespace rlhf::RLHF_ISA {
 namespace {
 
-using cpu::kPredictionsPerBlock;
 using cpu::kVocabPerBlock;
 static_assert(cpu::kVocabPerStatistic == kStripCols);
 static_assert(kVocabPerBlock % kStripCols == 0, "blocks of the backward pass are cut where strips are");
-
-const float* floats(const void* data) { return static_cast<const float*>(data); }
-float* floats(void* data) { return static_cast<float*>(data); }
 
 /// Statistics of one row over one strip of its logits.
 struct StripStatistic {
@@ -45,43 +37,17 @@ StripStatistic statisticOf(float* z, int64_t count) {
   return {maximum, sum(sums), sum(weighted)};
 }
 
-/// The hidden rows that a block of predictions reads, one after the other.
-float* gatherRows(const void* x, int64_t cols, const int32_t* sources, int64_t count, SharedScratch& scratch) {
-  float* const gathered = scratch.take(count * cols);
-  for (int64_t p = 0; p < count; ++p) std::copy_n(floats(x) + sources[p] * cols, cols, gathered + p * cols);
-  return gathered;
-}
-
-/// z·temperature = rows·Wᵀ for a range of the vocabulary that begins at a strip's boundary.
-Product logitsOf(const float* rows, int64_t count, int64_t cols, const LinearWeight& head, int64_t vocabBegin,
-                 int64_t vocabCount) {
-  Product product{count, vocabCount, {}};
-  product.terms[0] = {.depth = cols, .a = {rows, cols, 1}, .b = {}};
-  if (head.packedForward) {
-    product.terms[0].packedB = floats(head.packedForward) + vocabBegin * cols;
-    product.terms[0].packedBStride = kPanelCols * cols;
-  } else {
-    product.terms[0].b = MatrixView{head.data, 1, cols, head.type}.from(0, vocabBegin);
-  }
-  return product;
-}
-
-void scale(float* values, int64_t count, float factor) {
-  if (factor == 1) return;
-  forEachVector(count, [&](int64_t i, auto lanes) { lanes.store(values + i, lanes.load(values + i) * factor); });
-}
-
 /// The forward pass for one block of predictions.
 class ForwardBlock {
  public:
   ForwardBlock(const TokenLogProbForward& f, int64_t begin, int64_t count, SharedScratch& scratch)
-      : f_(f), begin_(begin), count_(count), strips_(ceilDivide(f.vocab, kStripCols)) {
-    gathered_ = gatherRows(f.x, f.cols, f.sources + begin, count, scratch);
+      : f_(f), begin_(begin), strips_(ceilDivide(f.vocab, kStripCols)),
+        rows_(f.x, f.cols, f.head, f.vocab, f.sources + begin, count, scratch) {
     targetLogits_ = scratch.take(count);
     statistics_ = reinterpret_cast<StripStatistic*>(scratch.take(3 * count * strips_));
   }
 
-  Product product() const { return logitsOf(gathered_, count_, f_.cols, f_.head, 0, f_.vocab); }
+  Product product() const { return rows_.logits(0, f_.vocab); }
 
   void operator()(const Strip& strip) {
     const auto inverseTemperature = static_cast<float>(1 / f_.temperature);
@@ -115,8 +81,8 @@ class ForwardBlock {
 
  private:
   const TokenLogProbForward& f_;
-  int64_t begin_, count_, strips_;
-  float* gathered_;
+  int64_t begin_, strips_;
+  PredictionBlock rows_;
   float* targetLogits_;
   StripStatistic* statistics_;  // [count][strips]
 };
@@ -145,45 +111,37 @@ void differentiate(const RowGradient& g, const float* z, float* dz, int64_t voca
 class BackwardBlock {
  public:
   BackwardBlock(OpContext& context, const TokenLogProbBackward& g, int64_t begin, int64_t count, SharedScratch scratch)
-      : context_(context), g_(g), begin_(begin), count_(count), scratch_(scratch),
-        inverseTemperature_(static_cast<float>(1 / g.temperature)) {
-    gathered_ = gatherRows(g.x, g.cols, g.sources + begin, count, scratch_);
+      : context_(context), g_(g), begin_(begin), scratch_(scratch),
+        inverseTemperature_(static_cast<float>(1 / g.temperature)),
+        rows_(g.x, g.cols, g.head, g.vocab, g.sources + begin, count, scratch_) {
     if (!g.logits) dz_ = scratch_.take(count * std::min(g.vocab, kVocabPerBlock));
   }
 
   void run() {
     for (int64_t vocabBegin = 0; vocabBegin < g_.vocab; vocabBegin += kVocabPerBlock) {
       const int64_t vocabCount = std::min(kVocabPerBlock, g_.vocab - vocabBegin);
-      const GradientRows dz = g_.logits ? differentiateKept(vocabBegin, vocabCount) : recompute(vocabBegin, vocabCount);
-      sumRowsOfOneSource(dz, vocabCount);
-      addToHidden(dz, vocabBegin, vocabCount);
-      if (g_.dWeight) addToWeight(dz, vocabBegin, vocabCount);
+      const LogitGradients dz = g_.logits ? differentiateKept(vocabBegin, vocabCount) : recompute(vocabBegin, vocabCount);
+      addLogitGradients(context_, scratch_, rows_, dz, g_.dx, g_.dWeight);
     }
   }
 
  private:
-  /// Gradients of a block's logits over a range of the vocabulary.
-  struct GradientRows {
-    float* data;
-    int64_t stride;
-  };
-
   RowGradient rowGradient(int64_t row) const {
     const int64_t t = g_.predictions[begin_ + row];
     const auto at = [t](const void* values) { return values ? floats(values)[t] : 0.0f; };
     return {at(g_.dLogProb), at(g_.dLse), at(g_.dEntropy), at(g_.lse), at(g_.entropy), g_.tokens[t]};
   }
 
-  GradientRows differentiateKept(int64_t vocabBegin, int64_t vocabCount) {
+  LogitGradients differentiateKept(int64_t vocabBegin, int64_t vocabCount) {
     float* const logits = floats(g_.logits) + begin_ * g_.vocab + vocabBegin;
-    forEachTask(context_, count_, count_ * vocabCount >= kElementsPerTask, [&](int64_t row, int) {
+    forEachTask(context_, rows_.count, rows_.count * vocabCount >= kElementsPerTask, [&](int64_t row, int) {
       float* const z = logits + row * g_.vocab;
       differentiate(rowGradient(row), z, z, vocabBegin, vocabCount, inverseTemperature_);
     });
-    return {logits, g_.vocab};
+    return {logits, g_.vocab, vocabBegin, vocabCount};
   }
 
-  GradientRows recompute(int64_t vocabBegin, int64_t vocabCount) {
+  LogitGradients recompute(int64_t vocabBegin, int64_t vocabCount) {
     auto consume = [&](const Strip& strip) {
       for (int64_t i = 0; i < strip.rows; ++i) {
         const int64_t row = strip.row + i;
@@ -193,92 +151,25 @@ class BackwardBlock {
                       inverseTemperature_);
       }
     };
-    gemm(context_, scratch_, logitsOf(gathered_, count_, g_.cols, g_.head, vocabBegin, vocabCount), consume);
-    return {dz_, vocabCount};
-  }
-
-  /// Whether row is the first in this block that its hidden row predicts.
-  bool leads(int64_t row) const {
-    return row == 0 || g_.sources[begin_ + row] != g_.sources[begin_ + row - 1];
-  }
-
-  /// The products to come are linear: of rows with the same source the first takes the sum, and the others become 0. Each hidden
-  /// row is then written by one row of the product.
-  void sumRowsOfOneSource(const GradientRows& dz, int64_t vocabCount) const {
-    float* sum = nullptr;
-    for (int64_t row = 0; row < count_; ++row) {
-      float* const values = dz.data + row * dz.stride;
-      if (leads(row)) {
-        sum = values;
-        continue;
-      }
-      forEachVector(vocabCount, [&](int64_t v, auto lanes) {
-        lanes.store(sum + v, lanes.load(sum + v) + lanes.load(values + v));
-        lanes.store(values + v, Vec{});
-      });
-    }
-  }
-
-  void addToHidden(const GradientRows& dz, int64_t vocabBegin, int64_t vocabCount) {
-    Product product{count_, g_.cols, {}};
-    product.terms[0] = {.depth = vocabCount, .a = {dz.data, dz.stride, 1}, .b = {}};
-    if (g_.head.packedBackward) {
-      product.terms[0].packedB = floats(g_.head.packedBackward) + vocabBegin * kPanelCols;
-      product.terms[0].packedBStride = g_.vocab * kPanelCols;
-    } else {
-      product.terms[0].b = MatrixView{g_.head.data, g_.cols, 1, g_.head.type}.from(vocabBegin, 0);
-    }
-    auto consume = [&](const Strip& strip) {
-      for (int64_t i = 0; i < strip.rows; ++i) {
-        if (!leads(strip.row + i)) continue;
-        const float* const sums = strip.values + i * strip.stride;
-        float* const dx = floats(g_.dx) + g_.sources[begin_ + strip.row + i] * g_.cols + strip.col;
-        forEachVector(strip.cols, [&](int64_t c, auto lanes) { lanes.store(dx + c, lanes.load(dx + c) + lanes.load(sums + c)); });
-      }
-    };
-    gemm(context_, scratch_, product, consume);
-  }
-
-  void addToWeight(const GradientRows& dz, int64_t vocabBegin, int64_t vocabCount) {
-    Product product{vocabCount, g_.cols, {}};
-    product.terms[0] = {.depth = count_, .a = {dz.data, 1, dz.stride}, .b = {gathered_, g_.cols, 1}};
-    auto consume = [&](const Strip& strip) {
-      for (int64_t i = 0; i < strip.rows; ++i) {
-        const float* const sums = strip.values + i * strip.stride;
-        float* const dWeight = floats(g_.dWeight) + (vocabBegin + strip.row + i) * g_.cols + strip.col;
-        forEachVector(strip.cols,
-                      [&](int64_t c, auto lanes) { lanes.store(dWeight + c, lanes.load(dWeight + c) + lanes.load(sums + c)); });
-      }
-    };
-    gemm(context_, scratch_, product, consume);
+    gemm(context_, scratch_, rows_.logits(vocabBegin, vocabCount), consume);
+    return {dz_, vocabCount, vocabBegin, vocabCount};
   }
 
   OpContext& context_;
   const TokenLogProbBackward& g_;
-  int64_t begin_, count_;
+  int64_t begin_;
   SharedScratch scratch_;
   float inverseTemperature_;
-  float* gathered_ = nullptr;
+  PredictionBlock rows_;
   float* dz_ = nullptr;
 };
 
-/// Calls body(begin, count) for blocks of predictions.
-template <class Body>
-void forEachBlock(int64_t count, Body&& body) {
-  for (int64_t begin = 0; begin < count; begin += kPredictionsPerBlock)
-    body(begin, std::min(kPredictionsPerBlock, count - begin));
-}
-
-/// Sources index rows of x and tokens index the vocabulary, so all are checked before anything is read.
+/// Tokens index the vocabulary.
 template <class Arguments>
 void requireTokensInRange(const Arguments& a, const char* op) {
+  requirePredictionsInRange(a, op);
   for (int64_t p = 0; p < a.count; ++p) {
-    const int64_t t = a.predictions[p], h = a.sources[p];
-    requireIndex(op, "predictions", p, t, a.rows);
-    requireIndex(op, "sources", p, h, a.rows);
-    if (p > 0 && h < a.sources[p - 1])
-      throw Error(code::kArgument, format("%s: sources[%lld] is %lld, expected at least the one before, %d", op,
-                                          static_cast<long long>(p), static_cast<long long>(h), a.sources[p - 1]));
+    const int64_t t = a.predictions[p];
     requireIndex(op, "tokens", t, a.tokens[t], a.vocab, code::kTokenRange);
   }
 }

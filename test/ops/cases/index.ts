@@ -4,6 +4,7 @@ import { decodeCases } from "./decode.ts";
 import { dropoutCases } from "./dropout.ts";
 import { elementwiseCases } from "./elementwise.ts";
 import { groupPolicyCases } from "./group-policy.ts";
+import { klDivergenceCases } from "./kl-divergence.ts";
 import { linearCases } from "./linear.ts";
 import { lossCases } from "./losses.ts";
 import { normCases } from "./norm.ts";
@@ -19,6 +20,7 @@ export const opCases: readonly OpCase[] = [
   ...dropoutCases,
   ...attentionCases,
   ...tokenLogProbCases,
+  ...klDivergenceCases,
   ...lossCases,
   ...groupPolicyCases,
   ...preferenceCases,
