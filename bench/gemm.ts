@@ -1,6 +1,6 @@
 /**
- * Matrix products: linear layers forward and backward, with the weight packed before and not, and the token log-probs of a
- * vocabulary. Shares are of the multiply-add peak, measured beside each line.
+ * Matrix products: linear layers forward and backward, with the weight packed before and not, and the ops over a vocabulary: token
+ * log-probs and divergences. Shares are of the multiply-add peak, measured beside each line.
  *
  *   npx tsx bench/gemm.ts [--threads 2] [--backend cpu:avx2]
  */
@@ -105,29 +105,37 @@ function benchLinear(settings: BenchSettings, shape: Shape): void {
   report(settings, `${label}, dW`, "linearBackward", { ...backward, dWeight }, { flops: product });
 }
 
-/** The head of GPT-2 small; one product forward, three backward (the logits again, dx and dW). */
-function benchTokenLogProb(settings: BenchSettings): void {
-  const rows = 512;
-  const cols = 768;
-  const vocab = 50_257;
-  const shared = {
+/** The head of GPT-2 small, applied to all rows but the last. */
+const HEAD = { rows: 512, cols: 768, vocab: 50_257 } as const;
+
+function headArguments() {
+  const { rows, cols, vocab } = HEAD;
+  return {
+    ...HEAD,
     type: "float32",
     weightType: "float32",
-    rows,
-    cols,
-    vocab,
     count: rows - 1,
     temperature: 1,
     x: uniformArray(rows * cols),
-    tokens: Int32Array.from({ length: rows }, (_, n) => (n * 97) % vocab),
     predictions: Int32Array.from({ length: rows - 1 }, (_, p) => p + 1),
     sources: Int32Array.from({ length: rows - 1 }, (_, p) => p),
     weight: uniformArray(vocab * cols),
     lse: uniformArray(rows),
+  };
+}
+
+const headProduct = 2 * (HEAD.rows - 1) * HEAD.cols * HEAD.vocab;
+const headLabel = `${HEAD.rows - 1}×${HEAD.cols}×${HEAD.vocab}`;
+
+/** One product forward, three backward (the logits again, dx and dW). */
+function benchTokenLogProb(settings: BenchSettings): void {
+  const { rows, cols, vocab } = HEAD;
+  const shared = {
+    ...headArguments(),
+    tokens: Int32Array.from({ length: rows }, (_, n) => (n * 97) % vocab),
     entropy: uniformArray(rows),
   };
-  const product = 2 * (rows - 1) * cols * vocab;
-  const label = `${rows - 1}×${cols}×${vocab}`;
+  const [product, label] = [headProduct, headLabel];
   const forward = { ...shared, logProb: uniformArray(rows) };
   report(settings, label, "tokenLogProbForward", forward, { flops: product });
   const backward = { ...shared, dLogProb: uniformArray(rows), dx: uniformArray(rows * cols) };
@@ -142,7 +150,48 @@ function benchTokenLogProb(settings: BenchSettings): void {
   );
 }
 
+/** Two products forward (the policy's logits and the reference's), four backward; heads packed as a frozen model's are. */
+function benchKlDivergence(settings: BenchSettings): void {
+  const { rows, cols, vocab } = HEAD;
+  const shared = headArguments();
+  const refWeight = uniformArray(vocab * cols);
+  const packed = {
+    packedForward: pack(settings, shared.weight, cols, vocab, false),
+    refPackedForward: pack(settings, refWeight, cols, vocab, false),
+  };
+  // With these lse the probabilities are neither all 0 nor infinite, which would be quicker to work with.
+  const both = { ...shared, refCols: cols, refX: uniformArray(rows * cols), refWeight };
+  const lse = new Float32Array(rows).fill(120);
+  const divergence = { ...both, refWeightType: "float32", lse, refLse: lse, kl: uniformArray(rows) };
+  const backward = { ...divergence, dKl: uniformArray(rows), dx: uniformArray(rows * cols) };
+  const packedBackward = pack(settings, shared.weight, cols, vocab, true);
+  for (const [direction, name] of ["reverse", "forward"].entries()) {
+    const label = `${headLabel}, ${name}`;
+    const two = { flops: 2 * headProduct };
+    report(settings, label, "klDivergenceForward", { ...divergence, direction }, two);
+    report(settings, `${label}, packed`, "klDivergenceForward", { ...divergence, ...packed, direction }, two);
+    const three = { flops: 3 * headProduct };
+    report(settings, `${label}, dx`, "klDivergenceBackward", { ...backward, direction }, three);
+    report(
+      settings,
+      `${label}, dx, packed`,
+      "klDivergenceBackward",
+      { ...backward, ...packed, packedBackward, direction },
+      three,
+    );
+  }
+  const dWeight = uniformArray(vocab * cols);
+  report(
+    settings,
+    `${headLabel}, reverse, dx and dW`,
+    "klDivergenceBackward",
+    { ...backward, dWeight },
+    { flops: 4 * headProduct },
+  );
+}
+
 const settings = benchSettings();
 console.log(`${settings.backend}, ${settings.threads} threads`);
 for (const shape of SHAPES) benchLinear(settings, shape);
 benchTokenLogProb(settings);
+benchKlDivergence(settings);

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import type { ModelConfig, NativeForwardOptions } from "../../lib/engine/native.ts";
+import type { ModelConfig } from "../../lib/engine/native.ts";
 import {
   ADAPTER,
   createModel,
@@ -19,6 +19,7 @@ import {
   sizeOf,
   TARGETS,
   type TestAdapterConfig,
+  type TestForwardOptions,
   type Upstream,
 } from "../support/kernels-model.ts";
 
@@ -197,7 +198,7 @@ function build(
   type: "float32" | "float64" | "complex128",
   backend = "ref",
   threads = 1,
-): { model: KernelsModel; options: Partial<NativeForwardOptions> } {
+): { model: KernelsModel; options: TestForwardOptions } {
   const model = createModel(test.config, { backend, type, threads, trainable: test.trainable });
   if (test.targetModules)
     model.addAdapter("policy", { ...ADAPTER, ...test.adapter, targetModules: test.targetModules });

@@ -177,7 +177,10 @@ describe("full-distribution KL divergence", () => {
             // The logits' own rounding moves a divergence δ by about ε·√δ.
             const allowed = 1e-14 + 4e-6 * Math.sqrt(exact[t]!) + 1e-11;
             if (backend !== "ref")
-              assert.ok(Math.abs(kl![t]! - exact[t]!) <= allowed, `${backend}: ${kl![t]}, exactly ${exact[t]}`);
+              assert.ok(
+                Math.abs(kl![t]! - exact[t]!) <= allowed,
+                `${backend}: ${kl![t]}, exactly ${exact[t]}`,
+              );
           }
         }
   });

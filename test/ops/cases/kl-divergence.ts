@@ -42,23 +42,12 @@ export function policyAndReference(
 export function klDivergenceForwardArguments(data: CaseData, shape: KlDivergenceShape): CaseArguments {
   const { policy, reference } = policyAndReference(data, shape);
   const { lse, logits } = evaluate("tokenLogProbForward", policy);
-  const { rows, cols, vocab, count, temperature, x, predictions, sources, weight } = policy as Record<
-    string,
-    never
-  >;
+  const { tokens: _tokens, logProb: _logProb, entropy: _entropy, ...shared } = policy;
   return {
-    rows,
-    cols,
+    ...shared,
     refCols: reference["cols"]!,
-    vocab,
-    count,
-    temperature,
     direction: KL_DIRECTION[shape.direction],
-    x,
     refX: reference["x"]!,
-    predictions,
-    sources,
-    weight,
     refWeight: reference["weight"]!,
     lse: lse!,
     refLse: evaluate("tokenLogProbForward", reference)["lse"]!,
