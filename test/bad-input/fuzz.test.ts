@@ -8,14 +8,7 @@ import { readModelConfig } from "../../lib/model/config.ts";
 import { readSafetensors } from "../../lib/model/safetensors.ts";
 import { readPipeline, SettingsFile } from "../../lib/pipeline/settings-file.ts";
 import { temporaryDirectory } from "../data/support.ts";
-import {
-  TINY_GPT_NEOX,
-  TINY_GPT2,
-  TINY_LLAMA,
-  TINY_MISTRAL,
-  TINY_QWEN2,
-  TINY_QWEN3,
-} from "../support/tiny.ts";
+import { TINY_FAMILIES } from "../support/tiny.ts";
 import { writeTensorFile } from "./support.ts";
 
 /** Values that files of strangers hold where something else should stand. */
@@ -61,7 +54,7 @@ describe("bad input: files at random end in an error with a code, or are read", 
   });
 
   it("config.json", () => {
-    const families = [TINY_LLAMA, TINY_GPT2, TINY_GPT_NEOX, TINY_MISTRAL, TINY_QWEN2, TINY_QWEN3];
+    const families = Object.values(TINY_FAMILIES);
     const others = ["rope_scaling", "rope_parameters", "rope_theta", "layer_types", "rotary_pct", "n_inner"];
     const keys = [...new Set(families.flatMap((family) => Object.keys(family))), ...others];
     const rope = fc.record(

@@ -5,12 +5,9 @@ import { CausalLM, type Pass, packSequences } from "../../lib/index.ts";
 import { readSafetensors, readTensor, type TensorEntry } from "../../lib/model/safetensors.ts";
 import {
   randomSequences,
-  TINY_GPT_NEOX,
+  TINY_FAMILIES,
   TINY_GPT2,
   TINY_LLAMA,
-  TINY_MISTRAL,
-  TINY_QWEN2,
-  TINY_QWEN3,
   withTemporaryDirectory,
 } from "../support/tiny.ts";
 
@@ -66,14 +63,7 @@ async function writeBfloat16(
   await writeFile(path, Buffer.concat([prefix, text, ...parts]));
 }
 
-for (const [family, config] of [
-  ["llama", TINY_LLAMA],
-  ["gpt2", TINY_GPT2],
-  ["mistral", TINY_MISTRAL],
-  ["qwen2", TINY_QWEN2],
-  ["qwen3", TINY_QWEN3],
-  ["gpt_neox", TINY_GPT_NEOX],
-] as const) {
+for (const [family, config] of Object.entries(TINY_FAMILIES)) {
   describe(`CausalLM: ${family}`, () => {
     let model: CausalLM;
     beforeEach(async () => {

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { assertNear } from "../support/near.ts";
 import { type CaseArguments, evaluate } from "../support/op-arguments.ts";
 import { unset } from "./cases/case.ts";
 import { PAIR_LOSS, STAT_COUNT } from "./cases/losses.ts";
@@ -30,6 +31,19 @@ function assertClose(actual: Float64Array | undefined, expected: readonly number
     Array.from(actual ?? [], (value) => Number(value.toFixed(digits)) + 0),
     expected,
   );
+}
+
+/** A pair whose answers have the rewards 1.2 and 0.3. */
+function pairOfRewards(): CaseArguments {
+  return {
+    rows: 2,
+    pairs: 1,
+    value: Float64Array.of(1.2, 0.3),
+    chosen: Int32Array.of(0),
+    rejected: Int32Array.of(1),
+    dValue: unset(2),
+    stats: unset(STAT_COUNT.rewardLoss),
+  };
 }
 
 function klReward(estimator: number): Record<string, Float64Array> {
@@ -97,48 +111,28 @@ describe("golden values", () => {
   });
 
   it("Bradley-Terry, with and without a margin", () => {
-    const args = {
-      rows: 2,
-      pairs: 1,
-      value: Float64Array.of(1.2, 0.3),
-      chosen: Int32Array.of(0),
-      rejected: Int32Array.of(1),
-      dValue: unset(2),
-      stats: unset(STAT_COUNT.rewardLoss),
-    };
-    const plain = evaluate("rewardLoss", args);
+    const plain = evaluate("rewardLoss", pairOfRewards());
     assertClose(plain["stats"], [0.341154, 1, 1, 1, 0.9, 1.5, 2, 0, 0], 6);
     const slope = 1 / (1 + Math.exp(0.9));
     assertClose(plain["dValue"], [Number((-slope).toFixed(10)), Number(slope.toFixed(10))], 10);
-    const withMargin = evaluate("rewardLoss", { ...args, margin: Float64Array.of(0.5) });
+    const withMargin = evaluate("rewardLoss", { ...pairOfRewards(), margin: Float64Array.of(0.5) });
     assertClose(withMargin["stats"]?.subarray(0, 1), [0.513015], 6);
-    const centred = evaluate("rewardLoss", { ...args, centering: 0.01 });
+    const centred = evaluate("rewardLoss", { ...pairOfRewards(), centering: 0.01 });
     assertClose(centred["stats"]?.subarray(0, 1), [Number((0.341154 + 0.01 * 1.5 ** 2).toFixed(6))], 6);
   });
 
   it("pairs of rewards 1.2 and 0.3: a tie, a label of 0.9, and the hinge; an answer with a score", () => {
-    const args = {
-      rows: 2,
-      pairs: 1,
-      value: Float64Array.of(1.2, 0.3),
-      chosen: Int32Array.of(0),
-      rejected: Int32Array.of(1),
-      dValue: unset(2),
-      stats: unset(STAT_COUNT.rewardLoss),
-    };
     const lossOf = (changes: CaseArguments): number =>
-      evaluate("rewardLoss", { ...args, ...changes })["stats"]![0]!;
-    const close = (value: number, expected: number): void =>
-      assert.ok(Math.abs(value - expected) < 1e-6, `${value}, expected ${expected}`);
+      evaluate("rewardLoss", { ...pairOfRewards(), ...changes })["stats"]![0]!;
     // −log σ(0.9) = 0.341154 and −log σ(−0.9) = 1.241154.
-    close(lossOf({ label: Float64Array.of(0.5) }), (0.341154 + 1.241154) / 2);
-    close(lossOf({ label: Float64Array.of(0.9) }), 0.9 * 0.341154 + 0.1 * 1.241154);
+    assertNear(lossOf({ label: Float64Array.of(0.5) }), (0.341154 + 1.241154) / 2, 1e-6);
+    assertNear(lossOf({ label: Float64Array.of(0.9) }), 0.9 * 0.341154 + 0.1 * 1.241154, 1e-6);
     const hinge = { pairLoss: PAIR_LOSS.hinge, margin: Float64Array.of(1) };
-    close(lossOf(hinge), 0.1);
-    close(lossOf({ ...hinge, margin: Float64Array.of(0.5) }), 0);
-    close(lossOf({ ...hinge, label: Float64Array.of(0) }), 1.9);
+    assertNear(lossOf(hinge), 0.1, 1e-6);
+    assertNear(lossOf({ ...hinge, margin: Float64Array.of(0.5) }), 0, 1e-6);
+    assertNear(lossOf({ ...hinge, label: Float64Array.of(0) }), 1.9, 1e-6);
     const scored = evaluate("rewardLoss", {
-      ...args,
+      ...pairOfRewards(),
       pairs: 0,
       answers: 2,
       scored: Int32Array.of(0, 1),

@@ -21,14 +21,7 @@ import {
 import { type HfConfig, MODEL_FAMILIES } from "../../lib/model/config.ts";
 import { initModel } from "../../lib/pipeline/init-model.ts";
 import type { InitConfig } from "../../lib/pipeline/schema.ts";
-import {
-  TINY_GPT_NEOX,
-  TINY_GPT2,
-  TINY_LLAMA,
-  TINY_MISTRAL,
-  TINY_QWEN2,
-  TINY_QWEN3,
-} from "../support/tiny.ts";
+import { TINY_FAMILIES, TINY_GPT_NEOX, TINY_LLAMA } from "../support/tiny.ts";
 
 /** What load_saved.py compares: a directory, its base model if it is an adapter, and what node-rlhf computes with it. */
 interface Case {
@@ -43,8 +36,7 @@ interface Case {
 }
 
 const CONFIGS: Readonly<Record<string, HfConfig>> = {
-  gpt2: TINY_GPT2,
-  llama: TINY_LLAMA,
+  ...TINY_FAMILIES,
   "llama-llama3": {
     ...TINY_LLAMA,
     rope_scaling: {
@@ -56,10 +48,6 @@ const CONFIGS: Readonly<Record<string, HfConfig>> = {
     },
   },
   "llama-linear": { ...TINY_LLAMA, rope_scaling: { type: "linear", factor: 3 } },
-  mistral: TINY_MISTRAL,
-  qwen2: TINY_QWEN2,
-  qwen3: TINY_QWEN3,
-  gpt_neox: TINY_GPT_NEOX,
   "gpt_neox-sequential": { ...TINY_GPT_NEOX, use_parallel_residual: false, tie_word_embeddings: true },
 };
 

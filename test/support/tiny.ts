@@ -64,6 +64,16 @@ export const TINY_GPT2: HfConfig = {
   eos_token_id: 0,
 };
 
+/** One model of each family. */
+export const TINY_FAMILIES = {
+  llama: TINY_LLAMA,
+  gpt2: TINY_GPT2,
+  mistral: TINY_MISTRAL,
+  qwen2: TINY_QWEN2,
+  qwen3: TINY_QWEN3,
+  gpt_neox: TINY_GPT_NEOX,
+} as const;
+
 /** Sequences of the given lengths, tokens drawn uniformly from [0, vocab). */
 export function randomSequences(lengths: readonly number[], vocab: number, seed = 1): Int32Array[] {
   const random = new Random(seed, "test sequences");
