@@ -15,8 +15,9 @@ export const ERROR_CODES = {
   ERR_RLHF_PASS_LIVE:
     "more forward passes are alive than were planned for: call backward() or dispose() on one",
   ERR_RLHF_PASS_CONSUMED: "a forward pass was used after backward() had consumed it",
-  ERR_RLHF_DISPOSED: "a native handle was used after dispose()",
-  ERR_RLHF_NON_FINITE: "a loss, a gradient or a reward is NaN or infinite",
+  ERR_RLHF_DISPOSED: "a trainer or a native handle was used after dispose()",
+  ERR_RLHF_BUSY: "a trainer was asked to train while it is training",
+  ERR_RLHF_NON_FINITE: "a logit, a loss, a gradient or a reward is NaN or infinite",
   ERR_RLHF_MODEL: "a model directory is incomplete, or its config.json is malformed or not supported",
   ERR_RLHF_WEIGHTS: "a weight file is malformed, or its tensors do not fit the configuration",
   ERR_RLHF_CHECKPOINT: "a training checkpoint is incomplete or belongs to another run",

@@ -17,6 +17,7 @@ enum Status : int32_t {
   kNoMemory = 4,
   kTokenOutOfRange = 5,
   kDeviceFailure = 6,
+  kNotFinite = 7,
 };
 
 struct Stream;  // an in-order queue of a device; the CPU has one and runs it at once

@@ -14,6 +14,7 @@ inline Status statusOf(const Error& error) {
   if (std::strcmp(error.code(), code::kOutOfMemory) == 0) return kNoMemory;
   if (std::strcmp(error.code(), code::kTokenRange) == 0) return kTokenOutOfRange;
   if (std::strcmp(error.code(), code::kArgument) == 0) return kBadArgument;
+  if (std::strcmp(error.code(), code::kNonFinite) == 0) return kNotFinite;
   return kDeviceFailure;
 }
 
@@ -25,6 +26,7 @@ inline const char* errorCodeOf(Status status) {
     case kNotSupported: return code::kUnsupported;
     case kNoMemory: return code::kOutOfMemory;
     case kTokenOutOfRange: return code::kTokenRange;
+    case kNotFinite: return code::kNonFinite;
     default: return code::kInternal;
   }
 }

@@ -76,7 +76,7 @@ std::vector<Candidate<T>> allowedTokens(const Sample& a, int64_t row) {
     if (a.seen && a.seen[row * a.vocab + v])
       logit = logit > 0 ? logit / T(a.repetitionPenalty) : logit * T(a.repetitionPenalty);
     if (!(logit < std::numeric_limits<T>::infinity()))
-      throw Error(code::kArgument,
+      throw Error(code::kNonFinite,
                   "sample: logits[" + std::to_string(row) + ", " + std::to_string(v) + "] is NaN or infinite");
     if (!excluded[v] && std::isfinite(logit)) allowed.push_back({static_cast<int32_t>(v), logit, T(0)});
   }

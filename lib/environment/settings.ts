@@ -91,7 +91,7 @@ export const ENVIRONMENT_PPO_DEFAULTS = {
   evalEpisodeSteps: 10000,
 };
 
-const RULES: Rules<EnvironmentPPOConfig> = {
+export const ENVIRONMENT_PPO_RULES: Rules<EnvironmentPPOConfig> = {
   ...LOOP_RULES,
   numIterations: positiveInteger,
   numEnvironments: positiveInteger,
@@ -119,6 +119,6 @@ export type EnvironmentPPOSettings = EnvironmentPPOConfig & typeof ENVIRONMENT_P
 
 /** All settings, defaults filled in. Throws ERR_RLHF_ARGUMENT for what is unknown or out of range. */
 export function environmentSettings(config: EnvironmentPPOConfig): EnvironmentPPOSettings {
-  checkSettings(config, RULES);
+  checkSettings(config, ENVIRONMENT_PPO_RULES);
   return withDefaults(ENVIRONMENT_PPO_DEFAULTS, config);
 }

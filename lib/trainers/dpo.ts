@@ -191,6 +191,7 @@ export class DPOTrainer extends PairTrainer<DPOConfig, DPOSettings> {
       defaults: DEFAULTS,
       rules: RULES,
       learningRates: LEARNING_RATES,
+      moreOptions: { refModel: "optional" },
       check: (settings) => checkCombination(settings, options),
     });
     const { config, model, target, outputDir } = this;
@@ -247,8 +248,8 @@ export class DPOTrainer extends PairTrainer<DPOConfig, DPOSettings> {
     return this.#reference?.keptWeights ?? [];
   }
 
-  override dispose(): void {
-    super.dispose();
+  protected override release(): void {
+    super.release();
     this.#reference?.dispose();
   }
 }

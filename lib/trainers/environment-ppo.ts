@@ -5,6 +5,7 @@ import { EnvironmentPolicy } from "../environment/policy.ts";
 import { EnvironmentRunner, type RolloutState } from "../environment/rollouts.ts";
 import { RunningStatistics, type StatisticsState } from "../environment/running-statistics.ts";
 import {
+  ENVIRONMENT_PPO_RULES,
   type EnvironmentPPOConfig,
   type EnvironmentPPOSettings,
   environmentSettings,
@@ -14,7 +15,7 @@ import { RlhfError } from "../errors.ts";
 import { FlatAdamW } from "../model/flat-parameters.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import type { CheckpointContents } from "./checkpoint.ts";
-import { requireOptions } from "./required-options.ts";
+import { checkOptions, type OptionNames } from "./options.ts";
 import { type RunOrigin, type StepOutcome, TrainingLoop, type TrainingStep } from "./training-loop.ts";
 
 export interface EnvironmentPPOTrainerOptions extends EngineOptions {
@@ -31,6 +32,15 @@ export interface EnvironmentPPOTrainerOptions extends EngineOptions {
 /** Episodes that `episode/return` is the mean of. */
 const RECENT_EPISODES = 100;
 const PART = "policy";
+
+const OPTIONS: OptionNames<EnvironmentPPOTrainerOptions> = {
+  environment: "required",
+  config: "optional",
+  outputDir: "optional",
+  device: "optional",
+  threads: "optional",
+  memoryBudget: "optional",
+};
 
 /** What the run keeps from iteration to iteration beside its networks. */
 interface EnvironmentState {
@@ -66,7 +76,7 @@ export class EnvironmentPPOTrainer extends TrainingLoop<EnvironmentPPOSettings, 
 
   /** Throws ERR_RLHF_ARGUMENT for wrong settings and environments. */
   constructor(options: EnvironmentPPOTrainerOptions) {
-    requireOptions("EnvironmentPPOTrainer", options, ["environment"]);
+    checkOptions("EnvironmentPPOTrainer", options, OPTIONS, ENVIRONMENT_PPO_RULES);
     const { environment, config = {}, outputDir, ...engineOptions } = options;
     super(environmentSettings(config), outputDir);
     this.#makeEnvironment = environment;
@@ -157,9 +167,6 @@ export class EnvironmentPPOTrainer extends TrainingLoop<EnvironmentPPOSettings, 
   async save(directory?: string): Promise<void> {
     await this.policy.save(this.saveDirectory(directory));
   }
-
-  /** Nothing has to be freed. */
-  dispose(): void {}
 
   protected origin(): Promise<RunOrigin> {
     return Promise.resolve({ data: "", models: [], settings: { ...this.#spaces } });

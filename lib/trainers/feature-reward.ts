@@ -5,7 +5,7 @@ import { FlatAdamW } from "../model/flat-parameters.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import type { FeatureRewardModel } from "../rewards/feature-reward-model.ts";
 import type { CheckpointContents } from "./checkpoint.ts";
-import { requireOptions } from "./required-options.ts";
+import { checkOptions, type OptionNames } from "./options.ts";
 import {
   checkMargins,
   type JudgedRewards,
@@ -90,6 +90,14 @@ export interface FeatureRewardTrainerOptions {
   readonly outputDir?: string;
 }
 
+const OPTIONS: OptionNames<FeatureRewardTrainerOptions> = {
+  model: "required",
+  trainData: "required",
+  evalData: "optional",
+  config: "optional",
+  outputDir: "optional",
+};
+
 const PART = "reward";
 /** Rows of one evaluation pass: metrics are the same, memory is bounded. */
 const ROWS_AT_ONCE = 2048;
@@ -110,7 +118,7 @@ export class FeatureRewardTrainer extends TrainingLoop<typeof DEFAULTS & Feature
 
   /** Throws ERR_RLHF_ARGUMENT for wrong settings, and ERR_RLHF_DATA, ERR_RLHF_SHAPE or ERR_RLHF_NON_FINITE, with the row, for wrong data. */
   constructor(options: FeatureRewardTrainerOptions) {
-    requireOptions("FeatureRewardTrainer", options, ["model", "trainData"]);
+    checkOptions("FeatureRewardTrainer", options, OPTIONS, RULES);
     const { model, trainData, evalData = [], outputDir } = options;
     const config = withDefaults(DEFAULTS, options.config ?? {});
     checkSettings<FeatureRewardTrainerConfig>(config, RULES);
@@ -185,9 +193,6 @@ export class FeatureRewardTrainer extends TrainingLoop<typeof DEFAULTS & Feature
   async save(directory?: string): Promise<void> {
     await this.model.save(this.saveDirectory(directory));
   }
-
-  /** Nothing has to be freed. */
-  dispose(): void {}
 
   protected origin(): Promise<RunOrigin> {
     const { network, scale, config } = this.model;

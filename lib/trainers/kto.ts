@@ -10,6 +10,7 @@ import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { hashSequences, type KeptWeights, type TrainedPart } from "./checkpoint.ts";
 import { itemsOf, type RowsOrTokenized, tokenizedData } from "./given-data.ts";
 import type { TrainerWorkload } from "./memory.ts";
+import { checkOptions, TRAINER_OPTIONS } from "./options.ts";
 import {
   PREFERENCE_DEFAULTS,
   PREFERENCE_RULES,
@@ -22,7 +23,6 @@ import {
 } from "./preference-settings.ts";
 import { type Network, policyOf } from "./reference.ts";
 import { checkRefModel, ReferenceSource } from "./reference-source.ts";
-import { requireOptions } from "./required-options.ts";
 import { checkSettings, fittingMaxLength, positive, type Rules, withDefaults } from "./settings.ts";
 import { type Sums, SupervisedTrainer } from "./supervised.ts";
 import {
@@ -102,7 +102,7 @@ export class KTOTrainer extends SupervisedTrainer<TokenizedUnpaired, KTOSettings
   #balance: string | null;
 
   constructor(options: KTOTrainerOptions) {
-    requireOptions("KTOTrainer", options, ["model", "tokenizer", "trainData"]);
+    checkOptions("KTOTrainer", options, { ...TRAINER_OPTIONS, refModel: "optional" }, RULES);
     const { model, tokenizer, refModel } = options;
     const config = withDefaults(DEFAULTS, options.config ?? {});
     checkSettings<KTOConfig>(config, RULES);
@@ -282,7 +282,7 @@ export class KTOTrainer extends SupervisedTrainer<TokenizedUnpaired, KTOSettings
     await saveTarget(this.model, this.tokenizer, this.#target, this.saveDirectory(directory), { saveMerged });
   }
 
-  dispose(): void {
+  protected override release(): void {
     this.part.optimizer.dispose();
     this.#reference.dispose();
   }

@@ -8,8 +8,8 @@ import { type RewardSource, rewardModels, scoreAnswers } from "../rewards/reward
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { hashSequences, type TrainedPart } from "./checkpoint.ts";
 import { itemsOf, type RowsOrTokenized, tokenizedData } from "./given-data.ts";
+import { checkOptions, type OptionNames } from "./options.ts";
 import type { Network } from "./reference.ts";
-import { requireOptions } from "./required-options.ts";
 import type { RolloutConfig, RolloutSettings } from "./rollout-settings.ts";
 import { promptsAfter, sampleRollouts } from "./rollout-steps.ts";
 import type { Rollout } from "./rollouts.ts";
@@ -66,6 +66,16 @@ export interface Learned {
   readonly tokens: number;
 }
 
+const OPTIONS: OptionNames<OnlineTrainerOptions<unknown>> = {
+  model: "required",
+  tokenizer: "required",
+  reward: "required",
+  prompts: "required",
+  evalPrompts: "optional",
+  config: "optional",
+  outputDir: "optional",
+};
+
 const LEARNING_RATES = { full: 1e-6, lora: 1e-5 };
 
 /** Random streams of evaluation, beyond any that training reaches. */
@@ -92,7 +102,7 @@ export abstract class OnlineTrainer<
   readonly #running = new RunningStatistics();
 
   protected constructor(options: OnlineTrainerOptions<Config>, algorithm: Algorithm<Config, Settings>) {
-    requireOptions(algorithm.className, options, ["model", "tokenizer", "reward", "prompts"]);
+    checkOptions(algorithm.className, options, OPTIONS, algorithm.rules);
     const { model, tokenizer, reward, evalPrompts } = options;
     const config = withDefaults(algorithm.defaults, options.config ?? {}) as Settings;
     checkSettings(config, algorithm.rules);
@@ -154,13 +164,10 @@ export abstract class OnlineTrainer<
 
   /** The networks, made when they are first needed. */
   protected async ready(): Promise<Networks> {
+    this.requireAlive();
     await this.prepare();
-    if (this.#networks === null)
-      throw new RlhfError(
-        "ERR_RLHF_DISPOSED",
-        `this ${this.name} trainer was used after dispose(); make another one`,
-      );
-    return this.#networks;
+    this.requireAlive();
+    return this.#networks as Networks;
   }
 
   protected get parts(): readonly TrainedPart[] {
@@ -267,7 +274,7 @@ export abstract class OnlineTrainer<
     await saveTarget(this.model, this.tokenizer, this.target, target, { saveMerged, heads });
   }
 
-  dispose(): void {
+  protected override release(): void {
     this.#networks?.[Symbol.dispose]();
     this.#networks = null;
   }

@@ -9,6 +9,7 @@ import type { Metrics } from "../monitor/metrics.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { hashSequences, type TrainedPart } from "./checkpoint.ts";
 import { itemsOf, type RowsOrTokenized, tokenizedData } from "./given-data.ts";
+import { checkOptions, TRAINER_OPTIONS } from "./options.ts";
 import { countNllTokens, PairBatch, sharedTokens } from "./pair-batch.ts";
 import {
   type Judgement,
@@ -21,7 +22,6 @@ import {
 import type { PairConfig, PairSettings } from "./preference-settings.ts";
 import type { PreferenceWatch } from "./preference-watch.ts";
 import { type Network, policyOf } from "./reference.ts";
-import { requireOptions } from "./required-options.ts";
 import { checkSettings, fittingMaxLength, type Rules, withDefaults } from "./settings.ts";
 import { type Sums, SupervisedTrainer } from "./supervised.ts";
 import {
@@ -51,6 +51,8 @@ export interface PairTrainerKind<Config, Settings> {
   readonly defaults: Partial<Settings>;
   readonly rules: Rules<Config>;
   readonly learningRates: { readonly full: number; readonly lora: number };
+  /** Options of the constructor beyond those of all pair trainers. */
+  readonly moreOptions?: Readonly<Record<string, "optional">>;
   /** Throws ERR_RLHF_ARGUMENT for settings that do not go together. */
   readonly check?: (settings: Settings) => void;
 }
@@ -84,7 +86,7 @@ export abstract class PairTrainer<
   protected abstract readonly watch: PreferenceWatch;
 
   protected constructor(options: PairTrainerOptions<Config>, kind: PairTrainerKind<Config, Settings>) {
-    requireOptions(new.target.name, options, ["model", "tokenizer", "trainData"]);
+    checkOptions(new.target.name, options, { ...TRAINER_OPTIONS, ...kind.moreOptions }, kind.rules);
     const { model, tokenizer } = options;
     const config = withDefaults(kind.defaults, options.config ?? {}) as Settings;
     checkSettings<Config>(config, kind.rules);
@@ -290,7 +292,7 @@ export abstract class PairTrainer<
     await saveTarget(this.model, this.tokenizer, this.target, this.saveDirectory(directory), { saveMerged });
   }
 
-  dispose(): void {
+  protected override release(): void {
     this.part.optimizer.dispose();
   }
 }

@@ -8,7 +8,7 @@ import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { TrainedPart } from "./checkpoint.ts";
 import { itemsOf, type RowsOrTokenized, tokenizedData } from "./given-data.ts";
 import type { TrainerWorkload } from "./memory.ts";
-import { requireOptions } from "./required-options.ts";
+import { checkOptions, TRAINER_OPTIONS } from "./options.ts";
 import { hashOfExamples, RewardBatch, sequencesOf } from "./reward-batch.ts";
 import { checkMargins, judgeRewards, measureRewards, rewardMetrics } from "./reward-loss.ts";
 import { headOptions, REWARD_RULES, type RewardConfig } from "./reward-settings.ts";
@@ -52,7 +52,7 @@ export class RewardModelTrainer extends SupervisedTrainer<
   #measuredAt = -1;
 
   constructor(options: RewardModelTrainerOptions) {
-    requireOptions("RewardModelTrainer", options, ["model", "tokenizer", "trainData"]);
+    checkOptions("RewardModelTrainer", options, TRAINER_OPTIONS, REWARD_RULES);
     const { model: given, tokenizer } = options;
     const config = withDefaults(SUPERVISED_DEFAULTS, options.config ?? {});
     checkSettings(config, REWARD_RULES);
@@ -169,7 +169,7 @@ export class RewardModelTrainer extends SupervisedTrainer<
     await this.tokenizer.save(target);
   }
 
-  dispose(): void {
+  protected override release(): void {
     this.part.optimizer.dispose();
   }
 }

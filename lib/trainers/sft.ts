@@ -9,7 +9,7 @@ import type { Metrics } from "../monitor/metrics.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { TrainedPart } from "./checkpoint.ts";
 import type { TrainerWorkload } from "./memory.ts";
-import { requireOptions } from "./required-options.ts";
+import { checkOptions, TRAINER_OPTIONS } from "./options.ts";
 import { checkSettings, fittingMaxLength, flag, oneOf, type Rules, withDefaults } from "./settings.ts";
 import {
   SUPERVISED_DEFAULTS,
@@ -95,7 +95,7 @@ export class SFTTrainer extends SupervisedTrainer<TokenizedExample, SupervisedSe
   readonly #target: TrainingTarget;
 
   constructor(options: SFTTrainerOptions) {
-    requireOptions("SFTTrainer", options, ["model", "tokenizer", "trainData"]);
+    checkOptions("SFTTrainer", options, TRAINER_OPTIONS, RULES);
     const { model, tokenizer } = options;
     const config = withDefaults(SUPERVISED_DEFAULTS, options.config ?? {});
     checkSettings(config, RULES);
@@ -169,7 +169,7 @@ export class SFTTrainer extends SupervisedTrainer<TokenizedExample, SupervisedSe
     await saveTarget(this.model, this.tokenizer, this.#target, this.saveDirectory(directory), { saveMerged });
   }
 
-  dispose(): void {
+  protected override release(): void {
     this.part.optimizer.dispose();
   }
 }

@@ -87,6 +87,8 @@ export abstract class TrainingLoop<
   #savedStep = 0;
   #origin: RunOrigin | null = null;
   #best: BestModel | null = null;
+  #busy = false;
+  #disposed = false;
 
   protected constructor(config: Settings, outputDir: string | undefined) {
     this.config = config;
@@ -99,9 +101,8 @@ export abstract class TrainingLoop<
   abstract evaluate(signal?: AbortSignal): Promise<Metrics>;
   /** Writes what was trained, by default into `final` in `outputDir`. */
   abstract save(directory?: string): Promise<void>;
-  /** Frees what the trainer made; models that were given to it stay. */
-  abstract dispose(): void;
-
+  /** Frees what the trainer made beside JavaScript's own memory; called once. */
+  protected release(): void {}
   /** One step of the algorithm at this learning rate. */
   protected abstract runStep(learningRate: number): Promise<StepOutcome>;
   /** Weights and what optimizers keep of them. */
@@ -145,8 +146,39 @@ export abstract class TrainingLoop<
     return learningRateAt(this.#step, { ...this.config, totalSteps: this.totalSteps });
   }
 
-  /** Trains to the end of the run; see `steps`. Throws ERR_RLHF_ABORTED after a checkpoint when the signal is raised. */
-  async train(options: TrainOptions = {}): Promise<TrainResult> {
+  /** Throws ERR_RLHF_DISPOSED after `dispose`. */
+  protected requireAlive(): void {
+    if (!this.#disposed) return;
+    throw new RlhfError(
+      "ERR_RLHF_DISPOSED",
+      `this ${this.name} trainer was used after dispose(); make another one`,
+    );
+  }
+
+  /** Runs a part of training, refused while another one runs: both would count the same step, from the same gradients and files. */
+  async #alone<T>(run: () => Promise<T>): Promise<T> {
+    this.requireAlive();
+    if (this.#busy)
+      throw new RlhfError(
+        "ERR_RLHF_BUSY",
+        `this ${this.name} trainer is training already: await the train() or trainStep() that was called before`,
+      );
+    this.#busy = true;
+    try {
+      return await run();
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  /**
+   * Trains to the end of the run; see `steps`. Throws ERR_RLHF_ABORTED after a checkpoint when the signal is raised.
+   */
+  train(options: TrainOptions = {}): Promise<TrainResult> {
+    return this.#alone(() => this.#train(options));
+  }
+
+  async #train(options: TrainOptions): Promise<TrainResult> {
     using _lock = this.#lock();
     await this.#start({ ...options, progress: options.progress ?? consoleNotes });
     const progress =
@@ -158,16 +190,30 @@ export abstract class TrainingLoop<
         show: this.shownMetrics,
       });
     let metrics: Metrics = {};
-    for await (const step of this.steps({ ...options, progress })) metrics = { ...metrics, ...step.metrics };
+    for await (const step of this.#loop({ ...options, progress })) metrics = { ...metrics, ...step.metrics };
     return { steps: this.#step, metrics };
   }
 
   /**
    * Trains step by step: `for await (const { step, metrics } of trainer.steps())`. Leaving the loop ends training; calling
-   * `steps` or `train` again goes on. Throws ERR_RLHF_LOCKED while another process writes to `outputDir`, and ERR_RLHF_CHECKPOINT where
-   * the checkpoint there is of other settings, data or models.
+   * `steps` or `train` again goes on. Throws ERR_RLHF_LOCKED while another process writes to `outputDir`, ERR_RLHF_CHECKPOINT where
+   * the checkpoint there is of other settings, data or models, and ERR_RLHF_BUSY while the trainer is training.
    */
   async *steps(options: TrainOptions = {}): AsyncGenerator<TrainingStep, void, undefined> {
+    const loop = this.#loop(options);
+    try {
+      for (;;) {
+        // While the caller looks at a step, the trainer is free.
+        const next = await this.#alone(() => loop.next());
+        if (next.done) return;
+        yield next.value;
+      }
+    } finally {
+      await loop.return();
+    }
+  }
+
+  async *#loop(options: TrainOptions): AsyncGenerator<TrainingStep, void, undefined> {
     const { signal, progress = silentProgress } = options;
     throwIfAborted(signal, `${this.name} training`);
     using _lock = this.#lock();
@@ -198,7 +244,11 @@ export abstract class TrainingLoop<
    * Runs and counts one step of the algorithm. One that fails before it updates anything leaves the trainer as it was, so that it
    * can be tried again.
    */
-  protected async countedStep(run: (learningRate: number) => Promise<StepOutcome>): Promise<StepOutcome> {
+  protected countedStep(run: (learningRate: number) => Promise<StepOutcome>): Promise<StepOutcome> {
+    return this.#alone(() => this.#counted(run));
+  }
+
+  async #counted(run: (learningRate: number) => Promise<StepOutcome>): Promise<StepOutcome> {
     await this.begin();
     await this.#findOrigin();
     const learningRate = this.learningRate;
@@ -222,7 +272,7 @@ export abstract class TrainingLoop<
   }
 
   async #finishedStep(progress: ProgressReporter): Promise<Metrics> {
-    const outcome = await this.countedStep((learningRate) => this.runStep(learningRate));
+    const outcome = await this.#counted((learningRate) => this.runStep(learningRate));
     const metrics = this.#isEvaluated(this.#step)
       ? { ...outcome.metrics, ...(await this.evaluate()) }
       : outcome.metrics;
@@ -321,6 +371,13 @@ export abstract class TrainingLoop<
     const directory = await saveCheckpoint(this.outputDir, this.#state(), contents, saveTotalLimit);
     this.#savedStep = this.#step;
     progress.note(`${this.name}: checkpoint in ${directory}`);
+  }
+
+  /** Frees what the trainer made; models that were given to it stay. It trains no more: ERR_RLHF_DISPOSED. */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    this.release();
   }
 
   [Symbol.dispose](): void {

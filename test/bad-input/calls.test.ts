@@ -6,6 +6,7 @@ import {
   DPOTrainer,
   GRPOTrainer,
   KTOTrainer,
+  ORPOTrainer,
   PPOTrainer,
   packSequences,
   RLOOTrainer,
@@ -148,7 +149,7 @@ describe("bad input: calls", () => {
     ],
     [
       "weights that are not finite, when they are used",
-      "ERR_RLHF_ARGUMENT",
+      "ERR_RLHF_NON_FINITE",
       /logits\[0, 0\] is NaN or infinite: the model's weights are damaged or have diverged/,
       async () => {
         using own = await tinyModel(tokenizer);
@@ -262,6 +263,42 @@ describe("bad input: calls", () => {
       "ERR_RLHF_ARGUMENT",
       /the option model is undefined/,
       make(DPOTrainer, { model: undefined }),
+    ],
+    [
+      "a trainer's option in another spelling",
+      "ERR_RLHF_ARGUMENT",
+      /^SFTTrainer: unknown option "modle" \(did you mean "model"\?\)$/,
+      make(SFTTrainer, { modle: 1 }),
+    ],
+    [
+      "a PPO trainer's option in another spelling",
+      "ERR_RLHF_ARGUMENT",
+      /^PPOTrainer: unknown option "rewards" \(did you mean "reward"\?\)$/,
+      makePpo({ rewards: () => 1 }),
+    ],
+    [
+      "a reference where there is none",
+      "ERR_RLHF_ARGUMENT",
+      /^ORPOTrainer: unknown option "refModel"/,
+      () => make(ORPOTrainer as never, { refModel: model })(),
+    ],
+    [
+      "a setting among the options",
+      "ERR_RLHF_ARGUMENT",
+      /^DPOTrainer: unknown option "beta"; it is a setting: config: \{ beta: … \}$/,
+      make(DPOTrainer, { beta: 0.1 }),
+    ],
+    [
+      "settings that are no object",
+      "ERR_RLHF_ARGUMENT",
+      /^KTOTrainer: the option config must be an object of settings, got 3$/,
+      make(KTOTrainer, { config: 3 }),
+    ],
+    [
+      "an output directory that is no path",
+      "ERR_RLHF_ARGUMENT",
+      /^SFTTrainer: the option outputDir must be the path of a directory, got 7$/,
+      make(SFTTrainer, { outputDir: 7 }),
     ],
     [
       "a trainer without a tokenizer",

@@ -20,6 +20,16 @@ const SHAPE = "ERR_RLHF_SHAPE";
 const ARGUMENT = "ERR_RLHF_ARGUMENT";
 const TOKEN_RANGE = "ERR_RLHF_TOKEN_RANGE";
 
+const NON_FINITE = "ERR_RLHF_NON_FINITE";
+
+/** Logits for the first case of `sample`: zeros, but for one of the first row. */
+function sampleLogits(odd: number): Float32Array {
+  const { rows, vocab } = caseOf("sample") as { rows: number; vocab: number };
+  const logits = new Float32Array(rows * vocab);
+  logits[2] = odd;
+  return logits;
+}
+
 const badCalls: readonly BadCall[] = [
   ["rmsNormForward", { cols: 0 }, SHAPE, "rmsNormForward: cols is 0, expected ≥ 1"],
   ["layerNormBackward", { rows: -1 }, SHAPE, "rows is -1, expected ≥ 1"],
@@ -144,6 +154,9 @@ const badCalls: readonly BadCall[] = [
   ["adamW", { step: 0 }, SHAPE, "step is 0, expected ≥ 1"],
   ["adamW", { beta2: 1 }, ARGUMENT, "beta2 is 1, expected 0 to below 1"],
   ["sample", { topP: 0 }, ARGUMENT, "topP is 0, expected above 0 to 1"],
+  ["sample", { logits: sampleLogits(Number.NaN) }, NON_FINITE, "logits[0, 2] is NaN or infinite"],
+  ["sample", { logits: sampleLogits(Infinity) }, NON_FINITE, "logits[0, 2] is NaN or infinite"],
+  ["sample", { logits: sampleLogits(0).fill(-Infinity) }, ARGUMENT, "row 0 has no token left to draw"],
   ["sample", { type: "complex128" }, ARGUMENT, "type is complex128, expected a real floating-point type"],
   ["embeddingForward", { tokens: Int32Array.of(1) }, TOKEN_RANGE, "1"],
   ["embeddingForward", { tokens: Int32Array.of(-1) }, TOKEN_RANGE, "-1"],

@@ -102,7 +102,7 @@ double adjustedLogits(const Sample& a, int64_t row, double* adjusted) {
   if (!valid) {
     const int64_t v =
         std::find_if(logits, logits + a.vocab, [](float x) { return !(x < INFINITY); }) - logits;
-    throw Error(code::kArgument,
+    throw Error(code::kNonFinite,
                 format("sample: logits[%lld, %lld] is NaN or infinite: the model's weights are damaged or have diverged",
                        static_cast<long long>(row), static_cast<long long>(v)));
   }
