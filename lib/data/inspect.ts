@@ -2,7 +2,7 @@ import { epochBatches, planMicroBatches } from "./batching.ts";
 import { breather } from "./breathe.ts";
 import { Random } from "./random.ts";
 import { placeOf } from "./readers.ts";
-import { type RowTokenizer, type TokenizeReport, TokenizeTally } from "./tokenize.ts";
+import { type RowTokenizer, type TokenizeReport, TokenizeTally } from "./tokenize-rows.ts";
 import type { RowPlace, TokenizedExample, TokenizedPreference, TokenizedPrompt } from "./types.ts";
 
 /** A run of tokens that are all learnt, or none of them. */

@@ -1,6 +1,6 @@
 import { throwIfAborted } from "../errors.ts";
 import { breather } from "./breathe.ts";
-import { type RowTokenizer, type Tokenized, type TokenizeReport, TokenizeTally } from "./tokenize.ts";
+import { type RowTokenizer, type Tokenized, type TokenizeReport, TokenizeTally } from "./tokenize-rows.ts";
 
 export interface TokenizeSlicesOptions {
   /** Raised: ERR_RLHF_ABORTED. */
