@@ -216,7 +216,7 @@ export abstract class TrainingLoop<
   async *#loop(options: TrainOptions): AsyncGenerator<TrainingStep, void, undefined> {
     const { signal, progress = silentProgress } = options;
     throwIfAborted(signal, `${this.name} training`);
-    using _lock = this.#lock();
+    using lock = this.#lock();
     await this.#start(options);
     using metricsFile = this.#openMetrics();
     try {
@@ -230,6 +230,7 @@ export abstract class TrainingLoop<
         const step = this.#step;
         if (step % this.config.loggingSteps === 0 || this.#isEvaluated(step))
           metricsFile?.write(step, metrics);
+        lock?.requireHeld();
         if (this.#isEvaluated(step)) await this.#keepBest(metrics, progress);
         if (signal?.aborted || this.#isSaved(step)) await this.#checkpoint(metricsFile, progress);
         throwIfAborted(signal, `${this.name} training after step ${step} of ${this.totalSteps}`);
