@@ -46,6 +46,8 @@ export interface ModelWorkload extends Pick<LoadOptions, "dtype" | "trainable" |
   readonly backward?: boolean;
   /** Whether there are passes without backward as well, as in evaluation. Default false. */
   readonly evaluates?: boolean;
+  /** Whether passes are compared with a reference of the model's own width. Default false. */
+  readonly divergence?: boolean;
   /** Whether passes with backward are given a dropoutSeed. Default false. */
   readonly dropout?: boolean;
   /** Passes that wait for backward at a time. Default 1. */
@@ -121,12 +123,16 @@ async function planPasses(
 ): Promise<void> {
   const { adapter, head, statistics = true, evaluates = false, livePasses = 1 } = workload;
   const dropoutSeed = backward && workload.dropout ? 0 : undefined;
-  const settings = { adapter, head, statistics, grad: backward, dropoutSeed, predict: "masked" as const };
+  const predict = "masked" as const;
+  using reference = workload.divergence
+    ? await model.forward(batch, { predict, keepDistribution: true })
+    : undefined;
+  const settings = { adapter, head, statistics, grad: backward, dropoutSeed, predict, reference };
   // The logits of a pass with more predictions than this are not kept, so a smaller one can need more memory for them.
   const mostKept = model.native.mostKeptPredictions();
   const tokens = batch.tokens.length;
   if (statistics && backward && tokens - batch.sequences > mostKept && mostKept > 0)
-    (await model.forward(withPredictions(batch, mostKept), settings)).dispose();
+    (await model.forward(withPredictions(batch, mostKept), { ...settings, reference: undefined })).dispose();
   if (evaluates) (await model.forward(batch, { ...settings, grad: false, dropoutSeed: undefined })).dispose();
   model.native.setMaxLivePasses(livePasses);
   const passes: Pass[] = [];
@@ -136,6 +142,7 @@ async function planPasses(
     if (backward)
       await pass.backward({
         ...(statistics ? { dLogProb: upstream } : {}),
+        ...(reference ? { dKl: upstream } : {}),
         ...(head === undefined ? {} : { dValue: upstream }),
       });
     pass.dispose();

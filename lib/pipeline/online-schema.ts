@@ -9,7 +9,10 @@ export const ppo = z
     ...rolloutKeys,
     num_ppo_epochs: positiveInteger.optional().describe("passes over each batch of rollouts"),
     kl_coefficient: nonNegative.optional().describe("weight of the per-token KL in the reward"),
-    kl_estimator: z.enum(["k1", "k2", "k3"]).optional(),
+    kl_estimator: z
+      .enum(["k1", "k2", "k3", "full"])
+      .optional()
+      .describe("of the sampled token, or over the whole vocabulary"),
     kl_target: positive.nullable().optional().describe("adapts kl_coefficient towards this KL per answer"),
     kl_horizon: positive.optional(),
     target_kl: positive

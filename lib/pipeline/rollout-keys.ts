@@ -33,6 +33,13 @@ export const rolloutKeys = {
   max_new_tokens: positiveInteger.optional(),
   min_new_tokens: nonNegativeInteger.optional(),
   num_minibatches: positiveInteger.optional().describe("optimizer steps per pass over a batch of rollouts"),
+  kl_loss_coefficient: nonNegative
+    .optional()
+    .describe("weight in the loss of the KL to the starting point over the whole vocabulary"),
+  kl_loss_direction: z
+    .enum(["reverse", "forward"])
+    .optional()
+    .describe("reverse: KL(policy, reference); forward: KL(reference, policy)"),
   temperature: positive.optional().describe("of sampling and of every log-prob"),
   top_p: z.number().gt(0).max(1).optional(),
   stop: z

@@ -14,6 +14,8 @@ export interface Experience {
   readonly scores: Float32Array;
   readonly logProb: Float32Array;
   readonly refLogProb: Float32Array;
+  /** With klEstimator "full", KL(policy‖reference) over the whole vocabulary; else null. */
+  readonly divergence: Float32Array | null;
   readonly value: Float32Array;
   readonly reward: Float32Array;
   readonly advantage: Float32Array;
@@ -25,25 +27,29 @@ export interface Experience {
 }
 
 /** What was measured of rollouts, before it is turned into advantages. */
-export type Measured = Pick<Experience, "batch" | "scores" | "logProb" | "refLogProb" | "value">;
+export type Measured = Pick<
+  Experience,
+  "batch" | "scores" | "logProb" | "refLogProb" | "divergence" | "value"
+>;
 
 /** Rewards with the KL penalty, advantages (whitened over the whole batch where the settings say so), returns, and the KL. */
 export async function estimateAdvantages(
   engine: Engine,
-  { batch, scores, logProb, refLogProb, value }: Measured,
+  { batch, scores, logProb, refLogProb, divergence, value }: Measured,
   klCoefficient: number,
   settings: PPOSettings,
 ): Promise<Pick<Experience, "reward" | "advantage" | "returns" | "kl">> {
-  const { klEstimator: estimator, gamma, lambda, whitenRewards, whitenAdvantages } = settings;
+  const { klEstimator, gamma, lambda, whitenRewards, whitenAdvantages } = settings;
   const { mask, offsets } = batch.packed;
   const penalized = await klReward(engine, {
-    logProb,
-    refLogProb,
+    // k1 is the log-ratio itself: a divergence that is known stands in its place.
+    logProb: divergence ?? logProb,
+    refLogProb: divergence ? new Float32Array(divergence.length) : refLogProb,
     mask,
     offsets,
     score: scores,
     klCoefficient,
-    estimator,
+    estimator: klEstimator === "full" ? "k1" : klEstimator,
   });
   using kl = penalized.kl;
   using raw = penalized.reward;

@@ -1,6 +1,7 @@
 import type { TokenizedPrompt } from "../data/types.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
 import type { RewardSource } from "../rewards/reward.ts";
+import { needsReference } from "./group-networks.ts";
 import type { GroupSettings } from "./group-settings.ts";
 import { rolloutWorkloads, type TrainerWorkload } from "./memory.ts";
 import type { TrainingTarget } from "./target.ts";
@@ -13,8 +14,9 @@ export function groupWorkloads(
   settings: GroupSettings,
   prompts: readonly TokenizedPrompt[],
 ): TrainerWorkload[] {
-  const reference = settings.klCoefficient !== 0;
+  const reference = needsReference(settings);
   const { policy, frozen } = rolloutWorkloads(model, target, reward, settings, prompts, { reference });
   const { adapter } = target;
-  return [{ ...policy, networks: [{ adapter }] }, ...frozen];
+  const divergence = settings.klLossCoefficient !== 0;
+  return [{ ...policy, networks: [{ adapter }], divergence }, ...frozen];
 }

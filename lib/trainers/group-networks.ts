@@ -4,6 +4,14 @@ import type { GroupSettings } from "./group-settings.ts";
 import { type Network, policyOf, ReferencePolicy } from "./reference.ts";
 import type { TrainingTarget } from "./target.ts";
 
+/** Whether the KL to the starting point counts anywhere. */
+export function needsReference({
+  klCoefficient,
+  klLossCoefficient,
+}: Pick<GroupSettings, "klCoefficient" | "klLossCoefficient">): boolean {
+  return klCoefficient !== 0 || klLossCoefficient !== 0;
+}
+
 /** A policy, and its starting point where the KL to it counts. */
 export class GroupNetworks implements Disposable {
   readonly policy: Network;
@@ -21,8 +29,7 @@ export class GroupNetworks implements Disposable {
     target: TrainingTarget,
     settings: GroupSettings,
   ): Promise<GroupNetworks> {
-    const reference =
-      settings.klCoefficient === 0 ? null : await ReferencePolicy.startingPoint(model, target);
+    const reference = needsReference(settings) ? await ReferencePolicy.startingPoint(model, target) : null;
     const optimizer = model.createOptimizer({
       ...settings,
       base: target.kind === "full",

@@ -10,6 +10,7 @@ import {
 } from "./group-metrics.ts";
 import { GroupNetworks } from "./group-networks.ts";
 import { checkGroupCombination, type GroupConfig, type GroupSettings } from "./group-settings.ts";
+import { klLoss, trainingPass } from "./kl-loss.ts";
 import type { TrainerWorkload } from "./memory.ts";
 import { type Algorithm, type Learned, OnlineTrainer, type OnlineTrainerOptions } from "./online.ts";
 import { addSums, answerMetrics, meanOf } from "./rollout-metrics.ts";
@@ -140,7 +141,8 @@ export abstract class GroupTrainer<
         minibatches.push(summarizeGroupMinibatch(indices, sums, gradNorm));
       }
     }
-    return { minibatches, metrics: groupUpdateMetrics(minibatches) };
+    const measured = this.config.klLossCoefficient !== 0;
+    return { minibatches, metrics: groupUpdateMetrics(minibatches, { divergence: measured }) };
   }
 
   /** Adds up the gradients of one minibatch, however it is cut. */
@@ -162,15 +164,9 @@ export abstract class GroupTrainer<
     indices: readonly number[],
     weight: Float32Array,
   ): Promise<GroupSums> {
-    const { policy } = await this.ready();
-    const { adapter } = policy;
+    const { policy, reference } = await this.ready();
     const selected = batch.select(indices);
-    using pass = await policy.model.forward(selected, {
-      adapter,
-      temperature: this.config.temperature,
-      grad: true,
-      predict: "masked",
-    });
+    using pass = await trainingPass(policy, reference, selected, this.config);
     const { stats, dLogProb: gradient } = await groupPolicyLoss(this.model.engine, {
       ...this.loss,
       logProb: pass.device.logProb,
@@ -182,7 +178,8 @@ export abstract class GroupTrainer<
       weight,
     });
     using dLogProb = gradient;
-    await pass.backward({ dLogProb });
-    return stats;
+    const { gradient: more, divergence, loss } = await klLoss(pass, selected, weight, this.config);
+    await pass.backward({ dLogProb, ...more });
+    return { ...stats, loss: stats.loss + loss, divergence };
   }
 }

@@ -19,7 +19,11 @@ export function ppoWorkloads(
   const { pass, frozen, ...shared } = rolloutWorkloads(model, target, reward, settings, prompts, {
     reference: true,
   });
-  const policy = { ...shared.policy, adapters: adaptersToAdd(model, target, settings) };
+  const policy = {
+    ...shared.policy,
+    adapters: adaptersToAdd(model, target, settings),
+    divergence: settings.klLossCoefficient !== 0 || settings.klEstimator === "full",
+  };
   const { adapter } = target;
   const head = valueHeadOptions(settings);
   if (settings.valueModel === "separate") {

@@ -15,11 +15,17 @@ import type { ScoredRollouts } from "./score-shaping.ts";
 export interface MinibatchSums {
   readonly policy: Readonly<Record<PpoPolicyStat, number>>;
   readonly value: Readonly<Record<PpoValueStat, number>>;
+  /** Of the divergence from the reference, and of its part in the loss; 0 where it has none. */
+  readonly kl: Readonly<Record<"loss" | "divergence", number>>;
 }
 
 /** The sums of two micro-batches together. */
 export function addMinibatchSums(a: MinibatchSums, b: MinibatchSums): MinibatchSums {
-  return { policy: addSums(a.policy, b.policy), value: addSums(a.value, b.value) };
+  return {
+    policy: addSums(a.policy, b.policy),
+    value: addSums(a.value, b.value),
+    kl: addSums(a.kl, b.kl),
+  };
 }
 
 /** One minibatch of an update, in means over its response tokens before its optimizer step. */
@@ -34,6 +40,8 @@ export interface PpoMinibatch extends RatioMeans {
   /** Share of tokens whose loss `dualClip` bounds. */
   readonly dualClipFraction: number;
   readonly valueClipFraction: number;
+  /** Of the policy from the reference, over the whole vocabulary; 0 where it is no part of the loss. */
+  readonly divergence: number;
   /** Norm before clipping; null when the minibatch was not applied because of targetKl. */
   readonly gradNorm: number | null;
   /** Of a value function with an optimizer of its own. */
@@ -43,7 +51,7 @@ export interface PpoMinibatch extends RatioMeans {
 /** Means from a minibatch's sums. */
 export function summarizeMinibatch(
   rollouts: Int32Array,
-  { policy, value }: MinibatchSums,
+  { policy, value, kl }: MinibatchSums,
   norms: Pick<PpoMinibatch, "gradNorm" | "valueGradNorm">,
 ): PpoMinibatch {
   const { tokens } = policy;
@@ -57,6 +65,7 @@ export function summarizeMinibatch(
     clipFraction: policy.clipped / tokens,
     dualClipFraction: policy.dualClipped / tokens,
     valueClipFraction: value.clipped / tokens,
+    divergence: kl.divergence / tokens,
     ...norms,
   };
 }
@@ -76,8 +85,15 @@ export function objectiveMetrics(
   };
 }
 
-/** The metrics of an iteration's updates under TRL's names: means over its minibatches. */
-export function updateMetrics(minibatches: readonly PpoMinibatch[]): Metrics {
+/**
+ * The metrics of an iteration's updates under TRL's names: means over its minibatches.
+ *
+ * @param measured whether the divergence from the reference is part of the loss
+ */
+export function updateMetrics(
+  minibatches: readonly PpoMinibatch[],
+  measured: { readonly divergence: boolean },
+): Metrics {
   const over = (read: (minibatch: PpoMinibatch) => number): number => meanOf(minibatches.map(read));
   const applied = minibatches.filter((minibatch) => minibatch.gradNorm !== null);
   const ownNorms = applied.filter((minibatch) => minibatch.valueGradNorm !== undefined);
@@ -86,6 +102,7 @@ export function updateMetrics(minibatches: readonly PpoMinibatch[]): Metrics {
     "policy/clipfrac_avg": over((minibatch) => minibatch.clipFraction),
     "policy/dual_clipfrac_avg": over((minibatch) => minibatch.dualClipFraction),
     "policy/entropy_avg": over((minibatch) => minibatch.entropy),
+    ...(measured.divergence ? { "policy/kl_avg": over((minibatch) => minibatch.divergence) } : {}),
     "loss/policy_avg": over((minibatch) => minibatch.policyLoss),
     "loss/value_avg": over((minibatch) => minibatch.valueLoss),
     "val/clipfrac_avg": over((minibatch) => minibatch.valueClipFraction),

@@ -27,8 +27,11 @@ export interface PPOConfig extends RolloutConfig {
   readonly numPpoEpochs?: number;
   /** Weight β of the KL penalty in the reward. Default 0.05. */
   readonly klCoefficient?: number;
-  /** Default "k1". */
-  readonly klEstimator?: KlEstimator;
+  /**
+   * "k1" (default), "k2" and "k3" estimate the KL of a token from the one that was sampled. "full" is the KL itself, over the whole
+   * vocabulary: no noise, for two more products with the head.
+   */
+  readonly klEstimator?: KlEstimator | "full";
   /** Adapts β so that the KL per answer nears this; null (default): β stays. */
   readonly klTarget?: number | null;
   /** Rollouts over which β adapts. Default 10,000. */
@@ -74,7 +77,7 @@ export const PPO_DEFAULTS = {
   ...ROLLOUT_DEFAULTS,
   numPpoEpochs: 4,
   klCoefficient: 0.05,
-  klEstimator: "k1" as KlEstimator,
+  klEstimator: "k1" as NonNullable<PPOConfig["klEstimator"]>,
   klTarget: null as number | null,
   klHorizon: 10_000,
   targetKl: 0.02 as number | null,
@@ -94,7 +97,7 @@ export const PPO_DEFAULTS = {
 export const PPO_RULES: Rules<PPOConfig> = {
   ...ROLLOUT_RULES,
   numPpoEpochs: positiveInteger,
-  klEstimator: oneOf("k1", "k2", "k3"),
+  klEstimator: oneOf("k1", "k2", "k3", "full"),
   klTarget: nullable(positive),
   klHorizon: positive,
   targetKl: nullable(positive),

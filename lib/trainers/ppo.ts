@@ -1,6 +1,7 @@
 import { ppoPolicyLoss, ppoValueLoss } from "../engine/losses.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import { type Experience, estimateAdvantages } from "./experience.ts";
+import { klLoss, trainingPass } from "./kl-loss.ts";
 import type { TrainerWorkload } from "./memory.ts";
 import { type Learned, OnlineTrainer, type OnlineTrainerOptions } from "./online.ts";
 import { ppoWorkloads } from "./ppo-memory.ts";
@@ -20,7 +21,8 @@ import {
   type PPOConfig,
   type PPOSettings,
 } from "./ppo-settings.ts";
-import { measureRollouts } from "./rollout-steps.ts";
+import type { Network } from "./reference.ts";
+import { compareRollouts, measureRollouts } from "./rollout-steps.ts";
 import { type Rollout, RolloutBatch } from "./rollouts.ts";
 import type { ScoredRollouts } from "./score-shaping.ts";
 
@@ -119,18 +121,24 @@ export class PPOTrainer extends OnlineTrainer<PPOConfig, PPOSettings, PpoNetwork
     const { config } = this;
     const batch = new RolloutBatch(rollouts);
     // Old log-probs come from the training forward, never from decoding, so that the first ratio is exactly 1.
-    const sampled = await measureRollouts(
-      batch,
-      sharesTrunk ? { ...policy, head: value.head } : policy,
-      config,
-    );
+    const trunk = sharesTrunk ? { ...policy, head: value.head } : policy;
+    const sampled = await this.#compareWithReference(batch, trunk, reference);
     const valued = sharesTrunk ? sampled : await measureRollouts(batch, value, config, { logProbs: false });
-    const { logProb: refLogProb } = await measureRollouts(batch, reference, config);
-    const { logProb } = sampled;
-    const measured = { batch, scores: scored.scores, logProb, refLogProb, value: valued.value };
+    const measured = { ...sampled, batch, scores: scored.scores, value: valued.value };
     const estimated = await estimateAdvantages(this.model.engine, measured, this.#klCoefficient, config);
     const experience = { ...measured, ...estimated };
     return { ...experience, metrics: objectiveMetrics(experience, scored, this.#klCoefficient) };
+  }
+
+  async #compareWithReference(
+    batch: RolloutBatch,
+    policy: Network,
+    reference: Network,
+  ): Promise<Pick<Experience, "logProb" | "value" | "refLogProb" | "divergence">> {
+    if (this.config.klEstimator === "full") return compareRollouts(batch, policy, reference, this.config);
+    const sampled = await measureRollouts(batch, policy, this.config);
+    const { logProb: refLogProb } = await measureRollouts(batch, reference, this.config);
+    return { ...sampled, refLogProb, divergence: null };
   }
 
   /**
@@ -152,7 +160,8 @@ export class PPOTrainer extends OnlineTrainer<PPOConfig, PPOSettings, PpoNetwork
         if (stoppedEarly) break;
       }
     }
-    return { minibatches, stoppedEarly, metrics: updateMetrics(minibatches) };
+    const measured = this.config.klLossCoefficient !== 0;
+    return { minibatches, stoppedEarly, metrics: updateMetrics(minibatches, { divergence: measured }) };
   }
 
   /** Adds up the gradients of one minibatch; losses are averaged over all its response tokens, however it is cut. */
@@ -167,22 +176,14 @@ export class PPOTrainer extends OnlineTrainer<PPOConfig, PPOSettings, PpoNetwork
 
   /** Forward, losses and backward of one micro-batch. */
   async #backward(experience: Experience, indices: readonly number[], scale: number): Promise<MinibatchSums> {
-    const { policy, value, sharesTrunk } = await this.ready();
-    const { clipRange, dualClip, valueClipRange, valueLossCoefficient, entropyCoefficient, temperature } =
-      this.config;
+    const { policy, reference, value, sharesTrunk } = await this.ready();
+    const { clipRange, dualClip, valueClipRange, valueLossCoefficient, entropyCoefficient } = this.config;
     const { engine } = this.model;
     const batch = experience.batch.select(indices);
     const rows = (values: Float32Array): Float32Array => experience.batch.gather(values, indices);
     const { mask } = batch;
-    const { adapter } = policy;
-    const head = sharesTrunk ? value.head : undefined;
-    using pass = await policy.model.forward(batch, {
-      adapter,
-      head,
-      temperature,
-      grad: true,
-      predict: "masked",
-    });
+    const trunk = sharesTrunk ? { ...policy, head: value.head } : policy;
+    using pass = await trainingPass(trunk, reference, batch, this.config);
     using ownPass = sharesTrunk
       ? null
       : await value.model.forward(batch, {
@@ -213,10 +214,15 @@ export class PPOTrainer extends OnlineTrainer<PPOConfig, PPOSettings, PpoNetwork
       scale: scale * valueLossCoefficient,
     });
     using dValue = valueLoss.dValue;
-    const policyGradients = { dLogProb, ...(dEntropy ? { dEntropy } : {}) };
+    const penalty = await klLoss(pass, batch, scale, this.config);
+    const policyGradients = { dLogProb, ...(dEntropy ? { dEntropy } : {}), ...penalty.gradient };
     await pass.backward(ownPass ? policyGradients : { ...policyGradients, dValue });
     await ownPass?.backward({ dValue });
-    return { policy: policyLoss.stats, value: valueLoss.stats };
+    return {
+      policy: policyLoss.stats,
+      value: valueLoss.stats,
+      kl: { loss: penalty.loss, divergence: penalty.divergence },
+    };
   }
 
   async #applyGradients(
@@ -224,8 +230,9 @@ export class PPOTrainer extends OnlineTrainer<PPOConfig, PPOSettings, PpoNetwork
     learningRate: number,
   ): Promise<Pick<PpoMinibatch, "gradNorm" | "valueGradNorm">> {
     const { policyPart, valuePart } = await this.ready();
-    if (!valuePart) return this.update(policyPart, sums.policy.loss + sums.value.loss, learningRate);
-    const { gradNorm } = await this.update(policyPart, sums.policy.loss, learningRate);
+    const policyLoss = sums.policy.loss + sums.kl.loss;
+    if (!valuePart) return this.update(policyPart, policyLoss + sums.value.loss, learningRate);
+    const { gradNorm } = await this.update(policyPart, policyLoss, learningRate);
     const { gradNorm: valueGradNorm } = await this.update(valuePart, sums.value.loss, learningRate);
     return { gradNorm, valueGradNorm };
   }

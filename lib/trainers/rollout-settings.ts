@@ -1,4 +1,5 @@
 import { RlhfError } from "../errors.ts";
+import type { KlDirection } from "../model/model-options.ts";
 import {
   COMMON_DEFAULTS,
   COMMON_RULES,
@@ -49,6 +50,13 @@ export interface RolloutConfig extends TrainerConfig {
   /** Weight β of the KL to the starting point. */
   readonly klCoefficient?: number;
   /**
+   * Weight in the loss of the KL to the starting point over the whole vocabulary, which has a gradient of its own; every update measures
+   * the reference on its tokens again. Default 0: there is none.
+   */
+  readonly klLossCoefficient?: number;
+  /** "reverse" (default): KL(π‖π_ref). "forward": KL(π_ref‖π), which keeps what the starting point would say. */
+  readonly klLossDirection?: KlDirection;
+  /**
    * Whether a reward model's scores are brought to mean 0 and deviation 1 by the statistics saved with it, where there are such.
    * Default true.
    */
@@ -90,6 +98,8 @@ export const ROLLOUT_DEFAULTS = {
   temperature: 1,
   topP: 1,
   numMinibatches: 1,
+  klLossCoefficient: 0,
+  klLossDirection: "reverse" as KlDirection,
   normalizeReward: true,
   shapeRewards: false,
   rewardClip: null as number | null,
@@ -113,6 +123,8 @@ export const ROLLOUT_RULES: Rules<RolloutConfig> = {
   stopStrings: listOf(name),
   numMinibatches: positiveInteger,
   klCoefficient: nonNegative,
+  klLossCoefficient: nonNegative,
+  klLossDirection: oneOf("reverse", "forward"),
   normalizeReward: flag,
   shapeRewards: flag,
   rewardClip: nullable(positive),

@@ -1,6 +1,7 @@
 import { epochBatches } from "../data/batching.ts";
 import type { TokenizedPrompt } from "../data/types.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { referencePass } from "./kl-loss.ts";
 import type { Network } from "./reference.ts";
 import type { RolloutSettings } from "./rollout-settings.ts";
 import type { Rollout, RolloutBatch } from "./rollouts.ts";
@@ -71,6 +72,41 @@ export async function sampleRollouts(
 export interface NetworkOutputs {
   readonly logProb: Float32Array;
   readonly value: Float32Array;
+}
+
+/** What the policy gives of all rollouts, and how far it is from a reference. */
+export interface ComparedOutputs extends NetworkOutputs {
+  /** Float32Array[N]: log-probs of the reference. */
+  readonly refLogProb: Float32Array;
+  /** Float32Array[N]: KL(policy‖reference) over the whole vocabulary where each response token was predicted, in nats. */
+  readonly divergence: Float32Array;
+}
+
+/** Log-probs and values of the policy, and its divergence from the reference. */
+export async function compareRollouts(
+  batch: RolloutBatch,
+  { model, adapter, head }: Network,
+  reference: Network,
+  { microBatchTokens, temperature }: Pick<RolloutSettings, "microBatchTokens" | "temperature">,
+): Promise<ComparedOutputs> {
+  const array = (): Float32Array => new Float32Array(batch.packed.tokens.length);
+  const outputs = { logProb: array(), value: array(), refLogProb: array(), divergence: array() };
+  for (const indices of batch.microBatches(microBatchTokens, batch.rollouts.keys())) {
+    const packed = batch.select(indices);
+    using refPass = await referencePass(reference, packed, temperature);
+    using pass = await model.forward(packed, {
+      adapter,
+      head,
+      temperature,
+      predict: "masked",
+      reference: refPass,
+    });
+    batch.scatter(outputs.logProb, indices, await pass.logProb());
+    batch.scatter(outputs.refLogProb, indices, await refPass.logProb());
+    batch.scatter(outputs.divergence, indices, await pass.kl());
+    if (head !== undefined) batch.scatter(outputs.value, indices, await pass.value());
+  }
+  return outputs;
 }
 
 /** Log-probs of the responses, unless they are left out, and the values of the network's head, where it has one. */

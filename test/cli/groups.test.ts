@@ -30,7 +30,20 @@ describe("command line: grpo and rloo", () => {
   it("a stage from YAML and flags trains, saves a model, and is not run again", async () => {
     const runs: [string, string, string[]][] = [
       ["grpo", "batch_size: 8\ngroup_size: 4\nratio_level: sequence\nloss_aggregation: dr_grpo\n", []],
-      ["rloo", "batch_size: 6\n", ["--num-generations", "3", "--kl-coefficient", "0.1", "--lora-r", "4"]],
+      [
+        "rloo",
+        "batch_size: 6\n",
+        [
+          "--num-generations",
+          "3",
+          "--kl-coefficient",
+          "0.1",
+          "--kl-loss-coefficient",
+          "0.2",
+          "--lora-r",
+          "4",
+        ],
+      ],
     ];
     for (const [kind, keys, flags] of runs) {
       const words = [kind, "--config", stage(kind, keys), ...flags];
@@ -45,6 +58,7 @@ describe("command line: grpo and rloo", () => {
         kind === "grpo",
         "GRPO keeps no reference by default",
       );
+      assert.equal(Number.isFinite(metrics["policy/kl_avg"]), kind === "rloo");
       assert.ok(Number.isFinite(metrics["eval/objective/scores"]));
       using model = await CausalLM.load(path(kind), { device: "cpu" });
       assert.ok(model.vocabSize > 0);
@@ -61,6 +75,7 @@ describe("command line: grpo and rloo", () => {
       ["rloo", "scale_rewards: none\n", /scale_rewards/],
       ["grpo", "min_new_tokens: 6\n", /min_new_tokens.*must not be over max_new_tokens \(5\)/s],
       ["grpo", "group_size: 1\n", /group_size/],
+      ["rloo", "kl_loss_direction: both\n", /kl_loss_direction.*"reverse".*"forward"/s],
     ];
     for (const [kind, keys, message] of cases) {
       const { code, stderr } = await runHere(kind, "--config", stage("wrong", keys));

@@ -37,6 +37,9 @@ stages:
       max_new_tokens: 6
       num_minibatches: 2
       dual_clip: 3
+      kl_estimator: full
+      kl_loss_coefficient: 0.1
+      kl_loss_direction: forward
       shape_rewards: true
       reward_clip: 5
       length_penalty: 0.01
@@ -80,7 +83,12 @@ describe("command line: run", function () {
     const policy = readFileSync(join(directory, "whole/ppo/model.safetensors"));
     const records = readMetrics(join(directory, "whole/ppo/metrics.jsonl"));
     assert.ok(records.length >= 2);
-    for (const name of ["objective/diversity", "objective/raw_scores", "policy/dual_clipfrac_avg"])
+    for (const name of [
+      "objective/diversity",
+      "objective/raw_scores",
+      "policy/dual_clipfrac_avg",
+      "policy/kl_avg",
+    ])
       assert.ok(Number.isFinite(records.at(-1)?.metrics[name]), name);
 
     const second = ok(await runCommand("run", file));

@@ -76,6 +76,11 @@ const TRAININGS: Training[] = [
       ...PASS,
     },
   },
+  {
+    name: "an adapter that is compared with its base over the vocabulary",
+    config: TINY_LLAMA,
+    workload: { adapters: { policy: LORA }, adapter: "policy", divergence: true, ...PASS },
+  },
   { name: "nothing: log-probs alone", config: TINY_GPT2, workload: { ...PASS } },
 ];
 
@@ -91,6 +96,7 @@ async function run({ config, workload }: Training, engine: { threads: number }):
     generation,
     livePasses = 1,
     dropout,
+    divergence,
   } = workload;
   using model = await CausalLM.create(config, { ...engine, trainable, recomputeLayers });
   for (const [name, options] of Object.entries(adapters ?? {})) model.addAdapter(name, options);
@@ -105,13 +111,15 @@ async function run({ config, workload }: Training, engine: { threads: number }):
       const drawn = randomSequences(lengths, model.vocabSize, round);
       await model.generate(drawn, { maxNewTokens, maxBatch, adapter, seed: round, stop: [0] });
     }
-    const settings = { adapter, head, grad: trains, dropoutSeed: dropout ? round : undefined };
+    using reference = divergence ? await model.forward(batch, { keepDistribution: true }) : undefined;
+    const settings = { adapter, head, grad: trains, dropoutSeed: dropout ? round : undefined, reference };
     const passes = await Promise.all(
       Array.from({ length: livePasses }, () => model.forward(batch, settings)),
     );
     for (const pass of passes) {
       const upstream = new Float32Array(TOKENS).fill(1);
-      if (trains) await pass.backward({ dLogProb: upstream, ...(head ? { dValue: upstream } : {}) });
+      const more = { ...(head ? { dValue: upstream } : {}), ...(divergence ? { dKl: upstream } : {}) };
+      if (trains) await pass.backward({ dLogProb: upstream, ...more });
       pass.dispose();
     }
     await optimizer?.step({ learningRate: 1e-3, maxGradNorm: 1 });

@@ -12,7 +12,7 @@ import { tinyTokenizer } from "../trainers/support.ts";
 import { assertAllClose, assertClose, relativeDistance } from "./compare.ts";
 import { modelDirectory, ReferenceTensors, readJson } from "./reference.ts";
 
-type HeadKind = "linear" | "mlp";
+type Case = "linear" | "mlp" | "kl";
 type Options = Required<
   Pick<
     PPOConfig,
@@ -29,8 +29,9 @@ type Options = Required<
     | "temperature"
     | "gamma"
   >
-> & { lambda_: number };
-type Minibatch = Record<(typeof COMPARED)[number], number> & { rollouts: number[] };
+> &
+  Pick<PPOConfig, "klEstimator" | "klLossCoefficient" | "klLossDirection"> & { lambda_: number };
+type Minibatch = Record<(typeof COMPARED)[number], number> & { rollouts: number[]; divergence?: number };
 
 const COMPARED = [
   "policyLoss",
@@ -43,17 +44,25 @@ const COMPARED = [
 ] as const satisfies readonly (keyof PpoMinibatch)[];
 
 /** The names of the reference's head tensors (torch.nn.Sequential) and of ours. */
-const HEAD_NAMES: Record<HeadKind, Record<string, string>> = {
-  linear: { "0.weight": "weight", "0.bias": "bias" },
+const LINEAR = { "0.weight": "weight", "0.bias": "bias" };
+const HEAD_NAMES: Record<Case, Record<string, string>> = {
+  linear: LINEAR,
+  kl: LINEAR,
   mlp: { "0.weight": "inner.weight", "0.bias": "inner.bias", "2.weight": "weight", "2.bias": "bias" },
 };
 const TOLERANCE = 1e-4;
 
+const TITLES: Record<Case, string> = {
+  linear: "shared linear value head",
+  mlp: "shared mlp value head",
+  kl: "the KL over the whole vocabulary in reward and loss",
+};
+
 /** The policy with the reference's value head on it. */
-async function loadPolicy(kind: HeadKind, expected: ReferenceTensors): Promise<CausalLM> {
+async function loadPolicy(name: Case, expected: ReferenceTensors): Promise<CausalLM> {
   const model = await CausalLM.load(modelDirectory("micro-llama"), { device: "cpu", trainable: "all" });
-  model.addHead("value", { kind });
-  for (const [theirs, ours] of Object.entries(HEAD_NAMES[kind])) {
+  model.addHead("value", { kind: name === "mlp" ? "mlp" : "linear" });
+  for (const [theirs, ours] of Object.entries(HEAD_NAMES[name])) {
     await model.writeParameter(`value:${ours}`, expected.floats(`head.${theirs}`));
   }
   return model;
@@ -90,7 +99,7 @@ function rolloutsOf(expected: ReferenceTensors): Rollout[] {
   }));
 }
 
-/** What the trainer measures of the rollouts, with the reference's (other) reference log-probs in the reward. */
+/** What the trainer measures of the rollouts, with the reference's (other) reference log-probs or divergence in the reward. */
 async function measure(
   trainer: PPOTrainer,
   expected: ReferenceTensors,
@@ -98,7 +107,10 @@ async function measure(
 ): Promise<Experience> {
   const measured = await trainer.computeRewardsAndValues(rolloutsOf(expected));
   assert.deepEqual(measured.refLogProb, measured.logProb, "the reference is the policy's starting point");
-  const experience = { ...measured, refLogProb: expected.floats("refLogProb") };
+  const full = trainer.config.klEstimator === "full";
+  assert.deepEqual(measured.divergence, full ? new Float32Array(measured.logProb.length) : null);
+  const divergence = full ? expected.floats("divergence") : null;
+  const experience = { ...measured, refLogProb: expected.floats("refLogProb"), divergence };
   const { engine } = trainer.model;
   return { ...experience, ...(await estimateAdvantages(engine, experience, klCoefficient, trainer.config)) };
 }
@@ -112,12 +124,8 @@ function assertExperience(experience: Experience, expected: ReferenceTensors): v
   assertAllClose(experience.advantage, expected.floats("advantage"), TOLERANCE, "advantage");
 }
 
-async function assertFinalWeights(
-  model: CausalLM,
-  kind: HeadKind,
-  expected: ReferenceTensors,
-): Promise<void> {
-  const heads = Object.entries(HEAD_NAMES[kind]).map(
+async function assertFinalWeights(model: CausalLM, name: Case, expected: ReferenceTensors): Promise<void> {
+  const heads = Object.entries(HEAD_NAMES[name]).map(
     ([theirs, ours]) => [`head.${theirs}`, `value:${ours}`] as const,
   );
   const ourNames = new Map<string, string>(heads);
@@ -131,13 +139,13 @@ async function assertFinalWeights(
 }
 
 describe("one PPO update of PPOTrainer against plain PyTorch", () => {
-  const updates = readJson<Record<HeadKind, { options: Options; minibatches: Minibatch[] }>>("ppo.json");
-  for (const kind of ["linear", "mlp"] as const) {
+  const updates = readJson<Record<Case, { options: Options; minibatches: Minibatch[] }>>("ppo.json");
+  for (const [name, what] of Object.entries(TITLES) as [Case, string][]) {
     for (const microBatchTokens of [4096, 16]) {
-      it(`2 epochs × 4 minibatches, shared ${kind} value head, micro-batches of ${microBatchTokens} tokens`, async () => {
-        const { options, minibatches } = updates[kind];
-        const expected = new ReferenceTensors(`ppo-${kind}.safetensors`);
-        using model = await loadPolicy(kind, expected);
+      it(`2 epochs × 4 minibatches, ${what}, micro-batches of ${microBatchTokens} tokens`, async () => {
+        const { options, minibatches } = updates[name];
+        const expected = new ReferenceTensors(`ppo-${name}.safetensors`);
+        using model = await loadPolicy(name, expected);
         using trainer = createTrainer(model, options, microBatchTokens);
         const experience = await measure(trainer, expected, options.klCoefficient);
         assertExperience(experience, expected);
@@ -152,8 +160,10 @@ describe("one PPO update of PPOTrainer against plain PyTorch", () => {
             const actual = update.minibatches[index]![key]!;
             assertClose(actual, minibatch[key], TOLERANCE, `${key} of minibatch ${index}`);
           }
+          const { divergence } = update.minibatches[index]!;
+          assertClose(divergence, minibatch.divergence ?? 0, TOLERANCE, `divergence of minibatch ${index}`);
         }
-        await assertFinalWeights(model, kind, expected);
+        await assertFinalWeights(model, name, expected);
       });
     }
   }

@@ -15,19 +15,19 @@ TEMPERATURE = 0.7
 BASE_PARAMETERS = ["lm_head.weight", "model.layers.0.self_attn.q_proj.weight"]
 
 
-def log_probs(model, sequence):
+def log_probs(model, sequence, temperature):
     """[length - 1, vocabulary]: row t is what token t + 1 is predicted with."""
     logits = model(input_ids=sequence.long().unsqueeze(0)).logits[0, :-1]
-    return F.log_softmax(logits / TEMPERATURE, dim=-1)
+    return F.log_softmax(logits / temperature, dim=-1)
 
 
-def divergence(policy, reference, tokens, offsets, direction):
+def divergence(policy, reference, tokens, offsets, direction, temperature=TEMPERATURE):
     """[N]: of what token t was predicted with, 0 at first tokens."""
     parts = []
     for sequence in split(tokens, offsets.tolist()):
-        p = log_probs(policy, sequence)
+        p = log_probs(policy, sequence, temperature)
         with torch.no_grad():
-            q = log_probs(reference, sequence)
+            q = log_probs(reference, sequence, temperature)
         # F.kl_div(input, target) is KL(target || input).
         kl = F.kl_div(q, p, reduction="none", log_target=True) if direction == "reverse" \
             else F.kl_div(p, q, reduction="none", log_target=True)

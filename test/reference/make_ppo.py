@@ -1,15 +1,19 @@
 """One PPO update from fixed rollouts, in plain PyTorch float64: 2 epochs x 4 minibatches on one policy with a shared value head.
 
-Two cases: "linear" (value head hidden -> 1) and "mlp" (hidden -> hidden -> 1, tanh; temperature 0.7, gamma < 1, entropy bonus).
+Three cases: "linear" (value head hidden -> 1), "mlp" (hidden -> hidden -> 1, tanh; temperature 0.7, gamma < 1, entropy bonus) and
+"kl" (linear head; the KL over the whole vocabulary as the penalty in the reward, and of the starting point in the loss).
 ppo-<case>.safetensors  tokens, offsets, promptLengths, scores, refLogProb, head.* before; per token [N] oldLogProb, oldValue,
-                        reward, advantage (whitened), return; final.<name> of every policy weight and final.head.* after
+                        divergence ("kl" alone), reward, advantage (whitened), return; final.<name> of every policy weight and final.head.* after
 ppo.json                settings, and each minibatch's rollouts and metrics
 Value and advantage of response token t stand at index t (the value is the head on hidden state t-1). The gradient is that of
-policyLoss + valueCoefficient*valueLoss - entropyCoefficient*entropy, each a mean over the minibatch's response tokens.
+policyLoss + valueCoefficient*valueLoss - entropyCoefficient*entropy + klLossCoefficient*divergence, each a mean over the minibatch's response tokens.
 """
+import copy
+
 import torch
 
 from common import HERE, MODELS, gradient_norm, load_causal_lm, save_json, save_tensors, statistics
+from make_kl import divergence
 
 PROMPTS, RESPONSES = [3, 5, 2, 4, 3, 6, 2, 4], [7, 1, 12, 5, 9, 3, 11, 8]
 # Which rollouts each minibatch holds, per epoch: what node-rlhf's PPOTrainer draws in its first step with seed 0.
@@ -19,6 +23,8 @@ COMMON = dict(klCoefficient=0.05, clipRange=0.2, valueClipRange=0.2, valueLossCo
 CASES = {
     "linear": dict(COMMON, temperature=1.0, gamma=1.0, lambda_=0.95, entropyCoefficient=0.0),
     "mlp": dict(COMMON, temperature=0.7, gamma=0.97, lambda_=0.9, entropyCoefficient=0.01),
+    "kl": dict(COMMON, temperature=0.8, gamma=1.0, lambda_=0.95, entropyCoefficient=0.0, klEstimator="full",
+               klLossCoefficient=8.0, klLossDirection="forward"),
 }
 
 
@@ -91,7 +97,11 @@ def prepare(model, head, rollouts, options, generator):
     reference = (old + 0.3 * torch.randn(len(old), generator=generator).double()) * mask
     reference = reference.float().double()
     scores = torch.randn(len(rows), generator=generator).double()
-    reward = -options["klCoefficient"] * (old - reference) * mask
+    penalty, measured = old - reference, {}
+    if options.get("klEstimator") == "full":
+        penalty = (0.3 * torch.randn(len(old), generator=generator)).abs().double() * mask
+        measured["divergence"] = penalty
+    reward = -options["klCoefficient"] * penalty * mask
     advantage = torch.zeros_like(reward)
     for r in rows:
         begin, end = offsets[r] + PROMPTS[r], offsets[r + 1]
@@ -101,10 +111,10 @@ def prepare(model, head, rollouts, options, generator):
     active = advantage[mask]
     advantage = (advantage - active.mean()) * torch.rsqrt(active.var(unbiased=True) + 1e-8) * mask
     return dict(oldLogProb=old, refLogProb=reference, oldValue=value, reward=reward, advantage=advantage,
-                **{"return": returns}), scores
+                **{"return": returns}, **measured), scores
 
 
-def minibatch_step(model, head, rollouts, rows, data, options, optimizer, parameters):
+def minibatch_step(model, start, head, rollouts, rows, data, options, optimizer, parameters):
     mask = rollouts.response_mask(rows)
     old, old_value, advantage, returns = (rollouts.gather(data[k], rows)[mask] for k in ("oldLogProb", "oldValue", "advantage", "return"))
     log_prob, entropy, value = (x[mask] for x in evaluate(model, head, rollouts, rows, options["temperature"]))
@@ -115,6 +125,9 @@ def minibatch_step(model, head, rollouts, rows, data, options, optimizer, parame
     bounded = old_value + (value - old_value).clamp(-value_clip, value_clip)
     value_loss = 0.5 * torch.max((value - returns) ** 2, (bounded - returns) ** 2).mean()
     loss = policy_loss + options["valueLossCoefficient"] * value_loss - options["entropyCoefficient"] * entropy.mean()
+    kl = divergence(model, start, rollouts.tokens(rows), rollouts.offsets(rows), options.get("klLossDirection", "reverse"),
+                    options["temperature"])[mask].mean()
+    loss = loss + options.get("klLossCoefficient", 0.0) * kl
     optimizer.zero_grad()
     loss.backward()
     norm = gradient_norm(parameters)
@@ -122,7 +135,8 @@ def minibatch_step(model, head, rollouts, rows, data, options, optimizer, parame
     optimizer.step()
     edges = torch.cat([(ratio - 1).abs() - clip, (value - old_value).abs() - value_clip]).abs()
     assert edges.min() > 1e-4, "a token lies on a clipping edge: float32 could fall on its other side; change the seed"
-    return dict(rollouts=rows, policyLoss=policy_loss.item(), valueLoss=value_loss.item(), entropy=entropy.mean().item(),
+    measured = dict(divergence=kl.item()) if "klLossCoefficient" in options else {}
+    return dict(rollouts=rows, **measured, policyLoss=policy_loss.item(), valueLoss=value_loss.item(), entropy=entropy.mean().item(),
                 approxKl=0.5 * (log_prob - old).square().mean().item(), clipFraction=(clipped > unclipped).double().mean().item(),
                 valueClipFraction=((bounded - returns) ** 2 > (value - returns) ** 2).double().mean().item(), gradNorm=norm)
 
@@ -131,7 +145,8 @@ def make(kind, seed):
     options = CASES[kind]
     generator = torch.Generator().manual_seed(seed)
     model = load_causal_lm(MODELS / "micro-llama")
-    head = value_head(kind, model.config.hidden_size, generator)
+    start = copy.deepcopy(model)
+    head = value_head("mlp" if kind == "mlp" else "linear", model.config.hidden_size, generator)
     before = {f"head.{k}": v.detach().clone() for k, v in head.named_parameters()}
     rollouts = Rollouts(sample_rollouts(model, options["temperature"], generator))
     data, scores = prepare(model, head, rollouts, options, generator)
@@ -141,7 +156,7 @@ def make(kind, seed):
     minibatches = []
     for epoch in ORDER:
         for rows in epoch:
-            minibatches.append(minibatch_step(model, head, rollouts, rows, data, options, optimizer, parameters))
+            minibatches.append(minibatch_step(model, start, head, rollouts, rows, data, options, optimizer, parameters))
     rows = list(range(len(PROMPTS)))
     save_tensors(HERE / f"ppo-{kind}.safetensors", {
         "tokens": rollouts.tokens(rows), "offsets": rollouts.offsets(rows), "promptLengths": torch.tensor(PROMPTS),
@@ -150,4 +165,4 @@ def make(kind, seed):
     return dict(options=options, minibatches=minibatches)
 
 
-save_json(HERE / "ppo.json", {"linear": make("linear", 93), "mlp": make("mlp", 103)})
+save_json(HERE / "ppo.json", {"linear": make("linear", 93), "mlp": make("mlp", 103), "kl": make("kl", 113)})

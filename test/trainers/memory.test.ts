@@ -87,6 +87,14 @@ const TRAINERS: Readonly<Record<string, () => Promise<Runnable>>> = {
     new GRPOTrainer({ model: await makeModel("all"), tokenizer, prompts, reward, config: GROUPS }),
   "RLOO of all weights with one": async () =>
     new RLOOTrainer({ model: await makeModel("all"), tokenizer, prompts, reward, config: GROUPS }),
+  "PPO of all weights with divergences in reward and loss": async () => {
+    const config = { ...PPO, klEstimator: "full" as const, klLossCoefficient: 0.1 };
+    return new PPOTrainer({ model: await makeModel("all"), tokenizer, prompts, reward, config });
+  },
+  "GRPO of an adapter with a divergence in the loss": async () => {
+    const config = { ...GROUPS, lora: LORA, klLossCoefficient: 0.1 };
+    return new GRPOTrainer({ model: await makeModel("none"), tokenizer, prompts, reward, config });
+  },
   "PPO of an adapter with a value model of its own": async () =>
     new PPOTrainer({
       model: await makeModel("none"),
