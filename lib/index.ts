@@ -114,13 +114,13 @@ export { type ORPOConfig, ORPOTrainer } from "./trainers/orpo.ts";
 export type { PairTrainerOptions } from "./trainers/pairs.ts";
 export { PPOTrainer, type PPOTrainerOptions, type PpoUpdate } from "./trainers/ppo.ts";
 export type { PpoMinibatch } from "./trainers/ppo-metrics.ts";
-export type { PPOConfig } from "./trainers/ppo-settings.ts";
+export type { PPOConfig, PpoUpdateConfig } from "./trainers/ppo-settings.ts";
 export { RewardModelTrainer, type RewardModelTrainerOptions } from "./trainers/reward.ts";
-export type { HeadInit, RewardConfig, RewardPairLoss } from "./trainers/reward-settings.ts";
+export type { HeadInit, RewardConfig, RewardLossConfig, RewardPairLoss } from "./trainers/reward-settings.ts";
 export { RLOOTrainer } from "./trainers/rloo.ts";
 export type { RolloutConfig } from "./trainers/rollout-settings.ts";
 export type { Rollout } from "./trainers/rollouts.ts";
-export type { LoraSettings, TrainerConfig } from "./trainers/settings.ts";
+export type { LoopConfig, LoraSettings, TrainerConfig } from "./trainers/settings.ts";
 export { type SFTConfig, SFTTrainer, type SFTTrainerOptions } from "./trainers/sft.ts";
 export type { TrainingStep, TrainOptions, TrainResult } from "./trainers/trainer.ts";
 

@@ -1,24 +1,21 @@
+import { PPO_UPDATE_RULES, type PpoUpdateConfig } from "../trainers/ppo-settings.ts";
 import type { Schedule } from "../trainers/schedule.ts";
 import {
   checkSettings,
   finite,
   flag,
-  fraction,
   LOOP_DEFAULTS,
   LOOP_RULES,
   type LoopConfig,
   listOf,
-  nonNegative,
-  nullable,
   oneOf,
-  positive,
   positiveInteger,
   type Rules,
   withDefaults,
 } from "../trainers/settings.ts";
 
 /** Settings of PPO on an environment; a step is an iteration. The learning rate is 3e-4 and maxGradNorm 0.5 unless set. */
-export interface EnvironmentPPOConfig extends LoopConfig {
+export interface EnvironmentPPOConfig extends LoopConfig, PpoUpdateConfig {
   /** Rollouts, each followed by updates. Default 100. */
   readonly numIterations?: number;
   /** Environments that run side by side. Default 8. */
@@ -31,26 +28,8 @@ export interface EnvironmentPPOConfig extends LoopConfig {
   readonly activation?: "tanh" | "relu";
   /** Logarithm of the first standard deviation of continuous actions. Default 0. */
   readonly initialLogStd?: number;
-  /** Passes over each iteration's steps. Default 10. */
-  readonly numPpoEpochs?: number;
   /** Optimizer steps per pass. Default 4. */
   readonly numMinibatches?: number;
-  /** Ends an iteration's updates before one that starts from an approximate KL over this; null (default): never. */
-  readonly targetKl?: number | null;
-  /** Default 0.2. */
-  readonly clipRange?: number;
-  /** null (default): values are not clipped. */
-  readonly valueClipRange?: number | null;
-  /** Default 0.5. */
-  readonly valueLossCoefficient?: number;
-  /** Weight of the entropy bonus. Default 0. */
-  readonly entropyCoefficient?: number;
-  /** Discount per step. Default 0.99. */
-  readonly gamma?: number;
-  /** λ of generalised advantage estimation. Default 0.95. */
-  readonly lambda?: number;
-  /** Makes advantages mean 0 and variance 1 over the iteration. Default true. */
-  readonly whitenAdvantages?: boolean;
   /**
    * Takes observations less their mean over the first iteration, divided by their running deviation from it, within ± 10. Default
    * true.
@@ -93,22 +72,14 @@ export const ENVIRONMENT_PPO_DEFAULTS = {
 
 export const ENVIRONMENT_PPO_RULES: Rules<EnvironmentPPOConfig> = {
   ...LOOP_RULES,
+  ...PPO_UPDATE_RULES,
   numIterations: positiveInteger,
   numEnvironments: positiveInteger,
   stepsPerIteration: positiveInteger,
   hidden: listOf(positiveInteger),
   activation: oneOf("tanh", "relu"),
   initialLogStd: finite,
-  numPpoEpochs: positiveInteger,
   numMinibatches: positiveInteger,
-  targetKl: nullable(positive),
-  clipRange: positive,
-  valueClipRange: nullable(positive),
-  valueLossCoefficient: nonNegative,
-  entropyCoefficient: nonNegative,
-  gamma: fraction,
-  lambda: fraction,
-  whitenAdvantages: flag,
   normalizeObservations: flag,
   scaleRewards: flag,
   evalEpisodes: positiveInteger,

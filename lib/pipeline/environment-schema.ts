@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { fraction, loopKeys, nonNegative, path, positive, positiveInteger } from "./schema-keys.ts";
+import { loopKeys, path, positiveInteger, ppoUpdateKeys } from "./schema-keys.ts";
 
 /** The settings of PPO on a control task, as YAML keys. */
 export const environmentPpo = z.strictObject({
@@ -16,19 +16,8 @@ export const environmentPpo = z.strictObject({
     .number()
     .optional()
     .describe("logarithm of the first standard deviation of continuous actions"),
-  num_ppo_epochs: positiveInteger.optional().describe("passes over each iteration's steps"),
+  ...ppoUpdateKeys,
   num_minibatches: positiveInteger.optional().describe("optimizer steps per pass"),
-  target_kl: positive
-    .nullable()
-    .optional()
-    .describe("approximate KL that ends an iteration's updates; null: never"),
-  clip_range: positive.optional(),
-  value_clip_range: positive.nullable().optional(),
-  value_loss_coefficient: nonNegative.optional(),
-  entropy_coefficient: nonNegative.optional(),
-  gamma: fraction.optional().describe("discount per step"),
-  lambda: fraction.optional(),
-  whiten_advantages: z.boolean().optional(),
   normalize_observations: z
     .boolean()
     .optional()

@@ -1,13 +1,13 @@
 import { z } from "zod";
 import { rolloutKeys, rolloutKeysFit } from "./rollout-keys.ts";
-import { fraction, type IssueContext, nonNegative, positive, positiveInteger } from "./schema-keys.ts";
+import { type IssueContext, nonNegative, positive, positiveInteger, ppoUpdateKeys } from "./schema-keys.ts";
 
 /* The settings of the stages that learn from answers they sample. */
 
 export const ppo = z
   .strictObject({
     ...rolloutKeys,
-    num_ppo_epochs: positiveInteger.optional().describe("passes over each batch of rollouts"),
+    ...ppoUpdateKeys,
     kl_coefficient: nonNegative.optional().describe("weight of the per-token KL in the reward"),
     kl_estimator: z
       .enum(["k1", "k2", "k3", "full"])
@@ -15,24 +15,13 @@ export const ppo = z
       .describe("of the sampled token, or over the whole vocabulary"),
     kl_target: positive.nullable().optional().describe("adapts kl_coefficient towards this KL per answer"),
     kl_horizon: positive.optional(),
-    target_kl: positive
-      .nullable()
-      .optional()
-      .describe("approximate KL that ends the inner epochs; null: never"),
-    clip_range: positive.optional(),
     dual_clip: z
       .number()
       .gt(1)
       .nullable()
       .optional()
       .describe("bounds the loss of negative advantages at this multiple; over 1 + clip_range"),
-    value_clip_range: positive.nullable().optional(),
-    value_loss_coefficient: nonNegative.optional(),
-    entropy_coefficient: nonNegative.optional(),
-    gamma: fraction.optional(),
-    lambda: fraction.optional(),
     whiten_rewards: z.boolean().optional(),
-    whiten_advantages: z.boolean().optional(),
     value_model: z
       .enum(["shared", "adapter", "separate"])
       .optional()

@@ -72,6 +72,22 @@ export const loopKeys = {
   logging_steps: positiveInteger.optional().describe("steps between lines of metrics.jsonl"),
 };
 
+/** Keys of PPO's updates, on language models and on environments. */
+export const ppoUpdateKeys = {
+  num_ppo_epochs: positiveInteger.optional().describe("passes over each batch of rollouts"),
+  target_kl: positive
+    .nullable()
+    .optional()
+    .describe("approximate KL that ends the inner epochs; null: never"),
+  clip_range: positive.optional(),
+  value_clip_range: positive.nullable().optional(),
+  value_loss_coefficient: nonNegative.optional(),
+  entropy_coefficient: nonNegative.optional(),
+  gamma: fraction.optional().describe("discount per token or step"),
+  lambda: fraction.optional(),
+  whiten_advantages: z.boolean().optional(),
+};
+
 /** Keys of every stage that trains a language model. */
 export const common = {
   ...loopKeys,

@@ -21,10 +21,33 @@ import {
 } from "./settings.ts";
 import type { TrainingTarget } from "./target.ts";
 
-/** Settings of PPO. */
-export interface PPOConfig extends RolloutConfig {
-  /** Passes over each batch of rollouts. Default 4. */
+/** Settings of PPO's updates, on language models and on environments. */
+export interface PpoUpdateConfig {
+  /** Passes over each batch of rollouts. Default 4; environments 10. */
   readonly numPpoEpochs?: number;
+  /**
+   * Ends an iteration's updates before one that starts from an approximate KL over this; null: never. Default 0.02; environments
+   * null.
+   */
+  readonly targetKl?: number | null;
+  /** Default 0.2. */
+  readonly clipRange?: number;
+  /** null: values are not clipped. Default 0.2; environments null. */
+  readonly valueClipRange?: number | null;
+  /** Default 0.1; environments 0.5. */
+  readonly valueLossCoefficient?: number;
+  /** Weight of the entropy bonus. Default 0. */
+  readonly entropyCoefficient?: number;
+  /** Discount per token or step. Default 1; environments 0.99. */
+  readonly gamma?: number;
+  /** λ of generalised advantage estimation. Default 0.95. */
+  readonly lambda?: number;
+  /** Makes advantages mean 0 and variance 1 over the batch. Default true. */
+  readonly whitenAdvantages?: boolean;
+}
+
+/** Settings of PPO. */
+export interface PPOConfig extends RolloutConfig, PpoUpdateConfig {
   /** Weight β of the KL penalty in the reward. Default 0.05. */
   readonly klCoefficient?: number;
   /**
@@ -36,29 +59,13 @@ export interface PPOConfig extends RolloutConfig {
   readonly klTarget?: number | null;
   /** Rollouts over which β adapts. Default 10,000. */
   readonly klHorizon?: number;
-  /** Ends an iteration's updates before one that starts from an approximate KL over this; null: never. Default 0.02. */
-  readonly targetKl?: number | null;
-  /** Default 0.2. */
-  readonly clipRange?: number;
   /**
    * Bounds the loss of a token with a negative advantage at this multiple of it, whatever its ratio: "dual clip", over 1 + clipRange, 3 is
    * usual (Ye et al. 2020). null (default): no bound.
    */
   readonly dualClip?: number | null;
-  /** null: values are not clipped. Default 0.2. */
-  readonly valueClipRange?: number | null;
-  /** Default 0.1. */
-  readonly valueLossCoefficient?: number;
-  /** Weight of the entropy bonus. Default 0. */
-  readonly entropyCoefficient?: number;
-  /** Discount per token. Default 1. */
-  readonly gamma?: number;
-  /** λ of generalised advantage estimation. Default 0.95. */
-  readonly lambda?: number;
   /** Divides rewards by their standard deviation over the batch, keeping their mean. Default false. */
   readonly whitenRewards?: boolean;
-  /** Makes advantages mean 0 and variance 1 over the batch. Default true. */
-  readonly whitenAdvantages?: boolean;
   /**
    * Where values come from: a head on the policy's own hidden states ("shared", default), an adapter of its own on the same base
    * ("adapter", LoRA only), or a model with all weights trained ("separate").
@@ -94,22 +101,26 @@ export const PPO_DEFAULTS = {
   valueInit: "policy" as NonNullable<PPOConfig["valueInit"]>,
 };
 
-export const PPO_RULES: Rules<PPOConfig> = {
-  ...ROLLOUT_RULES,
+export const PPO_UPDATE_RULES: Rules<PpoUpdateConfig> = {
   numPpoEpochs: positiveInteger,
-  klEstimator: oneOf("k1", "k2", "k3", "full"),
-  klTarget: nullable(positive),
-  klHorizon: positive,
   targetKl: nullable(positive),
   clipRange: positive,
-  dualClip: nullable(positive),
   valueClipRange: nullable(positive),
   valueLossCoefficient: nonNegative,
   entropyCoefficient: nonNegative,
   gamma: fraction,
   lambda: fraction,
-  whitenRewards: flag,
   whitenAdvantages: flag,
+};
+
+export const PPO_RULES: Rules<PPOConfig> = {
+  ...ROLLOUT_RULES,
+  ...PPO_UPDATE_RULES,
+  klEstimator: oneOf("k1", "k2", "k3", "full"),
+  klTarget: nullable(positive),
+  klHorizon: positive,
+  dualClip: nullable(positive),
+  whitenRewards: flag,
   valueModel: oneOf("shared", "adapter", "separate"),
   valueInit: oneOf("policy", "reward"),
   valueHead: oneOfOrObject("mlp", "linear"),
