@@ -88,6 +88,85 @@ function copyOf(state: unknown): unknown {
   return state === undefined ? undefined : JSON.parse(JSON.stringify(state));
 }
 
+/** One of `rows` equally long rows of an array. */
+function rowOf(values: Float32Array, row: number, rows: number): Float32Array {
+  const width = values.length / rows;
+  return values.subarray(row * width, (row + 1) * width);
+}
+
+/** One environment's step. */
+interface RecordedStep {
+  readonly observation: Float32Array;
+  readonly action: Float32Array;
+  readonly logProb: number;
+  readonly value: number;
+  readonly reward: number;
+  /** The state it led to; null where that is worth nothing more. */
+  readonly last: Float64Array | null;
+  readonly ended: boolean;
+}
+
+/** A rollout as it is written, time by time. */
+class Recording {
+  readonly episodes: { readonly return: number; readonly length: number }[] = [];
+  readonly #observations: Float32Array;
+  readonly #actions: Float32Array;
+  readonly #logProb: Float32Array;
+  readonly #value: Float32Array;
+  readonly #reward: Float32Array;
+  readonly #steps: number;
+  /** First rows of the segments that are being written, by environment. */
+  readonly #starts: number[];
+  readonly #segments: { start: number; length: number; last: Float64Array | null }[] = [];
+
+  constructor(environments: number, steps: number, observationSize: number, width: number) {
+    const rows = environments * steps;
+    this.#steps = steps;
+    this.#observations = new Float32Array(rows * observationSize);
+    this.#actions = new Float32Array(rows * width);
+    this.#logProb = new Float32Array(rows);
+    this.#value = new Float32Array(rows);
+    this.#reward = new Float32Array(rows);
+    this.#starts = Array.from({ length: environments }, (_, index) => index * steps);
+  }
+
+  write(environment: number, time: number, step: RecordedStep): void {
+    const row = environment * this.#steps + time;
+    this.#observations.set(step.observation, row * step.observation.length);
+    this.#actions.set(step.action, row * step.action.length);
+    this.#logProb[row] = step.logProb;
+    this.#value[row] = step.value;
+    this.#reward[row] = step.reward;
+    if (!step.ended && time < this.#steps - 1) return;
+    const start = this.#starts[environment] as number;
+    this.#segments.push({ start, length: row + 1 - start, last: step.last });
+    this.#starts[environment] = row + 1;
+  }
+
+  /** The states that segments were cut off at. */
+  get openEnds(): Float64Array[] {
+    return this.#segments.flatMap(({ last }) => (last ? [last] : []));
+  }
+
+  /** @param values those of `openEnds` */
+  finish(values: Float32Array): EnvironmentRollouts {
+    let next = 0;
+    return {
+      observations: this.#observations,
+      actions: this.#actions,
+      logProb: this.#logProb,
+      value: this.#value,
+      reward: this.#reward,
+      episodes: this.episodes,
+      segments: this.#segments.map(({ start, length, last }) => ({
+        start,
+        length,
+        bootstrap: last ? (values[next++] as number) : 0,
+      })),
+    };
+  }
+}
+
 /** Environments side by side, whose episodes go on from one rollout to the next. */
 export class EnvironmentRunner {
   readonly #policy: EnvironmentPolicy;
@@ -135,86 +214,63 @@ export class EnvironmentRunner {
     for (const slot of this.#slots) if (slot.ended) await this.#reset(slot);
     const { stepsPerIteration, seed } = this.#options;
     const { networks, spaces, statistics } = this.#policy;
-    const { distribution } = networks;
     const random = new Random(seed, `actions of iteration ${iteration}`);
-    const rows = this.#slots.length * stepsPerIteration;
-    const [observations, actions] = [spaces.observationSize, distribution.width].map(
-      (width) => new Float32Array(rows * width),
-    ) as [Float32Array, Float32Array];
-    const [logProb, value, reward] = [0, 1, 2].map(() => new Float32Array(rows)) as [
-      Float32Array,
-      Float32Array,
-      Float32Array,
-    ];
-    const episodes: { return: number; length: number }[] = [];
-    const segments: { start: number; length: number; last: Float64Array | null }[] = [];
-    const starts = this.#slots.map((_, index) => index * stepsPerIteration);
-
-    for (let time = 0; time < stepsPerIteration; time++) {
-      for (const { observation } of this.#slots) statistics?.add(observation);
-      const normalised = this.#policy.normalise(this.#slots.map(({ observation }) => observation));
-      using pass = await networks.forward(normalised);
-      const chosen = this.#slots.map((_, row) =>
-        distribution.sample(pass.outputs, row, networks.logStd, random),
-      );
-      const steps = await Promise.all(
-        this.#slots.map(({ environment }, row) => stepEnvironment(environment, chosen[row]!.slice())),
-      );
-      const sampled = Float32Array.from(chosen.flatMap((action) => [...action]));
-      const statisticsOfActions = distribution.statistics(pass.outputs, sampled, networks.logStd);
-      for (const [index, slot] of this.#slots.entries()) {
-        const { observation, reward: given, terminated, truncated } = steps[index] as EnvironmentStep;
-        const row = index * stepsPerIteration + time;
-        const size = spaces.observationSize;
-        observations.set(normalised.subarray(index * size, (index + 1) * size), row * size);
-        actions.set(chosen[index] as Float32Array, row * distribution.width);
-        logProb[row] = statisticsOfActions.logProb[index] as number;
-        value[row] = pass.value[index] as number;
-        reward[row] = this.#scaled(slot, given);
-        slot.observation = checkObservation(observation, size);
-        slot.episodeReturn += given;
-        slot.episodeLength++;
-        const ended = terminated || truncated;
-        if (ended || time === stepsPerIteration - 1) {
-          const start = starts[index] as number;
-          segments.push({ start, length: row + 1 - start, last: terminated ? null : slot.observation });
-          starts[index] = row + 1;
-        }
-        if (ended) {
-          episodes.push({ return: slot.episodeReturn, length: slot.episodeLength });
-          await this.#reset(slot);
-        }
-      }
-    }
+    const recording = new Recording(
+      this.#slots.length,
+      stepsPerIteration,
+      spaces.observationSize,
+      networks.distribution.width,
+    );
+    for (let time = 0; time < stepsPerIteration; time++) await this.#stepAll(recording, time, random);
     // An origin that followed the policy would move under the networks: what the policy drifts to would look like standing still.
     statistics?.holdMean();
-    return {
-      observations,
-      actions,
-      logProb,
-      value,
-      reward,
-      segments: await this.#bootstrapped(segments),
-      episodes,
-    };
+    return recording.finish(await this.#valuesOf(recording.openEnds));
   }
 
-  /** The values of the states that segments were cut off at, in one pass. */
-  async #bootstrapped(
-    segments: readonly { start: number; length: number; last: Float64Array | null }[],
-  ): Promise<Segment[]> {
-    const open = segments.flatMap(({ last }) => (last ? [last] : []));
-    let values = new Float32Array(0);
-    if (open.length > 0) {
-      using pass = await this.#policy.networks.forward(this.#policy.normalise(open));
-      values = pass.value.slice();
+  /** One step of every environment, with actions drawn from the policy. */
+  async #stepAll(recording: Recording, time: number, random: Random): Promise<void> {
+    const { networks, statistics } = this.#policy;
+    const { distribution, logStd } = networks;
+    for (const { observation } of this.#slots) statistics?.add(observation);
+    const observations = this.#policy.normalise(this.#slots.map(({ observation }) => observation));
+    using pass = await networks.forward(observations);
+    const chosen = this.#slots.map((_, row) => distribution.sample(pass.outputs, row, logStd, random));
+    const steps = await Promise.all(
+      this.#slots.map(({ environment }, row) => stepEnvironment(environment, chosen[row]!.slice())),
+    );
+    const actions = Float32Array.from(chosen.flatMap((action) => [...action]));
+    const { logProb } = distribution.statistics(pass.outputs, actions, logStd);
+    for (const [index, slot] of this.#slots.entries()) {
+      const step = steps[index] as EnvironmentStep;
+      const reward = this.#take(slot, step);
+      recording.write(index, time, {
+        observation: rowOf(observations, index, this.#slots.length),
+        action: chosen[index] as Float32Array,
+        logProb: logProb[index] as number,
+        value: pass.value[index] as number,
+        reward,
+        last: step.terminated ? null : slot.observation,
+        ended: step.terminated || step.truncated,
+      });
+      if (!step.terminated && !step.truncated) continue;
+      recording.episodes.push({ return: slot.episodeReturn, length: slot.episodeLength });
+      await this.#reset(slot);
     }
-    let next = 0;
-    return segments.map(({ start, length, last }) => ({
-      start,
-      length,
-      bootstrap: last ? (values[next++] as number) : 0,
-    }));
+  }
+
+  /** Moves a slot on to where a step led, and returns the step's reward as it is learned from. */
+  #take(slot: Slot, { observation, reward }: EnvironmentStep): number {
+    slot.observation = checkObservation(observation, this.#policy.spaces.observationSize);
+    slot.episodeReturn += reward;
+    slot.episodeLength++;
+    return this.#scaled(slot, reward);
+  }
+
+  /** The values of some states, in one pass. */
+  async #valuesOf(observations: readonly Float64Array[]): Promise<Float32Array> {
+    if (observations.length === 0) return new Float32Array(0);
+    using pass = await this.#policy.networks.forward(this.#policy.normalise(observations));
+    return pass.value;
   }
 
   /** Where the environments stand, between two rollouts. */
