@@ -15,8 +15,8 @@ enum class KlDirection : int32_t {
 /// every prediction p let t = predictions[p] and h = sources[p]:
 ///   log π = x[h]·Wᵀ/temperature − lse[t],  log π_ref = refX[h]·W_refᵀ/temperature − refLse[t],
 ///   kl[t] = Σ_v a·(log a − log b) − a + b,  with a = π and b = π_ref, or the other way round.
-/// Both sum to 1, so − a + b only takes off what rounding leaves of it: no term is negative, and an error of either lse counts by
-/// its square.
+/// Both sum to 1, so − a + b only takes off what rounding leaves of it: no term is negative, and an error ε of an lse moves kl by
+/// ε·kl or by about ε²/2, not by ε.
 struct KlDivergenceForward {
   DType type = DType::F32;
   int64_t rows = 0, cols = 0, refCols = 0, vocab = 0, count = 0;  // N, C, the reference's C, V and the number of predictions

@@ -260,6 +260,56 @@ describe("a reference pass", () => {
     assert.equal(await norm(other), 0);
   });
 
+  it("outlives its model, where another pass refers to it", async () => {
+    const gradient = async (disposeEarly: boolean): Promise<Float32Array> => {
+      using model = await CausalLM.create(TINY_LLAMA, { seed: 1, trainable: "all" });
+      const other = await CausalLM.create(TINY_LLAMA, { seed: 2 });
+      const reference = await other.forward(batch, { keepDistribution: true });
+      const pass = await model.forward(batch, { reference, grad: true });
+      const dispose = (): void => {
+        reference.dispose();
+        other.dispose();
+      };
+      if (disposeEarly) dispose();
+      await pass.backward({ dKl: new Float32Array(14).fill(1) });
+      if (!disposeEarly) dispose();
+      return model.readGradient("model.embed_tokens.weight");
+    };
+    assert.deepEqual(await gradient(true), await gradient(false));
+  });
+
+  it("that memory runs out for leaves the model as it was", () => {
+    for (const trained of [false, true]) {
+      const build = () => {
+        const model = createModel(MICRO_LLAMA, { backend: "cpu", type: "float32", trainable: trained });
+        randomiseParameters(model);
+        return model;
+      };
+      const run = (model: KernelsModel) => {
+        const first = model.forward(randomBatch(LENGTHS, MICRO_LLAMA.vocab), { keepDistribution: true });
+        const kl = { reference: first.pass, grad: trained };
+        const second = model.forward(randomBatch(LENGTHS, MICRO_LLAMA.vocab), kl);
+        return [first.logProb, second.logProb, second.kl];
+      };
+      const expected = run(build());
+      let failures = 0;
+      for (let allowed = 0; failures === allowed; allowed++) {
+        const model = build();
+        model.failAllocationsAfter(allowed);
+        try {
+          run(model);
+        } catch (error) {
+          assert.equal((error as { code?: string }).code, "ERR_RLHF_MEMORY");
+          failures++;
+        } finally {
+          model.failAllocationsAfter(-1);
+        }
+        assert.deepEqual(run(model), expected);
+      }
+      assert.ok(failures > 3, `${failures} allocations could fail`);
+    }
+  });
+
   it("counts its hidden states while it lives, and gives them back", async () => {
     using model = await CausalLM.create(TINY_LLAMA, { seed: 1 });
     using warm = await model.forward(batch, {});
@@ -318,6 +368,14 @@ describe("a reference pass", () => {
       code: "ERR_RLHF_ARGUMENT",
       message: /dKl was given, but the pass was made without a reference/,
     });
+    using reference = await model.forward(batch, { keepDistribution: true });
+    using compared = await model.forward(batch, { reference, grad: true });
+    await assert.rejects(compared.backward({ dKl: new Float32Array(13) }), {
+      code: "ERR_RLHF_SHAPE",
+      message: /dKl/,
+    });
+    reference.dispose();
+    await assert.rejects(model.forward(batch, { reference }), { code: "ERR_RLHF_DISPOSED" });
     await assert.rejects(model.forward(batch, { keepDistribution: true, statistics: false }), {
       code: "ERR_RLHF_ARGUMENT",
       message: /statistics: false/,
