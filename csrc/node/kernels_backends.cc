@@ -81,7 +81,8 @@ std::vector<std::string> backendNames() {
 }
 
 Backend& openBackend(const std::string& name, int threads) {
-  static std::map<std::pair<std::string, int>, std::unique_ptr<Backend>> backends;
+  // Never destroyed: as the process ends, the devices, which are made after this list, are gone before it.
+  static auto& backends = *new std::map<std::pair<std::string, int>, std::unique_ptr<Backend>>;
   std::unique_ptr<Backend>& backend = backends[{name, threads}];
   if (backend) return *backend;
   const Ops* ops = findOps(name);
