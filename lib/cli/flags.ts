@@ -56,12 +56,24 @@ export function stageFlags(command: Command, kind: StageKind): FlagSettings {
   return readFlags(command, stageSchemas[kind].shape, stageAliases[kind]);
 }
 
+/** What a setting's help says of it: its description, which an optional setting has from the one it wraps, and the words it may be. */
+function describeSetting(schema: z.ZodType): string {
+  let inner: z.ZodType = schema;
+  let text = schema.description;
+  while (inner instanceof z.ZodOptional || inner instanceof z.ZodNullable) {
+    inner = inner.unwrap() as z.ZodType;
+    text ??= inner.description;
+  }
+  const words = inner instanceof z.ZodEnum ? `(${inner.options.join(", ")})` : "";
+  return [text, words].filter((part) => part).join(" ");
+}
+
 /** Declares settings and their aliases as flags of a command. */
 export function addFlags(command: Command, shape: Shape, aliases: Aliases = {}): void {
   const argumentOf = (schema: z.ZodType): string =>
     accepts(schema, true) ? "[boolean]" : takesList(schema) ? "<values...>" : "<value>";
   for (const [key, schema] of Object.entries(shape))
-    command.addOption(new Option(`${flagOf(key)} ${argumentOf(schema)}`, schema.description ?? ""));
+    command.addOption(new Option(`${flagOf(key)} ${argumentOf(schema)}`, describeSetting(schema)));
   for (const [alias, key] of Object.entries(aliases)) {
     const argument = argumentOf(shape[key] as z.ZodType);
     command.addOption(new Option(`${flagOf(alias)} ${argument}`, `same as ${flagOf(key)}`).hideHelp());

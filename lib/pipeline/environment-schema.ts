@@ -11,7 +11,7 @@ export const environmentPpo = z.strictObject({
   num_environments: positiveInteger.optional().describe("environments that run side by side"),
   steps_per_iteration: positiveInteger.optional().describe("steps of each environment per iteration"),
   hidden: z.array(positiveInteger).optional().describe("widths of the hidden layers"),
-  activation: z.enum(["tanh", "relu"]).optional(),
+  activation: z.enum(["tanh", "relu"]).optional().describe("of the hidden layers"),
   initial_log_std: z
     .number()
     .optional()

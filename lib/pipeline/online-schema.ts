@@ -14,20 +14,20 @@ export const ppo = z
       .optional()
       .describe("of the sampled token, or over the whole vocabulary"),
     kl_target: positive.nullable().optional().describe("adapts kl_coefficient towards this KL per answer"),
-    kl_horizon: positive.optional(),
+    kl_horizon: positive.optional().describe("answers in which kl_coefficient adapts to kl_target"),
     dual_clip: z
       .number()
       .gt(1)
       .nullable()
       .optional()
       .describe("bounds the loss of negative advantages at this multiple; over 1 + clip_range"),
-    whiten_rewards: z.boolean().optional(),
+    whiten_rewards: z.boolean().optional().describe("over the batch of rollouts"),
     value_model: z
       .enum(["shared", "adapter", "separate"])
       .optional()
       .describe("head on the policy, adapter of its own, or model of its own"),
     value_init: z.enum(["policy", "reward"]).optional().describe("what a value model of its own starts from"),
-    value_head: z.enum(["mlp", "linear"]).optional(),
+    value_head: z.enum(["mlp", "linear"]).optional().describe("with a hidden layer, or without"),
   })
   .superRefine(rolloutKeysFit);
 
@@ -65,7 +65,10 @@ export const grpo = z
       .optional()
       .describe("what the losses of tokens are summed over and divided by"),
     ratio_level: z.enum(["token", "sequence"]).optional().describe("sequence: GSPO"),
-    surrogate: z.enum(["clipped", "cispo"]).optional(),
+    surrogate: z
+      .enum(["clipped", "cispo"])
+      .optional()
+      .describe("PPO's clipped loss, or CISPO's weighted likelihood"),
     scale_rewards: z
       .enum(["group", "batch", "none"])
       .optional()
@@ -79,7 +82,7 @@ export const rloo = z
     kl_coefficient: nonNegative
       .optional()
       .describe("weight of the KL that is taken off the scores; 0 keeps no reference"),
-    whiten_advantages: z.boolean().optional(),
+    whiten_advantages: z.boolean().optional().describe("over the batch of rollouts"),
   })
   .superRefine((stage, context) => groupKeysFit(stage, 2, context));
 

@@ -31,7 +31,10 @@ const pairs = {
   ...policy,
   ...common,
   ...supervised,
-  format: z.enum(PREFERENCE_FORMATS).optional(),
+  format: z
+    .enum(PREFERENCE_FORMATS)
+    .optional()
+    .describe("form of the rows; default: found from the first one"),
   overlong: z
     .enum(["truncate", "drop"])
     .optional()
@@ -91,7 +94,7 @@ export const dpo = z
       .optional()
       .describe("weight of the tokens that the longer answer has more (LD-DPO); default 1"),
     use_weighting: z.boolean().optional().describe("weights pairs by their likelihood (WPO)"),
-    discopop_tau: positive.optional(),
+    discopop_tau: positive.optional().describe("temperature of discopop; default 0.05"),
   })
   .superRefine((stage, context) => {
     adapterNeedsRank(stage, context);
@@ -111,8 +114,11 @@ export const kto = z
     ...common,
     ...supervised,
     ...reference,
-    format: z.enum([...PREFERENCE_FORMATS, "prompt-completion-label"]).optional(),
-    overlong: z.enum(["truncate", "drop"]).optional(),
+    format: z
+      .enum([...PREFERENCE_FORMATS, "prompt-completion-label"])
+      .optional()
+      .describe("form of the rows; default: found from the first one"),
+    overlong: z.enum(["truncate", "drop"]).optional().describe("what happens to answers over max_length"),
     beta: betaKey.describe("strength of the tie to the reference; default 0.1"),
     desirable_weight: positive.optional().describe("weight of desirable answers' loss; default 1"),
     undesirable_weight: positive.optional().describe("weight of undesirable answers' loss; default 1"),
@@ -139,7 +145,7 @@ export const cpo = z
   .strictObject({
     ...contrastive,
     beta: betaKey.describe("factor of the difference of log-probs; default 0.1"),
-    loss_type: z.enum(CPO_LOSSES).optional(),
+    loss_type: z.enum(CPO_LOSSES).optional().describe("loss of the margin; default sigmoid"),
     nll_weight: nonNegative.optional().describe("weight of the likelihood of chosen answers; default 1"),
   })
   .superRefine(adapterNeedsRank);

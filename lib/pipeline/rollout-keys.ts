@@ -29,9 +29,11 @@ export const rolloutKeys = {
   ...common,
   num_iterations: positiveInteger.optional().describe("rollout batches"),
   num_epochs: positive.optional().describe("with steps_per_epoch: sets num_iterations to their product"),
-  steps_per_epoch: positiveInteger.optional(),
-  max_new_tokens: positiveInteger.optional(),
-  min_new_tokens: nonNegativeInteger.optional(),
+  steps_per_epoch: positiveInteger
+    .optional()
+    .describe("with num_epochs: sets num_iterations to their product"),
+  max_new_tokens: positiveInteger.optional().describe("longest answer in tokens"),
+  min_new_tokens: nonNegativeInteger.optional().describe("shortest answer in tokens"),
   num_minibatches: positiveInteger.optional().describe("optimizer steps per pass over a batch of rollouts"),
   kl_loss_coefficient: nonNegative
     .optional()
@@ -41,7 +43,7 @@ export const rolloutKeys = {
     .optional()
     .describe("reverse: KL(policy, reference); forward: KL(reference, policy)"),
   temperature: positive.optional().describe("of sampling and of every log-prob"),
-  top_p: z.number().gt(0).max(1).optional(),
+  top_p: z.number().gt(0).max(1).optional().describe("only the likeliest tokens that hold this probability"),
   stop: z
     .array(z.union([nonNegativeInteger, z.string().min(1)]))
     .optional()
@@ -58,16 +60,21 @@ export const rolloutKeys = {
     .boolean()
     .optional()
     .describe("less the running mean, divided by the running deviation of all scores so far"),
-  reward_clip: positive.nullable().optional(),
+  reward_clip: positive.nullable().optional().describe("limits scores to plus and minus this"),
   length_penalty: nonNegative.optional().describe("off the score per token over length_penalty_start"),
-  length_penalty_start: nonNegativeInteger.optional(),
+  length_penalty_start: nonNegativeInteger
+    .optional()
+    .describe("tokens of an answer that length_penalty leaves free"),
   diversity_bonus: nonNegative.optional().describe("weight of a response's diversity in its score"),
   diversity_measure: z
     .enum(["distinct", "overlap"])
     .optional()
     .describe("distinct n-grams, or one minus the largest overlap with another response"),
-  diversity_ngram: positiveInteger.optional(),
-  missing_eos_penalty: nonNegative.nullable().optional(),
+  diversity_ngram: positiveInteger.optional().describe("tokens of an n-gram of diversity_bonus"),
+  missing_eos_penalty: nonNegative
+    .nullable()
+    .optional()
+    .describe("off the score of an answer that did not end itself"),
 };
 
 type RolloutKeys = z.infer<z.ZodObject<typeof rolloutKeys>>;

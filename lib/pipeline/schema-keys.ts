@@ -50,7 +50,7 @@ export const loopKeys = {
     .describe("course of the learning rate after the warm-up"),
   betas: z.tuple([fraction, fraction]).optional().describe("AdamW's decay rates"),
   eps: positive.optional().describe("AdamW's epsilon"),
-  weight_decay: nonNegative.optional(),
+  weight_decay: nonNegative.optional().describe("AdamW's, of every weight that trains"),
   max_grad_norm: positive
     .nullable()
     .optional()
@@ -79,13 +79,16 @@ export const ppoUpdateKeys = {
     .nullable()
     .optional()
     .describe("approximate KL that ends the inner epochs; null: never"),
-  clip_range: positive.optional(),
-  value_clip_range: positive.nullable().optional(),
-  value_loss_coefficient: nonNegative.optional(),
-  entropy_coefficient: nonNegative.optional(),
+  clip_range: positive.optional().describe("ratios of probabilities are clipped to 1 plus and minus this"),
+  value_clip_range: positive
+    .nullable()
+    .optional()
+    .describe("values are clipped to the old ones plus and minus this; null: never"),
+  value_loss_coefficient: nonNegative.optional().describe("weight of the value loss"),
+  entropy_coefficient: nonNegative.optional().describe("weight of the entropy bonus"),
   gamma: fraction.optional().describe("discount per token or step"),
-  lambda: fraction.optional(),
-  whiten_advantages: z.boolean().optional(),
+  lambda: fraction.optional().describe("of generalised advantage estimation"),
+  whiten_advantages: z.boolean().optional().describe("over the batch of rollouts"),
 };
 
 /** Keys of every stage that trains a language model. */
@@ -161,7 +164,7 @@ export const supervised = {
     .describe("share of data_path to hold out; default 0.05"),
   max_rows: positiveInteger.optional().describe("reads at most this many rows"),
   duplicates: z.enum(["keep", "drop"]).optional().describe("rows that say the same as one before"),
-  num_epochs: positive.optional(),
+  num_epochs: positive.optional().describe("passes over the data; default 1"),
   max_steps: positiveInteger.optional().describe("ends training after this many optimizer steps"),
   steps_per_epoch: positiveInteger.optional().describe("with num_epochs: sets max_steps to their product"),
   gradient_accumulation_steps: positiveInteger.optional().describe("batches per optimizer step"),

@@ -79,7 +79,8 @@ const sft = z
         "chat-pair",
         "chatbot-arena",
       ])
-      .optional(),
+      .optional()
+      .describe("form of the rows; default: found from the first one"),
     streaming: z
       .boolean()
       .optional()
@@ -115,7 +116,8 @@ const reward = z
         "chatbot-arena",
         "prompt-response-score",
       ])
-      .optional(),
+      .optional()
+      .describe("form of the rows; default: found from the first one"),
     ties: z.enum(["keep", "drop"]).optional().describe("pairs judged alike: learnt as ties, or left out"),
     overlong: z
       .enum(["drop", "truncate-prompt"])

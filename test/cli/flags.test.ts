@@ -22,6 +22,21 @@ describe("flags of the stages", () => {
     }
   });
 
+  it("all say what they are, and which words they may be", () => {
+    for (const kind of stageKinds) {
+      const command = new Command();
+      addStageFlags(command, kind);
+      for (const { flags, description, hidden } of command.options)
+        assert.ok(hidden || description !== "", `${kind} ${flags}`);
+    }
+    const dpo = new Command();
+    addStageFlags(dpo, "dpo");
+    const help = (flag: string): string | undefined =>
+      dpo.options.find(({ long }) => long === flag)?.description;
+    assert.match(help("--schedule") ?? "", /^course of .* \(constant, linear, cosine\)$/);
+    assert.equal(help("--seed"), "everything random follows from it");
+  });
+
   it("take numbers, booleans, lists, null and text as the setting wants them", () => {
     const words = [
       "--learning-rate",

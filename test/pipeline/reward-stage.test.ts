@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { type Calibration, loadReward, RewardEnsemble } from "../../lib/index.ts";
 import { runPipeline } from "../../lib/pipeline/run.ts";
 import type { RewardStage, Stage } from "../../lib/pipeline/schema.ts";
-import { readStage } from "../../lib/pipeline/settings-file.ts";
+import { readPipeline, readStage } from "../../lib/pipeline/settings-file.ts";
 import { jsonLines, temporaryDirectory, writeText } from "../data/support.ts";
 import { preferenceRows, prompts, tinyModel, tinyTokenizer } from "../trainers/support.ts";
 
@@ -74,10 +74,14 @@ describe("reward stages", function () {
     assert.ok(weights("raw").equals(weights("one")), "statistics change no weight");
   });
 
-  it("the example on HH-RLHF is a stage, and seeds and combinations that make no sense are not", async () => {
-    const example = fileURLToPath(new URL("../../examples/hh-rlhf/reward.yaml", import.meta.url));
-    const { settings } = await readStage("reward", example, {});
-    assert.equal((settings as RewardStage).overlong, "truncate-prompt");
+  it("the examples on HH-RLHF are stages, and seeds and combinations that make no sense are not", async () => {
+    const example = fileURLToPath(new URL("../../examples/hh-rlhf/pipeline.yaml", import.meta.url));
+    const stages = await readPipeline(example);
+    assert.deepEqual(
+      stages.map(({ kind }) => kind),
+      ["sft", "reward", "reward", "dpo", "ppo", "evaluate"],
+    );
+    assert.equal((stages[1] as { settings: RewardStage }).settings.overlong, "truncate-prompt");
     const file = (text: string): string =>
       writeText(
         directory,
