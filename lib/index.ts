@@ -100,7 +100,14 @@ export {
 } from "./trainers/feature-reward.ts";
 export { groupAdvantages, leaveOneOutAdvantages, type RewardScale } from "./trainers/group-advantages.ts";
 export type { GroupMinibatch } from "./trainers/group-metrics.ts";
-export type { GRPOConfig, GroupConfig, LossAggregation, RLOOConfig } from "./trainers/group-settings.ts";
+export type {
+  GRPOConfig,
+  GroupConfig,
+  LossAggregation,
+  ReinforceBaseline,
+  ReinforcePlusPlusConfig,
+  RLOOConfig,
+} from "./trainers/group-settings.ts";
 export type {
   GroupExperience,
   GroupTrainer,
@@ -115,6 +122,7 @@ export type { PairTrainerOptions } from "./trainers/pairs.ts";
 export { PPOTrainer, type PPOTrainerOptions, type PpoUpdate } from "./trainers/ppo.ts";
 export type { PpoMinibatch } from "./trainers/ppo-metrics.ts";
 export type { PPOConfig, PpoUpdateConfig } from "./trainers/ppo-settings.ts";
+export { ReinforcePlusPlusTrainer } from "./trainers/reinforce-plus-plus.ts";
 export { RewardModelTrainer, type RewardModelTrainerOptions } from "./trainers/reward.ts";
 export type { HeadInit, RewardConfig, RewardLossConfig, RewardPairLoss } from "./trainers/reward-settings.ts";
 export { RLOOTrainer } from "./trainers/rloo.ts";

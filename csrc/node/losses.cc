@@ -62,7 +62,8 @@ Napi::Value groupPolicyLoss(const Napi::CallbackInfo& info) {
     call.arguments.rows = call.length();
     call.offsets();
     call.input("weight", call.arguments.sequences, true);
-    call.input("advantage", call.arguments.sequences, true);
+    call.input("tokenAdvantage", false);
+    call.input("advantage", call.arguments.sequences, false);
     call.output("dLogProb", call.length());
     call.stats({"loss", "approxKl", "clippedLow", "clippedHigh", "ratio", "ratioSquared", "kl", "tokens"});
     return call.submit();

@@ -16,16 +16,31 @@ T logRatio(const GroupPolicyLoss& a, int64_t t) {
   return in<T>(a.logProb)[t] - in<T>(a.oldLogProb)[t];
 }
 
-/// What all tokens of a sequence share: their number, the sum of log-ratios, and for ratios of sequences the ratio.
+template <class T>
+T fromReference(const GroupPolicyLoss& a, int64_t t) {
+  return a.refLogProb ? in<T>(a.refLogProb)[t] - in<T>(a.logProb)[t] : T(0);
+}
+
+template <class T>
+T kl(const GroupPolicyLoss& a, int64_t t) {
+  const T d = fromReference<T>(a, t);
+  return expm1(d) - d;
+}
+
+/// What all tokens of a sequence share: their number, the sums of log-ratios and of KLs, and for ratios of sequences the ratio.
 template <class T>
 struct Sequence {
   int64_t begin, end, tokens = 0;
-  T weight, advantage, logRatioSum = 0;
+  T weight, advantage = 0, logRatioSum = 0, klSum = 0;
 
-  Sequence(const GroupPolicyLoss& a, int64_t s)
-      : begin(a.offsets[s]), end(a.offsets[s + 1]), weight(in<T>(a.weight)[s]), advantage(in<T>(a.advantage)[s]) {
+  Sequence(const GroupPolicyLoss& a, int64_t s) : begin(a.offsets[s]), end(a.offsets[s + 1]), weight(in<T>(a.weight)[s]) {
+    if (!a.tokenAdvantage) advantage = in<T>(a.advantage)[s];
     for (int64_t t = begin; t < end; ++t)
-      if (counts<T>(a, t)) logRatioSum += logRatio<T>(a, t), ++tokens;
+      if (counts<T>(a, t)) logRatioSum += logRatio<T>(a, t), klSum += kl<T>(a, t), ++tokens;
+  }
+
+  T advantageOf(const GroupPolicyLoss& a, int64_t t) const {
+    return a.tokenAdvantage ? in<T>(a.tokenAdvantage)[t] : advantage;
   }
 
   T ratio(const GroupPolicyLoss& a, int64_t t) const {
@@ -33,6 +48,18 @@ struct Sequence {
       case RatioLevel::Token: return std::exp(logRatio<T>(a, t));
       case RatioLevel::SequenceMean: return std::exp(logRatioSum / T(tokens));
       case RatioLevel::SequenceSum: return std::exp(logRatioSum);
+    }
+    return T(0);
+  }
+
+  /// The slope of Σ c·k over the sequence by the log-prob of t.
+  T klSlope(const GroupPolicyLoss& a, int64_t t, const T& ratio) const {
+    const T slope = -expm1(fromReference<T>(a, t));
+    if (!a.weighKl) return slope;
+    switch (a.level) {
+      case RatioLevel::Token: return ratio * (slope + kl<T>(a, t));
+      case RatioLevel::SequenceMean: return ratio * (slope + klSum / T(tokens));
+      case RatioLevel::SequenceSum: return ratio * (slope + klSum);
     }
     return T(0);
   }
@@ -44,8 +71,7 @@ struct Surrogate {
   T loss, slope;
   bool low = false, high = false;
 
-  Surrogate(const GroupPolicyLoss& a, const Sequence<T>& sequence, const T& ratio, const T& logProb) {
-    const T advantage = sequence.advantage;
+  Surrogate(const GroupPolicyLoss& a, const Sequence<T>& sequence, const T& advantage, const T& ratio, const T& logProb) {
     if (a.surrogate == PolicySurrogate::Truncated) {
       high = realPart(ratio) > a.highestRatio;
       // The factor has no gradient: a complex step through the ratio must not show.
@@ -76,17 +102,16 @@ void run(const GroupPolicyLoss& a) {
     for (int64_t t = sequence.begin; t < sequence.end; ++t) {
       if (!counts<T>(a, t)) continue;
       const T change = logRatio<T>(a, t), ratio = sequence.ratio(a, t);
-      const Surrogate<T> surrogate(a, sequence, ratio, in<T>(a.logProb)[t]);
-      const T d = a.refLogProb ? in<T>(a.refLogProb)[t] - in<T>(a.logProb)[t] : T(0);
-      const T kl = expm1(d) - d, klSlope = -expm1(d);
-      out<T>(a.dLogProb)[t] = sequence.weight * (surrogate.slope + T(a.klCoefficient) * klSlope);
-      sums[GroupPolicyLoss::kLoss] += sequence.weight * (surrogate.loss + T(a.klCoefficient) * kl);
+      const Surrogate<T> surrogate(a, sequence, sequence.advantageOf(a, t), ratio, in<T>(a.logProb)[t]);
+      const T k = kl<T>(a, t), weighedKl = a.weighKl ? ratio * k : k;
+      out<T>(a.dLogProb)[t] = sequence.weight * (surrogate.slope + T(a.klCoefficient) * sequence.klSlope(a, t, ratio));
+      sums[GroupPolicyLoss::kLoss] += sequence.weight * (surrogate.loss + T(a.klCoefficient) * weighedKl);
       sums[GroupPolicyLoss::kApproxKl] += T(0.5) * change * change;
       sums[GroupPolicyLoss::kClippedLow] += T(surrogate.low ? 1 : 0);
       sums[GroupPolicyLoss::kClippedHigh] += T(surrogate.high ? 1 : 0);
       sums[GroupPolicyLoss::kRatio] += ratio;
       sums[GroupPolicyLoss::kRatioSquared] += ratio * ratio;
-      sums[GroupPolicyLoss::kKl] += kl;
+      sums[GroupPolicyLoss::kKl] += k;
       sums[GroupPolicyLoss::kTokens] += T(1);
     }
   }

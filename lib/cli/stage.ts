@@ -22,6 +22,7 @@ const DESCRIPTIONS: Readonly<Record<CommandKind, string>> = {
   ppo: "align a model with PPO against a reward model or function",
   grpo: "align a model by comparing answers to one prompt (GRPO, DAPO, Dr. GRPO, GSPO, CISPO)",
   rloo: "align a model by comparing each answer with the others to its prompt (RLOO)",
+  "reinforce-plus-plus": "align a model by policy gradients without a value function (REINFORCE++)",
   dpo: "align a model with preference pairs directly (DPO and its kin)",
   kto: "align a model with answers judged good or bad (KTO)",
   orpo: "align a model with preference pairs by odds ratios, without a reference (ORPO)",

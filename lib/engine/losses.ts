@@ -99,7 +99,9 @@ export interface GroupPolicyLossArgs {
   /** Int32Array[S+1]. */
   readonly offsets: Int32Array;
   /** Float32Array[S]: one advantage per sequence. */
-  readonly advantage: Float32Array;
+  readonly advantage?: Float32Array;
+  /** In its place, with ratios of tokens: one advantage per token. */
+  readonly tokenAdvantage?: FloatArray;
   /** Float32Array[S]: what each token of a sequence counts in the loss. */
   readonly weight: Float32Array;
   /** Ratios of single tokens (default), of sequences by the mean of log-ratios (GSPO), or by their sum (RLOO). */
@@ -112,6 +114,8 @@ export interface GroupPolicyLossArgs {
   readonly highestRatio?: number;
   /** Weight of the k3 estimate of the KL to the reference in the loss. Default 0. */
   readonly klCoefficient?: number;
+  /** Whether the ratio multiplies k3, so that its gradient is that of the KL (DeepSeek-V3.2, 2025). Default false. */
+  readonly weighKl?: boolean;
 }
 
 /** Over what the ratio of new to old probability is taken. */
@@ -129,8 +133,8 @@ export type GroupPolicyStat =
   | "tokens";
 
 /**
- * Policy losses with one advantage per answer, Σ_s weight[s]·Σ_t (max(−A·ρ, −A·clip(ρ, lowest, highest)) + klCoefficient·k3):
- * GRPO (Shao et al. 2024), GSPO, CISPO, RLOO.
+ * Policy losses without a value function, Σ_s weight[s]·Σ_t (max(−A·ρ, −A·clip(ρ, lowest, highest)) + klCoefficient·k3): GRPO (Shao et
+ * al. 2024), GSPO, CISPO, RLOO, REINFORCE++.
  */
 export function groupPolicyLoss(
   engine: Engine,

@@ -74,6 +74,7 @@ const DATA_OF_STAGE: Readonly<Record<TrainingKind, "sft" | "prompts" | "reward" 
   ppo: "prompts",
   grpo: "prompts",
   rloo: "prompts",
+  "reinforce-plus-plus": "prompts",
   dpo: "pairs",
   kto: "unpaired",
   orpo: "pairs",

@@ -1,6 +1,13 @@
 import { z } from "zod";
 import { rolloutKeys, rolloutKeysFit } from "./rollout-keys.ts";
-import { type IssueContext, nonNegative, positive, positiveInteger, ppoUpdateKeys } from "./schema-keys.ts";
+import {
+  fraction,
+  type IssueContext,
+  nonNegative,
+  positive,
+  positiveInteger,
+  ppoUpdateKeys,
+} from "./schema-keys.ts";
 
 /* The settings of the stages that learn from answers they sample. */
 
@@ -31,13 +38,10 @@ export const ppo = z
   })
   .superRefine(rolloutKeysFit);
 
-/** Keys of the stages that compare several answers to one prompt. */
+/** Keys of the stages without a value function. */
 const groupKeys = {
   ...rolloutKeys,
-  group_size: positiveInteger
-    .min(2)
-    .optional()
-    .describe("answers per prompt; batch_size is a multiple of it"),
+  group_size: positiveInteger.optional().describe("answers per prompt; batch_size is a multiple of it"),
   update_epochs: positiveInteger.optional().describe("passes over each batch of rollouts"),
   clip_range: z.number().gt(0).max(1).optional().describe("ratios under 1 − this are clipped"),
   clip_range_high: positive.optional().describe("ratios over 1 + this are clipped; left out: clip_range"),
@@ -45,9 +49,19 @@ const groupKeys = {
 
 type GroupKeys = z.infer<z.ZodObject<typeof groupKeys>>;
 
-function groupKeysFit(stage: GroupKeys, defaultGroupSize: number, context: IssueContext): void {
+function groupKeysFit(
+  stage: GroupKeys,
+  { usual, least = 2 }: { usual: number; least?: number },
+  context: IssueContext,
+): void {
   rolloutKeysFit(stage, context);
-  const { batch_size: batchSize, group_size: groupSize = defaultGroupSize } = stage;
+  const { batch_size: batchSize, group_size: groupSize = usual } = stage;
+  if (groupSize < least)
+    context.addIssue({
+      code: "custom",
+      path: ["group_size"],
+      message: `must be at least ${least}: answers to one prompt are compared`,
+    });
   if (batchSize === undefined || batchSize % groupSize === 0) return;
   context.addIssue({
     code: "custom",
@@ -73,8 +87,9 @@ export const grpo = z
       .enum(["group", "batch", "none"])
       .optional()
       .describe("what advantages are divided by: a deviation, or nothing"),
+    weigh_kl: z.boolean().optional().describe("the ratio multiplies the KL of the loss"),
   })
-  .superRefine((stage, context) => groupKeysFit(stage, 8, context));
+  .superRefine((stage, context) => groupKeysFit(stage, { usual: 8 }, context));
 
 export const rloo = z
   .strictObject({
@@ -84,8 +99,26 @@ export const rloo = z
       .describe("weight of the KL that is taken off the scores; 0 keeps no reference"),
     whiten_advantages: z.boolean().optional().describe("over the batch of rollouts"),
   })
-  .superRefine((stage, context) => groupKeysFit(stage, 2, context));
+  .superRefine((stage, context) => groupKeysFit(stage, { usual: 2 }, context));
+
+export const reinforcePlusPlus = z
+  .strictObject({
+    ...groupKeys,
+    kl_coefficient: nonNegative
+      .optional()
+      .describe("weight of the per-token KL in the reward; 0 keeps no reference"),
+    kl_estimator: z.enum(["k1", "k2", "k3"]).optional(),
+    gamma: fraction.optional(),
+    baseline: z
+      .enum(["batch", "group"])
+      .optional()
+      .describe("group: the mean score of a prompt's answers is taken off theirs"),
+  })
+  .superRefine((stage, context) =>
+    groupKeysFit(stage, { usual: 1, least: stage.baseline === "group" ? 2 : 1 }, context),
+  );
 
 export type PpoStage = z.infer<typeof ppo>;
 export type GrpoStage = z.infer<typeof grpo>;
 export type RlooStage = z.infer<typeof rloo>;
+export type ReinforcePlusPlusStage = z.infer<typeof reinforcePlusPlus>;

@@ -5,11 +5,12 @@ import type { PromptRow, TokenizedPrompt } from "../data/types.ts";
 import { RlhfError } from "../errors.ts";
 import { type MetricsRecord, readMetrics } from "../monitor/metrics.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
-import type { GRPOConfig, RLOOConfig } from "../trainers/group-settings.ts";
+import type { GRPOConfig, ReinforcePlusPlusConfig, RLOOConfig } from "../trainers/group-settings.ts";
 import { GRPOTrainer } from "../trainers/grpo.ts";
 import type { OnlineTrainerOptions } from "../trainers/online.ts";
 import { PPOTrainer } from "../trainers/ppo.ts";
 import type { PPOConfig } from "../trainers/ppo-settings.ts";
+import { ReinforcePlusPlusTrainer } from "../trainers/reinforce-plus-plus.ts";
 import { RLOOTrainer } from "../trainers/rloo.ts";
 import { ROLLOUT_DEFAULTS } from "../trainers/rollout-settings.ts";
 import { fittingMaxLength } from "../trainers/settings.ts";
@@ -18,7 +19,7 @@ import type { StageSummary } from "./manifest.ts";
 import { openPolicy, savePolicy } from "./policy-model.ts";
 import { closeReward, openReward } from "./reward-source.ts";
 import type { StageContext } from "./run.ts";
-import type { GrpoStage, PpoStage, RlooStage } from "./schema.ts";
+import type { GrpoStage, PpoStage, ReinforcePlusPlusStage, RlooStage } from "./schema.ts";
 import { describeReport, stepsOfEpochs, trainerConfig } from "./settings.ts";
 import { tokenizeSplit } from "./stage-data.ts";
 import { beforeAndAfter, trainAndCompare } from "./train.ts";
@@ -31,11 +32,13 @@ type Given = Omit<OnlineTrainerOptions<never>, "config"> & {
   readonly config: { readonly numIterations?: number; readonly stop?: number[] };
 };
 
+type OnlineStage = PpoStage | GrpoStage | RlooStage | ReinforcePlusPlusStage;
+
 type OnlineStageTrainer = Trainer & { readonly tokenized: { readonly dropped: number } };
 
 /** Aligns a policy by answers that it samples, and saves it in the stage's output directory. */
 async function trainAndSave(
-  settings: PpoStage | GrpoStage | RlooStage,
+  settings: OnlineStage,
   context: StageContext,
   makeTrainer: (given: Given) => OnlineStageTrainer,
 ): Promise<StageSummary> {
@@ -79,10 +82,7 @@ async function trainAndSave(
 }
 
 /** Means over the first and the last iterations, of this run and of those it went on from. */
-function summarize({
-  output_dir: outputDir,
-  shape_rewards: shaped,
-}: PpoStage | GrpoStage | RlooStage): StageSummary {
+function summarize({ output_dir: outputDir, shape_rewards: shaped }: OnlineStage): StageSummary {
   const records = readMetrics(join(outputDir, "metrics.jsonl"));
   // Scores less their own running mean show no progress.
   const scores = shaped ? "objective/raw_scores" : "objective/scores";
@@ -149,5 +149,19 @@ export function runRlooStage(settings: RlooStage, context: StageContext): Promis
     settings,
     context,
     (given) => new RLOOTrainer({ ...given, config: { ...given.config, ...config } }),
+  );
+}
+
+/** The same with REINFORCE++. */
+export function runReinforcePlusPlusStage(
+  settings: ReinforcePlusPlusStage,
+  context: StageContext,
+): Promise<StageSummary> {
+  const { num_epochs: _, ...keys } = settings;
+  const config = trainerConfig<Omit<ReinforcePlusPlusStage, "num_epochs">, ReinforcePlusPlusConfig>(keys);
+  return trainAndSave(
+    settings,
+    context,
+    (given) => new ReinforcePlusPlusTrainer({ ...given, config: { ...given.config, ...config } }),
   );
 }

@@ -14,7 +14,7 @@ import {
   positiveInteger,
 } from "./schema-keys.ts";
 
-/** Keys of the stages that learn from answers they sample: PPO, GRPO, RLOO. */
+/** Keys of the stages that learn from answers they sample: PPO, GRPO, RLOO, REINFORCE++. */
 export const rolloutKeys = {
   model_path: path.describe("policy to start from; its starting point is the reference"),
   ...policy,

@@ -9,7 +9,7 @@ import { runEvaluateStage } from "./evaluation-stage.ts";
 import { hashOfValue } from "./fingerprint.ts";
 import { withLocalPaths } from "./hub-paths.ts";
 import { markBegun, markComplete, type StageSummary, stageKey, stageState } from "./manifest.ts";
-import { runGrpoStage, runPpoStage, runRlooStage } from "./online-stages.ts";
+import { runGrpoStage, runPpoStage, runReinforcePlusPlusStage, runRlooStage } from "./online-stages.ts";
 import { modelKeys, type PathSetting, pathsOf } from "./paths.ts";
 import { runCpoStage, runDpoStage, runKtoStage, runOrpoStage, runSimpoStage } from "./preference-stages.ts";
 import { runRewardStage } from "./reward-stage.ts";
@@ -87,6 +87,8 @@ function runStage(stage: Stage, context: StageContext): Promise<StageSummary> {
       return runGrpoStage(stage.settings, context);
     case "rloo":
       return runRlooStage(stage.settings, context);
+    case "reinforce-plus-plus":
+      return runReinforcePlusPlusStage(stage.settings, context);
     case "dpo":
       return runDpoStage(stage.settings, context);
     case "kto":

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { MODEL_FAMILIES } from "../model/config.ts";
 import { environmentPpo } from "./environment-schema.ts";
 import { evaluate } from "./evaluation-schema.ts";
-import { grpo, ppo, rloo } from "./online-schema.ts";
+import { grpo, ppo, reinforcePlusPlus, rloo } from "./online-schema.ts";
 import { cpo, dpo, kto, orpo, simpo } from "./preference-schema.ts";
 import { combination, combinationFits } from "./reward-keys.ts";
 import {
@@ -164,6 +164,7 @@ export const stageSchemas = {
   ppo,
   grpo,
   rloo,
+  "reinforce-plus-plus": reinforcePlusPlus,
   dpo,
   kto,
   orpo,
@@ -179,7 +180,7 @@ export type TrainingKind = Exclude<StageKind, "evaluate" | "environment-ppo">;
 export type SftStage = z.infer<typeof sft>;
 export type RewardStage = z.infer<typeof reward>;
 export type { EnvironmentPpoStage } from "./environment-schema.ts";
-export type { GrpoStage, PpoStage, RlooStage } from "./online-schema.ts";
+export type { GrpoStage, PpoStage, ReinforcePlusPlusStage, RlooStage } from "./online-schema.ts";
 export type DpoStage = z.infer<typeof dpo>;
 export type KtoStage = z.infer<typeof kto>;
 export type OrpoStage = z.infer<typeof orpo>;
@@ -223,6 +224,7 @@ export const stageAliases: Readonly<Record<StageKind, Readonly<Record<string, st
   ppo: rolloutAliases,
   grpo: groupAliases,
   rloo: groupAliases,
+  "reinforce-plus-plus": groupAliases,
   "environment-ppo": {},
   evaluate: referenceAliases,
 };
@@ -241,6 +243,7 @@ export const pipelineSchema = z.strictObject({
           ppo: ppo.optional(),
           grpo: grpo.optional(),
           rloo: rloo.optional(),
+          "reinforce-plus-plus": reinforcePlusPlus.optional(),
           dpo: dpo.optional(),
           kto: kto.optional(),
           orpo: orpo.optional(),

@@ -32,12 +32,17 @@ export type Measured = Pick<
   "batch" | "scores" | "logProb" | "refLogProb" | "divergence" | "value"
 >;
 
+type AdvantageSettings = Pick<
+  PPOSettings,
+  "klEstimator" | "gamma" | "lambda" | "whitenRewards" | "whitenAdvantages"
+>;
+
 /** Rewards with the KL penalty, advantages (whitened over the whole batch where the settings say so), returns, and the KL. */
 export async function estimateAdvantages(
   engine: Engine,
   { batch, scores, logProb, refLogProb, divergence, value }: Measured,
   klCoefficient: number,
-  settings: PPOSettings,
+  settings: AdvantageSettings,
 ): Promise<Pick<Experience, "reward" | "advantage" | "returns" | "kl">> {
   const { klEstimator, gamma, lambda, whitenRewards, whitenAdvantages } = settings;
   const { mask, offsets } = batch.packed;

@@ -1,3 +1,4 @@
+import type { KlEstimator } from "../engine/losses.ts";
 import { RlhfError } from "../errors.ts";
 import type { RewardScale } from "./group-advantages.ts";
 import {
@@ -9,6 +10,7 @@ import {
 } from "./rollout-settings.ts";
 import {
   flag,
+  fraction,
   numberRule,
   oneOf,
   positive,
@@ -17,9 +19,9 @@ import {
   type Rules,
 } from "./settings.ts";
 
-/** Settings of the trainers that compare several answers to one prompt. `batchSize` is a multiple of `groupSize`. */
+/** Settings of the trainers without a value function. `batchSize` is a multiple of `groupSize`. */
 export interface GroupConfig extends RolloutConfig {
-  /** Answers to each prompt, at least 2. Default: GRPO 8, RLOO 2. */
+  /** Answers to each prompt. Default: GRPO 8, RLOO 2, which compare them and need 2; REINFORCE++ 1. */
   readonly groupSize?: number;
   /** Passes over each batch of rollouts. Default 1. */
   readonly updateEpochs?: number;
@@ -50,6 +52,11 @@ export interface GRPOConfig extends GroupConfig {
   readonly surrogate?: "clipped" | "cispo";
   /** What advantages are divided by. Default "group". */
   readonly scaleRewards?: RewardScale;
+  /**
+   * Whether the ratio multiplies the k3 KL, so that its gradient is that of the KL whatever the policy has become since it sampled
+   * (DeepSeek-V3.2, 2025). Default true; the paper of GRPO has it without.
+   */
+  readonly weighKl?: boolean;
 }
 
 export interface RLOOConfig extends GroupConfig {
@@ -57,6 +64,23 @@ export interface RLOOConfig extends GroupConfig {
   readonly klCoefficient?: number;
   /** Makes advantages mean 0 and deviation 1 over the batch. Default false. */
   readonly whitenAdvantages?: boolean;
+}
+
+/** What scores are measured against in REINFORCE++. */
+export type ReinforceBaseline = "batch" | "group";
+
+export interface ReinforcePlusPlusConfig extends GroupConfig {
+  /** Weight β of the per-token KL penalty in the reward; 0: no reference is kept. Default 0.01. */
+  readonly klCoefficient?: number;
+  /** Default "k1". */
+  readonly klEstimator?: KlEstimator;
+  /** Discount per token. Default 1. */
+  readonly gamma?: number;
+  /**
+   * "group": the mean score of a prompt's answers is taken off theirs (REINFORCE++-baseline); needs a groupSize of 2 or more. "batch"
+   * (default): only the mean of all advantages is.
+   */
+  readonly baseline?: ReinforceBaseline;
 }
 
 const GROUP_DEFAULTS = {
@@ -73,6 +97,7 @@ export const GRPO_DEFAULTS = {
   ratioLevel: "token" as NonNullable<GRPOConfig["ratioLevel"]>,
   surrogate: "clipped" as NonNullable<GRPOConfig["surrogate"]>,
   scaleRewards: "group" as RewardScale,
+  weighKl: true,
 };
 
 export const RLOO_DEFAULTS = {
@@ -80,6 +105,15 @@ export const RLOO_DEFAULTS = {
   groupSize: 2,
   klCoefficient: 0.05,
   whitenAdvantages: false,
+};
+
+export const REINFORCE_DEFAULTS = {
+  ...GROUP_DEFAULTS,
+  groupSize: 1,
+  klCoefficient: 0.01,
+  klEstimator: "k1" as KlEstimator,
+  gamma: 1,
+  baseline: "batch" as ReinforceBaseline,
 };
 
 const GROUP_RULES: Rules<GroupConfig> = {
@@ -96,11 +130,20 @@ export const GRPO_RULES: Rules<GRPOConfig> = {
   ratioLevel: oneOf("token", "sequence"),
   surrogate: oneOf("clipped", "cispo"),
   scaleRewards: oneOf("group", "batch", "none"),
+  weighKl: flag,
 };
 
 export const RLOO_RULES: Rules<RLOOConfig> = {
   ...GROUP_RULES,
   whitenAdvantages: flag,
+};
+
+export const REINFORCE_RULES: Rules<ReinforcePlusPlusConfig> = {
+  ...GROUP_RULES,
+  groupSize: positiveInteger,
+  klEstimator: oneOf("k1", "k2", "k3"),
+  gamma: fraction,
+  baseline: oneOf("batch", "group"),
 };
 
 /** What the trainers share, with all defaults filled in. */
@@ -110,6 +153,8 @@ export type GroupSettings = RolloutSettings &
 
 export type GRPOSettings = GroupSettings & Required<Pick<GRPOConfig, keyof typeof GRPO_DEFAULTS>>;
 export type RLOOSettings = GroupSettings & Required<Pick<RLOOConfig, keyof typeof RLOO_DEFAULTS>>;
+export type ReinforcePlusPlusSettings = GroupSettings &
+  Required<Pick<ReinforcePlusPlusConfig, keyof typeof REINFORCE_DEFAULTS>>;
 
 /** Settings that are right by themselves and wrong together: throws ERR_RLHF_ARGUMENT. */
 export function checkGroupCombination(
@@ -121,5 +166,15 @@ export function checkGroupCombination(
     throw new RlhfError(
       "ERR_RLHF_ARGUMENT",
       `config.batchSize (${batchSize} rollouts) must be a multiple of groupSize (${groupSize} answers per prompt)`,
+    );
+}
+
+/** The same of REINFORCE++. */
+export function checkReinforceCombination(config: ReinforcePlusPlusSettings): void {
+  checkGroupCombination(config);
+  if (config.baseline === "group" && config.groupSize < 2)
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      `config.baseline "group" needs a groupSize of 2 or more, not ${config.groupSize}; 8 is usual`,
     );
 }

@@ -33,7 +33,7 @@ export interface MeasuredGroups {
 
 /** Rollouts with all that an update needs. */
 export interface GroupExperience extends MeasuredGroups {
-  /** Float32Array[S]. */
+  /** Float32Array[S]; of REINFORCE++, whose tokens have advantages of their own, Float32Array[N]. */
   readonly advantage: Float32Array;
 }
 
@@ -44,8 +44,8 @@ export interface GroupUpdate {
 }
 
 /**
- * The trainers without a value function: each step samples a group of answers to every prompt, and an answer's advantage is how far
- * its score is above the others of its group. A subclass says what the advantages and the loss are.
+ * The trainers without a value function: each step samples a group of answers to every prompt, and scores are measured against those of
+ * the group, or of the batch. A subclass says what the advantages and the loss are.
  */
 export abstract class GroupTrainer<
   Config extends GroupConfig = GroupConfig,
@@ -60,17 +60,20 @@ export abstract class GroupTrainer<
 
   protected constructor(
     options: OnlineTrainerOptions<Config>,
-    algorithm: Omit<Algorithm<Config, Settings>, "check">,
+    algorithm: Omit<Algorithm<Config, Settings>, "check"> &
+      Partial<Pick<Algorithm<Config, Settings>, "check">>,
   ) {
-    super(options, { ...algorithm, check: checkGroupCombination });
+    super(options, { check: checkGroupCombination, ...algorithm });
   }
 
-  /** The advantage of each answer of a batch, Float32Array[S]. */
-  protected abstract advantagesOf(measured: MeasuredGroups): Float32Array;
+  /** The advantages of a batch's answers, Float32Array[S], or of all tokens, Float32Array[N]. */
+  protected abstract advantagesOf(measured: MeasuredGroups): Float32Array | Promise<Float32Array>;
+  /** Whether they are those of tokens. */
+  protected readonly tokenAdvantages: boolean = false;
   /** The loss's form. */
   protected abstract readonly loss: Pick<
     GroupPolicyLossArgs,
-    "level" | "surrogate" | "lowestRatio" | "highestRatio" | "klCoefficient"
+    "level" | "surrogate" | "lowestRatio" | "highestRatio" | "klCoefficient" | "weighKl"
   >;
   /** What a token of each rollout counts in the loss of a minibatch, Float32Array[minibatch.length]. */
   protected abstract weightsOf(batch: RolloutBatch, minibatch: Int32Array): Float32Array;
@@ -99,17 +102,21 @@ export abstract class GroupTrainer<
   /** Scores rollouts of `generateResponses`, and measures log-probs and advantages. */
   async computeAdvantages(rollouts: readonly Rollout[]): Promise<GroupExperience> {
     const measured = await this.measureAnswers(rollouts, await this.scoreRollouts(rollouts));
-    const groups = groupsOf(measured.scores, this.config.groupSize);
-    const deviations = groups.map(sampleDeviation);
     return {
       ...measured,
-      advantage: this.advantagesOf(measured),
-      metrics: {
-        ...measured.metrics,
-        "objective/scores_std": meanOf(deviations),
-        // Groups that teach nothing: all answers scored the same.
-        "objective/equal_groups": meanOf(deviations.map((deviation) => (deviation === 0 ? 1 : 0))),
-      },
+      advantage: await this.advantagesOf(measured),
+      metrics: { ...measured.metrics, ...this.#groupMetrics(measured.scores) },
+    };
+  }
+
+  #groupMetrics(scores: Float32Array): Metrics {
+    const { groupSize } = this.config;
+    if (groupSize < 2) return {};
+    const deviations = groupsOf(scores, groupSize).map(sampleDeviation);
+    return {
+      "objective/scores_std": meanOf(deviations),
+      // Groups whose answers cannot be told apart: all scored the same.
+      "objective/equal_groups": meanOf(deviations.map((deviation) => (deviation === 0 ? 1 : 0))),
     };
   }
 
@@ -174,7 +181,9 @@ export abstract class GroupTrainer<
       ...(refLogProb ? { refLogProb: batch.gather(refLogProb, indices) } : {}),
       mask: selected.mask,
       offsets: selected.offsets,
-      advantage: Float32Array.from(indices, (index) => advantage[index] as number),
+      ...(this.tokenAdvantages
+        ? { tokenAdvantage: batch.gather(advantage, indices) }
+        : { advantage: Float32Array.from(indices, (index) => advantage[index] as number) }),
       weight,
     });
     using dLogProb = gradient;

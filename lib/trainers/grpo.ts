@@ -22,13 +22,21 @@ export class GRPOTrainer extends GroupTrainer<GRPOConfig, GRPOSettings> {
   }
 
   protected override get loss() {
-    const { clipRange, clipRangeHigh = clipRange, klCoefficient, ratioLevel, surrogate } = this.config;
+    const {
+      clipRange,
+      clipRangeHigh = clipRange,
+      klCoefficient,
+      weighKl,
+      ratioLevel,
+      surrogate,
+    } = this.config;
     return {
       level: ratioLevel === "sequence" ? ("sequence-mean" as const) : ("token" as const),
       surrogate: surrogate === "cispo" ? ("truncated" as const) : ("clipped" as const),
       lowestRatio: 1 - clipRange,
       highestRatio: 1 + clipRangeHigh,
       klCoefficient,
+      weighKl,
     };
   }
 

@@ -20,8 +20,8 @@ import {
 import { requireNoDropout } from "./target.ts";
 
 /**
- * Settings of the trainers that learn from answers they sample: PPO, GRPO, RLOO. Default learning rate: 1e-6 for all weights, 1e-5
- * for an adapter.
+ * Settings of the trainers that learn from answers they sample: PPO, GRPO, RLOO, REINFORCE++. Default learning rate: 1e-6 for all
+ * weights, 1e-5 for an adapter.
  */
 export interface RolloutConfig extends TrainerConfig {
   /** Rollout batches in all. Default 100. */

@@ -6,7 +6,7 @@ import { jsonLines, temporaryDirectory, writeText } from "../data/support.ts";
 import { prompts, tinyModel, tinyTokenizer } from "../trainers/support.ts";
 import { runCommand, runHere } from "./support.ts";
 
-describe("command line: grpo and rloo", () => {
+describe("command line: grpo, rloo and reinforce-plus-plus", () => {
   const directory = temporaryDirectory();
   const path = (name: string): string => join(directory, name);
   const REWARD = "export default (_prompt, response) => response.length / 10;\n";
@@ -28,8 +28,8 @@ describe("command line: grpo and rloo", () => {
     );
 
   it("a stage from YAML and flags trains, saves a model, and is not run again", async () => {
-    const runs: [string, string, string[]][] = [
-      ["grpo", "batch_size: 8\ngroup_size: 4\nratio_level: sequence\nloss_aggregation: dr_grpo\n", []],
+    const runs: [string, string, string[], rollouts: number][] = [
+      ["grpo", "batch_size: 8\ngroup_size: 4\nratio_level: sequence\nloss_aggregation: dr_grpo\n", [], 16],
       [
         "rloo",
         "batch_size: 6\n",
@@ -43,16 +43,18 @@ describe("command line: grpo and rloo", () => {
           "--lora-r",
           "4",
         ],
+        12,
       ],
+      ["reinforce-plus-plus", "batch_size: 6\n", ["--baseline", "group", "--group-size", "2"], 12],
     ];
-    for (const [kind, keys, flags] of runs) {
+    for (const [kind, keys, flags, rollouts] of runs) {
       const words = [kind, "--config", stage(kind, keys), ...flags];
       const { code, stderr } = await runCommand(...words);
       assert.equal(code, 0, stderr);
       const records = readMetrics(path(`${kind}/metrics.jsonl`));
       assert.equal(records.length, 2);
       const metrics = records[1]?.metrics ?? {};
-      assert.equal(metrics["episode"], kind === "grpo" ? 16 : 12);
+      assert.equal(metrics["episode"], rollouts);
       assert.equal(
         metrics["objective/kl"] === undefined,
         kind === "grpo",
@@ -74,8 +76,10 @@ describe("command line: grpo and rloo", () => {
       ["rloo", "batch_size: 3\n", /batch_size.*must be a multiple of group_size \(2\)/s],
       ["rloo", "scale_rewards: none\n", /scale_rewards/],
       ["grpo", "min_new_tokens: 6\n", /min_new_tokens.*must not be over max_new_tokens \(5\)/s],
-      ["grpo", "group_size: 1\n", /group_size/],
+      ["grpo", "group_size: 1\n", /group_size.*must be at least 2/s],
       ["rloo", "kl_loss_direction: both\n", /kl_loss_direction.*"reverse".*"forward"/s],
+      ["reinforce-plus-plus", "baseline: group\n", /group_size.*must be at least 2/s],
+      ["reinforce-plus-plus", "lambda: 1\n", /lambda/],
     ];
     for (const [kind, keys, message] of cases) {
       const { code, stderr } = await runHere(kind, "--config", stage("wrong", keys));

@@ -19,6 +19,7 @@ describe("command line: usage and exit codes", () => {
       "ppo",
       "grpo",
       "rloo",
+      "reinforce-plus-plus",
       "generate",
       "logprobs",
       "score",

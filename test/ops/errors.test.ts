@@ -95,6 +95,19 @@ const badCalls: readonly BadCall[] = [
   ],
   ["groupPolicyLoss", { highestRatio: 0.7 }, ARGUMENT, "highestRatio is 0.7, expected ≥ lowestRatio"],
   ["groupPolicyLoss", { level: 3 }, ARGUMENT, "level is 3, expected 0 to 2"],
+  ["groupPolicyLoss", { weighKl: 2 }, ARGUMENT, "weighKl is 2, expected 0 to 1"],
+  [
+    "groupPolicyLoss",
+    { advantage: null },
+    ARGUMENT,
+    "advantage is null, expected an array without tokenAdvantage",
+  ],
+  [
+    "groupPolicyLoss",
+    { level: 1, tokenAdvantage: new Float64Array(10) },
+    ARGUMENT,
+    "level is 1, expected 0 to 0",
+  ],
   [
     "groupPolicyLoss",
     { klCoefficient: 0.1 },

@@ -8,9 +8,10 @@ import {
   RATIO_LEVELS,
   referenceArguments,
   SURROGATES,
+  withTokenAdvantages,
 } from "./cases/group-policy.ts";
 
-/** The losses of GRPO, GSPO, CISPO and RLOO on the oracle in float64: gradients, and values by hand. */
+/** The losses of GRPO, GSPO, CISPO, RLOO and REINFORCE++ on the oracle in float64: gradients, and values by hand. */
 
 const LENGTHS = [9, 2, 17, 6, 5];
 
@@ -36,17 +37,20 @@ const gradientCases: GradientCase[] = (Object.keys(RATIO_LEVELS) as (keyof typeo
     const data = new CaseData(`gradient of groupPolicyLoss ${level}`);
     const args = groupPolicyArguments(data, level, "clipped", LENGTHS);
     const withReference = { ...args, ...referenceArguments(data, args) };
+    const ofTokens = withTokenAdvantages(data, withReference);
     return [
       gradientCase(level, args),
       gradientCase(`${level}, by differences`, args, "central"),
       gradientCase(`${level}, KL`, withReference),
+      gradientCase(`${level}, weighed KL`, { ...withReference, weighKl: 1 }),
+      ...(level === "token" ? [gradientCase("advantages of tokens, KL", ofTokens)] : []),
       // The factor has no gradient: it is as good as constant where a complex step cannot change it.
       gradientCase(`${level}, truncated, KL`, { ...withReference, surrogate: SURROGATES.truncated }),
     ];
   },
 );
 
-describe("gradients of the losses with one advantage per answer", () => {
+describe("gradients of the policy losses without a value function", () => {
   for (const each of gradientCases) it(gradientTitle(each), () => checkGradient(each));
 });
 
@@ -79,7 +83,7 @@ function assertClose(actual: Float64Array | undefined, expected: readonly number
   });
 }
 
-describe("values of the losses with one advantage per answer", () => {
+describe("values of the policy losses without a value function", () => {
   it("clipped at each token, the upper bound higher: inside, above; below, inside", () => {
     const { dLogProb, stats } = evaluate(
       "groupPolicyLoss",
@@ -131,6 +135,37 @@ describe("values of the losses with one advantage per answer", () => {
     assertClose(dLogProb, [0, -0.05 * Math.expm1(-0.2), -0.05 * Math.expm1(0.5), 0, 0, 0]);
     assert.ok(Math.abs(stats![0]! - 0.05 * (k3[0]! + k3[1]!)) < 1e-12);
     assert.ok(Math.abs(stats![6]! - (k3[0]! + k3[1]!)) < 1e-12);
+  });
+
+  it("a KL weighed by the ratio has the slope ρ·(logProb − refLogProb)", () => {
+    const refLogProb = Float64Array.of(0, -1.2, -1.5, 0, -0.7, -1.4);
+    const { dLogProb, stats } = evaluate(
+      "groupPolicyLoss",
+      twoAnswers(LOG(1.25, 0.9, 1, 1), {
+        advantage: new Float64Array(2),
+        refLogProb,
+        klCoefficient: 0.1,
+        weighKl: 1,
+      }),
+    );
+    assertClose(dLogProb, [0, 0.05 * 1.25 * 0.2, 0.05 * 0.9 * -0.5, 0, 0.025 * 0.2, 0.025 * -0.1]);
+    const k3 = [-0.2, 0.5, -0.2, 0.1].map((d) => Math.exp(d) - 1 - d);
+    const loss = 0.05 * (1.25 * k3[0]! + 0.9 * k3[1]!) + 0.025 * (k3[2]! + k3[3]!);
+    assert.ok(Math.abs(stats![0]! - loss) < 1e-12);
+    assert.ok(
+      Math.abs(stats![6]! - k3.reduce((sum, k) => sum + k, 0)) < 1e-12,
+      "the KL is reported unweighed",
+    );
+  });
+
+  it("each token has an advantage of its own", () => {
+    const tokenAdvantage = Float64Array.of(Number.NaN, 1, -2, Number.NaN, 0.5, -1);
+    const { advantage: _, ...others } = twoAnswers(LOG(1.25, 1.5, 0.5, 0.5), {});
+    const { dLogProb, stats } = evaluate("groupPolicyLoss", { ...others, tokenAdvantage });
+    // Over 1.2 with a positive advantage is clipped, over it with a negative one is not; below 0.8 the other way round.
+    assertClose(dLogProb, [0, 0, 0.5 * 2 * 1.5, 0, -0.25 * 0.5 * 0.5, 0]);
+    assert.ok(Math.abs(stats![0]! - (0.5 * (-1.2 + 3) + 0.25 * (-0.25 + 0.8))) < 1e-12);
+    assert.deepEqual(Array.from(stats!.subarray(2, 4)), [1, 1]);
   });
 
   for (const level of Object.values(RATIO_LEVELS)) {

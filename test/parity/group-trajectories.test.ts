@@ -27,6 +27,7 @@ interface GrpoSettings extends Settings {
   loss_type: LossAggregation | "cispo";
   importance_sampling_level: "token" | "sequence";
   scale_rewards: RewardScale;
+  use_bias_correction_kl: boolean;
 }
 
 interface RlooSettings extends Settings {
@@ -162,11 +163,14 @@ describe("updates of TRL's GRPO and RLOO trainers from given answers, step by st
           microBatchTokens,
           ratioLevel: level,
           scaleRewards: settings.scale_rewards,
+          weighKl: settings.use_bias_correction_kl,
           ...(type === "cispo" ? cispo : { lossAggregation: type }),
         };
         using trainer = new GRPOTrainer(options(model, config));
         const perToken = level === "token" && type !== "cispo";
-        await follow(trajectory, model, trainer, { perToken, hasKl: settings.beta !== 0 });
+        // TRL reports the KL as it is weighed.
+        const hasKl = settings.beta !== 0 && !settings.use_bias_correction_kl;
+        await follow(trajectory, model, trainer, { perToken, hasKl });
       });
     }
 

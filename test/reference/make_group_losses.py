@@ -44,7 +44,7 @@ class Accelerator:
 
 def stand_in(**settings):
     """What the loss of a trainer reads of `self`."""
-    args = types.SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=MINIBATCHES)
+    args = types.SimpleNamespace(use_bias_correction_kl=settings.get("weigh_kl", False), delta=None, steps_per_generation=MINIBATCHES)
     return types.SimpleNamespace(
         accelerator=Accelerator(), model=types.SimpleNamespace(training=True), args=args, _metrics=dict(train=defaultdict(list)),
         _get_per_token_logps_and_entropies=lambda *_, **__: (policy, torch.zeros_like(policy), None),
@@ -102,6 +102,7 @@ def advantages_of(trainer_class, config_class, rewards, group, **settings):
 REWARDS = [1.5, -0.25, 0.75, 3.0, 0.5, 0.5, 0.5, 0.5, -2.0, 7.5, 0.0, 1.0]
 clip_high = dict(epsilon_high=0.28)
 kl = dict(beta=0.07)
+weighed = dict(kl, weigh_kl=True)
 sequence = dict(importance_sampling_level="sequence", epsilon_low=0.05, epsilon_high=0.08)
 save_json(HERE / "group-losses.json", dict(
     trl=trl.__version__,
@@ -109,9 +110,9 @@ save_json(HERE / "group-losses.json", dict(
                advantage=[float(f"{a:.9g}") for a in advantages], allTokens=ALL_TOKENS, minibatches=MINIBATCHES,
                maxNewTokens=MAX_COMPLETION_LENGTH),
     grpo=[grpo(loss_type, **settings) for loss_type in ("grpo", "bnpo", "dapo", "dr_grpo")
-          for settings in ({}, clip_high, kl, clip_high | kl, sequence, sequence | kl)]
-    + [grpo("cispo", epsilon_high=high, **settings) for high in (1.25, 5.0) for settings in ({}, kl)]
-    + [grpo("cispo", importance_sampling_level="sequence", epsilon_high=1.03, **settings) for settings in ({}, kl)],
+          for settings in ({}, clip_high, kl, clip_high | weighed, sequence, sequence | kl, sequence | weighed)]
+    + [grpo("cispo", epsilon_high=high, **settings) for high in (1.25, 5.0) for settings in ({}, kl, weighed)]
+    + [grpo("cispo", importance_sampling_level="sequence", epsilon_high=1.03, **settings) for settings in ({}, kl, weighed)],
     rloo=[rloo(), rloo(**clip_high), rloo(epsilon_low=0.5, epsilon_high=0.5), rloo(epsilon_low=0.05, epsilon_high=0.1)],
     advantages=dict(
         grpo=[advantages_of(GRPOTrainer, GRPOConfig, REWARDS, group, scale_rewards=scale)

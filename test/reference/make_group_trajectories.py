@@ -76,7 +76,7 @@ def run(trainer_class, config_class, minibatches=1, epochs=1, learning_rate=1e-3
         model = trainer.model.eval()
     kept = ("kl", "entropy", "clip_ratio/low_mean", "clip_ratio/high_mean", "reward", "frac_reward_zero_std", "grad_norm")
     kept_settings = ("temperature", "beta", "epsilon", "epsilon_high", "loss_type", "importance_sampling_level", "scale_rewards",
-                     "normalize_advantages", "reward_clip_range")
+                     "use_bias_correction_kl", "normalize_advantages", "reward_clip_range")
     return dict(
         settings={key: getattr(config, key) for key in kept_settings if hasattr(config, key)}, minibatches=minibatches, epochs=epochs,
         learningRate=learning_rate, advantages=advantages,
@@ -85,12 +85,13 @@ def run(trainer_class, config_class, minibatches=1, epochs=1, learning_rate=1e-3
                   for b, batch in enumerate(batches) for a, answer in enumerate(batch)])
 
 
-grpo = lambda **settings: run(GRPOTrainer, GRPOConfig, use_bias_correction_kl=False, **settings)
+grpo = lambda weigh_kl=True, **settings: run(GRPOTrainer, GRPOConfig, use_bias_correction_kl=weigh_kl, **settings)
 rloo = lambda **settings: run(RLOOTrainer, RLOOConfig, **{"learning_rate": 1e-4, **settings})
 save_json(HERE / "group-trajectories.json", dict(
     trl=trl.__version__, groupSize=GROUP, maxNewTokens=MAX_COMPLETION_LENGTH, prompts=prompts, batches=batches,
     grpo={
         "grpo with a KL": grpo(loss_type="grpo", beta=0.1, epochs=2),
+        "grpo with a KL that is not weighed": grpo(loss_type="grpo", beta=0.1, epochs=2, weigh_kl=False),
         "bnpo, two minibatches": grpo(loss_type="bnpo", minibatches=2),
         "dapo, two minibatches, clip-higher": grpo(loss_type="dapo", minibatches=2, epsilon_high=0.28),
         "dapo, two epochs, KL, temperature 0.7, batch scaling": grpo(

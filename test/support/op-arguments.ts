@@ -34,6 +34,7 @@ const ACCUMULATOR_FIELDS: Readonly<Record<string, readonly string[]>> = {
     "mask",
     "weight",
     "advantage",
+    "tokenAdvantage",
     "logProb",
     "oldLogProb",
     "refLogProb",

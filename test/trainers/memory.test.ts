@@ -6,6 +6,7 @@ import {
   Engine,
   GRPOTrainer,
   PPOTrainer,
+  ReinforcePlusPlusTrainer,
   RewardModel,
   RewardModelTrainer,
   RLOOTrainer,
@@ -95,6 +96,14 @@ const TRAINERS: Readonly<Record<string, () => Promise<Runnable>>> = {
     const config = { ...GROUPS, lora: LORA, klLossCoefficient: 0.1 };
     return new GRPOTrainer({ model: await makeModel("none"), tokenizer, prompts, reward, config });
   },
+  "REINFORCE++ of an adapter": async () =>
+    new ReinforcePlusPlusTrainer({
+      model: await makeModel("none"),
+      tokenizer,
+      prompts,
+      reward,
+      config: { ...GROUPS, lora: LORA },
+    }),
   "PPO of an adapter with a value model of its own": async () =>
     new PPOTrainer({
       model: await makeModel("none"),

@@ -15,14 +15,25 @@ float* out(void* array) { return static_cast<float*>(array); }
 
 double logRatio(const GroupPolicyLoss& a, int64_t t) { return at(a.logProb, t) - at(a.oldLogProb, t); }
 
-/// The log-ratio that every token of a sequence has; not read where each has its own.
-double sequenceLogRatio(const GroupPolicyLoss& a, int64_t s, int64_t& tokens) {
-  double sum = 0;
-  tokens = 0;
-  for (int64_t t = a.offsets[s]; t < a.offsets[s + 1]; ++t)
-    if (at(a.mask, t) != 0) sum += logRatio(a, t), ++tokens;
-  return a.level == RatioLevel::SequenceMean && tokens > 0 ? sum / static_cast<double>(tokens) : sum;
-}
+/// log(reference ÷ policy); 0 without a reference.
+double fromReference(const GroupPolicyLoss& a, int64_t t) { return a.refLogProb ? at(a.refLogProb, t) - at(a.logProb, t) : 0; }
+
+/// What the tokens of a sequence share where they have one ratio: its logarithm, and what a weighed KL's slope takes from all of them.
+struct Shared {
+  double logRatio = 0, kl = 0;
+  int64_t tokens = 0;
+
+  Shared(const GroupPolicyLoss& a, int64_t s) {
+    if (a.level == RatioLevel::Token) return;
+    for (int64_t t = a.offsets[s]; t < a.offsets[s + 1]; ++t) {
+      if (at(a.mask, t) == 0) continue;
+      const double d = fromReference(a, t);
+      logRatio += rlhf::RLHF_ISA::logRatio(a, t), kl += std::expm1(d) - d, ++tokens;
+    }
+    if (a.level == RatioLevel::SequenceSum || tokens == 0) return;
+    logRatio /= static_cast<double>(tokens), kl /= static_cast<double>(tokens);
+  }
+};
 
 struct Surrogate {
   double loss, slope;
@@ -49,26 +60,29 @@ void groupPolicyLoss(OpContext&, const GroupPolicyLoss& a) {
   std::array<double, GroupPolicyLoss::kStatCount> sums{};
   std::fill_n(out(a.dLogProb), a.rows, 0.0f);
   for (int64_t s = 0; s < a.sequences; ++s) {
-    int64_t tokens;
-    const double shared = sequenceLogRatio(a, s, tokens);
-    const double weight = at(a.weight, s), advantage = at(a.advantage, s);
-    const double sharing = a.level == RatioLevel::SequenceSum ? static_cast<double>(tokens) : 1;
+    const Shared shared(a, s);
+    const double weight = at(a.weight, s);
+    const double sharing = a.level == RatioLevel::SequenceSum ? static_cast<double>(shared.tokens) : 1;
     for (int64_t t = a.offsets[s]; t < a.offsets[s + 1]; ++t) {
       if (at(a.mask, t) == 0) continue;
       const double change = logRatio(a, t), logProb = at(a.logProb, t);
-      const double ratio = std::exp(a.level == RatioLevel::Token ? change : shared);
+      const double advantage = a.tokenAdvantage ? at(a.tokenAdvantage, t) : at(a.advantage, s);
+      const double ratio = std::exp(a.level == RatioLevel::Token ? change : shared.logRatio);
       const Surrogate surrogate = a.surrogate == PolicySurrogate::Clipped
                                       ? clippedSurrogate(a, advantage, ratio, sharing)
                                       : truncatedSurrogate(a, advantage, ratio, logProb);
-      const double d = a.refLogProb ? at(a.refLogProb, t) - logProb : 0, growth = std::expm1(d);
-      out(a.dLogProb)[t] = static_cast<float>(weight * (surrogate.slope - a.klCoefficient * growth));
-      sums[GroupPolicyLoss::kLoss] += weight * (surrogate.loss + a.klCoefficient * (growth - d));
+      const double d = fromReference(a, t), growth = std::expm1(d), kl = growth - d;
+      const double klWeight = a.weighKl ? ratio : 1;
+      const double throughRatio = !a.weighKl ? 0 : a.level == RatioLevel::Token ? kl : shared.kl;
+      const double klSlope = klWeight * (throughRatio - growth);
+      out(a.dLogProb)[t] = static_cast<float>(weight * (surrogate.slope + a.klCoefficient * klSlope));
+      sums[GroupPolicyLoss::kLoss] += weight * (surrogate.loss + a.klCoefficient * klWeight * kl);
       sums[GroupPolicyLoss::kApproxKl] += 0.5 * change * change;
       sums[GroupPolicyLoss::kClippedLow] += surrogate.low;
       sums[GroupPolicyLoss::kClippedHigh] += surrogate.high;
       sums[GroupPolicyLoss::kRatio] += ratio;
       sums[GroupPolicyLoss::kRatioSquared] += ratio * ratio;
-      sums[GroupPolicyLoss::kKl] += growth - d;
+      sums[GroupPolicyLoss::kKl] += kl;
       sums[GroupPolicyLoss::kTokens] += 1;
     }
   }

@@ -53,6 +53,12 @@ export function groupPolicyArguments(
   };
 }
 
+/** The arguments with an advantage for each token in place of one for each answer. */
+export function withTokenAdvantages(data: CaseData, args: CaseArguments): CaseArguments {
+  const { advantage: _, ...others } = args;
+  return { ...others, tokenAdvantage: data.normal(args["rows"] as number) };
+}
+
 export function referenceArguments(data: CaseData, { logProb }: CaseArguments): CaseArguments {
   const refLogProb = (logProb as Float64Array).map((value) => value + data.uniform(-0.4, 0.4));
   return { klCoefficient: 0.07, refLogProb };
@@ -67,15 +73,21 @@ function casesOf(level: keyof typeof RATIO_LEVELS, surrogate: keyof typeof SURRO
     const name = `${surrogate}, ratios of ${level}, ${lengths.join(", ")} tokens`;
     const data = new CaseData(`groupPolicyLoss ${name}`);
     const args = groupPolicyArguments(data, level, surrogate, lengths);
-    return [
-      { op: "groupPolicyLoss", name, args, criterion: SUMS },
-      {
-        op: "groupPolicyLoss",
-        name: `${name}, KL`,
-        args: { ...args, ...referenceArguments(data, args) },
-        criterion: SUMS,
-      },
+    const withReference = { ...args, ...referenceArguments(data, args) };
+    const forms: [string, CaseArguments][] = [
+      [name, args],
+      [`${name}, KL`, withReference],
+      [`${name}, weighed KL`, { ...withReference, weighKl: 1 }],
     ];
+    if (level === "token") {
+      forms.push([`${name}, advantages of tokens, KL`, withTokenAdvantages(data, withReference)]);
+    }
+    return forms.map(([title, given]) => ({
+      op: "groupPolicyLoss",
+      name: title,
+      args: given,
+      criterion: SUMS,
+    }));
   });
 }
 
