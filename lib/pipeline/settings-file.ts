@@ -127,8 +127,10 @@ export class SettingsFile {
   /** What a schema found wrong, one line for each problem, with the place it stands at and what was probably meant. */
   schemaError(error: z.ZodError, allowedKeys: (path: Path) => readonly string[]): RlhfError {
     const misspelt = new Set<string>();
+    const withUnknownKeys = new Set<string>();
     for (const issue of error.issues) {
       if (issue.code !== "unrecognized_keys") continue;
+      withUnknownKeys.add(JSON.stringify(issue.path));
       for (const key of issue.keys)
         misspelt.add(JSON.stringify([...issue.path, closest(key, allowedKeys(issue.path))]));
     }
@@ -141,7 +143,10 @@ export class SettingsFile {
       }
       // A required key that is there in another spelling has been reported as unknown.
       if (isMissing(issue) && misspelt.has(JSON.stringify(issue.path))) return [];
-      const name = issue.path.length > 0 ? `${String(issue.path.at(-1))}: ` : "";
+      // What a check across keys finds wrong may be the work of the unknown one.
+      if (issue.code === "custom" && withUnknownKeys.has(JSON.stringify(issue.path))) return [];
+      const last = issue.path.at(-1);
+      const name = typeof last === "string" ? `${last}: ` : "";
       return [this.error(issue.path, `${name}${describeIssue(issue)}`)];
     });
     problems.sort(
@@ -213,10 +218,26 @@ function keysOfInit(): string[] {
   return Object.keys(init.shape);
 }
 
+/** Says what to do with a stage, or its settings alone, where a pipeline should be. */
+function refuseStage(raw: unknown, settings: SettingsFile): void {
+  if (typeof raw !== "object" || raw === null || Array.isArray(raw) || "stages" in raw) return;
+  const keys = Object.keys(raw).filter((key) => !Object.hasOwn(pipelineSchema.shape, key));
+  const stage = stageKinds.find((kind) => keys.includes(kind));
+  if (stage !== undefined)
+    throw settings.error([], `a stage stands in a list: write "stages:" before "- ${stage}:"`, stage);
+  const kinds = stageKinds.filter((kind) => keys.every((key) => stageKeys(kind).includes(key)));
+  if (keys.length > 0 && kinds.length > 0)
+    throw settings.error(
+      [],
+      `these are settings of one stage (${kinds.join(", ")}): run it with "node-rlhf ${kinds[0]} --config ${settings.file}"`,
+    );
+}
+
 /** Reads and checks a pipeline file: `{seed, device, dtype, stages: [{sft: …}, {reward: …}, {ppo: …}]}`. */
 export async function readPipeline(file: string): Promise<Stage[]> {
   const settings = await SettingsFile.read(file);
   const raw = settings.value;
+  refuseStage(raw, settings);
   const rawStages =
     typeof raw === "object" && raw !== null && "stages" in raw && Array.isArray(raw.stages) ? raw.stages : [];
   rawStages.forEach((_, index) => {
@@ -277,6 +298,8 @@ async function readSettings(
     const value = settings.value ?? {};
     if (typeof value !== "object" || Array.isArray(value))
       throw settings.error([], `expected a mapping of ${kind} settings`);
+    if ("stages" in value)
+      throw settings.error([], `this is a pipeline: run it with "node-rlhf run ${file}"`, "stages");
     fromFile = { ...value };
     settings.resolvePaths(fromFile);
   }

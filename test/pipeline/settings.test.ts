@@ -84,6 +84,24 @@ stages:
       /unknown key "pop" \(did you mean "ppo"\?\)/,
     ],
     [
+      "nothing but an unknown stage, once",
+      "stages:\n  - stf:\n      model_path: x\n",
+      "2:5",
+      /^[^\n]*unknown key "stf" \(did you mean "sft"\?\)$/,
+    ],
+    [
+      "a stage without its list",
+      "seed: 0\nsft:\n  model_path: x\n",
+      "2:1",
+      /a stage stands in a list: write "stages:" before "- sft:"$/,
+    ],
+    [
+      "a stage's settings alone",
+      "model_path: x\nbeta: 0.1\nref_model_path: x\n",
+      "1:1",
+      /these are settings of one stage \(dpo, kto\): run it with "node-rlhf dpo --config .*"$/,
+    ],
+    [
       "an unknown key of init",
       good.replace("num_heads", "heads"),
       "4:62",
@@ -231,6 +249,11 @@ describe("one stage's settings", () => {
     await assert.rejects(readStage("sft", undefined, { ...flags, learning_rate: 1, data_path: undefined }), {
       code: "ERR_RLHF_USAGE",
       message: /^--data-path: /,
+    });
+    const pipeline = writeText(directory, "pipeline.yaml", "stages:\n  - sft:\n      model_path: x\n");
+    await assert.rejects(readStage("sft", pipeline, {}), {
+      code: "ERR_RLHF_CONFIG",
+      message: `${pipeline}:1:1: this is a pipeline: run it with "node-rlhf run ${pipeline}"`,
     });
   });
 });
