@@ -28,6 +28,10 @@ export const ppo = z
       .nullable()
       .optional()
       .describe("bounds the loss of negative advantages at this multiple; over 1 + clip_range"),
+    reward_placement: z
+      .enum(["last-token", "after-end"])
+      .optional()
+      .describe("where the score is given: at the last token, or one place after the end"),
     whiten_rewards: z.boolean().optional().describe("over the batch of rollouts"),
     value_model: z
       .enum(["shared", "adapter", "separate"])

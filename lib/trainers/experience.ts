@@ -1,6 +1,7 @@
 import type { Engine } from "../engine/engine.ts";
 import { gae, klReward, whiten } from "../engine/losses.ts";
 import type { Metrics } from "../monitor/metrics.ts";
+import { EndPlaces } from "./end-places.ts";
 import type { PPOSettings } from "./ppo-settings.ts";
 import type { RolloutBatch } from "./rollouts.ts";
 
@@ -20,6 +21,8 @@ export interface Experience {
   readonly reward: Float32Array;
   readonly advantage: Float32Array;
   readonly returns: Float32Array;
+  /** Float32Array[S]: the return of the place after each answer that ended itself; null where scores stand at the last token. */
+  readonly endReturns: Float32Array | null;
   /** KL to the reference per answer, summed over its tokens. */
   readonly kl: number;
   /** "objective/…" and "val/num_eos_tokens". */
@@ -35,7 +38,8 @@ export type Measured = Pick<
 type AdvantageSettings = Pick<
   PPOSettings,
   "klEstimator" | "gamma" | "lambda" | "whitenRewards" | "whitenAdvantages"
->;
+> &
+  Partial<Pick<PPOSettings, "rewardPlacement">>;
 
 /** Rewards with the KL penalty, advantages (whitened over the whole batch where the settings say so), returns, and the KL. */
 export async function estimateAdvantages(
@@ -43,13 +47,16 @@ export async function estimateAdvantages(
   { batch, scores, logProb, refLogProb, divergence, value }: Measured,
   klCoefficient: number,
   settings: AdvantageSettings,
-): Promise<Pick<Experience, "reward" | "advantage" | "returns" | "kl">> {
+): Promise<Pick<Experience, "reward" | "advantage" | "returns" | "endReturns" | "kl">> {
   const { klEstimator, gamma, lambda, whitenRewards, whitenAdvantages } = settings;
-  const { mask, offsets } = batch.packed;
+  const ends = settings.rewardPlacement === "after-end" ? new EndPlaces(batch.packed, batch.rollouts) : null;
+  const { mask, offsets } = ends ?? batch.packed;
+  const withEnds = (values: Float32Array): Float32Array => (ends ? ends.insert(values) : values);
+  const ofTokens = (values: Float32Array): Float32Array => (ends ? ends.remove(values) : values);
   const penalized = await klReward(engine, {
     // k1 is the log-ratio itself: a divergence that is known stands in its place.
-    logProb: divergence ?? logProb,
-    refLogProb: divergence ? new Float32Array(divergence.length) : refLogProb,
+    logProb: withEnds(divergence ?? logProb),
+    refLogProb: withEnds(divergence ? new Float32Array(divergence.length) : refLogProb),
     mask,
     offsets,
     score: scores,
@@ -59,14 +66,21 @@ export async function estimateAdvantages(
   using kl = penalized.kl;
   using raw = penalized.reward;
   using reward = whitenRewards ? (await whiten(engine, { x: raw, mask, shiftMean: false })).y : raw;
-  const estimated = await gae(engine, { reward, value, mask, offsets, gamma, lambda });
+  const estimated = await gae(engine, { reward, value: withEnds(value), mask, offsets, gamma, lambda });
   using unscaled = estimated.advantage;
   using returns = estimated.returns;
-  using advantage = whitenAdvantages ? (await whiten(engine, { x: unscaled, mask })).y : unscaled;
+  const [advantage, allReturns] = [ofTokens(await unscaled.read()), await returns.read()];
   return {
-    reward: await reward.read(),
-    advantage: await advantage.read(),
-    returns: await returns.read(),
-    kl: batch.meanPerAnswer(await kl.read()),
+    reward: ofTokens(await reward.read()),
+    // Over tokens alone: a place after the end is no action.
+    advantage: whitenAdvantages ? await whitened(engine, advantage, batch.packed.mask) : advantage,
+    returns: ofTokens(allReturns),
+    endReturns: ends?.read(allReturns) ?? null,
+    kl: batch.meanPerAnswer(ofTokens(await kl.read())),
   };
+}
+
+async function whitened(engine: Engine, x: Float32Array, mask: Float32Array): Promise<Float32Array> {
+  using y = (await whiten(engine, { x, mask })).y;
+  return await y.read();
 }

@@ -28,7 +28,10 @@ export function addMinibatchSums(a: MinibatchSums, b: MinibatchSums): MinibatchS
   };
 }
 
-/** One minibatch of an update, in means over its response tokens before its optimizer step. */
+/**
+ * One minibatch of an update, in means over its response tokens before its optimizer step; what is of values also over the places after
+ * ends, where the score is given there.
+ */
 export interface PpoMinibatch extends RatioMeans {
   /** Rollouts, by their index in the batch. */
   readonly rollouts: Int32Array;
@@ -59,12 +62,12 @@ export function summarizeMinibatch(
     rollouts,
     tokens,
     policyLoss: policy.loss / tokens,
-    valueLoss: value.loss / tokens,
+    valueLoss: value.loss / value.tokens,
     entropy: policy.entropy / tokens,
     ...ratioMeans(policy),
     clipFraction: policy.clipped / tokens,
     dualClipFraction: policy.dualClipped / tokens,
-    valueClipFraction: value.clipped / tokens,
+    valueClipFraction: value.clipped / value.tokens,
     divergence: kl.divergence / tokens,
     ...norms,
   };

@@ -64,6 +64,11 @@ export interface PPOConfig extends RolloutConfig, PpoUpdateConfig {
    * usual (Ye et al. 2020). null (default): no bound.
    */
   readonly dualClip?: number | null;
+  /**
+   * Where an answer's score is given: at its last token ("last-token", default), or, as TRL does, one place after the end of an answer that
+   * ended itself, whose value learns the score ("after-end"). With γ and λ 1 the advantages are the same.
+   */
+  readonly rewardPlacement?: "last-token" | "after-end";
   /** Divides rewards by their standard deviation over the batch, keeping their mean. Default false. */
   readonly whitenRewards?: boolean;
   /**
@@ -95,6 +100,7 @@ export const PPO_DEFAULTS = {
   entropyCoefficient: 0,
   gamma: 1,
   lambda: 0.95,
+  rewardPlacement: "last-token" as NonNullable<PPOConfig["rewardPlacement"]>,
   whitenRewards: false,
   whitenAdvantages: true,
   valueModel: "shared" as NonNullable<PPOConfig["valueModel"]>,
@@ -120,6 +126,7 @@ export const PPO_RULES: Rules<PPOConfig> = {
   klTarget: nullable(positive),
   klHorizon: positive,
   dualClip: nullable(positive),
+  rewardPlacement: oneOf("last-token", "after-end"),
   whitenRewards: flag,
   valueModel: oneOf("shared", "adapter", "separate"),
   valueInit: oneOf("policy", "reward"),

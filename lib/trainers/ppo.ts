@@ -1,5 +1,9 @@
+import type { FloatArray } from "../engine/array.ts";
 import { ppoPolicyLoss, ppoValueLoss } from "../engine/losses.ts";
+import type { PackedBatch } from "../model/batch.ts";
+import type { Pass } from "../model/pass.ts";
 import type { Metrics } from "../monitor/metrics.ts";
+import { EndPlaces, hasEndPlace } from "./end-places.ts";
 import { type Experience, estimateAdvantages } from "./experience.ts";
 import { klLoss, trainingPass } from "./kl-loss.ts";
 import type { TrainerWorkload } from "./memory.ts";
@@ -166,18 +170,24 @@ export class PPOTrainer extends OnlineTrainer<PPOConfig, PPOSettings, PpoNetwork
 
   /** Adds up the gradients of one minibatch; losses are averaged over all its response tokens, however it is cut. */
   async #accumulate(experience: Experience, minibatch: Int32Array): Promise<MinibatchSums> {
-    const { batch } = experience;
-    const scale = 1 / batch.responseTokens(minibatch);
+    const { batch, endReturns } = experience;
+    const tokens = batch.responseTokens(minibatch);
+    const ends = endReturns ? minibatch.filter((index) => hasEndPlace(batch.rollouts[index])).length : 0;
+    const scales = { policy: 1 / tokens, value: 1 / (tokens + ends) };
     const parts: MinibatchSums[] = [];
     for (const indices of batch.microBatches(this.config.microBatchTokens, minibatch))
-      parts.push(await this.#backward(experience, indices, scale));
+      parts.push(await this.#backward(experience, indices, scales));
     return parts.reduce(addMinibatchSums);
   }
 
   /** Forward, losses and backward of one micro-batch. */
-  async #backward(experience: Experience, indices: readonly number[], scale: number): Promise<MinibatchSums> {
+  async #backward(
+    experience: Experience,
+    indices: readonly number[],
+    scales: { readonly policy: number; readonly value: number },
+  ): Promise<MinibatchSums> {
     const { policy, reference, value, sharesTrunk } = await this.ready();
-    const { clipRange, dualClip, valueClipRange, valueLossCoefficient, entropyCoefficient } = this.config;
+    const { clipRange, dualClip, entropyCoefficient } = this.config;
     const { engine } = this.model;
     const batch = experience.batch.select(indices);
     const rows = (values: Float32Array): Float32Array => experience.batch.gather(values, indices);
@@ -201,20 +211,14 @@ export class PPOTrainer extends OnlineTrainer<PPOConfig, PPOSettings, PpoNetwork
       clipRange,
       dualClip: dualClip ?? 0,
       entropyCoefficient,
-      scale,
+      scale: scales.policy,
     });
     using dLogProb = policyLoss.dLogProb;
     using dEntropy = policyLoss.dEntropy ?? null;
-    const valueLoss = await ppoValueLoss(engine, {
-      value: (ownPass ?? pass).device.value,
-      oldValue: rows(experience.value),
-      returns: rows(experience.returns),
-      mask,
-      clipRange: valueClipRange ?? 0,
-      scale: scale * valueLossCoefficient,
-    });
-    using dValue = valueLoss.dValue;
-    const penalty = await klLoss(pass, batch, scale, this.config);
+    const valueLoss = await this.#valueLoss(ownPass ?? pass, batch, experience, indices, scales.value);
+    const { dValue } = valueLoss;
+    using _ = dValue instanceof Float32Array ? null : dValue;
+    const penalty = await klLoss(pass, batch, scales.policy, this.config);
     const policyGradients = { dLogProb, ...(dEntropy ? { dEntropy } : {}), ...penalty.gradient };
     await pass.backward(ownPass ? policyGradients : { ...policyGradients, dValue });
     await ownPass?.backward({ dValue });
@@ -223,6 +227,42 @@ export class PPOTrainer extends OnlineTrainer<PPOConfig, PPOSettings, PpoNetwork
       value: valueLoss.stats,
       kl: { loss: penalty.loss, divergence: penalty.divergence },
     };
+  }
+
+  /** The value loss of a micro-batch, and its gradient by the values of all rows. */
+  async #valueLoss(
+    pass: Pass,
+    batch: PackedBatch,
+    { batch: all, value, returns, endReturns }: Experience,
+    indices: readonly number[],
+    scale: number,
+  ): Promise<{ readonly dValue: FloatArray; readonly stats: MinibatchSums["value"] }> {
+    const { valueClipRange, valueLossCoefficient } = this.config;
+    const settings = { clipRange: valueClipRange ?? 0, scale: scale * valueLossCoefficient };
+    const [oldValue, tokenReturns] = [all.gather(value, indices), all.gather(returns, indices)];
+    const { engine } = this.model;
+    if (!endReturns)
+      return ppoValueLoss(engine, {
+        value: pass.device.value,
+        oldValue,
+        returns: tokenReturns,
+        mask: batch.mask,
+        ...settings,
+      });
+    const ends = new EndPlaces(
+      batch,
+      indices.map((index) => all.rollouts[index] as Rollout),
+    );
+    const ofEnds = Float32Array.from(indices, (index) => endReturns[index] as number);
+    const { dValue: gradient, stats } = await ppoValueLoss(engine, {
+      value: ends.insert(await pass.value()),
+      oldValue: ends.insert(oldValue),
+      returns: ends.insert(tokenReturns, ofEnds),
+      mask: ends.mask,
+      ...settings,
+    });
+    using longer = gradient;
+    return { dValue: ends.remove(await longer.read()), stats };
   }
 
   async #applyGradients(
