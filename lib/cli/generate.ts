@@ -13,24 +13,16 @@ import {
   integer,
   type ModelOptions,
   modelOptions,
-  number,
   openModel,
 } from "./options.ts";
+import { type SamplingOptions, samplingOptions } from "./sampling.ts";
 
-interface GenerateOptions extends ModelOptions {
+interface GenerateOptions extends ModelOptions, SamplingOptions {
   readonly dtype: WeightType;
   readonly prompt?: readonly string[];
   readonly promptsPath?: string;
   readonly output?: string;
   readonly numSamples: number;
-  readonly maxNewTokens: number;
-  readonly minNewTokens: number;
-  readonly temperature: number;
-  readonly topK: number;
-  readonly topP: number;
-  readonly minP: number;
-  readonly repetitionPenalty: number;
-  readonly seed: number;
   readonly stopStrings?: readonly string[];
   readonly adapter?: string;
 }
@@ -55,26 +47,14 @@ export function addGenerateCommand(program: Command): void {
     )
     .option("--stop-strings <texts...>", "texts that end an answer, beside the end tokens; not part of it")
     .option("--output <file>", "JSON lines {prompt, response, tokens, finishReason}");
-  for (const option of [...modelOptions(), dtypeOption(), adapterOption(), ...samplingOptions()])
+  const sampling = samplingOptions({ maxNewTokens: 64 });
+  for (const option of [...modelOptions(), dtypeOption(), adapterOption(), samplesOption(), ...sampling])
     command.addOption(option);
   command.action((options: GenerateOptions) => withInterrupt((signal) => generate(options, signal)));
 }
 
-function samplingOptions(): Option[] {
-  const sampling: [flag: string, description: string, parse: (text: string) => number, value: number][] = [
-    ["--num-samples <n>", "answers per prompt", integer(1), 1],
-    ["--max-new-tokens <n>", "longest answer", integer(1), 64],
-    ["--min-new-tokens <n>", "shortest answer", integer(0), 0],
-    ["--temperature <t>", "0: always the likeliest token", number(0), 1],
-    ["--top-k <k>", "only the k likeliest tokens; 0: all", integer(0), 0],
-    ["--top-p <p>", "only the likeliest tokens that hold this probability", number(0, 1), 1],
-    ["--min-p <p>", "only tokens with this share of the likeliest one's probability", number(0, 1), 0],
-    ["--repetition-penalty <r>", "over 1: tokens that occurred get less likely", number(1e-6), 1],
-    ["--seed <n>", "the same seed gives the same answers", integer(0), 0],
-  ];
-  return sampling.map(([flag, description, parse, value]) =>
-    new Option(flag, description).argParser(parse).default(value),
-  );
+function samplesOption(): Option {
+  return new Option("--num-samples <n>", "answers per prompt").argParser(integer(1)).default(1);
 }
 
 async function readPrompts(options: GenerateOptions): Promise<PromptRow[]> {

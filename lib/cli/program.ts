@@ -1,6 +1,7 @@
 import { Command, CommanderError, type OutputConfiguration } from "commander";
 import { trainingKinds } from "../pipeline/schema.ts";
 import { addAddTokensCommand } from "./add-tokens.ts";
+import { addChatCommand } from "./chat.ts";
 import { addDoctorCommand } from "./doctor.ts";
 import { addEvaluateCommand } from "./evaluate.ts";
 import { describeError, EXIT, exitCodeOf } from "./exit.ts";
@@ -25,6 +26,7 @@ export function createProgram(output: OutputConfiguration = {}): Command {
   for (const kind of trainingKinds) addStageCommand(program, kind);
   addEnvironmentCommand(program);
   addGenerateCommand(program);
+  addChatCommand(program);
   addLogprobsCommand(program);
   addScoreCommand(program);
   addEvaluateCommand(program);

@@ -2,8 +2,10 @@ import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { main as runMain } from "../../lib/cli/program.ts";
 
-const repository = fileURLToPath(new URL("../..", import.meta.url));
-const main = fileURLToPath(new URL("../../lib/cli/main.ts", import.meta.url));
+/** The root of the repository. */
+export const repository = fileURLToPath(new URL("../..", import.meta.url));
+/** The command line's source. */
+export const mainFile = fileURLToPath(new URL("../../lib/cli/main.ts", import.meta.url));
 
 export interface Outcome {
   readonly code: number | null;
@@ -21,7 +23,7 @@ export interface RunningCommand {
 
 /** Starts the command line from its sources. */
 export function startCommand(words: readonly string[]): RunningCommand {
-  const child = spawn(process.execPath, ["--import", "tsx", main, ...words], {
+  const child = spawn(process.execPath, ["--import", "tsx", mainFile, ...words], {
     cwd: repository,
     stdio: ["ignore", "pipe", "pipe"],
   });

@@ -21,6 +21,7 @@ describe("command line: usage and exit codes", () => {
       "rloo",
       "reinforce-plus-plus",
       "generate",
+      "chat",
       "logprobs",
       "score",
       "merge",
