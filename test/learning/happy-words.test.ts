@@ -1,20 +1,76 @@
 import assert from "node:assert/strict";
 import { happyWords, STARTS } from "../../examples/happy-words/task.ts";
-import { CausalLM, type PPOConfig, PPOTrainer, Tokenizer } from "../../lib/index.ts";
+import {
+  CausalLM,
+  GRPOTrainer,
+  type PPOConfig,
+  PPOTrainer,
+  ReinforcePlusPlusTrainer,
+  RLOOTrainer,
+  Tokenizer,
+} from "../../lib/index.ts";
 import { needsShared } from "../data/support.ts";
 
 const ROLLOUTS = 64;
 const ITERATIONS = 12;
 
-const VARIANTS: [string, PPOConfig][] = [
-  ["full training with a separate value model", { learningRate: 2e-4, valueModel: "separate" }],
+type AnyTrainer = PPOTrainer | GRPOTrainer | RLOOTrainer | ReinforcePlusPlusTrainer;
+
+const COMMON = {
+  numIterations: ITERATIONS,
+  batchSize: ROLLOUTS,
+  maxNewTokens: 32,
+  minNewTokens: 32,
+  stop: [],
+  numMinibatches: 2,
+  klCoefficient: 0.1,
+  learningRate: 2e-4,
+};
+const LORA = { r: 16, alpha: 16, targetModules: "all-linear" } as const;
+
+function ppo(model: CausalLM, tokenizer: Tokenizer, config: PPOConfig): PPOTrainer {
+  return new PPOTrainer({
+    model,
+    tokenizer,
+    reward: happyWords,
+    prompts: STARTS.flatMap((start) => new Array<string>(ROLLOUTS).fill(start)),
+    config: { ...COMMON, shufflePrompts: false, targetKl: null, valueHead: "linear", ...config },
+  });
+}
+
+const given = (model: CausalLM, tokenizer: Tokenizer) => ({
+  model,
+  tokenizer,
+  reward: happyWords,
+  prompts: STARTS,
+});
+const GROUPS = { ...COMMON, updateEpochs: 2, groupSize: 16 };
+
+const VARIANTS: [string, "all" | "none", (model: CausalLM, tokenizer: Tokenizer) => AnyTrainer][] = [
   [
-    "LoRA with a shared value head",
-    { learningRate: 2e-3, lora: { r: 16, alpha: 16, targetModules: "all-linear" }, valueModel: "shared" },
+    "PPO, full training with a separate value model",
+    "all",
+    (model, tokenizer) => ppo(model, tokenizer, { valueModel: "separate" }),
+  ],
+  [
+    "PPO, LoRA with a shared value head",
+    "none",
+    (model, tokenizer) => ppo(model, tokenizer, { learningRate: 2e-3, lora: LORA, valueModel: "shared" }),
+  ],
+  [
+    "GRPO",
+    "all",
+    (...to) => new GRPOTrainer({ ...given(...to), config: { ...GROUPS, klCoefficient: 0.19 } }),
+  ],
+  ["RLOO", "all", (...to) => new RLOOTrainer({ ...given(...to), config: GROUPS })],
+  [
+    "REINFORCE++",
+    "all",
+    (...to) => new ReinforcePlusPlusTrainer({ ...given(...to), config: { ...GROUPS, groupSize: 1 } }),
   ],
 ];
 
-describe("PPO on a pretrained model", function () {
+describe("online training of a pretrained model", function () {
   this.timeout(300_000);
 
   it("the reward is the one that the published figures are for", () => {
@@ -23,30 +79,12 @@ describe("PPO on a pretrained model", function () {
     assert.equal(happyWords("", "…"), 0);
   });
 
-  for (const [what, config] of VARIANTS) {
+  for (const [what, trainable, make] of VARIANTS) {
     it(`${what}: ${ITERATIONS} iterations raise the reward at a bounded KL`, async function () {
       const path = needsShared(this, "models/stories260k");
       const tokenizer = await Tokenizer.load(path);
-      using model = await CausalLM.load(path, { device: "cpu", trainable: config.lora ? "none" : "all" });
-      using trainer = new PPOTrainer({
-        model,
-        tokenizer,
-        reward: happyWords,
-        prompts: STARTS.flatMap((start) => new Array<string>(ROLLOUTS).fill(start)),
-        config: {
-          numIterations: ITERATIONS,
-          batchSize: ROLLOUTS,
-          shufflePrompts: false,
-          maxNewTokens: 32,
-          minNewTokens: 32,
-          stop: [],
-          numMinibatches: 2,
-          klCoefficient: 0.1,
-          targetKl: null,
-          valueHead: "linear",
-          ...config,
-        },
-      });
+      using model = await CausalLM.load(path, { device: "cpu", trainable });
+      using trainer = make(model, tokenizer);
       const rewards: number[] = [];
       let kl = 0;
       for await (const { metrics } of trainer.steps()) {

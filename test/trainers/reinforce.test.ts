@@ -84,6 +84,7 @@ describe("ReinforcePlusPlusTrainer", () => {
   it("the first minibatch's ratios are exactly 1, of all weights and of an adapter", async () => {
     for (const [trainable, config] of [
       ["all", {}],
+      ["all", { klCoefficient: 0, klLossCoefficient: 0.1 }],
       ["none", { lora: { r: 4 }, temperature: 0.7, microBatchTokens: 30 }],
     ] as const) {
       using model = await tinyModel(tokenizer, trainable);
@@ -93,6 +94,7 @@ describe("ReinforcePlusPlusTrainer", () => {
       const [first, , , last] = minibatches;
       assert.deepEqual([first?.ratio, first?.ratioSquared, first?.approxKl], [1, 1, 0]);
       assert.ok((last?.approxKl as number) > 0);
+      assert.equal((last?.divergence as number) > 0, "klLossCoefficient" in config);
       for (const [name, value] of Object.entries(metrics)) assert.ok(Number.isFinite(value), name);
     }
   });
