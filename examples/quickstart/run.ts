@@ -1,87 +1,82 @@
 /**
- * The quickstart: runs pipeline.yaml (fine-tuning, reward model, PPO) on the data beside it and prints what changed. Run again,
- * it skips what is complete; delete runs/quickstart to start afresh.
+ * `npm run quickstart`: makes the world's data in runs/quickstart, runs pipeline.yaml on it, and prints what the report shows. Run
+ * again, it skips the stages that are complete; delete runs/quickstart to start afresh.
  */
-import { join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { join, relative } from "node:path";
 import { describeError, exitCodeOf } from "../../lib/cli/exit.ts";
 import { withInterrupt } from "../../lib/cli/interrupt.ts";
-import { loadPrompts } from "../../lib/data/prompts.ts";
+import { formatNumber } from "../../lib/evaluation/report.ts";
+import type { EvaluationReport, ModelReport } from "../../lib/index.ts";
 import { formatDuration } from "../../lib/monitor/format.ts";
-import { runPipeline, type StageResult } from "../../lib/pipeline/run.ts";
-import { readPipeline } from "../../lib/pipeline/settings-file.ts";
-import { type PolicyReport, reportPolicy } from "./compare.ts";
+import { quickstart, RUNS } from "./quickstart.ts";
+import { CATEGORIES } from "./world.ts";
 
-const here = fileURLToPath(new URL(".", import.meta.url));
-const ANSWERS_PER_PROMPT = 8;
-const SHOWN_PROMPTS = 5;
+const SHOWN_PROMPTS = 6;
 
-function resultOf(results: readonly StageResult[], kind: StageResult["kind"]): StageResult {
-  const result = results.find((candidate) => candidate.kind === kind);
-  if (result === undefined) throw new Error(`pipeline.yaml has no ${kind} stage`);
-  return result;
-}
+const percent = (share: number | undefined): string =>
+  share === undefined ? "–" : `${(100 * share).toFixed(1)} %`;
 
-function summaryLines(results: readonly StageResult[]): string[] {
-  return results.flatMap(({ kind, summary }) => [
-    `${kind}`,
-    ...Object.entries(summary).map(([name, value]) => `  ${name.padEnd(34)}${value.toFixed(3).padStart(8)}`),
-  ]);
-}
+const decimals = (value: number | undefined, digits: number): string => value?.toFixed(digits) ?? "–";
 
-function comparisonLines(before: PolicyReport, after: PolicyReport): string[] {
-  const percent = (value: number): string => `${(100 * value).toFixed(0)} %`;
-  const line = (name: string, a: string, b: string): string =>
-    `  ${name.padEnd(34)}${a.padStart(8)}${b.padStart(10)}`;
+function modelLines({ models }: EvaluationReport): string[] {
+  const line = (name: string, cell: (model: ModelReport) => string): string =>
+    `  ${name.padEnd(34)}${models.map((model) => cell(model).padStart(10)).join("")}`;
   return [
-    line("", "SFT", "PPO"),
-    line("mean reward", before.meanReward.toFixed(2), after.meanReward.toFixed(2)),
-    line("KL per answer from SFT (nats)", before.kl.toFixed(2), after.kl.toFixed(2)),
-    line("right answers", percent(before.right), percent(after.right)),
-    line("kind answers", percent(before.kind), percent(after.kind)),
-    line("rude answers", percent(before.rude), percent(after.rude)),
+    line("", ({ name }) => name),
+    ...CATEGORIES.map((category) =>
+      line(`right answers, ${category}`, ({ categories }) => percent(categories[category]?.right?.mean)),
+    ),
+    line("right answers, all", ({ metrics }) => percent(metrics.right?.mean)),
+    line("reward", ({ metrics }) => decimals(metrics.reward?.mean, 2)),
+    line("KL per answer from SFT, nats", ({ metrics }) => decimals(metrics.kl?.mean, 2)),
+    line("distinct-2", ({ diversity }) => decimals(diversity.distinct2, 4)),
+    line("tokens per answer", ({ metrics }) => decimals(metrics.length?.mean, 1)),
   ];
 }
 
-function sampleLines(before: PolicyReport, after: PolicyReport): string[] {
-  return Array.from({ length: SHOWN_PROMPTS }, (_, shown) => {
-    const index = shown * ANSWERS_PER_PROMPT;
-    const [first, second] = [before.answers[index], after.answers[index]];
-    if (first === undefined || second === undefined) return [];
-    const told = (name: string, answer: typeof first): string =>
-      `    ${name} (${answer.reward.toFixed(2).padStart(5)})${answer.text}`;
-    return [`  ${first.prompt.split("\n")[0]}`, told("SFT", first), told("PPO", second)];
-  }).flat();
+function checkLines({ checks }: EvaluationReport): string[] {
+  return checks.map(({ name, figure, requirement, holds }) => {
+    const measured = figure === null ? "–" : formatNumber(figure);
+    return `  ${holds ? "holds" : "FAILS"}  ${name.padEnd(78)}${measured.padStart(9)}  (${requirement})`;
+  });
 }
 
-async function quickstart(signal: AbortSignal): Promise<void> {
+function sampleLines({ samples }: EvaluationReport): string[] {
+  return samples
+    .slice(0, SHOWN_PROMPTS)
+    .flatMap(({ prompt, answers }) => [
+      `  ${prompt.split("\n")[0]}`,
+      ...Object.entries(answers).map(
+        ([name, { response, metrics }]) =>
+          `    ${name.padEnd(5)}${metrics.right === 1 ? "right" : "wrong"} ${response.replaceAll("\n", "⏎")}`,
+      ),
+    ]);
+}
+
+async function run(signal: AbortSignal): Promise<void> {
   const began = performance.now();
-  const stages = await readPipeline(join(here, "pipeline.yaml"));
-  const results = await runPipeline(stages, { signal, again: "npm run quickstart" });
-  const sft = resultOf(results, "sft").outputDir;
-  const reward = resultOf(results, "reward").outputDir;
-  const ppo = resultOf(results, "ppo").outputDir;
-  const prompts = (await loadPrompts(join(here, "data/held-out-prompts.jsonl"))).map((row) => row.prompt);
-  const before = await reportPolicy(sft, sft, reward, prompts, ANSWERS_PER_PROMPT);
-  const after = await reportPolicy(ppo, sft, reward, prompts, ANSWERS_PER_PROMPT);
+  const report = await quickstart({ directory: RUNS, seed: 0, signal, again: "npm run quickstart" });
+  const { prompts, answersPerPrompt } = report.settings;
+  const held = report.checks.filter(({ holds }) => holds).length;
+  const place = relative(process.cwd(), join(RUNS, "evaluation"));
   const lines = [
     "",
-    "What the stages achieved",
-    ...summaryLines(results),
+    `${prompts} questions in phrasings that nothing was trained or chosen on, ${answersPerPrompt} answers each, graded by program`,
+    ...modelLines(report),
     "",
-    `What PPO changed, on ${prompts.length} prompts it was not trained on, ${ANSWERS_PER_PROMPT} answers each`,
-    ...comparisonLines(before, after),
+    "Answers side by side",
+    ...sampleLines(report),
     "",
-    "Answers side by side, with their rewards",
-    ...sampleLines(before, after),
+    `Checks: ${held} of ${report.checks.length} hold`,
+    ...checkLines(report),
     "",
-    `Done in ${formatDuration((performance.now() - began) / 1000)}. The models are in runs/quickstart; try:`,
-    "  npx node-rlhf generate --model runs/quickstart/ppo --prompt $'Question: My dog is tired. What can I do?\\nAnswer:'",
+    `Done in ${formatDuration((performance.now() - began) / 1000)}. ${place} holds report.html (with curves), report.md and report.json; try:`,
+    "  npx node-rlhf generate --model runs/quickstart/ppo --prompt $'Question: Where does Mira live?\\nAnswer:'",
   ];
   process.stdout.write(`${lines.join("\n")}\n`);
 }
 
-withInterrupt(quickstart).catch((error: unknown) => {
+withInterrupt(run).catch((error: unknown) => {
   process.stderr.write(`quickstart: ${describeError(error)}\n`);
   process.exitCode = exitCodeOf(error);
 });
