@@ -112,7 +112,7 @@ export const reinforcePlusPlus = z
       .optional()
       .describe("weight of the per-token KL in the reward; 0 keeps no reference"),
     kl_estimator: z.enum(["k1", "k2", "k3"]).optional(),
-    gamma: fraction.optional(),
+    gamma: fraction.optional().describe("discount per token"),
     baseline: z
       .enum(["batch", "group"])
       .optional()

@@ -9,6 +9,10 @@ import { runCommand, runHere } from "./support.ts";
 const MODULE = `
 export const metrics = { letters: (prompt, response) => response.length };
 export const category = (row) => row.prompt.startsWith("A") ? "a" : null;
+export const checks = ({ models }) => [
+  { name: "compares", figure: models.length, requirement: "at least 2", holds: models.length >= 2 },
+  { name: "is long", figure: models[0].metrics.length.mean, requirement: "at least 99", holds: false },
+];
 `;
 
 /** Two models, prompts and modules in a directory. */
@@ -65,6 +69,10 @@ describe("node-rlhf evaluate", () => {
       }
       assert.equal(report.models[1]?.categories.a?.letters?.answers, 2);
       assert.match(first.stdout, /wins by reward +[\d.]+ %/);
+      assert.match(
+        first.stdout,
+        /\nholds {2}compares: 2 \(at least 2\)\nFAILS {2}is long: [\d.]+ \(at least 99\)\n/,
+      );
       assert.match(await readFile(join(directory, "out", "report.html"), "utf8"), /<polyline/);
       assert.match(await readFile(join(directory, "out", "report.md"), "utf8"), /## Win rate against sft/);
     });

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { contentsOf, grade } from "../../examples/quickstart/grade.ts";
 import { makeData, type Pair, SIZES, writeData } from "../../examples/quickstart/make-data.ts";
+import { checkLines, modelLines, sampleLines } from "../../examples/quickstart/print.ts";
 import { quickstart } from "../../examples/quickstart/quickstart.ts";
 import { halves, styleAccuracy } from "../../examples/quickstart/style.ts";
 import {
@@ -259,6 +260,16 @@ describe("the quickstart's pipeline", () => {
       const page = readFileSync(join(directory, "evaluation", "report.html"), "utf8");
       assert.match(page, /<figcaption>policy\/clipfrac_avg<\/figcaption><svg [^>]*>.*<polyline/);
       assert.match(readFileSync(join(directory, "evaluation", "report.md"), "utf8"), /does not hold/);
+      const printed = checkLines(report);
+      assert.equal(printed.length, report.checks.length);
+      for (const [i, { name, holds }] of report.checks.entries())
+        assert.ok(printed[i]?.startsWith(`  ${holds ? "holds" : "FAILS"}  ${name} `), printed[i]);
+      assert.match(printed.join("\n"), /FAILS {2}SFT: right answers .* \(0\.4 to 0\.7\)/);
+      assert.match(
+        modelLines(report).join("\n"),
+        /base +sft +dpo +ppo\n {2}right answers, helpfulness( +[\d.]+ %){4}\n/,
+      );
+      assert.match(sampleLines(report).join("\n"), /^ {2}Question: .*\n {4}base (right|wrong) /);
       assert.deepEqual(await run(), report, "a second run finds everything complete");
     });
   });
