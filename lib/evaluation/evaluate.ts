@@ -290,8 +290,13 @@ function wordsOf(tokenizer: Tokenizer, measured: Measured): Int32Array[] {
   );
 }
 
-function estimatesOf(values: ReadonlyMap<string, ByPrompt>): Estimates {
-  const estimates = [...values].map(([name, rows]) => [name, estimateMean(rows)] as const);
+/** Measures that are no shares, also where all of them are 0 or 1. */
+const AMOUNTS: ReadonlySet<string> = new Set(["reward", "heldOutReward", "kl", "length"]);
+
+function estimatesOf(values: ReadonlyMap<string, ByPrompt>, areDifferences = false): Estimates {
+  const estimates = [...values].map(
+    ([name, rows]) => [name, estimateMean(rows, !areDifferences && !AMOUNTS.has(name))] as const,
+  );
   return Object.fromEntries(estimates.flatMap(([name, estimate]) => (estimate ? [[name, estimate]] : [])));
 }
 
@@ -309,11 +314,14 @@ function compare(plan: Plan, own: Values, baseline: Values, categories: Map<stri
     return rate ? [[judge, rate] as const] : [];
   });
   return {
-    differences: estimatesOf(differences),
+    differences: estimatesOf(differences, true),
     winRates: Object.fromEntries(winRates),
     categories: Object.fromEntries(
       mapValues(categories, (prompts) =>
-        estimatesOf(mapValues(differences, (rows) => ofPrompts(rows, prompts))),
+        estimatesOf(
+          mapValues(differences, (rows) => ofPrompts(rows, prompts)),
+          true,
+        ),
       ),
     ),
   };

@@ -33,8 +33,10 @@ const RIDGE = 1e-3;
  * The mean over answers. Answers to one prompt are not independent of each other, so the interval comes from the deviation between
  * prompts (a ratio estimator over clusters); of shares, values that are all 0 or 1, it is Wilson's with as many trials as fit that
  * deviation. Null where there is no value.
+ *
+ * @param mayBeShares false: values are no shares even where all are 0 or 1, such as lengths or differences
  */
-export function estimateMean(values: ByPrompt): Estimate | null {
+export function estimateMean(values: ByPrompt, mayBeShares = true): Estimate | null {
   const groups = values
     .map((group) => group.filter((value) => value !== null))
     .filter((group) => group.length > 0);
@@ -48,7 +50,7 @@ export function estimateMean(values: ByPrompt): Estimate | null {
     0,
   );
   const error = Math.sqrt((prompts / (prompts - 1)) * squares) / answers;
-  if (groups.flat().every((value) => value === 0 || value === 1)) {
+  if (mayBeShares && groups.flat().every((value) => value === 0 || value === 1)) {
     // The independent answers that would vary as much: where answers to a prompt are all alike, as many as there are prompts.
     const trials = error > 0 ? (mean * (1 - mean)) / error ** 2 : mean * (1 - mean) > 0 ? answers : prompts;
     const bounds = wilsonInterval(mean, Math.min(answers, Math.max(prompts, trials)));

@@ -140,6 +140,14 @@ describe("evaluate", () => {
     const [a, b] = report.models;
     assert.deepEqual(a?.diversity, b?.diversity);
     assert.deepEqual(a?.metrics, b?.metrics);
+    // No amount and no difference is a share that might have come out otherwise; whether answers end is one.
+    for (const estimate of [
+      b?.metrics.kl,
+      b?.comparison?.differences.length,
+      b?.comparison?.differences.ended,
+    ])
+      assert.deepEqual([estimate?.mean, estimate?.low, estimate?.high], [0, 0, 0]);
+    assert.ok((b?.metrics.ended?.high ?? 0) > (b?.metrics.ended?.mean ?? 1));
     assert.equal(b?.comparison?.winRates.reward?.rate, 0.5);
     assert.equal(b?.comparison?.winRates.reward?.ties, 12);
   });
