@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { messageOf, RlhfError } from "../errors.ts";
 import { localData } from "../hub/hub.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import { didYouMean } from "../suggest.ts";
 import { breather } from "./breathe.ts";
 import { describeType, isRecord, RowDropped, RowProblem } from "./fields.ts";
@@ -73,6 +74,15 @@ function checkFormat(format: string | undefined, known: readonly string[]): void
   );
 }
 
+/** Of all readers; `ties` is for those of pairs. */
+const LOAD_OPTIONS: NamesOf<LoadOptions & { readonly ties?: unknown }> = {
+  format: true,
+  onBadRow: true,
+  limit: true,
+  duplicates: true,
+  ties: true,
+};
+
 function checkOptions({ onBadRow = "error", duplicates = "keep", limit = 1 }: LoadOptions): void {
   const fail = (name: string, expected: string, value: unknown): never => {
     throw new RlhfError("ERR_RLHF_ARGUMENT", `${name} must be ${expected}, got ${JSON.stringify(value)}`);
@@ -137,6 +147,7 @@ export class RowStream<Row extends object, Format extends DataFormat = DataForma
     checkFormat(options.format, Object.keys(this.#reader.formats));
     if (this.files.length === 0)
       throw new RlhfError("ERR_RLHF_ARGUMENT", "no data file was given: the list is empty");
+    refuseUnknownOptions("a reader of data", options, LOAD_OPTIONS);
     checkOptions(options);
   }
 

@@ -2,6 +2,7 @@ import { join } from "node:path";
 import type { PreferenceRow, PromptRow, SftRow } from "../data/types.ts";
 import { RlhfError, throwIfAborted } from "../errors.ts";
 import { writeFileAtomically, writeJson } from "../model/files.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import { loadReward } from "../rewards/ensemble.ts";
 import { type RewardSource, rewardModels, scoreAnswers } from "../rewards/reward.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
@@ -81,6 +82,40 @@ export interface EvaluateOptions extends PolicyLoadOptions, Partial<Sampling> {
   readonly note?: (text: string) => void;
 }
 
+const OPTIONS: NamesOf<EvaluateOptions> = {
+  models: true,
+  prompts: true,
+  numSamples: true,
+  baseline: true,
+  reference: true,
+  reward: true,
+  heldOutReward: true,
+  normalizeReward: true,
+  pairs: true,
+  references: true,
+  metrics: true,
+  category: true,
+  checks: true,
+  judges: true,
+  numShown: true,
+  microBatchTokens: true,
+  outputDir: true,
+  runs: true,
+  signal: true,
+  note: true,
+  device: true,
+  threads: true,
+  dtype: true,
+  maxNewTokens: true,
+  minNewTokens: true,
+  temperature: true,
+  topK: true,
+  topP: true,
+  minP: true,
+  repetitionPenalty: true,
+  seed: true,
+};
+
 /** Metrics that every evaluation has; a custom one needs another name. */
 const OWN_METRICS = ["reward", "heldOutReward", "kl", "length", "ended", "correct"];
 
@@ -158,6 +193,7 @@ function planRuns({ models, runs }: EvaluateOptions): Plan["runs"] {
 
 /** Checks the options and fills in the defaults. Throws ERR_RLHF_ARGUMENT. */
 function planEvaluation(options: EvaluateOptions): Plan {
+  refuseUnknownOptions("evaluate", options, OPTIONS);
   const models = Object.entries(options.models);
   const [first] = models;
   if (first === undefined) throw invalid("models is empty; give at least one by name");

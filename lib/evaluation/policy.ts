@@ -40,12 +40,16 @@ export type Sampling = Pick<
 
 const LOADED_ADAPTER = "evaluated";
 
-async function openDirectory(path: string, options: PolicyLoadOptions): Promise<LoadedPolicy> {
+async function openDirectory(
+  path: string,
+  { device, threads, dtype }: PolicyLoadOptions,
+): Promise<LoadedPolicy> {
+  const options = { device, threads, dtype, trainable: "none" } as const;
   const directory = await localModel(path);
   if (!(await isPeftDirectory(directory)))
     return {
       tokenizer: await Tokenizer.load(directory),
-      model: await CausalLM.load(directory, { ...options, trainable: "none" }),
+      model: await CausalLM.load(directory, options),
     };
   const { baseModel } = await readPeftDirectory(directory);
   if (baseModel === null)
@@ -56,7 +60,7 @@ async function openDirectory(path: string, options: PolicyLoadOptions): Promise<
     );
   const hasTokenizer = await stat(join(directory, "tokenizer.json")).catch(() => null);
   const tokenizer = await Tokenizer.load(hasTokenizer ? directory : baseModel);
-  const model = await CausalLM.load(baseModel, { ...options, trainable: "none" });
+  const model = await CausalLM.load(baseModel, options);
   try {
     await model.loadAdapter(LOADED_ADAPTER, directory, { trainable: false });
     return { model, tokenizer, adapter: LOADED_ADAPTER };

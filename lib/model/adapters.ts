@@ -1,6 +1,7 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { NativeAdapterConfig, NativeLinearLayer } from "../engine/native.ts";
 import { messageOf, RlhfError } from "../errors.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import { didYouMean } from "../suggest.ts";
 
 /**
@@ -32,6 +33,20 @@ export interface AdapterOptions {
   /** Seed of A's initial values; B begins at zero. Default 0. */
   readonly seed?: number | undefined;
 }
+
+const ADAPTER_OPTIONS: NamesOf<AdapterOptions> = {
+  r: true,
+  alpha: true,
+  targetModules: true,
+  excludeModules: true,
+  layersToTransform: true,
+  rankPattern: true,
+  alphaPattern: true,
+  useRslora: true,
+  dropout: true,
+  trainable: true,
+  seed: true,
+};
 
 /** What an adapter puts on one layer. */
 export interface AdaptedLayer {
@@ -152,6 +167,9 @@ export function withoutUnknownNames(
 export function resolveAdapter(options: AdapterOptions, all: readonly NativeLinearLayer[]): AdapterInfo {
   if (typeof options !== "object" || options === null)
     throw new RlhfError("ERR_RLHF_ARGUMENT", "an adapter needs options: { r: 16, alpha: 32 }");
+  // Another adapter's description is what to make one like it from.
+  const { layers: _, ...own } = options as Partial<AdapterInfo> & AdapterOptions;
+  refuseUnknownOptions("an adapter", own, ADAPTER_OPTIONS);
   const { r, alpha, excludeModules, layersToTransform } = options;
   const { rankPattern = {}, alphaPattern = {}, useRslora = false, dropout = 0, trainable = true } = options;
   const targetModules = targetsOf(options, all);

@@ -11,6 +11,7 @@ import {
 } from "../engine/native.ts";
 import { RlhfError } from "../errors.ts";
 import { localModel } from "../hub/hub.ts";
+import { refuseUnknownOptions } from "../option-names.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { type AdapterLoadOptions, AdapterSet, type MergeOptions } from "./adapter-set.ts";
 import type { AdapterInfo, AdapterOptions } from "./adapters.ts";
@@ -28,8 +29,10 @@ import {
 } from "./heads.ts";
 import { type ModelOrigin, readModelDirectory, writeModelDirectory } from "./model-directory.ts";
 import {
+  CREATE_OPTIONS,
   type CreateOptions,
   checkWeightType,
+  FORWARD_OPTIONS,
   type ForwardOptions,
   type LoadOptions,
   type OptimizerOptions,
@@ -84,6 +87,8 @@ export class CausalLM implements Disposable {
    * Throws ERR_RLHF_MODEL, ERR_RLHF_UNSUPPORTED or ERR_RLHF_WEIGHTS with the file and what is wrong in it.
    */
   static async load(path: string, options: LoadOptions = {}): Promise<CausalLM> {
+    const { seed: _, ...names } = CREATE_OPTIONS;
+    refuseUnknownOptions("CausalLM.load", options, names);
     const directory = await localModel(path);
     checkWeightType(options);
     const { config, origin, tensors } = await readModelDirectory(directory);
@@ -105,6 +110,7 @@ export class CausalLM implements Disposable {
 
   /** Makes a model with random weights from the content of a config.json (`initializer_range` is their deviation). */
   static async create(hfConfig: HfConfig, options: CreateOptions = {}): Promise<CausalLM> {
+    refuseUnknownOptions("CausalLM.create", options, CREATE_OPTIONS);
     checkWeightType(options);
     const config = readModelConfig(hfConfig, "config");
     const origin = { hfConfig, generationConfig: null, directory: null };
@@ -318,6 +324,7 @@ export class CausalLM implements Disposable {
    * reference that does not fit, and ERR_RLHF_PASS_LIVE when too many passes with gradients are waiting for backward.
    */
   async forward(batch: PackedBatch, options: ForwardOptions = {}): Promise<Pass> {
+    refuseUnknownOptions("forward", options, FORWARD_OPTIONS);
     const statistics = options.statistics ?? true;
     const predictions = statistics ? predictionsOf(batch, options.predict ?? "all") : new Int32Array(0);
     const handle = await callAsync(() =>

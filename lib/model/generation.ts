@@ -1,5 +1,6 @@
 import { callAsync, type NativeGenerateOptions, type NativeModel } from "../engine/native.ts";
 import { RlhfError, throwIfAborted } from "../errors.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 
 export interface GenerateOptions {
@@ -36,6 +37,24 @@ export interface GenerateOptions {
   readonly signal?: AbortSignal;
 }
 
+const GENERATE_OPTIONS: NamesOf<GenerateOptions> = {
+  maxNewTokens: true,
+  minNewTokens: true,
+  temperature: true,
+  topK: true,
+  topP: true,
+  minP: true,
+  repetitionPenalty: true,
+  seed: true,
+  firstStream: true,
+  stop: true,
+  stopStrings: true,
+  maxBatch: true,
+  adapter: true,
+  onToken: true,
+  signal: true,
+};
+
 export interface Generation {
   /** Int32Array: the new tokens, including the end token or the one that completes a stop string. */
   readonly tokens: Int32Array;
@@ -65,6 +84,7 @@ function toNativeOptions(
   eosTokenIds: readonly number[],
   tokenizer: Tokenizer | undefined,
 ): NativeGenerateOptions {
+  refuseUnknownOptions("generate", options, GENERATE_OPTIONS);
   const result = {
     maxNewTokens: options.maxNewTokens,
     minNewTokens: options.minNewTokens ?? 0,

@@ -1,6 +1,7 @@
 import type { EngineOptions } from "../engine/engine.ts";
 import type { NativeParameter } from "../engine/native.ts";
 import { RlhfError } from "../errors.ts";
+import type { NamesOf } from "../option-names.ts";
 import type { AdamWOptions } from "./optimizer.ts";
 import type { Pass } from "./pass.ts";
 
@@ -26,6 +27,16 @@ export interface CreateOptions extends LoadOptions {
   /** Seed of the initial weights. Default 0. */
   readonly seed?: number;
 }
+
+export const CREATE_OPTIONS: NamesOf<CreateOptions> = {
+  device: true,
+  threads: true,
+  memoryBudget: true,
+  dtype: true,
+  trainable: true,
+  recomputeLayers: true,
+  seed: true,
+};
 
 export interface ForwardOptions {
   /** Name of an adapter; left out: the base alone. */
@@ -59,6 +70,19 @@ export interface ForwardOptions {
   /** "reverse" (default): KL(π‖π_ref), what the policy says that the reference would not. "forward": KL(π_ref‖π). */
   readonly klDirection?: KlDirection | undefined;
 }
+
+export const FORWARD_OPTIONS: NamesOf<ForwardOptions> = {
+  adapter: true,
+  head: true,
+  temperature: true,
+  grad: true,
+  statistics: true,
+  predict: true,
+  dropoutSeed: true,
+  keepDistribution: true,
+  reference: true,
+  klDirection: true,
+};
 
 /** Over which distribution the log-ratio is averaged: the policy's, KL(π‖π_ref), or the reference's, KL(π_ref‖π). */
 export type KlDirection = "reverse" | "forward";

@@ -111,7 +111,7 @@ export const reinforcePlusPlus = z
     kl_coefficient: nonNegative
       .optional()
       .describe("weight of the per-token KL in the reward; 0 keeps no reference"),
-    kl_estimator: z.enum(["k1", "k2", "k3"]).optional(),
+    kl_estimator: z.enum(["k1", "k2", "k3"]).optional().describe("of the sampled token"),
     gamma: fraction.optional().describe("discount per token"),
     baseline: z
       .enum(["batch", "group"])

@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { isRlhfError, RlhfError, throwIfAborted } from "../errors.ts";
 import { type Metrics, MetricsWriter } from "../monitor/metrics.ts";
 import { ConsoleProgress, consoleNotes, type ProgressReporter, silentProgress } from "../monitor/progress.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import { BestModel, bestGoal } from "./best.ts";
 import {
   type Checkpoint,
@@ -31,6 +32,8 @@ export interface TrainOptions {
   /** Where progress is told. Default: the console for `train`, nowhere for `steps`. */
   readonly progress?: ProgressReporter;
 }
+
+const TRAIN_OPTIONS: NamesOf<TrainOptions> = { signal: true, resume: true, progress: true };
 
 /** What `train` achieved. */
 export interface TrainResult {
@@ -179,6 +182,7 @@ export abstract class TrainingLoop<
   }
 
   async #train(options: TrainOptions): Promise<TrainResult> {
+    refuseUnknownOptions("train", options, TRAIN_OPTIONS);
     using _lock = this.#lock();
     await this.#start({ ...options, progress: options.progress ?? consoleNotes });
     const progress =
@@ -214,6 +218,7 @@ export abstract class TrainingLoop<
   }
 
   async *#loop(options: TrainOptions): AsyncGenerator<TrainingStep, void, undefined> {
+    refuseUnknownOptions("train", options, TRAIN_OPTIONS);
     const { signal, progress = silentProgress } = options;
     throwIfAborted(signal, `${this.name} training`);
     using lock = this.#lock();

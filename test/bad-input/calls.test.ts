@@ -4,8 +4,10 @@ import { join } from "node:path";
 import {
   CausalLM,
   DPOTrainer,
+  evaluate,
   GRPOTrainer,
   KTOTrainer,
+  loadSft,
   ORPOTrainer,
   PPOTrainer,
   packSequences,
@@ -51,6 +53,36 @@ describe("bad input: calls", () => {
     ],
     ["prompts that are plain lists", "ERR_RLHF_ARGUMENT", /must be an Int32Array/, generate({}, [1])],
     ["text without a tokenizer", "ERR_RLHF_ARGUMENT", /strings need a tokenizer/, generate({}, "Ann")],
+    [
+      "an option in another spelling",
+      "ERR_RLHF_ARGUMENT",
+      /^generate: unknown option "temprature" \(did you mean "temperature"\?\); it takes maxNewTokens, /,
+      generate({ temprature: 0 }),
+    ],
+    [
+      "a device in another spelling",
+      "ERR_RLHF_ARGUMENT",
+      /^CausalLM\.load: unknown option "devise" \(did you mean "device"\?\)/,
+      () => CausalLM.load(directory, { devise: "cpu" } as never),
+    ],
+    [
+      "a pass through a misspelt adapter",
+      "ERR_RLHF_ARGUMENT",
+      /^forward: unknown option "adaptr" \(did you mean "adapter"\?\)/,
+      () => model.forward(batch, { adaptr: "a" } as never),
+    ],
+    [
+      "a reader's option in another spelling",
+      "ERR_RLHF_ARGUMENT",
+      /unknown option "onBadrow" \(did you mean "onBadRow"\?\)/,
+      () => loadSft("rows.jsonl", { onBadrow: "skip" } as never),
+    ],
+    [
+      "an evaluation's option in another spelling",
+      "ERR_RLHF_ARGUMENT",
+      /^evaluate: unknown option "maxNewToken" \(did you mean "maxNewTokens"\?\)/,
+      () => evaluate({ models: { a: directory }, prompts: ["a"], maxNewToken: 3 } as never),
+    ],
     ["no tokens to write", "ERR_RLHF_ARGUMENT", /maxNewTokens is 0, expected/, generate({ maxNewTokens: 0 })],
     [
       "NaN tokens to write",
@@ -171,6 +203,12 @@ describe("bad input: calls", () => {
       "ERR_RLHF_ARGUMENT",
       /needs options/,
       () => model.addAdapter("a", undefined as never),
+    ],
+    [
+      "an adapter's rank by its long name",
+      "ERR_RLHF_ARGUMENT",
+      /^an adapter: unknown option "rank" .*; it takes r, alpha, /,
+      () => model.addAdapter("a", { ...LORA, rank: 2 } as never),
     ],
     [
       "an adapter without alpha",

@@ -119,6 +119,18 @@ describe("misuse of a trainer", () => {
       });
     });
 
+  it("an option of train() that there is not is refused before a step", async () => {
+    using model = await tinyModel(tokenizer);
+    using trainer = trainers.sft(model);
+    const unknown = {
+      code: "ERR_RLHF_ARGUMENT",
+      message: /^train: unknown option "resum" \(did you mean "resume"\?\)/,
+    };
+    await assert.rejects(trainer.train({ resum: false } as never), unknown);
+    await assert.rejects(trainer.steps({ resum: false } as never).next(), unknown);
+    assert.equal(trainer.step, 0);
+  });
+
   it("two single steps at once are one too many, and the trainer goes on", async () => {
     using model = await tinyModel(tokenizer);
     using trainer = trainers.sft(model);
