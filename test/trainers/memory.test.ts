@@ -84,6 +84,10 @@ const TRAINERS: Readonly<Record<string, () => Promise<Runnable>>> = {
     const config = { ...PPO, lora: LORA, valueModel: "adapter" as const };
     return new PPOTrainer({ model, tokenizer, prompts, reward: judge, config });
   },
+  "PPO of all weights with the score after the end": async () => {
+    const config = { ...PPO, rewardPlacement: "after-end" as const };
+    return new PPOTrainer({ model: await makeModel("all"), tokenizer, prompts, reward, config });
+  },
   "GRPO of all weights without a reference": async () =>
     new GRPOTrainer({ model: await makeModel("all"), tokenizer, prompts, reward, config: GROUPS }),
   "RLOO of all weights with one": async () =>
