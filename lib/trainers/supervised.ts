@@ -176,6 +176,11 @@ export abstract class SupervisedTrainer<
 
   /** One optimizer step, on the next examples in order or on the ones given. */
   async trainStep(examples?: readonly Example[]): Promise<TrainingStep> {
+    if (examples !== undefined && !(Array.isArray(examples) && examples.length > 0))
+      throw new RlhfError(
+        "ERR_RLHF_ARGUMENT",
+        "trainStep: expected a list of one example or more; without it, the next ones in order are taken",
+      );
     const { metrics } = await this.countedStep(async (learningRate) =>
       this.#optimize(examples ?? (await this.#examplesOfStep(this.step)), learningRate),
     );

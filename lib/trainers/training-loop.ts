@@ -295,6 +295,11 @@ export abstract class TrainingLoop<
 
   /** The directory to save to when none is named. */
   protected saveDirectory(directory: string | undefined): string {
+    if (directory !== undefined && (typeof directory !== "string" || directory === ""))
+      throw new RlhfError(
+        "ERR_RLHF_ARGUMENT",
+        `save: expected the path of a directory, got ${JSON.stringify(directory)}`,
+      );
     if (directory !== undefined) return directory;
     if (this.outputDir === undefined) {
       throw new RlhfError("ERR_RLHF_ARGUMENT", "save: name a directory, or give the trainer an outputDir");

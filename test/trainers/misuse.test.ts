@@ -12,6 +12,7 @@ import {
   KTOTrainer,
   ORPOTrainer,
   PPOTrainer,
+  ReinforcePlusPlusTrainer,
   RewardModelTrainer,
   RLOOTrainer,
   SFTTrainer,
@@ -49,6 +50,8 @@ const trainers = {
   simpo: (model: CausalLM) => new SimPOTrainer({ ...pairs, model }),
   ppo: (model: CausalLM) => new PPOTrainer({ ...online, model, config: ppoConfig }),
   grpo: (model: CausalLM) => new GRPOTrainer({ ...online, model }),
+  "reinforce-plus-plus": (model: CausalLM) =>
+    new ReinforcePlusPlusTrainer({ ...online, model, config: ppoConfig }),
   rloo: (model: CausalLM) => new RLOOTrainer({ ...online, model }),
 };
 const busy = { code: "ERR_RLHF_BUSY", message: /trainer is training already: await the train\(\)/ };
@@ -129,6 +132,22 @@ describe("misuse of a trainer", () => {
     await assert.rejects(trainer.train({ resum: false } as never), unknown);
     await assert.rejects(trainer.steps({ resum: false } as never).next(), unknown);
     assert.equal(trainer.step, 0);
+  });
+
+  it("a step on no examples, and a directory that is no path, are refused", async () => {
+    using model = await tinyModel(tokenizer);
+    using trainer = trainers.sft(model);
+    for (const examples of [[], "rows.jsonl"])
+      await assert.rejects(trainer.trainStep(examples as never), {
+        code: "ERR_RLHF_ARGUMENT",
+        message: /^trainStep: expected a list of one example or more/,
+      });
+    assert.equal(trainer.step, 0);
+    for (const directory of [5, ""])
+      await assert.rejects(trainer.save(directory as never), {
+        code: "ERR_RLHF_ARGUMENT",
+        message: /^save: expected the path of a directory, got/,
+      });
   });
 
   it("two single steps at once are one too many, and the trainer goes on", async () => {
