@@ -34,7 +34,7 @@ function pack(
   outputs: number,
   backward: boolean,
 ): Float32Array {
-  const bytes = kernels.packedWeightBytes(settings.backend, "float32", inputs, outputs, backward);
+  const bytes = kernels.packedWeightBytes(settings.backend, "float32", "float32", inputs, outputs, backward);
   const packed = new Float32Array(kernels.alignedBuffer(bytes), 0, bytes / 4);
   kernels.run(settings.backend, "packWeight", {
     type: "float32",

@@ -1,8 +1,9 @@
 /**
- * Forward + backward of a GPT-2-small shape (12 layers, 768 wide, vocabulary 50,257) on 4 × 256 tokens, float32, 2 threads:
- * node-rlhf beside PyTorch's eager CPU run, in turn. Writes bench/results/gpt2-lora-*.json.
+ * Forward + backward of a GPT-2-small shape (12 layers, 768 wide, vocabulary 50,257) on 4 × 256 tokens, 2 threads, in float32, or with
+ * matrix products in bfloat16 (PyTorch: "autocast" on float32 weights, or weights and activations in "bfloat16"): node-rlhf beside PyTorch's eager CPU run, in turn. Writes bench/results/gpt2-lora-*.json.
  *
- * usage: tsx bench/peers/gpt2-lora.ts [--targets attention|all|none] [--pairs 9] [--threads 2] [--compile] [--tcmalloc]
+ * usage: tsx bench/peers/gpt2-lora.ts [--targets attention|all|none] [--precision float32|autocast|bfloat16] [--pairs 9] [--threads 2]
+ *   [--compile] [--tcmalloc]
  */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";
@@ -21,6 +22,7 @@ const TCMALLOC = "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4";
 const { values: options } = parseArgs({
   options: {
     targets: { type: "string", default: "all" },
+    precision: { type: "string", default: "float32" },
     pairs: { type: "string", default: "9" },
     threads: { type: "string", default: "2" },
     compile: { type: "boolean", default: false },
@@ -56,6 +58,7 @@ async function ourStep(model: CausalLM, adapter: string | undefined, sequences: 
 
 async function main(): Promise<void> {
   const peerArguments = [options["model-dir"], "--targets", options.targets, "--threads", options.threads];
+  peerArguments.push("--precision", options.precision);
   if (options.compile) peerArguments.push("--compile");
   await using peer = new Peer(
     "gpt2_lora.py",
@@ -68,6 +71,7 @@ async function main(): Promise<void> {
   using model = await CausalLM.load(options["model-dir"], {
     device: "cpu",
     threads: Number(options.threads),
+    compute: options.precision === "float32" ? "float32" : "bfloat16",
     trainable: adapter === undefined ? "all" : "none",
   });
   if (adapter !== undefined) {
@@ -93,11 +97,15 @@ async function main(): Promise<void> {
 }
 
 function report(peer: string, losses: { ours: number; theirs: number }, result: PairedResult): void {
-  const variant = [options.targets, options.compile && "compile", options.tcmalloc && "tcmalloc"].filter(
-    Boolean,
-  );
+  const precision = options.precision === "float32" ? "" : options.precision;
+  const variant = [
+    options.targets,
+    precision,
+    options.compile && "compile",
+    options.tcmalloc && "tcmalloc",
+  ].filter(Boolean);
   const record = {
-    what: "GPT-2 124M, float32, forward + backward, 4 x 256 tokens",
+    what: `GPT-2 124M, ${options.precision}, forward + backward, 4 x 256 tokens`,
     targets: options.targets === "none" ? "full training" : TARGETS[options.targets],
     cpu: cpus()[0]?.model,
     cores: cpus().length,

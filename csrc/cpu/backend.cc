@@ -6,6 +6,7 @@
 
 #include "core/arena.h"
 #include "core/error.h"
+#include "cpu/bfloat16_kernel.h"
 #include "ops/host_device.h"
 
 #if defined(__linux__)
@@ -57,7 +58,9 @@ size_t sharedScratchBytes(const ScratchLimits& limits) {
   const int64_t gathered = predictions * width;  // of the policy, and for a divergence of the reference too
   const int64_t statistics = 4 * predictions * (limits.vocab / kVocabPerStatistic + 4);
   const int64_t logitGradients = 2 * predictions * vocabBlock;
-  const int64_t logProb = limits.vocab > 0 ? 2 * gathered + std::max(statistics, logitGradients) : 0;
+  // A strip of the head in bfloat16, where it is not packed before.
+  const int64_t headStrip = kVocabPerStatistic / 2 * (width + kPaddingRows);
+  const int64_t logProb = limits.vocab > 0 ? 2 * gathered + std::max(statistics, logitGradients) + headStrip : 0;
   return alignUp(static_cast<size_t>(packed + logProb) * sizeof(float));
 }
 
@@ -147,6 +150,21 @@ double measureMultiplyAddPeak(int threads) {
 
 double measureMultiplyAddBurst(OpContext& context) {
   return chosen().measureMultiplyAddPeak(pool(context), 60'000, 3);
+}
+
+bool useBfloat16Kernel(const char* name) {
+#if defined(RLHF_X86)
+  if (hasAvx512()) return chooseBfloat16Kernel(name);
+#endif
+  return std::strcmp(name, "convert") == 0;
+}
+
+const char* bfloat16KernelName() {
+#if defined(RLHF_X86)
+  if (std::strcmp(chosen().name, "avx512") == 0)
+    if (const Bfloat16Kernel* kernel = chosenBfloat16Kernel()) return kernel->name;
+#endif
+  return "convert";
 }
 
 CpuDevice::CpuDevice(int threads) : Device(makeHostDevice("cpu")), pool(threads) {

@@ -20,6 +20,12 @@ double measureMultiplyAddPeak(int threads);
 /// that right after an op it tells what that op could have reached at the clock it ran at. Loads beside multiply-adds lower the clock.
 double measureMultiplyAddBurst(OpContext& context);
 
+/// Has products in bfloat16 use another kernel than the machine's best: "amx", "dot", "convert". False where there is no such.
+bool useBfloat16Kernel(const char* name);
+
+/// The kernel that they use.
+const char* bfloat16KernelName();
+
 /// A device whose memory is the process's own and whose one stream runs everything at once.
 struct CpuDevice : Device {
   explicit CpuDevice(int threads);

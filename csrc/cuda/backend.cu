@@ -11,7 +11,7 @@ size_t scratchBytes(const Device*, const ScratchLimits* limits) {
                    tokenLogProbScratchBytes(limits->rows, limits->vocab)});
 }
 
-size_t packedWeightBytes(DType, int64_t, int64_t, int32_t) { return 0; }
+size_t packedWeightBytes(DType, DType, int64_t, int64_t, int32_t) { return 0; }
 
 }  // namespace
 

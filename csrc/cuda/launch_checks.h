@@ -26,7 +26,11 @@ void dispatchType(DType type, const char* op, Function&& function) {
 }
 
 /// Throws Error unless the weight has the activations' type.
-inline void requireWeightType(DType weight, DType activations, const char* op) {
+inline void requireWeightType(DType weight, DType compute, DType activations, const char* op) {
+  if (compute == DType::BF16 && activations != DType::BF16)
+    throw Error(code::kUnsupported, format("%s: products in bfloat16 of %s activations are not there on CUDA; keep the activations "
+                                           "in bfloat16",
+                                           op, dtypeName(activations)));
   if (weight != activations)
     throw Error(code::kUnsupported, format("%s: a %s weight with %s activations; the CUDA backend needs them to be equal",
                                            op, dtypeName(weight), dtypeName(activations)));

@@ -202,12 +202,12 @@ size_t linearScratchBytes(int64_t rows, int64_t outputs) {
 }
 
 void linearForward(OpContext& context, const LinearForward& a) {
-  requireWeightType(a.weight.type, a.type, "linearForward");
+  requireWeightType(a.weight.type, a.weight.compute, a.type, "linearForward");
   dispatchType(a.type, "linearForward", [&](auto zero) { forward<decltype(zero)>(context, a); });
 }
 
 void linearBackward(OpContext& context, const LinearBackward& a) {
-  requireWeightType(a.weight.type, a.type, "linearBackward");
+  requireWeightType(a.weight.type, a.weight.compute, a.type, "linearBackward");
   dispatchType(a.type, "linearBackward", [&](auto zero) { backward<decltype(zero)>(context, a); });
 }
 

@@ -280,13 +280,13 @@ size_t tokenLogProbScratchBytes(int64_t rows, int64_t vocab) {
 }
 
 void tokenLogProbForward(OpContext& context, const TokenLogProbForward& a) {
-  requireWeightType(a.head.type, a.type, "tokenLogProbForward");
+  requireWeightType(a.head.type, a.head.compute, a.type, "tokenLogProbForward");
   requireScratch(context, tokenLogProbScratchBytes(a.count, a.vocab), "tokenLogProbForward");
   dispatchType(a.type, "tokenLogProbForward", [&](auto zero) { forward<decltype(zero)>(context, a); });
 }
 
 void tokenLogProbBackward(OpContext& context, const TokenLogProbBackward& a) {
-  requireWeightType(a.head.type, a.type, "tokenLogProbBackward");
+  requireWeightType(a.head.type, a.head.compute, a.type, "tokenLogProbBackward");
   requireScratch(context, tokenLogProbScratchBytes(a.count, a.vocab), "tokenLogProbBackward");
   dispatchType(a.type, "tokenLogProbBackward", [&](auto zero) { backward<decltype(zero)>(context, a); });
 }

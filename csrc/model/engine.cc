@@ -16,15 +16,17 @@ void check(const Engine& engine, Status status, const char* what) {
 
 }  // namespace
 
-std::shared_ptr<Engine> Engine::planning(const Ops& ops, const Device& device, DType type) {
-  return std::shared_ptr<Engine>(new Engine(planningOps(ops), std::make_unique<Device>(planningDevice(device)), type));
+std::shared_ptr<Engine> Engine::planning(const Ops& ops, const Device& device, DType type, DType compute) {
+  return std::shared_ptr<Engine>(new Engine(planningOps(ops), std::make_unique<Device>(planningDevice(device)), type, compute));
 }
 
-Engine::Engine(const Ops& ops, std::unique_ptr<Device> planningDevice, DType type) : Engine(ops, planningDevice.get(), type) {
+Engine::Engine(const Ops& ops, std::unique_ptr<Device> planningDevice, DType type, DType compute)
+    : Engine(ops, planningDevice.get(), type, compute) {
   planningDevice_ = std::move(planningDevice);
 }
 
-Engine::Engine(const Ops& ops, Device* device, DType type) : ops_(ops), device_(device), type_(type) {
+Engine::Engine(const Ops& ops, Device* device, DType type, DType compute)
+    : ops_(ops), device_(device), type_(type), compute_(compute) {
   if (ops.abiHash != abiHash() || device->abiHash != abiHash())
     throw Error(
         code::kUnsupported,

@@ -9,12 +9,13 @@
 namespace rlhf {
 
 /// A backend in use: its operator table, its device, the stream that commands queue on, and scratch memory.
-/// `type` is the type of activations and parameters (F32 on the CPU; F64 or C128 on the oracle for gradient checks).
+/// `type` is the type of activations and parameters (F32 on the CPU; F64 or C128 on the oracle for gradient checks), `compute` that of
+/// a transformer's matrix products (ops/linear.h).
 class Engine {
  public:
-  Engine(const Ops& ops, Device* device, DType type);
+  Engine(const Ops& ops, Device* device, DType type, DType compute = DType::F32);
   /// An engine that lays memory out as one on `device` would, and neither takes it nor computes: its ledger is the estimate.
-  static std::shared_ptr<Engine> planning(const Ops& ops, const Device& device, DType type);
+  static std::shared_ptr<Engine> planning(const Ops& ops, const Device& device, DType type, DType compute = DType::F32);
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -23,6 +24,7 @@ class Engine {
   Device* device() const { return device_; }
   OpContext& context() { return context_; }
   DType type() const { return type_; }
+  DType compute() const { return compute_; }
   DType accumulator() const { return accumulatorType(type_); }
   bool plans() const { return planningDevice_ != nullptr; }
   MemoryLedger& ledger() { return ledger_; }
@@ -39,13 +41,13 @@ class Engine {
   void synchronize();
 
  private:
-  Engine(const Ops& ops, std::unique_ptr<Device> planningDevice, DType type);
+  Engine(const Ops& ops, std::unique_ptr<Device> planningDevice, DType type, DType compute);
 
   const Ops ops_;
   std::unique_ptr<Device> planningDevice_;
   Device* device_;
   MemoryLedger ledger_;
-  DType type_;
+  DType type_, compute_;
   OpContext context_;
 };
 

@@ -23,7 +23,7 @@ void PackedWeights::prepare(Form& form, const std::vector<Matrix>& matrices, Use
     ArenaPlan plan;
     std::vector<size_t> offsets, sizes;
     for (const Matrix& matrix : matrices) {
-      sizes.push_back(engine.ops().packedWeightBytes(base_.storage(), matrix.inputs, matrix.outputs, use));
+      sizes.push_back(engine.ops().packedWeightBytes(base_.storage(), engine.compute(), matrix.inputs, matrix.outputs, use));
       offsets.push_back(plan.reserve(sizes.back()));
     }
     form.memory = DeviceMemory(engine, MemoryUse::PackedWeights, plan.bytes(), "packed weights");
@@ -34,6 +34,7 @@ void PackedWeights::prepare(Form& form, const std::vector<Matrix>& matrices, Use
   for (size_t i = 0; i < matrices.size(); ++i) {
     if (!form.weights[i]) continue;
     engine.run(engine.ops().packWeight, PackWeight{.type = base_.storage(),
+                                                   .compute = engine.compute(),
                                                    .inputs = matrices[i].inputs,
                                                    .outputs = matrices[i].outputs,
                                                    .transposed = matrices[i].transposed,
@@ -50,12 +51,12 @@ const void* PackedWeights::packed(const Form& form, int index) const {
 }
 
 LinearWeight PackedWeights::linear(const LinearLayer& layer) const {
-  return {base_.storage(), architecture_.transposedLinears, base_.data(layer.weight),
+  return {base_.storage(), base_.engine().compute(), architecture_.transposedLinears, base_.data(layer.weight),
           packed(linears_[kForward], layer.index), packed(linears_[kBackward], layer.index)};
 }
 
 LinearWeight PackedWeights::head() const {
-  return {base_.storage(), 0, base_.data(architecture_.head), packed(head_[kForward], 0),
+  return {base_.storage(), base_.engine().compute(), 0, base_.data(architecture_.head), packed(head_[kForward], 0),
           packed(head_[kBackward], 0)};
 }
 

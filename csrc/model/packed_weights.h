@@ -8,8 +8,8 @@ namespace rlhf {
 
 /// Copies of a frozen base's matrices in the order in which the backend's matrix products stream them. They
 /// are made when a pass first needs them and again after a weight was written. A base that trains has
-/// none, and neither has a type or backend without packed forms: weights kept in 16 bits are widened as products
-/// read them.
+/// none, and neither has a type or backend without packed forms: weights kept in 16 bits for products in float32 are widened
+/// as these read them.
 class PackedWeights {
  public:
   PackedWeights(const Architecture& architecture, const ParameterGroup& base)

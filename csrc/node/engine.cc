@@ -13,11 +13,12 @@ EngineWrap::EngineWrap(const Napi::CallbackInfo& info) : HandleWrap(info) {
     const Ops* ops = instructionSet.empty() ? &cpu::ops() : cpu::opsFor(instructionSet.c_str());
     if (!ops)
       throw Error(code::kUnsupported, format("this processor or build does not have the instruction set \"%s\"", instructionSet.c_str()));
+    const DType compute = toStorageType(text(options, "compute", "float32"));
     auto engine = std::make_shared<EngineHandle>();
     engine->device = std::make_unique<cpu::CpuDevice>(static_cast<int>(threads));
     engine->engine = boolean(options, "planning", false)
-                         ? Engine::planning(*ops, *engine->device, DType::F32)
-                         : std::make_shared<Engine>(*ops, engine->device.get(), DType::F32);
+                         ? Engine::planning(*ops, *engine->device, DType::F32, compute)
+                         : std::make_shared<Engine>(*ops, engine->device.get(), DType::F32, compute);
     engine->queue = CommandQueue::create(info.Env());
     std::shared_ptr<CommandQueue> queue = engine->queue;
     set(std::move(engine), std::move(queue));
@@ -33,6 +34,8 @@ Napi::Value EngineWrap::info(const Napi::CallbackInfo& info) {
     result.Set("backend", engine.engine->ops().backend);
     result.Set("instructionSet", engine.engine->ops().instructionSet);
     result.Set("threads", engine.device->pool.size());
+    result.Set("compute", dtypeName(engine.engine->compute()));
+    result.Set("bfloat16Kernel", cpu::bfloat16KernelName());
     return result;
   });
 }

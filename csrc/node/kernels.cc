@@ -152,12 +152,12 @@ Napi::Value operatorFields(const Napi::CallbackInfo& info) {
   });
 }
 
-/// packedWeightBytes(backend, type, inputs, outputs, backward) → bytes, 0 where the backend has no packed form
+/// packedWeightBytes(backend, type, compute, inputs, outputs, backward) → bytes, 0 where the backend has no packed form
 Napi::Value packedWeightBytes(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     const Ops& ops = openBackend(toText(info[0], "backend"), 1).ops();
-    const size_t bytes = ops.packedWeightBytes(toDType(info[1], "type"), toInteger(info[2], "inputs"),
-                                               toInteger(info[3], "outputs"), info[4].ToBoolean() ? 1 : 0);
+    const size_t bytes = ops.packedWeightBytes(toDType(info[1], "type"), toDType(info[2], "compute"), toInteger(info[3], "inputs"),
+                                               toInteger(info[4], "outputs"), info[5].ToBoolean() ? 1 : 0);
     return Napi::Number::New(info.Env(), static_cast<double>(bytes));
   });
 }
@@ -237,6 +237,13 @@ Napi::Value simtSelfTests(const Napi::CallbackInfo& info) {
   });
 }
 
+/// chooseBfloat16Kernel(name) → whether this machine has it: "amx", "dot" or "convert"; the CPU's products use it from now on
+Napi::Value chooseBfloat16Kernel(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    return Napi::Boolean::New(info.Env(), cpu::useBfloat16Kernel(toText(info[0], "name").c_str()));
+  });
+}
+
 /// runSimtSelfTest(name, seed) → what the emulator reported, "" for a sound run
 Napi::Value runSimtSelfTest(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
@@ -262,6 +269,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
       {"abiHash", abiHashValue},
       {"simtSelfTests", simtSelfTests},
       {"runSimtSelfTest", runSimtSelfTest},
+      {"chooseBfloat16Kernel", chooseBfloat16Kernel},
   };
   for (const auto& [name, function] : functions) exports.Set(name, Napi::Function::New(env, function, name));
   defineModel(env, exports);

@@ -49,7 +49,7 @@ class AllocationLimit {
 
 class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
  public:
-  /// new Model(config, { backend, type, threads?, trainable?, beside? }); `beside` is a model whose engine this one shares
+  /// new Model(config, { backend, type, threads?, trainable?, storage?, compute?, beside? }); `beside` is a model whose engine this one shares
   explicit ModelWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ModelWrap>(info) {
     guarded(info, [&] {
       const Napi::Object options = toObject(info[1], "options");
@@ -57,7 +57,8 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
       if (options.Get("beside").IsUndefined()) {
         Backend& backend = openBackend(toText(field(options, "backend"), "backend"), threads);
         engine_ =
-            std::make_shared<Engine>(backend.ops(), backend.device(), toDType(field(options, "type"), "type"));
+            std::make_shared<Engine>(backend.ops(), backend.device(), toDType(field(options, "type"), "type"),
+                                     node::toStorageType(node::text(options, "compute", "float32")));
       } else {
         engine_ = Unwrap(toObject(options.Get("beside"), "beside"))->engine_;
       }

@@ -36,9 +36,9 @@ struct KlDivergenceForward {
   template <class F> void fields(F&& f) {
     f("type", type), f("rows", rows), f("cols", cols), f("refCols", refCols), f("vocab", vocab), f("count", count);
     f("temperature", temperature), f("direction", direction), f("x", x), f("refX", refX);
-    f("predictions", predictions), f("sources", sources), f("weightType", head.type), f("weight", head.data);
-    f("packedForward", head.packedForward), f("refWeightType", refHead.type), f("refWeight", refHead.data);
-    f("refPackedForward", refHead.packedForward), f("lse", lse), f("refLse", refLse), f("logits", logits), f("kl", kl);
+    f("predictions", predictions), f("sources", sources), f("weightType", head.type), f("compute", head.compute);
+    f("weight", head.data), f("packedForward", head.packedForward), f("refWeightType", refHead.type), f("refCompute", refHead.compute);
+    f("refWeight", refHead.data), f("refPackedForward", refHead.packedForward), f("lse", lse), f("refLse", refLse), f("logits", logits), f("kl", kl);
   }
 };
 
@@ -67,8 +67,9 @@ struct KlDivergenceBackward {
   template <class F> void fields(F&& f) {
     f("type", type), f("rows", rows), f("cols", cols), f("refCols", refCols), f("vocab", vocab), f("count", count);
     f("temperature", temperature), f("direction", direction), f("x", x), f("refX", refX);
-    f("predictions", predictions), f("sources", sources), f("weightType", head.type), f("weight", head.data);
-    f("packedForward", head.packedForward), f("packedBackward", head.packedBackward), f("refWeightType", refHead.type);
+    f("predictions", predictions), f("sources", sources), f("weightType", head.type), f("compute", head.compute);
+    f("weight", head.data), f("packedForward", head.packedForward), f("packedBackward", head.packedBackward);
+    f("refWeightType", refHead.type), f("refCompute", refHead.compute);
     f("refWeight", refHead.data), f("refPackedForward", refHead.packedForward), f("lse", lse), f("refLse", refLse);
     f("logits", logits), f("kl", kl), f("dKl", dKl), f("dx", dx), f("dWeight", dWeight);
   }

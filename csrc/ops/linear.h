@@ -8,6 +8,7 @@ namespace rlhf {
 /// (GPT-2's Conv1D). A frozen weight may carry its packed forms, made once by `packWeight`; they must match `data`.
 struct LinearWeight {
   DType type = DType::F32;
+  DType compute = DType::F32;  // what products are computed in: float32 or bfloat16 (below)
   int32_t transposed = 0;
   const void* data = nullptr;
   const void* packedForward = nullptr;   // (optional) for y = x·Wᵀ
@@ -21,6 +22,10 @@ struct LoraFactors {
   const void* a = nullptr;  // [R, K]
   const void* b = nullptr;  // [M, R]
 };
+
+// With `compute` BF16 both factors of every matrix product of the layer, forward, backward and the adapter's, are rounded to the
+// nearest bfloat16 (ties to even) before they are multiplied: scale·(u·Aᵀ) and Bᵀ, scale·(dy·B) and A, dy and x. Sums, and all that
+// is not a matrix product, keep the accumulator's type, and with any other `compute` products are computed in that too.
 
 /// y = activation(x·Wᵀ + bias + scale·(u·Aᵀ)·Bᵀ) + residual, where u is loraInput, or x without one. Each row of y depends on its row of x alone, bit for bit: not on N,
 /// not on the number of threads.
@@ -41,7 +46,7 @@ struct LinearForward {
 
   template <class F> void fields(F&& f) {
     f("type", type), f("rows", rows), f("inputs", inputs), f("outputs", outputs), f("xStride", xStride);
-    f("yStride", yStride), f("activation", activation), f("x", x), f("weightType", weight.type);
+    f("yStride", yStride), f("activation", activation), f("x", x), f("weightType", weight.type), f("compute", weight.compute);
     f("transposed", weight.transposed), f("weight", weight.data), f("packedForward", weight.packedForward);
     f("bias", bias), f("rank", lora.rank), f("scale", lora.scale), f("loraA", lora.a), f("loraB", lora.b);
     f("loraInput", loraInput), f("loraHidden", loraHidden), f("residual", residual), f("preActivation", preActivation), f("y", y);
@@ -73,17 +78,18 @@ struct LinearBackward {
   template <class F> void fields(F&& f) {
     f("type", type), f("rows", rows), f("inputs", inputs), f("outputs", outputs), f("xStride", xStride);
     f("dyStride", dyStride), f("dxStride", dxStride), f("accumulateDx", accumulateDx), f("x", x), f("dy", dy);
-    f("weightType", weight.type), f("transposed", weight.transposed), f("weight", weight.data);
+    f("weightType", weight.type), f("compute", weight.compute), f("transposed", weight.transposed), f("weight", weight.data);
     f("packedBackward", weight.packedBackward), f("rank", lora.rank), f("scale", lora.scale), f("loraA", lora.a);
     f("loraB", lora.b), f("loraInput", loraInput), f("loraHidden", loraHidden), f("loraGradient", loraGradient);
     f("dx", dx), f("dLoraInput", dLoraInput), f("dWeight", dWeight), f("dBias", dBias), f("dA", dA), f("dB", dB);
   }
 };
 
-/// Reorders a frozen weight into the layout that the backend's matrix product streams. Ops::packedWeightBytes gives the size
+/// Reorders a frozen weight into the layout that the backend's matrix product streams, rounded to `compute`. Ops::packedWeightBytes gives the size
 /// (0: this backend has no packed form).
 struct PackWeight {
   DType type = DType::F32;
+  DType compute = DType::F32;
   int64_t inputs = 0, outputs = 0;
   int32_t transposed = 0;
   int32_t backward = 0;        // 0: for y = x·Wᵀ, 1: for dx = dy·W
@@ -91,8 +97,8 @@ struct PackWeight {
   void* packed = nullptr;
 
   template <class F> void fields(F&& f) {
-    f("type", type), f("inputs", inputs), f("outputs", outputs), f("transposed", transposed), f("backward", backward);
-    f("weight", weight), f("packed", packed);
+    f("type", type), f("compute", compute), f("inputs", inputs), f("outputs", outputs), f("transposed", transposed);
+    f("backward", backward), f("weight", weight), f("packed", packed);
   }
 };
 

@@ -77,7 +77,7 @@ struct Ops {
   const char* instructionSet;  // "avx512", "avx2", "scalar", "sm_90", …
 
   size_t (*scratchBytes)(const Device*, const ScratchLimits*);
-  size_t (*packedWeightBytes)(DType type, int64_t inputs, int64_t outputs, int32_t backward);
+  size_t (*packedWeightBytes)(DType type, DType compute, int64_t inputs, int64_t outputs, int32_t backward);
 
 #define RLHF_DECLARE_OP(name, Arguments) Status (*name)(OpContext*, const Arguments*);
   RLHF_FOR_EACH_OP(RLHF_DECLARE_OP)

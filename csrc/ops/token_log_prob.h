@@ -25,7 +25,7 @@ struct TokenLogProbForward {
   template <class F> void fields(F&& f) {
     f("type", type), f("rows", rows), f("cols", cols), f("vocab", vocab), f("count", count);
     f("temperature", temperature), f("x", x), f("tokens", tokens), f("predictions", predictions);
-    f("sources", sources), f("weightType", head.type), f("weight", head.data), f("packedForward", head.packedForward);
+    f("sources", sources), f("weightType", head.type), f("compute", head.compute), f("weight", head.data), f("packedForward", head.packedForward);
     f("logProb", logProb), f("lse", lse), f("entropy", entropy), f("logits", logits);
   }
 };
@@ -52,7 +52,7 @@ struct TokenLogProbBackward {
   template <class F> void fields(F&& f) {
     f("type", type), f("rows", rows), f("cols", cols), f("vocab", vocab), f("count", count);
     f("temperature", temperature), f("x", x), f("tokens", tokens), f("predictions", predictions);
-    f("sources", sources), f("weightType", head.type), f("weight", head.data), f("packedForward", head.packedForward);
+    f("sources", sources), f("weightType", head.type), f("compute", head.compute), f("weight", head.data), f("packedForward", head.packedForward);
     f("packedBackward", head.packedBackward), f("lse", lse), f("entropy", entropy), f("dLogProb", dLogProb);
     f("dLse", dLse), f("dEntropy", dEntropy), f("logits", logits), f("dx", dx), f("dWeight", dWeight);
   }

@@ -8,7 +8,7 @@ namespace rlhf {
 namespace {
 
 size_t noScratch(const Device*, const ScratchLimits*) { return 0; }
-size_t noPackedForm(DType, int64_t, int64_t, int32_t) { return 0; }
+size_t noPackedForm(DType, DType, int64_t, int64_t, int32_t) { return 0; }
 
 }  // namespace
 

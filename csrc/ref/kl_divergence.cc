@@ -58,10 +58,10 @@ void run(const KlDivergenceBackward& a) {
       const T slope = a.direction == KlDirection::Reverse
                           ? std::exp(logPolicy) * (logPolicy - logReference - in<T>(a.kl)[t])
                           : std::exp(logPolicy) - std::exp(logReference);
-      const T dz = in<T>(a.dKl)[t] * slope / T(a.temperature);
+      const T dz = factor(in<T>(a.dKl)[t] * slope / T(a.temperature), a.head.compute);
       for (int64_t c = 0; c < a.cols; ++c) {
-        out<T>(a.dx)[h * a.cols + c] += dz * weight[v * a.cols + c];
-        if (a.dWeight) out<T>(a.dWeight)[v * a.cols + c] += dz * in<T>(a.x)[h * a.cols + c];
+        out<T>(a.dx)[h * a.cols + c] += dz * factor(weight[v * a.cols + c], a.head.compute);
+        if (a.dWeight) out<T>(a.dWeight)[v * a.cols + c] += dz * factor(in<T>(a.x)[h * a.cols + c], a.head.compute);
       }
     }
   }

@@ -18,6 +18,7 @@ template <class T>
 void run(const LinearForward& a) {
   requirePlainWeight("linearForward", a.weight);
   const Parameter<T> weight(a.weight.data, a.weight.type);
+  const DType compute = a.weight.compute;
   const int64_t rank = a.lora.rank;
   for (int64_t n = 0; n < a.rows; ++n) {
     const T* x = in<T>(a.x) + n * a.xStride;
@@ -25,16 +26,15 @@ void run(const LinearForward& a) {
     T* hidden = out<T>(a.loraHidden) + n * rank;
     for (int64_t r = 0; r < rank; ++r) {
       hidden[r] = 0;
-      for (int64_t k = 0; k < a.inputs; ++k) hidden[r] += loraInput[k] * in<T>(a.lora.a)[r * a.inputs + k];
+      for (int64_t k = 0; k < a.inputs; ++k) hidden[r] += factor(loraInput[k], compute) * factor(in<T>(a.lora.a)[r * a.inputs + k], compute);
     }
     for (int64_t m = 0; m < a.outputs; ++m) {
       T sum = 0;
       for (int64_t k = 0; k < a.inputs; ++k)
-        sum += x[k] * weight[weightIndex(a.weight, m, k, a.inputs, a.outputs)];
+        sum += factor(x[k], compute) * factor(weight[weightIndex(a.weight, m, k, a.inputs, a.outputs)], compute);
       if (a.bias) sum += in<T>(a.bias)[m];
-      T update = 0;
-      for (int64_t r = 0; r < rank; ++r) update += hidden[r] * in<T>(a.lora.b)[m * rank + r];
-      sum += T(a.lora.scale) * update;
+      for (int64_t r = 0; r < rank; ++r)
+        sum += factor(T(a.lora.scale) * hidden[r], compute) * factor(in<T>(a.lora.b)[m * rank + r], compute);
       const int64_t at = n * a.yStride + m;
       const T residual = a.residual ? in<T>(a.residual)[at] : T(0);
       if (a.preActivation) out<T>(a.preActivation)[at] = sum;
@@ -51,7 +51,7 @@ void loraGradient(const LinearBackward& a) {
     for (int64_t r = 0; r < rank; ++r) {
       T sum = 0;
       for (int64_t m = 0; m < a.outputs; ++m)
-        sum += in<T>(a.dy)[n * a.dyStride + m] * in<T>(a.lora.b)[m * rank + r];
+        sum += factor(in<T>(a.dy)[n * a.dyStride + m], a.weight.compute) * factor(in<T>(a.lora.b)[m * rank + r], a.weight.compute);
       out<T>(a.loraGradient)[n * rank + r] = T(a.lora.scale) * sum;
     }
 }
@@ -61,7 +61,8 @@ template <class T>
 T loraInputGradient(const LinearBackward& a, int64_t n, int64_t k) {
   T sum = 0;
   for (int64_t r = 0; r < a.lora.rank; ++r)
-    sum += in<T>(a.loraGradient)[n * a.lora.rank + r] * in<T>(a.lora.a)[r * a.inputs + k];
+    sum += factor(in<T>(a.loraGradient)[n * a.lora.rank + r], a.weight.compute) *
+           factor(in<T>(a.lora.a)[r * a.inputs + k], a.weight.compute);
   return sum;
 }
 
@@ -74,7 +75,8 @@ void inputGradient(const LinearBackward& a) {
     for (int64_t k = 0; k < a.inputs; ++k) {
       T sum = 0;
       for (int64_t m = 0; m < a.outputs; ++m)
-        sum += in<T>(a.dy)[n * a.dyStride + m] * weight[weightIndex(a.weight, m, k, a.inputs, a.outputs)];
+        sum += factor(in<T>(a.dy)[n * a.dyStride + m], a.weight.compute) *
+               factor(weight[weightIndex(a.weight, m, k, a.inputs, a.outputs)], a.weight.compute);
       if (!a.dLoraInput) sum += loraInputGradient<T>(a, n, k);
       T& dx = out<T>(a.dx)[n * a.dxStride + k];
       dx = a.accumulateDx ? dx + sum : sum;
@@ -86,17 +88,18 @@ template <class T>
 struct Rows {
   const T* data;
   int64_t stride, cols;
+  T at(int64_t n, int64_t i, DType compute) const { return factor(data[n * stride + i], compute); }
 };
 
-/// gradient(i, j) += factor · Σ_n left(n, i) · right(n, j), with element (i, j) at i·rowStep + j·columnStep.
+/// gradient(i, j) += scale · Σ_n left(n, i) · right(n, j), with element (i, j) at i·rowStep + j·columnStep.
 template <class T>
-void accumulateOuter(T* gradient, int64_t rowStep, int64_t columnStep, T factor, int64_t rows, Rows<T> left,
-                     Rows<T> right) {
+void accumulateOuter(T* gradient, int64_t rowStep, int64_t columnStep, T scale, int64_t rows, Rows<T> left,
+                     Rows<T> right, DType compute) {
   for (int64_t i = 0; i < left.cols; ++i)
     for (int64_t j = 0; j < right.cols; ++j) {
       T sum = 0;
-      for (int64_t n = 0; n < rows; ++n) sum += left.data[n * left.stride + i] * right.data[n * right.stride + j];
-      gradient[i * rowStep + j * columnStep] += factor * sum;
+      for (int64_t n = 0; n < rows; ++n) sum += left.at(n, i, compute) * right.at(n, j, compute);
+      gradient[i * rowStep + j * columnStep] += scale * sum;
     }
 }
 
@@ -113,7 +116,7 @@ void run(const LinearBackward& a) {
         out<T>(a.dLoraInput)[n * a.inputs + k] = loraInputGradient<T>(a, n, k);
   if (a.dWeight) {
     const int64_t rowStep = a.weight.transposed ? 1 : a.inputs, columnStep = a.weight.transposed ? a.outputs : 1;
-    accumulateOuter<T>(out<T>(a.dWeight), rowStep, columnStep, T(1), a.rows, dy, x);
+    accumulateOuter<T>(out<T>(a.dWeight), rowStep, columnStep, T(1), a.rows, dy, x, a.weight.compute);
   }
   if (a.dBias)
     for (int64_t m = 0; m < a.outputs; ++m) {
@@ -124,11 +127,11 @@ void run(const LinearBackward& a) {
   if (a.dA) {
     const Rows<T> gradient = {in<T>(a.loraGradient), rank, rank};
     const Rows<T> input = a.loraInput ? Rows<T>{in<T>(a.loraInput), a.inputs, a.inputs} : x;
-    accumulateOuter<T>(out<T>(a.dA), a.inputs, 1, T(1), a.rows, gradient, input);
+    accumulateOuter<T>(out<T>(a.dA), a.inputs, 1, T(1), a.rows, gradient, input, a.weight.compute);
   }
   if (a.dB) {
     const Rows<T> hidden = {in<T>(a.loraHidden), rank, rank};
-    accumulateOuter<T>(out<T>(a.dB), rank, 1, T(a.lora.scale), a.rows, dy, hidden);
+    accumulateOuter<T>(out<T>(a.dB), rank, 1, T(a.lora.scale), a.rows, dy, hidden, a.weight.compute);
   }
 }
 

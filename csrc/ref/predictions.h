@@ -34,7 +34,7 @@ void logitsOf(const T* x, int64_t cols, const LinearWeight& head, double tempera
   const Parameter<T> weight(head.data, head.type);
   for (int64_t v = 0; v < vocab; ++v) {
     T sum = 0;
-    for (int64_t c = 0; c < cols; ++c) sum += x[c] * weight[v * cols + c];
+    for (int64_t c = 0; c < cols; ++c) sum += factor(x[c], head.compute) * factor(weight[v * cols + c], head.compute);
     z[v] = sum / T(temperature);
   }
 }

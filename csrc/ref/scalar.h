@@ -93,6 +93,15 @@ class Parameter {
   DType type_;
 };
 
+/// A factor of a matrix product, rounded where products are computed in bfloat16. The rounding counts as constant, so that a complex
+/// step goes through it.
+template <class T>
+T factor(const T& value, DType compute) {
+  if (compute != DType::BF16) return value;
+  const double real = realPart(value);
+  return value + T(bfloat16ToFloat(floatToBfloat16(static_cast<float>(real))) - real);
+}
+
 /// Calls body(std::type_identity<T>) for the scalar type that `type` names. 16-bit types have no oracle of their own:
 /// theirs is the float64 one on the rounded inputs.
 template <class Body>

@@ -61,11 +61,12 @@ void run(const TokenLogProbBackward& a) {
       const T logProbability = z[v] - in<T>(a.lse)[t];
       const T probability = std::exp(logProbability);
       const T hit = v == a.tokens[t] ? T(1) : T(0);
-      const T dz = (dLogProb * (hit - probability) + dLse * probability -
-                    dEntropy * probability * (logProbability + entropy)) / T(a.temperature);
+      const T gradient = (dLogProb * (hit - probability) + dLse * probability -
+                          dEntropy * probability * (logProbability + entropy)) / T(a.temperature);
+      const T dz = factor(gradient, a.head.compute);
       for (int64_t c = 0; c < a.cols; ++c) {
-        out<T>(a.dx)[h * a.cols + c] += dz * weight[v * a.cols + c];
-        if (a.dWeight) out<T>(a.dWeight)[v * a.cols + c] += dz * in<T>(a.x)[h * a.cols + c];
+        out<T>(a.dx)[h * a.cols + c] += dz * factor(weight[v * a.cols + c], a.head.compute);
+        if (a.dWeight) out<T>(a.dWeight)[v * a.cols + c] += dz * factor(in<T>(a.x)[h * a.cols + c], a.head.compute);
       }
     }
   }

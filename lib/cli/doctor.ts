@@ -116,15 +116,26 @@ function describeBinary(binary: FoundBinary): Finding {
   };
 }
 
+const BFLOAT16_KERNELS = {
+  amx: "AMX tiles",
+  dot: "AVX-512 dot products",
+  convert: "conversion to float32 (no faster than float32)",
+};
+
 async function examineEngine(threads?: number): Promise<Finding> {
   const about = { subject: "engine", required: true };
   try {
     const { Engine } = await import("../engine/engine.ts");
-    const { backend, instructionSet, threads: used } = Engine.shared({ device: "cpu", threads }).info;
+    const {
+      backend,
+      instructionSet,
+      bfloat16Kernel,
+      threads: used,
+    } = Engine.shared({ device: "cpu", threads }).info;
     return {
       ...about,
       ok: true,
-      text: `backend ${backend}, instruction set ${instructionSet}, ${used} threads`,
+      text: `backend ${backend}, instruction set ${instructionSet}, ${used} threads; products in bfloat16 by ${BFLOAT16_KERNELS[bfloat16Kernel]}`,
     };
   } catch (error) {
     const [text = "", ...cure] = messageOf(error).split("\n");

@@ -1,5 +1,5 @@
 import { InvalidArgumentError, Option } from "commander";
-import type { DeviceName } from "../engine/engine.ts";
+import type { ComputeType, DeviceName } from "../engine/engine.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
 import type { WeightType } from "../model/model-options.ts";
 
@@ -33,9 +33,10 @@ export interface ModelOptions {
   readonly model: string;
   readonly device: DeviceName;
   readonly threads?: number;
+  readonly compute: ComputeType;
 }
 
-/** --model, --device, --threads. */
+/** --model, --device, --threads, --compute. */
 export function modelOptions(): Option[] {
   return [
     new Option(
@@ -44,6 +45,9 @@ export function modelOptions(): Option[] {
     ).makeOptionMandatory(),
     new Option("--device <name>", "where to compute").choices(["auto", "cpu", "cuda"]).default("auto"),
     new Option("--threads <n>", "CPU threads; default: all").argParser(integer(1)),
+    new Option("--compute <type>", "what matrix products are computed in")
+      .choices(["float32", "bfloat16"])
+      .default("float32"),
   ];
 }
 
@@ -64,8 +68,8 @@ export async function openModel(
   options: ModelOptions & { readonly dtype?: WeightType; readonly adapter?: string },
 ): Promise<{ model: CausalLM; adapter?: string }> {
   const { CausalLM } = await import("../model/causal-lm.ts");
-  const { device, threads, dtype } = options;
-  const model = await CausalLM.load(options.model, { device, threads, dtype, trainable: "none" });
+  const { device, threads, dtype, compute } = options;
+  const model = await CausalLM.load(options.model, { device, threads, dtype, compute, trainable: "none" });
   if (options.adapter === undefined) return { model };
   try {
     await model.loadAdapter("adapter", options.adapter, { trainable: false });

@@ -31,8 +31,8 @@ export function addScoreCommand(program: Command): void {
 
 async function score(options: MeasureOptions, signal: AbortSignal): Promise<void> {
   const { loadReward } = await import("../rewards/ensemble.ts");
-  const { device, threads, dtype, microBatchTokens } = options;
-  using reward = await loadReward(options.model, { device, threads, dtype });
+  const { device, threads, dtype, compute, microBatchTokens } = options;
+  using reward = await loadReward(options.model, { device, threads, dtype, compute });
   const groups = await readGroups(options);
   const measured = measureSequences(groups.flat(), microBatchTokens, signal, (sequences) =>
     scoreSequences(reward, sequences, microBatchTokens),

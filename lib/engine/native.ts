@@ -10,6 +10,7 @@ export interface NativeBinding {
   readonly Engine: new (options: {
     threads?: number;
     instructionSet?: string;
+    compute?: string;
     planning?: boolean;
   }) => NativeEngine;
   readonly Optimizer: new (
@@ -46,6 +47,9 @@ export interface NativeEngineInfo {
   readonly backend: string;
   readonly instructionSet: string;
   readonly threads: number;
+  readonly compute: "float32" | "bfloat16";
+  /** What products in bfloat16 use: AMX tiles, AVX-512 dot products, or conversion to float32. */
+  readonly bfloat16Kernel: "amx" | "dot" | "convert";
 }
 
 export interface NativeEngine {

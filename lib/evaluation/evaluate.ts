@@ -295,9 +295,11 @@ async function measureReward(
   const given = options[name];
   if (given === undefined) return null;
   options.note?.(`scores answers: ${name}`);
-  const { device, threads, dtype } = options;
+  const { device, threads, dtype, compute } = options;
   const loaded =
-    typeof given === "string" || isList(given) ? await loadReward(given, { device, threads, dtype }) : null;
+    typeof given === "string" || isList(given)
+      ? await loadReward(given, { device, threads, dtype, compute })
+      : null;
   try {
     const source = loaded ?? (given as RewardSource);
     for (const { model } of rewardModels(source)) checkVocabulary(name, model.vocabSize, measured);

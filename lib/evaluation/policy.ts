@@ -25,7 +25,7 @@ export interface LoadedPolicy {
 export type EvaluatedModel = string | LoadedPolicy;
 
 /** How models are loaded from directories. */
-export type PolicyLoadOptions = Pick<LoadOptions, "device" | "threads" | "dtype">;
+export type PolicyLoadOptions = Pick<LoadOptions, "device" | "threads" | "dtype" | "compute">;
 
 /** An answer with what is measured of every one. */
 export interface EvaluatedAnswer extends ScoredAnswer {

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import {
+  compute,
   device,
   dtype,
   fraction,
@@ -68,6 +69,7 @@ export const evaluate = z
     seed: seed.optional(),
     device: device.optional(),
     dtype: dtype.optional(),
+    compute: compute.optional(),
     threads: positiveInteger.optional().describe("CPU threads; default: all"),
   })
   .superRefine((settings, context) => {

@@ -74,6 +74,7 @@ export async function runEvaluation(
     seed: settings.seed,
     device: settings.device,
     dtype: settings.dtype,
+    compute: settings.compute,
     threads: settings.threads,
     signal,
     note,

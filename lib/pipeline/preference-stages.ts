@@ -69,8 +69,8 @@ async function trainAndSave<Row, Example>(
 
 /** The stage's reference model, where it names one. */
 async function openReference(settings: DpoStage | KtoStage): Promise<CausalLM | undefined> {
-  const { ref_model_path: directory, device, dtype } = settings;
-  return directory === undefined ? undefined : CausalLM.load(directory, { device, dtype });
+  const { ref_model_path: directory, device, dtype, compute } = settings;
+  return directory === undefined ? undefined : CausalLM.load(directory, { device, dtype, compute });
 }
 
 async function runOnPairs(

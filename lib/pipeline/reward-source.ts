@@ -11,7 +11,7 @@ import type { PpoStage } from "./schema.ts";
 /** The settings of a stage that say where its rewards come from. */
 export type RewardSourceSettings = Pick<
   PpoStage,
-  Extract<keyof PpoStage, `reward_${string}`> | "device" | "dtype" | "combine" | "kappa"
+  Extract<keyof PpoStage, `reward_${string}`> | "device" | "dtype" | "compute" | "combine" | "kappa"
 >;
 
 /**
@@ -24,9 +24,9 @@ export async function openReward(settings: RewardSourceSettings, policy: CausalL
     return new HttpReward(settings.reward_url, { ...calls, headers, batchSize });
   }
   if (settings.reward_module !== undefined) return await openModule(settings.reward_module, calls);
-  const { device, dtype, combine, kappa } = settings;
+  const { device, dtype, compute, combine, kappa } = settings;
   const backbone = policy.trainable === "none" ? { backbone: policy } : {};
-  const options = { device, dtype, combine, kappa, ...backbone };
+  const options = { device, dtype, compute, combine, kappa, ...backbone };
   return await loadReward(settings.reward_model_path as string | string[], options);
 }
 

@@ -87,8 +87,8 @@ async function measureEnsemble(
   heldOut: readonly RewardRow[],
 ): Promise<StageSummary> {
   if (heldOut.length === 0) return {};
-  const { device, dtype, micro_batch_tokens: microBatchTokens, overlong } = settings;
-  using ensemble = await RewardEnsemble.load(settings.output_dir, { device, dtype });
+  const { device, dtype, compute, micro_batch_tokens: microBatchTokens, overlong } = settings;
+  using ensemble = await RewardEnsemble.load(settings.output_dir, { device, dtype, compute });
   const context = Math.min(...ensemble.members.map((member) => member.model.maxLength));
   const limits = {
     maxLength: fittingMaxLength(settings.max_length, context),

@@ -67,12 +67,11 @@ export async function estimateStage(given: TrainingStage): Promise<MemoryEstimat
     throw new RlhfError("ERR_RLHF_INTERNAL", `${part.kind}: the stage ended before its memory was estimated`);
   };
   const stage = await withLocalPaths(given, () => {}, undefined);
-  return Engine.whilePlanning({ device: stage.settings.device }, () => estimates(stage)).catch(
-    (error: unknown) => {
-      if (error instanceof StageEstimated) return error.estimate;
-      throw error;
-    },
-  );
+  const { device, compute } = stage.settings;
+  return Engine.whilePlanning({ device, compute }, () => estimates(stage)).catch((error: unknown) => {
+    if (error instanceof StageEstimated) return error.estimate;
+    throw error;
+  });
 }
 
 function runStage(stage: Stage, context: StageContext): Promise<StageSummary> {

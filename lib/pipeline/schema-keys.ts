@@ -21,6 +21,11 @@ export const device = z
 export const dtype = z
   .enum(["float32", "bfloat16", "float16"])
   .describe("how the matrices of a frozen model are kept in memory; what trains is float32");
+export const compute = z
+  .enum(["float32", "bfloat16"])
+  .describe(
+    "what matrix products are computed in; bfloat16 is faster where the processor has it, and less exact",
+  );
 export const seed = z.int().nonnegative().describe("everything random follows from it");
 
 const modulesError = 'expected a list of module names, "all-linear" or a regular expression';
@@ -95,6 +100,7 @@ export const ppoUpdateKeys = {
 export const common = {
   ...loopKeys,
   dtype: dtype.optional(),
+  compute: compute.optional(),
   batch_size: positiveInteger
     .optional()
     .describe("sequences per optimizer step; for PPO rollouts per iteration"),

@@ -8,6 +8,7 @@ import { combination, combinationFits } from "./reward-keys.ts";
 import {
   adapterNeedsRank,
   common,
+  compute,
   device,
   dtype,
   exactlyOne,
@@ -229,11 +230,12 @@ export const stageAliases: Readonly<Record<StageKind, Readonly<Record<string, st
   evaluate: referenceAliases,
 };
 
-/** A whole pipeline file; `seed`, `device` and `dtype` hold for every stage that does not set its own. */
+/** A whole pipeline file; `seed`, `device`, `dtype` and `compute` hold for every stage that does not set its own. */
 export const pipelineSchema = z.strictObject({
   seed: seed.optional(),
   device: device.optional(),
   dtype: dtype.optional(),
+  compute: compute.optional(),
   stages: z
     .array(
       z

@@ -34,6 +34,7 @@ const PIPELINE_KEYS = [
   "on_bad_row",
   "device",
   "dtype",
+  "compute",
   "freeze_base",
   "steps_per_epoch",
   "stop",
@@ -112,13 +113,13 @@ export function stepsOfEpochs(settings: {
 export function loadOptions(
   settings: Pick<
     RewardStage,
-    "device" | "dtype" | "lora_r" | "freeze_base" | "recompute_layers" | "memory_budget"
+    "device" | "dtype" | "compute" | "lora_r" | "freeze_base" | "recompute_layers" | "memory_budget"
   > & { readonly adapter_path?: string },
 ): LoadOptions {
-  const { device, dtype, lora_r: rank, adapter_path: adapter, freeze_base: freezeBase } = settings;
+  const { device, dtype, compute, lora_r: rank, adapter_path: adapter, freeze_base: freezeBase } = settings;
   const { recompute_layers: recomputeLayers, memory_budget: memoryBudget } = settings;
   const full = rank === undefined && adapter === undefined && !freezeBase;
-  return { device, dtype, trainable: full ? "all" : "none", recomputeLayers, memoryBudget };
+  return { device, dtype, compute, trainable: full ? "all" : "none", recomputeLayers, memoryBudget };
 }
 
 /** What tokenising did, in one line. */

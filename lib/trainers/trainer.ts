@@ -55,7 +55,8 @@ export abstract class Trainer<
   estimateMemory(): Promise<MemoryEstimate> {
     const { recomputeLayers } = this.config;
     const workloads = this.memoryWorkloads().map((workload) => ({ recomputeLayers, ...workload }));
-    return estimateMemory(workloads, { threads: this.#engine.info.threads });
+    const { threads, compute } = this.#engine.info;
+    return estimateMemory(workloads, { threads, compute });
   }
 
   get #engine(): Engine {

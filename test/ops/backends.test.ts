@@ -47,11 +47,12 @@ function packed(
 ): Uint8Array | undefined {
   const inputs = Number(widths.map((name) => args[name]).find((width) => width !== undefined));
   const outputs = Number(args["outputs"] ?? args["vocab"]);
-  const bytes = kernels.packedWeightBytes(backend, type, inputs, outputs, backward);
+  const bytes = kernels.packedWeightBytes(backend, type, "float32", inputs, outputs, backward);
   if (bytes === 0) return undefined;
   const form = new Uint8Array(kernels.alignedBuffer(bytes));
   runKernel(backend, "packWeight", {
     type,
+    compute: "float32",
     inputs,
     outputs,
     transposed: args["transposed"] === true,

@@ -47,6 +47,7 @@ export interface KernelsAddon {
   packedWeightBytes(
     backend: string,
     type: KernelType,
+    compute: KernelType,
     inputs: number,
     outputs: number,
     backward: boolean,
@@ -68,6 +69,8 @@ export interface KernelsAddon {
   toBits(values: Float32Array, type: KernelType): Uint16Array;
   fromBits(bits: Uint16Array, type: KernelType): Float32Array;
   abiHash(): bigint;
+  /** False where this machine does not have it; the CPU's products in bfloat16 use it from then on. */
+  chooseBfloat16Kernel(name: "amx" | "dot" | "convert"): boolean;
   simtSelfTests(): string[];
   runSimtSelfTest(name: string, seed: number): string;
 }

@@ -300,16 +300,18 @@ float* SharedScratch::take(int64_t floats) {
   return taken;
 }
 
-void packColumns(OpContext& context, const MatrixView& b, int64_t depth, int64_t cols, float* packed) {
+void packColumns(OpContext& context, const MatrixView& b, int64_t depth, int64_t cols, float* packed, DType compute) {
   constexpr int64_t kPanelsPerTask = 4;
-  const int64_t colsPerTask = kPanelsPerTask * kPanelCols, panelStride = depth * kPanelCols;
+  const int64_t colsPerTask = kPanelsPerTask * panelColsOf(compute), panelStride = panelStrideOf(depth, compute);
+  const auto pack = compute == DType::BF16 ? packBfloat16B : packB;
   forEachTask(context, ceilDivide(cols, colsPerTask), depth * cols >= kElementsPerTask, [&](int64_t task, int) {
     const int64_t col = task * colsPerTask;
-    packB(b.from(0, col), depth, std::min(colsPerTask, cols - col), packed + task * kPanelsPerTask * panelStride, panelStride);
+    pack(b.from(0, col), depth, std::min(colsPerTask, cols - col), packed + task * kPanelsPerTask * panelStride, panelStride);
   });
 }
 
 void gemm(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume, Columns columns) {
+  if (product.compute == DType::BF16) return gemmBfloat16(context, scratch, product, consume, columns);
   const Term& main = product.terms[0];
   const int64_t stripsThatFit = scratch.floatsLeft() / (main.depth * kStripCols);
   if (main.packedB || product.rows < kRowsWorthPackingB || stripsThatFit == 0) {

@@ -1,14 +1,17 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
+#include "cpu/kernels/bfloat16.h"
 #include "cpu/kernels/pack.h"
 #include "ops/context.h"
 
 namespace rlhf::RLHF_ISA {
 
-// Matrix products C = Σ A·B. Every element of C is one chain of multiply-adds in rising k, term after term, so that its bits
-// depend on its row of A and its column of B alone: not on the number of rows, the threads, the blocking or the packing.
+// Matrix products C = Σ A·B. Every element of C is one chain of sums in rising k, term after term, so that its bits depend on its
+// row of A and its column of B alone: not on the number of rows, the threads, the blocking or the packing. In float32 a link of
+// the chain is a multiply-add; in bfloat16 what an instruction adds at a time (bfloat16.h).
 
 /// One term of a product: factor·A [rows, depth] times B [depth, cols].
 struct Term {
@@ -16,12 +19,13 @@ struct Term {
   MatrixView a;
   float factor = 1;
   MatrixView b;                    // read where packedB is null
-  const float* packedB = nullptr;  // panels of B (pack.h), `packedBStride` floats apart
+  const float* packedB = nullptr;  // panels of B (pack.h; of bfloat16: bfloat16.h), `packedBStride` floats apart
   int64_t packedBStride = 0;
 };
 
 struct Product {
   int64_t rows = 0, cols = 0;
+  DType compute = DType::F32;  // BF16: A (times its factor) and B are rounded to bfloat16; sums are float32 all the same
   // The second term (a low-rank update, whose B is not packed) runs in the accumulators of the first; depth 0: none.
   Term terms[2];
 };
@@ -39,6 +43,7 @@ struct Strip {
 class StripConsumer {
  public:
   template <class Consumer>
+    requires(!std::is_same_v<std::remove_const_t<Consumer>, StripConsumer>)  // copies are copies, no references to references
   StripConsumer(Consumer& consumer)  // NOLINT: implicit by intent
       : self_(&consumer), call_([](void* self, const Strip& strip) { (*static_cast<Consumer*>(self))(strip); }) {}
   void operator()(const Strip& strip) const { call_(self_, strip); }
@@ -67,8 +72,25 @@ inline constexpr int64_t kStripCols = 256;
 /// Whether strips may be narrowed so that all threads get an equal share.
 enum class Columns { Balanced, FixedCuts };
 
-/// Packs all of B [depth, cols] into panels depth · kPanelCols floats apart, on all threads.
-void packColumns(OpContext& context, const MatrixView& b, int64_t depth, int64_t cols, float* packed);
+/// Columns of a packed panel of B.
+constexpr int64_t panelColsOf(DType compute) { return compute == DType::BF16 ? kBfloat16Tile : kPanelCols; }
+
+/// Floats between packed panels of B [depth, cols].
+constexpr int64_t panelStrideOf(int64_t depth, DType compute) {
+  return compute == DType::BF16 ? bfloat16Steps(depth) * kBfloat16StepFloats : depth * kPanelCols;
+}
+
+/// Panels of B from row `k` and column `col` on, which are multiples of 32.
+constexpr int64_t panelOffset(int64_t k, int64_t col, int64_t panelStride, DType compute) {
+  return compute == DType::BF16 ? col / kBfloat16Tile * panelStride + k / kBfloat16Tile * kBfloat16StepFloats
+                                : col / kPanelCols * panelStride + k * kPanelCols;
+}
+
+/// Packs all of B [depth, cols] into panels panelStrideOf(depth, compute) floats apart, on all threads.
+void packColumns(OpContext& context, const MatrixView& b, int64_t depth, int64_t cols, float* packed, DType compute = DType::F32);
+
+/// The product in bfloat16; gemm() comes here by itself.
+void gemmBfloat16(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume, Columns columns);
 
 /// Computes the product and hands every element to `consume` exactly once, as part of a strip, on any thread.
 void gemm(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume,

@@ -159,8 +159,8 @@ class BackwardBlock : KlBlock<KlDivergenceBackward> {
 
 void klDivergenceForward(OpContext& context, const KlDivergenceForward& f) {
   requireFloat32(f.type, "klDivergenceForward");
-  requireWeight("klDivergenceForward", f.head.type, f.head.packedForward);
-  requireWeight("klDivergenceForward", f.refHead.type, f.refHead.packedForward);
+  requireWeight("klDivergenceForward", f.head, f.head.packedForward);
+  requireWeight("klDivergenceForward", f.refHead, f.refHead.packedForward);
   requirePredictionsInRange(f, "klDivergenceForward");
   forEachBlock(f.count, [&](int64_t begin, int64_t count) {
     ForwardBlock(context, f, begin, count, SharedScratch(context)).run();
@@ -169,8 +169,8 @@ void klDivergenceForward(OpContext& context, const KlDivergenceForward& f) {
 
 void klDivergenceBackward(OpContext& context, const KlDivergenceBackward& g) {
   requireFloat32(g.type, "klDivergenceBackward");
-  requireWeight("klDivergenceBackward", g.head.type, g.head.packedBackward);
-  requireWeight("klDivergenceBackward", g.refHead.type, g.refHead.packedForward);
+  requireWeight("klDivergenceBackward", g.head, g.head.packedBackward);
+  requireWeight("klDivergenceBackward", g.refHead, g.refHead.packedForward);
   requirePredictionsInRange(g, "klDivergenceBackward");
   forEachBlock(g.count, [&](int64_t begin, int64_t count) {
     BackwardBlock(context, g, begin, count, SharedScratch(context)).run();

@@ -64,8 +64,8 @@ struct AddTo {
 };
 
 /// out (+)= factor · A·B of one term.
-void multiplyInto(OpContext& context, int64_t rows, int64_t cols, const Term& term, AddTo out) {
-  gemm(context, SharedScratch(context), {rows, cols, {term, {}}}, out);
+void multiplyInto(OpContext& context, DType compute, int64_t rows, int64_t cols, const Term& term, AddTo out) {
+  gemm(context, SharedScratch(context), {rows, cols, compute, {term, {}}}, out);
 }
 
 void addColumnSums(OpContext& context, const LinearBackward& g) {
@@ -84,11 +84,11 @@ void addColumnSums(OpContext& context, const LinearBackward& g) {
 
 void addWeightGradient(OpContext& context, const LinearBackward& g) {
   if (g.weight.transposed)
-    multiplyInto(context, g.inputs, g.outputs,
+    multiplyInto(context, g.weight.compute, g.inputs, g.outputs,
                  {.depth = g.rows, .a = columnMajor(g.x, g.xStride), .b = rowMajor(g.dy, g.dyStride)},
                  {floats(g.dWeight), g.outputs});
   else
-    multiplyInto(context, g.outputs, g.inputs,
+    multiplyInto(context, g.weight.compute, g.outputs, g.inputs,
                  {.depth = g.rows, .a = columnMajor(g.dy, g.dyStride), .b = rowMajor(g.x, g.xStride)},
                  {floats(g.dWeight), g.inputs});
 }
@@ -96,45 +96,45 @@ void addWeightGradient(OpContext& context, const LinearBackward& g) {
 void addLoraGradients(OpContext& context, const LinearBackward& g) {
   const int64_t rank = g.lora.rank;
   if (g.dA)
-    multiplyInto(context, rank, g.inputs,
+    multiplyInto(context, g.weight.compute, rank, g.inputs,
                  {.depth = g.rows,
                   .a = columnMajor(g.loraGradient, rank),
                   .b = g.loraInput ? rowMajor(g.loraInput, g.inputs) : rowMajor(g.x, g.xStride)},
                  {floats(g.dA), g.inputs});
   if (g.dB)
-    multiplyInto(context, g.outputs, rank,
+    multiplyInto(context, g.weight.compute, g.outputs, rank,
                  {.depth = g.rows, .a = columnMajor(g.dy, g.dyStride), .b = rowMajor(g.loraHidden, rank)},
                  {floats(g.dB), rank, static_cast<float>(g.lora.scale)});
 }
 
 }  // namespace
 
-size_t packedWeightBytes(DType type, int64_t inputs, int64_t outputs, int32_t backward) {
-  if (type != DType::F32) return 0;
+size_t packedWeightBytes(DType type, DType compute, int64_t inputs, int64_t outputs, int32_t backward) {
+  if (type != DType::F32 && compute != DType::BF16) return 0;
   const int64_t depth = backward ? outputs : inputs, cols = backward ? inputs : outputs;
-  return static_cast<size_t>(ceilDivide(cols, kPanelCols) * kPanelCols * depth) * sizeof(float);
+  return static_cast<size_t>(ceilDivide(cols, panelColsOf(compute)) * panelStrideOf(depth, compute)) * sizeof(float);
 }
 
 void packWeight(OpContext& context, const PackWeight& p) {
-  requireFloat32(p.type, "packWeight");
+  requireWeight("packWeight", {.type = p.type, .compute = p.compute}, p.packed);
   const int64_t depth = p.backward ? p.outputs : p.inputs, cols = p.backward ? p.inputs : p.outputs;
-  const MatrixView b = p.backward ? asItIs(p.weight, p.outputs, p.inputs, p.transposed)
-                                  : transposeOf(p.weight, p.outputs, p.inputs, p.transposed);
-  packColumns(context, b, depth, cols, floats(p.packed));
+  const MatrixView b = p.backward ? asItIs(p.weight, p.outputs, p.inputs, p.transposed, p.type)
+                                  : transposeOf(p.weight, p.outputs, p.inputs, p.transposed, p.type);
+  packColumns(context, b, depth, cols, floats(p.packed), p.compute);
 }
 
 void linearForward(OpContext& context, const LinearForward& f) {
   requireFloat32(f.type, "linearForward");
-  requireWeight("linearForward", f.weight.type, f.weight.packedForward);
+  requireWeight("linearForward", f.weight, f.weight.packedForward);
   const int64_t rank = f.lora.rank;
-  Product product{f.rows, f.outputs, {}};
+  Product product{f.rows, f.outputs, f.weight.compute, {}};
   product.terms[0] = {.depth = f.inputs,
                       .a = rowMajor(f.x, f.xStride),
                       .b = transposeOf(f.weight.data, f.outputs, f.inputs, f.weight.transposed, f.weight.type),
                       .packedB = floats(f.weight.packedForward),
-                      .packedBStride = f.inputs * kPanelCols};
+                      .packedBStride = panelStrideOf(f.inputs, f.weight.compute)};
   if (rank > 0) {
-    multiplyInto(context, f.rows, rank,
+    multiplyInto(context, f.weight.compute, f.rows, rank,
                  {.depth = f.inputs,
                   .a = f.loraInput ? rowMajor(f.loraInput, f.inputs) : product.terms[0].a,
                   .b = transposeOf(f.lora.a, rank, f.inputs, false)},
@@ -152,26 +152,26 @@ void linearForward(OpContext& context, const LinearForward& f) {
 
 void linearBackward(OpContext& context, const LinearBackward& g) {
   requireFloat32(g.type, "linearBackward");
-  requireWeight("linearBackward", g.weight.type, g.weight.packedBackward);
+  requireWeight("linearBackward", g.weight, g.weight.packedBackward);
   const int64_t rank = g.lora.rank;
   const MatrixView dy = rowMajor(g.dy, g.dyStride);
   if (rank > 0 && (g.dx || g.dLoraInput || g.dA))
-    multiplyInto(context, g.rows, rank, {.depth = g.outputs, .a = dy, .b = rowMajor(g.lora.b, rank)},
+    multiplyInto(context, g.weight.compute, g.rows, rank, {.depth = g.outputs, .a = dy, .b = rowMajor(g.lora.b, rank)},
                  {floats(g.loraGradient), rank, static_cast<float>(g.lora.scale), false});
   if (g.dx) {
-    Product product{g.rows, g.inputs, {}};
+    Product product{g.rows, g.inputs, g.weight.compute, {}};
     product.terms[0] = {.depth = g.outputs,
                         .a = dy,
                         .b = asItIs(g.weight.data, g.outputs, g.inputs, g.weight.transposed, g.weight.type),
                         .packedB = floats(g.weight.packedBackward),
-                        .packedBStride = g.outputs * kPanelCols};
+                        .packedBStride = panelStrideOf(g.outputs, g.weight.compute)};
     if (rank > 0 && !g.dLoraInput)
       product.terms[1] = {.depth = rank, .a = rowMajor(g.loraGradient, rank), .b = rowMajor(g.lora.a, g.inputs)};
     AddTo dx{floats(g.dx), g.dxStride, 1, g.accumulateDx != 0};
     gemm(context, SharedScratch(context), product, dx);
   }
   if (g.dLoraInput)
-    multiplyInto(context, g.rows, g.inputs,
+    multiplyInto(context, g.weight.compute, g.rows, g.inputs,
                  {.depth = rank, .a = rowMajor(g.loraGradient, rank), .b = rowMajor(g.lora.a, g.inputs)},
                  {floats(g.dLoraInput), g.inputs, 1, false});
   if (g.dWeight) addWeightGradient(context, g);

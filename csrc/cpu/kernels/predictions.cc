@@ -11,11 +11,12 @@ PredictionBlock::PredictionBlock(const void* x, int64_t width, const LinearWeigh
 }
 
 Product PredictionBlock::logits(int64_t vocabBegin, int64_t vocabCount) const {
-  Product product{count, vocabCount, {}};
+  Product product{count, vocabCount, head.compute, {}};
   product.terms[0] = {.depth = cols, .a = {hidden, cols, 1}, .b = {}};
   if (head.packedForward) {
-    product.terms[0].packedB = floats(head.packedForward) + vocabBegin * cols;
-    product.terms[0].packedBStride = kPanelCols * cols;
+    const int64_t stride = panelStrideOf(cols, head.compute);
+    product.terms[0].packedB = floats(head.packedForward) + panelOffset(0, vocabBegin, stride, head.compute);
+    product.terms[0].packedBStride = stride;
   } else {
     product.terms[0].b = MatrixView{head.data, 1, cols, head.type}.from(0, vocabBegin);
   }
@@ -44,11 +45,13 @@ void sumRowsOfOneSource(const PredictionBlock& block, const LogitGradients& dz) 
 }
 
 void addToHidden(OpContext& context, SharedScratch scratch, const PredictionBlock& block, const LogitGradients& dz, float* dx) {
-  Product product{block.count, block.cols, {}};
+  const DType compute = block.head.compute;
+  Product product{block.count, block.cols, compute, {}};
   product.terms[0] = {.depth = dz.vocabCount, .a = {dz.data, dz.stride, 1}, .b = {}};
   if (block.head.packedBackward) {
-    product.terms[0].packedB = floats(block.head.packedBackward) + dz.vocabBegin * kPanelCols;
-    product.terms[0].packedBStride = block.vocab * kPanelCols;
+    const int64_t stride = panelStrideOf(block.vocab, compute);
+    product.terms[0].packedB = floats(block.head.packedBackward) + panelOffset(dz.vocabBegin, 0, stride, compute);
+    product.terms[0].packedBStride = stride;
   } else {
     product.terms[0].b = MatrixView{block.head.data, block.cols, 1, block.head.type}.from(dz.vocabBegin, 0);
   }
@@ -62,7 +65,7 @@ void addToHidden(OpContext& context, SharedScratch scratch, const PredictionBloc
 
 void addToWeight(OpContext& context, SharedScratch scratch, const PredictionBlock& block, const LogitGradients& dz,
                  float* dWeight) {
-  Product product{dz.vocabCount, block.cols, {}};
+  Product product{dz.vocabCount, block.cols, block.head.compute, {}};
   product.terms[0] = {.depth = block.count, .a = {dz.data, 1, dz.stride}, .b = {block.hidden, block.cols, 1}};
   auto consume = [&](const Strip& strip) {
     for (int64_t i = 0; i < strip.rows; ++i)

@@ -1,6 +1,6 @@
 #pragma once
 #include "core/error.h"
-#include "ops/context.h"
+#include "ops/linear.h"
 
 // What the CPU's kernels ask of their arguments beyond what ops/validate.cc checks.
 
@@ -12,14 +12,15 @@ inline void requireFloat32(DType type, const char* op) {
                 format("%s: type %s is not supported on the CPU, use float32", op, dtypeName(type)));
 }
 
-/// A weight matrix may be kept in 16 bits; its packed forms are of float32 alone.
-inline void requireWeight(const char* op, DType type, const void* packed) {
+/// A weight matrix may be kept in 16 bits; its packed forms are of float32, or of the bfloat16 that products are computed in.
+inline void requireWeight(const char* op, const LinearWeight& weight, const void* packed) {
+  const DType type = weight.type;
   const bool narrow = type == DType::F16 || type == DType::BF16;
   if (type != DType::F32 && !narrow)
     throw Error(code::kUnsupported, format("%s: weights of %s are not supported on the CPU, use float32, float16 or bfloat16",
                                            op, dtypeName(type)));
-  if (narrow && packed)
-    throw Error(code::kUnsupported, format("%s: weights of %s have no packed form on the CPU", op, dtypeName(type)));
+  if (narrow && packed && weight.compute != DType::BF16)
+    throw Error(code::kUnsupported, format("%s: weights of %s have no packed form for products in float32 on the CPU", op, dtypeName(type)));
 }
 
 /// `value`, element `position` of the array `field`, must lie in [0, limit).

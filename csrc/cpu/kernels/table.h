@@ -10,8 +10,8 @@ namespace rlhf::RLHF_ISA {
 RLHF_FOR_EACH_OP(RLHF_DECLARE_KERNEL)
 #undef RLHF_DECLARE_KERNEL
 
-/// Bytes of a weight packed for y = x·Wᵀ (backward = 0) or dx = dy·W (backward = 1); 0 for types without a packed form.
-size_t packedWeightBytes(DType type, int64_t inputs, int64_t outputs, int32_t backward);
+/// Bytes of a weight packed for y = x·Wᵀ (backward = 0) or dx = dy·W (backward = 1); 0 for types without a packed form: 16 bits computed in float32.
+size_t packedWeightBytes(DType type, DType compute, int64_t inputs, int64_t outputs, int32_t backward);
 
 /// This instruction set's table, with every entry filled but scratchBytes, which cpu/backend.cc owns.
 Ops kernelTable();

@@ -178,7 +178,7 @@ void requireTokensInRange(const Arguments& a, const char* op) {
 
 void tokenLogProbForward(OpContext& context, const TokenLogProbForward& f) {
   requireFloat32(f.type, "tokenLogProbForward");
-  requireWeight("tokenLogProbForward", f.head.type, f.head.packedForward);
+  requireWeight("tokenLogProbForward", f.head, f.head.packedForward);
   requireTokensInRange(f, "tokenLogProbForward");
   forEachBlock(f.count, [&](int64_t begin, int64_t count) {
     SharedScratch scratch(context);
@@ -191,7 +191,7 @@ void tokenLogProbForward(OpContext& context, const TokenLogProbForward& f) {
 
 void tokenLogProbBackward(OpContext& context, const TokenLogProbBackward& g) {
   requireFloat32(g.type, "tokenLogProbBackward");
-  requireWeight("tokenLogProbBackward", g.head.type, g.head.packedBackward);
+  requireWeight("tokenLogProbBackward", g.head, g.head.packedBackward);
   requireTokensInRange(g, "tokenLogProbBackward");
   forEachBlock(g.count, [&](int64_t begin, int64_t count) {
     BackwardBlock(context, g, begin, count, SharedScratch(context)).run();

@@ -1,0 +1,199 @@
+#include <cpuid.h>
+#include <immintrin.h>
+
+#include <atomic>
+#include <cstring>
+
+#include "cpu/bfloat16_kernel.h"
+
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+// Kernels for instructions that not every processor with AVX-512 has: functions name them one by one, so that no other code in this
+// file uses them.
+
+namespace rlhf::cpu {
+namespace {
+
+constexpr int64_t kHalf = kBfloat16Tile / 2;
+constexpr int64_t kHalfElements = kBfloat16StepElements / 2;  // of a step: 16 rows or columns
+
+inline void fetch(Bfloat16Prefetch& prefetch) {
+  for (int64_t line = 0; line < prefetch.linesPerStep; ++line, prefetch.next += 64)
+    __builtin_prefetch(prefetch.next, 0, 2);
+}
+
+#define RLHF_AMX __attribute__((target("amx-tile,amx-bf16")))
+
+/// Palette 1: eight tiles of 16 rows of 64 bytes.
+struct alignas(64) TileShapes {
+  uint8_t palette = 1, startRow = 0, reserved[14] = {};
+  uint16_t bytesPerRow[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+RLHF_AMX void beginTiles() {
+  static const TileShapes shapes;
+  _tile_loadconfig(&shapes);
+}
+
+/// Tiles that are not in use cost nothing when threads take turns.
+RLHF_AMX void endTiles() { _tile_release(); }
+
+constexpr int kTileRowBytes = 64;
+constexpr int kResultRowBytes = kBfloat16Tile * sizeof(float);
+
+/// Tiles 0 to 3 are C by quarters, 4 and 5 the halves of A, 6 and 7 those of B.
+RLHF_AMX void multiplyTall(const Bfloat16Segment* segments, int segmentCount, float* c, Bfloat16Prefetch prefetch) {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int s = 0; s < segmentCount; ++s) {
+    const uint16_t* a = segments[s].a;
+    const uint16_t* b = segments[s].b;
+    for (int64_t step = 0; step < segments[s].steps; ++step) {
+      _tile_loadd(4, a, kTileRowBytes);
+      _tile_loadd(6, b, kTileRowBytes);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_loadd(5, a + kHalfElements, kTileRowBytes);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_loadd(7, b + kHalfElements, kTileRowBytes);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(3, 5, 7);
+      fetch(prefetch);
+      a += kBfloat16StepElements;
+      b += kBfloat16StepElements;
+    }
+  }
+  _tile_stored(0, c, kResultRowBytes);
+  _tile_stored(1, c + kHalf, kResultRowBytes);
+  _tile_stored(2, c + kHalf * kBfloat16Tile, kResultRowBytes);
+  _tile_stored(3, c + kHalf * kBfloat16Tile + kHalf, kResultRowBytes);
+}
+
+/// The same for at most 16 rows, where B is read faster than the tiles are multiplied.
+RLHF_AMX void multiplyFlat(const Bfloat16Segment* segments, int segmentCount, float* c) {
+  constexpr int64_t kBytesAhead = 8192;
+  _tile_zero(0);
+  _tile_zero(1);
+  for (int s = 0; s < segmentCount; ++s) {
+    const uint16_t* a = segments[s].a;
+    const uint16_t* b = segments[s].b;
+    for (int64_t step = 0; step < segments[s].steps; ++step) {
+      const char* const ahead = reinterpret_cast<const char*>(b) + kBytesAhead;
+      for (int64_t byte = 0; byte < kBfloat16StepElements * 2; byte += 64) __builtin_prefetch(ahead + byte);
+      _tile_loadd(4, a, kTileRowBytes);
+      _tile_loadd(6, b, kTileRowBytes);
+      _tile_loadd(7, b + kHalfElements, kTileRowBytes);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      a += kBfloat16StepElements;
+      b += kBfloat16StepElements;
+    }
+  }
+  _tile_stored(0, c, kResultRowBytes);
+  _tile_stored(1, c + kHalf, kResultRowBytes);
+}
+
+void multiplyWithTiles(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, Bfloat16Prefetch prefetch) {
+  if (rows > kHalf)
+    multiplyTall(segments, segmentCount, c, prefetch);
+  else
+    multiplyFlat(segments, segmentCount, c);
+}
+
+#define RLHF_DOT __attribute__((target("avx512bf16,avx512f")))
+
+/// kRows rows of A by all columns of B: one dot product of a pair adds to each of their sums.
+template <int kRows>
+RLHF_DOT void multiplyDots(const Bfloat16Segment* segments, int segmentCount, int row, float* c, Bfloat16Prefetch& prefetch) {
+  __m512 sums[kRows][2];
+  for (auto& pair : sums) pair[0] = pair[1] = _mm512_setzero_ps();
+  for (int s = 0; s < segmentCount; ++s) {
+    const uint16_t* a = segments[s].a + row * kBfloat16Tile;
+    const uint16_t* b = segments[s].b;
+    for (int64_t step = 0; step < segments[s].steps; ++step) {
+      for (int64_t p = 0; p < kHalf; ++p) {
+        const auto left = (__m512bh)_mm512_loadu_si512(b + p * kBfloat16Tile);
+        const auto right = (__m512bh)_mm512_loadu_si512(b + kHalfElements + p * kBfloat16Tile);
+#pragma GCC unroll 8
+        for (int i = 0; i < kRows; ++i) {
+          int32_t pair;
+          std::memcpy(&pair, a + i * kBfloat16Tile + 2 * p, sizeof pair);
+          const auto factor = (__m512bh)_mm512_set1_epi32(pair);
+          sums[i][0] = _mm512_dpbf16_ps(sums[i][0], factor, left);
+          sums[i][1] = _mm512_dpbf16_ps(sums[i][1], factor, right);
+        }
+      }
+      fetch(prefetch);
+      a += kBfloat16StepElements;
+      b += kBfloat16StepElements;
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+    _mm512_storeu_ps(c + (row + i) * kBfloat16Tile, sums[i][0]);
+    _mm512_storeu_ps(c + (row + i) * kBfloat16Tile + kHalf, sums[i][1]);
+  }
+}
+
+void multiplyWithDots(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, Bfloat16Prefetch prefetch) {
+  int row = 0;
+  for (; row + 8 <= rows; row += 8) multiplyDots<8>(segments, segmentCount, row, c, prefetch), prefetch = {};
+  for (; row < rows; ++row) multiplyDots<1>(segments, segmentCount, row, c, prefetch), prefetch = {};
+}
+
+/// Linux gives a process the tiles' registers when it asks for them; other systems are not asked.
+bool tilesAllowed() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+constexpr Bfloat16Kernel kTileKernel{"amx", multiplyWithTiles, beginTiles, endTiles};
+constexpr Bfloat16Kernel kDotKernel{"dot", multiplyWithDots, nullptr, nullptr};
+
+/// Bits of CPUID's leaf 7: tiles and their bfloat16 products, and dot products.
+bool hasTiles() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 24 & 1) && (d >> 22 & 1);
+}
+bool hasDots() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+}
+
+std::atomic<const Bfloat16Kernel*>& chosen() {
+  static std::atomic<const Bfloat16Kernel*> kernel{amxKernel() ? amxKernel() : dotKernel()};
+  return kernel;
+}
+
+}  // namespace
+
+const Bfloat16Kernel* amxKernel() {
+  static const bool available = hasTiles() && tilesAllowed();
+  return available ? &kTileKernel : nullptr;
+}
+
+const Bfloat16Kernel* dotKernel() {
+  static const bool available = hasDots();
+  return available ? &kDotKernel : nullptr;
+}
+
+bool chooseBfloat16Kernel(const char* name) {
+  for (const Bfloat16Kernel* kernel : {amxKernel(), dotKernel()})
+    if (kernel && std::strcmp(kernel->name, name) == 0) return chosen() = kernel, true;
+  if (std::strcmp(name, "convert") != 0) return false;
+  chosen() = nullptr;
+  return true;
+}
+
+const Bfloat16Kernel* chosenBfloat16Kernel() { return chosen(); }
+
+}  // namespace rlhf::cpu

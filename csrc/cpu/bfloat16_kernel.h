@@ -1,0 +1,47 @@
+#pragma once
+#include <cstdint>
+
+namespace rlhf::cpu {
+
+// Products in bfloat16 work on tiles of 32 × 32 numbers of C, in steps of 32 values of k, whatever the instruction set: AMX's tiles,
+// four of 16 × 16 numbers at a time, are cut to measure for it. Packed operands hold zeros where the matrix ends.
+//
+//   A, a panel of 32 rows:    [step][row / 16][row % 16][k % 32]
+//   B, a panel of 32 columns: [step][column / 16][k % 32 / 2][column % 16][k % 2]
+
+inline constexpr int64_t kBfloat16Tile = 32;
+inline constexpr int64_t kBfloat16StepElements = kBfloat16Tile * kBfloat16Tile;
+inline constexpr int64_t kBfloat16StepFloats = kBfloat16StepElements / 2;  // what a step of a panel takes, in floats
+
+/// A run of `steps` steps of k of one panel of A and one of B.
+struct Bfloat16Segment {
+  const uint16_t* a = nullptr;
+  const uint16_t* b = nullptr;
+  int64_t steps = 0;
+};
+
+/// Memory that a later call will read: each step asks for `linesPerStep` lines from `next` on.
+struct Bfloat16Prefetch {
+  const char* next = nullptr;
+  int64_t linesPerStep = 0;
+};
+
+/// c[32][32] = Σ over segments of A·B, for the first `rows` rows; what stands in the others afterwards is undefined. Products of two
+/// bfloat16 numbers are exact in float32. An element's bits depend on its row of A and its column of B alone.
+struct Bfloat16Kernel {
+  const char* name;
+  void (*multiply)(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, Bfloat16Prefetch prefetch);
+  /// To be called by each thread around its calls of `multiply`, for the state that instructions need; null: none.
+  void (*begin)();
+  void (*end)();
+};
+
+/// AMX's tile products, and AVX-512's dot products; null where the processor or the operating system has them not.
+const Bfloat16Kernel* amxKernel();
+const Bfloat16Kernel* dotKernel();
+
+/// Which of them the AVX-512 kernels use: the best by default. "amx", "dot", or "convert" for neither; false where there is no such.
+bool chooseBfloat16Kernel(const char* name);
+const Bfloat16Kernel* chosenBfloat16Kernel();
+
+}  // namespace rlhf::cpu

@@ -1,0 +1,163 @@
+#include "cpu/kernels/bfloat16.h"
+
+#include <algorithm>
+
+#include "cpu/kernels/parallel.h"
+#include "cpu/kernels/widen.h"
+
+namespace rlhf::RLHF_ISA {
+namespace {
+
+using cpu::Bfloat16Kernel;
+using cpu::Bfloat16Prefetch;
+using cpu::Bfloat16Segment;
+
+typedef uint32_t BitVec __attribute__((vector_size(RLHF_SIMD_WIDTH * 4)));
+
+constexpr int64_t kHalfTile = kBfloat16Tile / 2;
+static_assert(kHalfTile % kWidth == 0);
+
+/// Each lane's nearest bfloat16, ties to even, in the upper 16 bits; a NaN stays one.
+BitVec roundToBfloat16(Vec value) {
+  const auto bits = std::bit_cast<BitVec>(value);
+  const BitVec rounded = bits + (((bits >> 16) & 1) + 0x7fffu);
+  const BitVec quiet = bits | 0x400000u;
+  return (value == value ? rounded : quiet) & 0xffff0000u;
+}
+
+/// A block of half a panel and one step: 16 rows (or columns) by 16 pairs of neighbours in k, the earlier one in the lower bits.
+using Pairs = uint32_t[kHalfTile][kHalfTile];
+
+void transposePairs(const Pairs& source, Pairs& destination) {
+  for (int64_t r = 0; r < kHalfTile; r += kWidth)
+    for (int64_t c = 0; c < kHalfTile; c += kWidth) {
+      Vec block[kWidth];
+      for (int i = 0; i < kWidth; ++i) std::memcpy(&block[i], &source[r + i][c], sizeof(Vec));
+      transpose(block);
+      for (int i = 0; i < kWidth; ++i) std::memcpy(&destination[c + i][r], &block[i], sizeof(Vec));
+    }
+}
+
+/// pairs[i][p] from line i of `lines`, whose values of k lie side by side.
+template <class Reader>
+void readAlongDepth(const typename Reader::Element* source, int64_t lineStride, int lines, int depth, float factor, Pairs& pairs) {
+  for (int i = 0; i < kHalfTile; ++i) {
+    alignas(64) uint16_t line[kBfloat16Tile] = {};
+    if (i < lines) {
+      const auto* values = source + i * lineStride;
+      for (int k = 0; k < depth; k += kWidth) {
+        const int count = std::min(kWidth, depth - k);
+        const Vec value = count == kWidth ? Reader::load(values + k) : Reader::loadPartial(values + k, count);
+        const HalfVec rounded = __builtin_convertvector(roundToBfloat16(value * factor) >> 16, HalfVec);
+        std::memcpy(line + k, &rounded, sizeof rounded);
+      }
+    }
+    std::memcpy(pairs[i], line, sizeof line);
+  }
+}
+
+/// pairs[p][i] where the values of `lines` lines lie side by side for each k.
+template <class Reader>
+void readAcross(const typename Reader::Element* source, int64_t depthStride, int lines, int depth, float factor, Pairs& pairs) {
+  for (int p = 0; p < kHalfTile; ++p)
+    for (int i = 0; i < kHalfTile; i += kWidth) {
+      const int count = std::clamp(lines - i, 0, kWidth);
+      const auto rounded = [&](int k) {
+        if (k >= depth || count == 0) return BitVec{};
+        const auto* values = source + k * depthStride + i;
+        return roundToBfloat16((count == kWidth ? Reader::load(values) : Reader::loadPartial(values, count)) * factor);
+      };
+      const BitVec pair = rounded(2 * p) >> 16 | rounded(2 * p + 1);
+      std::memcpy(&pairs[p][i], &pair, sizeof pair);
+    }
+}
+
+/// How a block of pairs lies in a packed panel: by line, as in A, or by pair, as in B.
+enum class Order { ByLine, ByPair };
+
+/// Packs `lines` rows of A or columns of B, `lineStride` elements apart, of `depth` values of k, `depthStride` elements apart.
+template <class Reader, Order order>
+void packPanels(const typename Reader::Element* source, int64_t lineStride, int64_t depthStride, int64_t lines, int64_t depth,
+                float factor, float* packed, int64_t panelStride) {
+  const bool alongDepth = depthStride == 1;
+  for (int64_t panel = 0; panel * kBfloat16Tile < lines; ++panel)
+    for (int64_t step = 0; step < bfloat16Steps(depth); ++step)
+      for (int64_t half = 0; half < 2; ++half) {
+        const int64_t line = panel * kBfloat16Tile + half * kHalfTile, k = step * kBfloat16Tile;
+        const auto* from = source + line * lineStride + k * depthStride;
+        const auto count = static_cast<int>(std::clamp<int64_t>(lines - line, 0, kHalfTile));
+        const auto deep = static_cast<int>(std::min(kBfloat16Tile, depth - k));
+        float* const to = packed + panel * panelStride + step * kBfloat16StepFloats + half * kHalfTile * kHalfTile;
+        alignas(64) Pairs pairs, turned;
+        if (alongDepth)
+          readAlongDepth<Reader>(from, lineStride, count, deep, factor, pairs);
+        else
+          readAcross<Reader>(from, depthStride, count, deep, factor, pairs);
+        const bool turn = alongDepth != (order == Order::ByLine);
+        if (turn) transposePairs(pairs, turned);
+        std::memcpy(to, turn ? turned : pairs, sizeof pairs);
+      }
+}
+
+/// The two numbers of a pair, as float32.
+Vec earlier(BitVec pair) { return std::bit_cast<Vec>(pair << 16); }
+Vec later(BitVec pair) { return std::bit_cast<Vec>(pair & 0xffff0000u); }
+BitVec broadcast(uint32_t pair) { return pair - BitVec{}; }
+
+template <int kRows>
+void multiplyRows(const Bfloat16Segment* segments, int segmentCount, int row, float* c) {
+  for (int64_t col = 0; col < kBfloat16Tile; col += kWidth) {
+    Vec sums[kRows] = {};
+    for (int s = 0; s < segmentCount; ++s)
+      for (int64_t step = 0; step < segments[s].steps; ++step) {
+        const uint16_t* const a = segments[s].a + step * kBfloat16StepElements + row * kBfloat16Tile;
+        const uint16_t* const b = segments[s].b + step * kBfloat16StepElements + col / kHalfTile * kBfloat16StepElements / 2;
+        for (int64_t p = 0; p < kHalfTile; ++p) {
+          BitVec right;
+          std::memcpy(&right, b + (p * kHalfTile + col % kHalfTile) * 2, sizeof right);
+          const Vec first = earlier(right), second = later(right);
+#pragma GCC unroll 4
+          for (int i = 0; i < kRows; ++i) {
+            uint32_t pair;
+            std::memcpy(&pair, a + i * kBfloat16Tile + 2 * p, sizeof pair);
+            const BitVec left = broadcast(pair);
+            sums[i] += earlier(left) * first;
+            sums[i] += later(left) * second;
+          }
+        }
+      }
+    for (int i = 0; i < kRows; ++i) store(c + (row + i) * kBfloat16Tile + col, sums[i]);
+  }
+}
+
+/// Where the processor has no instruction for bfloat16: numbers are widened again, and summed in rising k.
+void multiplyWidened(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, Bfloat16Prefetch) {
+  int row = 0;
+  for (; row + 4 <= rows; row += 4) multiplyRows<4>(segments, segmentCount, row, c);
+  for (; row < rows; ++row) multiplyRows<1>(segments, segmentCount, row, c);
+}
+
+constexpr Bfloat16Kernel kConversion{"convert", multiplyWidened, nullptr, nullptr};
+
+}  // namespace
+
+void packBfloat16A(const MatrixView& a, int64_t rows, int64_t depth, float factor, float* packed, int64_t panelStride) {
+  packPanels<Float32, Order::ByLine>(static_cast<const float*>(a.data), a.rowStride, a.colStride, rows, depth, factor, packed,
+                                     panelStride);
+}
+
+void packBfloat16B(const MatrixView& b, int64_t depth, int64_t cols, float* packed, int64_t panelStride) {
+  withReader(b.type, [&]<class Reader>(Reader) {
+    packPanels<Reader, Order::ByPair>(static_cast<const typename Reader::Element*>(b.data), b.colStride, b.rowStride, cols, depth,
+                                      1.0f, packed, panelStride);
+  });
+}
+
+const Bfloat16Kernel& bfloat16Kernel() {
+#if defined(__AVX512F__)
+  if (const Bfloat16Kernel* kernel = cpu::chosenBfloat16Kernel()) return *kernel;
+#endif
+  return kConversion;
+}
+
+}  // namespace rlhf::RLHF_ISA

@@ -1,0 +1,180 @@
+#include <algorithm>
+
+#include "cpu/kernels/gemm.h"
+#include "cpu/kernels/parallel.h"
+
+namespace rlhf::RLHF_ISA {
+namespace {
+
+using cpu::Bfloat16Kernel;
+using cpu::Bfloat16Prefetch;
+using cpu::Bfloat16Segment;
+
+constexpr int64_t kStripPanels = kStripCols / kBfloat16Tile;
+
+// A group of rows' packed A stays in the second-level cache while the panels of B pass by.
+constexpr int64_t kGroupFloats = 160 << 10;
+
+// Multiply-adds that take about as long as calling the other threads.
+constexpr int64_t kSharedWork = 1 << 22;
+
+/// A part of the product whose packed operands fit the scratch memory: both are packed on all threads, then multiplied.
+class Part {
+ public:
+  Part(OpContext& context, const Product& product, Columns columns, StripConsumer consume)
+      : context_(context), product_(product), consume_(consume), wholeStrips_(columns == Columns::FixedCuts) {
+    for (int t = 0; t < 2; ++t) {
+      steps_[t] = bfloat16Steps(product.terms[t].depth);
+      packsB_[t] = steps_[t] > 0 && !product.terms[t].packedB;
+    }
+  }
+
+  int64_t aPanelFloats() const { return (steps_[0] + steps_[1]) * kBfloat16StepFloats; }
+  int64_t bPanelFloats() const { return (packsB_[0] * steps_[0] + packsB_[1] * steps_[1]) * kBfloat16StepFloats; }
+
+  void setRows(int64_t begin, int64_t rows, float* packed) {
+    rowBegin_ = begin, rows_ = rows, packedA_ = packed;
+    const int64_t stride = aPanelFloats();
+    forEachTask(context_, ceilDivide(rows, kBfloat16Tile), rows * stride >= kElementsPerTask, [&](int64_t panel, int) {
+      const int64_t row = panel * kBfloat16Tile, count = std::min(kBfloat16Tile, rows - row);
+      float* to = packed + panel * stride;
+      for (int t = 0; t < 2; ++t) {
+        const Term& term = product_.terms[t];
+        if (steps_[t] > 0) packBfloat16A(term.a.from(rowBegin_ + row, 0), count, term.depth, term.factor, to, stride);
+        to += steps_[t] * kBfloat16StepFloats;
+      }
+    });
+  }
+
+  void setColumns(int64_t begin, int64_t cols, float* packed) {
+    colBegin_ = begin, cols_ = cols;
+    for (int t = 0; t < 2; ++t) {
+      const Term& term = product_.terms[t];
+      if (!packsB_[t]) {
+        panelsB_[t] = steps_[t] > 0 ? term.packedB + panelOffset(0, begin, term.packedBStride, DType::BF16) : nullptr;
+        strideB_[t] = term.packedBStride;
+        continue;
+      }
+      strideB_[t] = steps_[t] * kBfloat16StepFloats;
+      panelsB_[t] = packed;
+      packColumns(context_, term.b.from(0, begin), term.depth, cols, packed, DType::BF16);
+      packed += strideB_[t] * ceilDivide(cols, kBfloat16Tile);
+    }
+  }
+
+  void multiply() {
+    const Bfloat16Kernel& kernel = bfloat16Kernel();
+    const int64_t rowPanels = ceilDivide(rows_, kBfloat16Tile), colPanels = ceilDivide(cols_, kBfloat16Tile);
+    const int64_t threads = cpu::pool(context_).size(), tasks = threads == 1 ? 1 : 6 * threads;
+    const int64_t rowParts = ceilDivide(rowPanels, std::max<int64_t>(4, kGroupFloats / aPanelFloats()));
+    const int64_t unit = wholeStrips_ ? kStripPanels : 1, units = ceilDivide(colPanels, unit);
+    const int64_t colParts = std::min(units, ceilDivide(tasks, rowParts));
+    const bool share = rows_ * cols_ * aPanelFloats() / kBfloat16Tile * 2 >= kSharedWork;
+    forEachTask(context_, rowParts * colParts, share, [&](int64_t task, int slot) {
+      const int64_t rowPart = task % rowParts, colPart = task / rowParts;
+      const Range rows{rowPanels * rowPart / rowParts, rowPanels * (rowPart + 1) / rowParts};
+      const Range cols{units * colPart / colParts * unit, std::min(colPanels, units * (colPart + 1) / colParts * unit)};
+      if (kernel.begin) kernel.begin();
+      wholeStrips_ ? multiplyStrips(kernel, rows, cols, slot) : multiplyTiles(kernel, rows, cols, slot);
+      if (kernel.end) kernel.end();
+    });
+  }
+
+ private:
+  struct Range {
+    int64_t begin, end;
+  };
+
+  /// Each panel of B serves all rows of the group, and the next one is fetched meanwhile.
+  void multiplyTiles(const Bfloat16Kernel& kernel, Range rows, Range cols, int slot) const {
+    alignas(64) float tile[kBfloat16Tile * kBfloat16Tile];
+    for (int64_t j = cols.begin; j < cols.end; ++j)
+      for (int64_t i = rows.begin; i < rows.end; ++i) {
+        multiplyTile(kernel, i, j, tile, fetchPart(j + 1, i - rows.begin, rows.end - rows.begin));
+        finish(i, j, 1, tile, kBfloat16Tile, slot);
+      }
+  }
+
+  void multiplyStrips(const Bfloat16Kernel& kernel, Range rows, Range cols, int slot) const {
+    alignas(64) float tile[kBfloat16Tile * kBfloat16Tile];
+    float* const strip = reinterpret_cast<float*>(cpu::threadScratch(context_, slot));
+    for (int64_t begin = cols.begin; begin < cols.end; begin += kStripPanels)
+      for (int64_t i = rows.begin; i < rows.end; ++i) {
+        const int64_t panels = std::min(kStripPanels, cols.end - begin), stride = panels * kBfloat16Tile;
+        for (int64_t j = 0; j < panels; ++j) {
+          multiplyTile(kernel, i, begin + j, tile, {});
+          for (int64_t r = 0; r < heightOf(i); ++r)
+            std::copy_n(tile + r * kBfloat16Tile, kBfloat16Tile, strip + r * stride + j * kBfloat16Tile);
+        }
+        finish(i, begin, panels, strip, stride, slot);
+      }
+  }
+
+  void multiplyTile(const Bfloat16Kernel& kernel, int64_t rowPanel, int64_t colPanel, float* tile,
+                    Bfloat16Prefetch prefetch) const {
+    Bfloat16Segment segments[2];
+    int count = 0;
+    const float* a = packedA_ + rowPanel * aPanelFloats();
+    for (int t = 0; t < 2; ++t) {
+      if (steps_[t] == 0) continue;
+      segments[count++] = {reinterpret_cast<const uint16_t*>(a),
+                           reinterpret_cast<const uint16_t*>(panelsB_[t] + colPanel * strideB_[t]), steps_[t]};
+      a += steps_[t] * kBfloat16StepFloats;
+    }
+    kernel.multiply(segments, count, static_cast<int>(heightOf(rowPanel)), tile, prefetch);
+  }
+
+  /// Part `part` of `parts` of the first term's panel of B.
+  Bfloat16Prefetch fetchPart(int64_t colPanel, int64_t part, int64_t parts) const {
+    constexpr int64_t kLinesOfStep = kBfloat16StepFloats / 16;
+    if (colPanel * kBfloat16Tile >= cols_ || steps_[0] == 0) return {};
+    const int64_t lines = ceilDivide(kLinesOfStep, parts);
+    if (part * lines >= kLinesOfStep) return {};
+    const auto* panel = reinterpret_cast<const char*>(panelsB_[0] + colPanel * strideB_[0]);
+    return {panel + part * lines * steps_[0] * 64, lines};
+  }
+
+  void finish(int64_t rowPanel, int64_t colPanel, int64_t panels, float* values, int64_t stride, int slot) const {
+    const int64_t col = colPanel * kBfloat16Tile;
+    consume_({rowBegin_ + rowPanel * kBfloat16Tile, heightOf(rowPanel), colBegin_ + col,
+              std::min(panels * kBfloat16Tile, cols_ - col), values, stride, slot});
+  }
+
+  int64_t heightOf(int64_t rowPanel) const { return std::min(kBfloat16Tile, rows_ - rowPanel * kBfloat16Tile); }
+
+  OpContext& context_;
+  const Product& product_;
+  StripConsumer consume_;
+  bool wholeStrips_;
+  int64_t steps_[2];
+  bool packsB_[2];
+  int64_t rowBegin_ = 0, rows_ = 0, colBegin_ = 0, cols_ = 0;
+  const float* packedA_ = nullptr;
+  const float* panelsB_[2] = {};
+  int64_t strideB_[2] = {};
+};
+
+}  // namespace
+
+void gemmBfloat16(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume, Columns columns) {
+  if (product.rows == 0 || product.cols == 0) return;
+  Part part(context, product, columns, consume);
+  // Most rows that leave room for some columns, or for a strip of them where strips must be whole; then most columns.
+  const int64_t unit = columns == Columns::FixedCuts ? kStripPanels : 1;
+  const int64_t rowPanels = ceilDivide(product.rows, kBfloat16Tile), colPanels = ceilDivide(product.cols, kBfloat16Tile);
+  const int64_t a = part.aPanelFloats(), b = part.bPanelFloats(), room = scratch.floatsLeft();
+  const int64_t rowsAtOnce = std::clamp<int64_t>((room - std::min(colPanels, kStripPanels) * b) / a, 1, rowPanels);
+  const int64_t colsThatFit = b == 0 ? colPanels : (room - rowsAtOnce * a) / b / unit * unit;
+  const int64_t colsAtOnce = std::min(colPanels, std::max(unit, colsThatFit));
+  float* const packedA = scratch.take(rowsAtOnce * a);
+  float* const packedB = b == 0 ? nullptr : scratch.take(colsAtOnce * b);
+  for (int64_t row = 0; row < product.rows; row += rowsAtOnce * kBfloat16Tile) {
+    part.setRows(row, std::min(rowsAtOnce * kBfloat16Tile, product.rows - row), packedA);
+    for (int64_t col = 0; col < product.cols; col += colsAtOnce * kBfloat16Tile) {
+      part.setColumns(col, std::min(colsAtOnce * kBfloat16Tile, product.cols - col), packedB);
+      part.multiply();
+    }
+  }
+}
+
+}  // namespace rlhf::RLHF_ISA

@@ -1,0 +1,262 @@
+import assert from "node:assert/strict";
+import { bytesOf, type KernelArguments, type KernelOptions, kernels, runKernel } from "../support/kernels.ts";
+import { type CaseArguments, decodeOutputs, encode, toKernelArguments } from "../support/op-arguments.ts";
+import { CaseData } from "./cases/case.ts";
+import { ACTIVATION, linearBackwardArguments, linearForwardArguments } from "./cases/linear.ts";
+
+/* Products computed in bfloat16: every kernel that this machine has against the oracle, which rounds the same factors. */
+
+const KERNELS = (["amx", "dot", "convert"] as const).filter((name) => kernels.chooseBfloat16Kernel(name));
+const BACKENDS = kernels.backends().filter((name) => name.startsWith("cpu"));
+
+interface Case {
+  readonly op: "linearForward" | "linearBackward" | "tokenLogProbForward" | "tokenLogProbBackward";
+  readonly name: string;
+  readonly args: CaseArguments;
+}
+
+function forward(name: string, options: Parameters<typeof linearForwardArguments>[1]): Case {
+  const args = linearForwardArguments(new CaseData(`bfloat16 ${name}`), options);
+  return { op: "linearForward", name, args };
+}
+
+function backward(name: string, options: Parameters<typeof linearBackwardArguments>[1]): Case {
+  const args = linearBackwardArguments(new CaseData(`bfloat16 ${name}`), options);
+  return { op: "linearBackward", name, args };
+}
+
+/** Statistics of `count` of the tokens, each predicted from the hidden row before it. */
+function statistics(rows: number, cols: number, vocab: number, count: number): Case[] {
+  const name = `${rows} rows of ${cols}, ${count} predictions, vocabulary of ${vocab}`;
+  const data = new CaseData(`bfloat16 statistics ${name}`);
+  const predictions = data.subset(rows - 1, count).map((t) => t + 1);
+  const shared = {
+    ...{ rows, cols, vocab, count, temperature: 0.8 },
+    x: data.matrix(rows, cols),
+    tokens: data.integers(rows, vocab),
+    predictions,
+    sources: predictions.map((t) => t - 1),
+    weight: data.normal(vocab * cols, 1 / Math.sqrt(cols)),
+  };
+  const outputs = {
+    logProb: new Float64Array(rows),
+    lse: new Float64Array(rows),
+    entropy: new Float64Array(rows),
+  };
+  const first: Case = { op: "tokenLogProbForward", name, args: { ...shared, ...outputs } };
+  const measured = run(first, "ref", "float64");
+  const args = {
+    ...shared,
+    lse: measured["lse"]!,
+    entropy: measured["entropy"]!,
+    dLogProb: data.normal(rows),
+    dLse: data.normal(rows),
+    dEntropy: data.normal(rows),
+    dx: data.normal(rows * cols),
+    dWeight: data.normal(vocab * cols),
+  };
+  return [first, { op: "tokenLogProbBackward", name, args }];
+}
+
+const CASES: readonly Case[] = [
+  forward("1×1×1", { rows: 1, inputs: 1, outputs: 1 }),
+  forward("16×32×32, one tile high", { rows: 16, inputs: 32, outputs: 32, bias: true }),
+  forward("17×33×65 with residual", { rows: 17, inputs: 33, outputs: 65, gap: 3, residual: "inPlace" }),
+  forward("7×300×40 transposed, GELU", {
+    ...{ rows: 7, inputs: 300, outputs: 40, transposed: true, bias: true, preActivation: true },
+    activation: ACTIVATION.geluTanh,
+  }),
+  forward("70×129×33 with LoRA", { rows: 70, inputs: 129, outputs: 33, rank: 5 }),
+  forward("33×64×48 transposed with LoRA after dropout", {
+    ...{ rows: 33, inputs: 64, outputs: 48, rank: 33, loraInput: true, transposed: true },
+  }),
+  forward("600×700×530, many blocks", { rows: 600, inputs: 700, outputs: 530 }),
+  backward("1×1×1", { rows: 1, inputs: 1, outputs: 1, dx: "write", dWeight: true, dBias: true }),
+  backward("40×65×33", {
+    rows: 40,
+    inputs: 65,
+    outputs: 33,
+    gap: 2,
+    dx: "write",
+    dWeight: true,
+    dBias: true,
+  }),
+  backward("33×48×70 transposed, accumulated", {
+    ...{ rows: 33, inputs: 48, outputs: 70, dx: "accumulate", dWeight: true, transposed: true },
+  }),
+  backward("50×96×64 with LoRA", { rows: 50, inputs: 96, outputs: 64, rank: 8, dx: "write", dLora: true }),
+  backward("9×40×31 with LoRA after dropout", {
+    ...{
+      rows: 9,
+      inputs: 40,
+      outputs: 31,
+      rank: 3,
+      dx: "write",
+      loraInput: true,
+      dLoraInput: true,
+      dLora: true,
+    },
+  }),
+  backward("300×520×270, many blocks", { rows: 300, inputs: 520, outputs: 270, dx: "write", dWeight: true }),
+  ...statistics(20, 33, 70, 11),
+  ...statistics(90, 64, 2300, 80),
+];
+
+/** Inputs that bfloat16 holds, so that both sides round the same numbers; what is computed between two products they may not. */
+function exactInputs(args: CaseArguments): CaseArguments {
+  const round = (values: Float64Array): Float64Array =>
+    Float64Array.from(kernels.fromBits(kernels.toBits(Float32Array.from(values), "bfloat16"), "bfloat16"));
+  const seen = new Map<unknown, Float64Array>();
+  const entries = Object.entries(args).map(([name, value]) => {
+    if (!(value instanceof Float64Array)) return [name, value] as const;
+    if (!seen.has(value)) seen.set(value, round(value));
+    return [name, seen.get(value)!] as const;
+  });
+  return Object.fromEntries(entries);
+}
+
+function inBfloat16({ op, args }: Case, type: "float32" | "float64"): KernelArguments {
+  return { ...toKernelArguments(op, exactInputs(args), type), type, compute: "bfloat16" };
+}
+
+function run(each: Case, backend: string, type: "float32" | "float64", forms: KernelArguments = {}) {
+  const args = { ...inBfloat16(each, type), ...forms };
+  if (backend === "ref") kernels.run(backend, each.op, args);
+  else runKernel(backend, each.op, args);
+  return decodeOutputs(each.op, args, type);
+}
+
+/** The packed forms of a case's weight, kept in float32 or in bfloat16: both hold the same numbers. */
+function packedForms({ op, args }: Case, backend: string, type: "float32" | "bfloat16"): KernelArguments {
+  const inputs = Number(args["inputs"] ?? args["cols"]);
+  const outputs = Number(args["outputs"] ?? args["vocab"]);
+  const weight = encode(exactInputs(args)["weight"] as Float64Array, type);
+  const pack = (back: boolean): Uint8Array => {
+    const bytes = kernels.packedWeightBytes(backend, type, "bfloat16", inputs, outputs, back);
+    const packed = new Uint8Array(kernels.alignedBuffer(bytes));
+    const transposed = args["transposed"] === true;
+    const sizes = { type, compute: "bfloat16", inputs, outputs, transposed, backward: back };
+    runKernel(backend, "packWeight", { ...sizes, weight, packed });
+    return packed;
+  };
+  const fields = kernels.operatorFields(op).map((field) => field.name);
+  return {
+    ...(fields.includes("packedForward") && { packedForward: pack(false) }),
+    ...(fields.includes("packedBackward") && { packedBackward: pack(true) }),
+  };
+}
+
+/**
+ * Per array: the largest error is within `share` of the largest number. Sums differ by their order, ε·√K; a factor that is itself a
+ * sum may be rounded the other way, which is half of 2⁻⁸ of one term.
+ */
+function assertNear(
+  actual: Record<string, Float64Array>,
+  expected: Record<string, Float64Array>,
+  share: number,
+): void {
+  for (const [field, wanted] of Object.entries(expected)) {
+    const scale = wanted.reduce(
+      (most, value) => Math.max(most, Number.isNaN(value) ? 0 : Math.abs(value)),
+      1e-3,
+    );
+    wanted.forEach((value, index) => {
+      const got = actual[field]![index]!;
+      if (Number.isNaN(value)) {
+        assert.ok(Number.isNaN(got), `${field}[${index}] was written: ${got}`);
+        return;
+      }
+      const error = Math.abs(got - value) / scale;
+      assert.ok(
+        error <= share,
+        `${field}[${index}] is ${got}, expected ${value}: ${error.toExponential(2)} of ${scale}`,
+      );
+    });
+  }
+}
+
+function assertSame(
+  left: Record<string, Float64Array>,
+  right: Record<string, Float64Array>,
+  what: string,
+): void {
+  for (const [field, values] of Object.entries(left))
+    assert.ok(
+      Buffer.from(bytesOf(values)).equals(bytesOf(right[field]!)),
+      `${what}: ${field} has other bits`,
+    );
+}
+
+describe("products in bfloat16", () => {
+  afterEach(() => kernels.chooseBfloat16Kernel(KERNELS[0]!));
+
+  it("are there on every processor, if only by conversion", () => {
+    assert.ok(KERNELS.includes("convert"));
+    assert.equal(kernels.chooseBfloat16Kernel("tensor" as "amx"), false);
+  });
+
+  for (const backend of BACKENDS)
+    for (const kernel of backend.endsWith("avx512") || backend === "cpu" ? KERNELS : (["convert"] as const))
+      for (const each of CASES)
+        it(`${each.op} ${each.name} on ${backend} by ${kernel}`, () => {
+          kernels.chooseBfloat16Kernel(kernel);
+          const expected = run(each, "ref", "float64");
+          const actual = run(each, backend, "float32");
+          // Gradients of logits, and an adapter's hidden states, are rounded after they were computed.
+          const rounded = each.op === "tokenLogProbBackward" || Number(each.args["rank"] ?? 0) > 0;
+          assertNear(actual, expected, rounded ? 2e-3 : 2e-5);
+          assertSame(run(each, backend, "float32", packedForms(each, backend, "float32")), actual, "packed");
+          assertSame(
+            run(each, backend, "float32", packedForms(each, backend, "bfloat16")),
+            actual,
+            "packed from 16 bits",
+          );
+        });
+
+  for (const kernel of KERNELS)
+    it(`by ${kernel}: the same bits on any number of threads, and in each row whatever the others are`, () => {
+      kernels.chooseBfloat16Kernel(kernel);
+      const args = linearForwardArguments(new CaseData("bfloat16 rows"), {
+        rows: 150,
+        inputs: 200,
+        outputs: 330,
+        rank: 4,
+      });
+      const all = (rows: number, options: KernelOptions): Float32Array => {
+        const part = { ...toKernelArguments("linearForward", args, "float32"), rows, compute: "bfloat16" };
+        runKernel("cpu", "linearForward", part, options);
+        const { y } = part as unknown as { y: Float32Array };
+        return y;
+      };
+      const one = all(150, { threads: 1 });
+      assert.deepEqual(all(150, { threads: 2 }), one);
+      for (const rows of [1, 13, 16, 40, 149])
+        assert.deepEqual(
+          all(rows, { threads: 1 }).subarray(0, rows * 330),
+          one.subarray(0, rows * 330),
+          `${rows} rows`,
+        );
+    });
+
+  it("a NaN stays one, and an infinity too", () => {
+    for (const kernel of KERNELS) {
+      kernels.chooseBfloat16Kernel(kernel);
+      const y = new Float32Array(3);
+      const x = Float32Array.of(Number.NaN, 1, Number.POSITIVE_INFINITY, 1, 1, 1);
+      const sizes = { rows: 3, inputs: 2, outputs: 1, xStride: 2, yStride: 1, compute: "bfloat16" };
+      runKernel("cpu", "linearForward", { ...sizes, x, weight: Float32Array.of(1, 1), y });
+      assert.deepEqual(y, Float32Array.of(Number.NaN, Number.POSITIVE_INFINITY, 2), kernel);
+    }
+  });
+
+  it("round factors to nearest even: 1 + 2⁻⁸ is 1, and 1 + 3·2⁻⁸ is 1 + 2⁻⁶", () => {
+    for (const kernel of KERNELS) {
+      kernels.chooseBfloat16Kernel(kernel);
+      const y = new Float32Array(2);
+      const x = Float32Array.of(1 + 2 ** -8, 1 + 3 * 2 ** -8);
+      const sizes = { rows: 2, inputs: 1, outputs: 1, xStride: 1, yStride: 1, compute: "bfloat16" };
+      runKernel("cpu", "linearForward", { ...sizes, x, weight: Float32Array.of(1), y });
+      assert.deepEqual(y, Float32Array.of(1, 1 + 2 ** -6), kernel);
+    }
+  });
+});
