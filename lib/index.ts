@@ -213,7 +213,13 @@ export { trainTokenizer } from "./tokenizer/train.ts";
 // The low level: passes, gradients, optimizers, losses, and the functions that tutorials name
 
 export { DeviceArray, type FloatArray } from "./engine/array.ts";
-export { type ComputeType, type DeviceName, Engine, type EngineOptions } from "./engine/engine.ts";
+export {
+  type ComputeType,
+  type DeviceName,
+  Engine,
+  type EngineOptions,
+  type TransformerEngineOptions,
+} from "./engine/engine.ts";
 export * from "./engine/losses.ts";
 export {
   describeMemory,

@@ -15,23 +15,26 @@ export interface EngineOptions {
   /** CPU threads. Default: RLHF_NUM_THREADS, else the number of hardware threads. */
   readonly threads?: number;
   /**
-   * What matrix products of transformers are computed in. "bfloat16" rounds their factors, forward and backward, and sums in float32:
-   * several times as fast where the processor has instructions for it (`doctor` tells), with 8 bits of precision in each factor.
-   * All else, and what is kept and trained, is as ever. Default "float32".
-   */
-  readonly compute?: ComputeType;
-  /**
    * The most memory that the engine may hold, as bytes or as text such as "12GiB"; what would go over it is ERR_RLHF_MEMORY before
    * it is taken. It holds for all models of the engine, the last one that was given. Default: the machine's, or the container's.
    */
   readonly memoryBudget?: MemoryBudget;
 }
 
+export interface TransformerEngineOptions extends EngineOptions {
+  /**
+   * What matrix products of transformers are computed in. "bfloat16" rounds their factors, forward and backward, and sums in float32:
+   * several times as fast where the processor has instructions for it (`doctor` tells), with 8 bits of precision in each factor.
+   * All else, and what is kept and trained, is as ever. Default "float32".
+   */
+  readonly compute?: ComputeType;
+}
+
 const shared = new Map<string, Engine>();
 /** The engine that takes the place of the shared ones while an estimate is made. */
 const planning = new AsyncLocalStorage<Engine>();
 
-function checkOptions({ device = "auto", compute = "float32" }: EngineOptions): void {
+function checkOptions({ device = "auto", compute = "float32" }: TransformerEngineOptions): void {
   if (compute !== "float32" && compute !== "bfloat16")
     throw new RlhfError(
       "ERR_RLHF_ARGUMENT",
@@ -76,7 +79,7 @@ export class Engine {
    * The engine for a device, number of threads and type of products; the same one for the same options.
    * Throws ERR_RLHF_NO_CUDA, ERR_RLHF_NO_BINARY or ERR_RLHF_ARGUMENT.
    */
-  static shared(options: EngineOptions = {}): Engine {
+  static shared(options: TransformerEngineOptions = {}): Engine {
     checkOptions(options);
     const plan = planning.getStore();
     if (plan) return plan;
@@ -98,7 +101,7 @@ export class Engine {
    * models made or loaded in `body` are on it, and what it counts is the estimate. Their results have no meaning.
    */
   static async whilePlanning<Result>(
-    options: EngineOptions,
+    options: TransformerEngineOptions,
     body: (engine: Engine) => Promise<Result>,
   ): Promise<Result> {
     checkOptions(options);

@@ -1,4 +1,4 @@
-import { Engine, type EngineOptions } from "../engine/engine.ts";
+import { Engine, type TransformerEngineOptions } from "../engine/engine.ts";
 import { type MemoryBytes, totalBytes } from "../engine/memory.ts";
 import type { AdapterOptions } from "./adapters.ts";
 import { type PackedBatch, packSequences } from "./batch.ts";
@@ -72,7 +72,7 @@ export interface MemoryEstimate {
  */
 export async function estimateMemory(
   workload: ModelWorkload | readonly ModelWorkload[],
-  options: EngineOptions = {},
+  options: TransformerEngineOptions = {},
 ): Promise<MemoryEstimate> {
   return Engine.whilePlanning(options, async (engine) => {
     // All of it is held to the end, as it will be: what is let go, the garbage collector's part included, counts no more.

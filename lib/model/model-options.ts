@@ -1,4 +1,4 @@
-import type { EngineOptions } from "../engine/engine.ts";
+import type { TransformerEngineOptions } from "../engine/engine.ts";
 import type { NativeParameter } from "../engine/native.ts";
 import { RlhfError } from "../errors.ts";
 import type { NamesOf } from "../option-names.ts";
@@ -8,10 +8,10 @@ import type { Pass } from "./pass.ts";
 /** How the weights of a model are kept in memory. */
 export type WeightType = "float32" | "bfloat16" | "float16";
 
-export interface LoadOptions extends EngineOptions {
+export interface LoadOptions extends TransformerEngineOptions {
   /**
-   * How weights are kept. "bfloat16" and "float16" keep the matrices of a frozen model in half the memory; arithmetic is float32
-   * all the same, and so is what trains. Default "float32".
+   * How weights are kept. "bfloat16" and "float16" keep the matrices of a frozen model in half the memory; arithmetic is what
+   * `compute` says all the same, and what trains is float32. Default "float32".
    */
   readonly dtype?: WeightType;
   /** Whether the base's own weights get gradients. Default "none": adapters and heads train on a frozen base. */
