@@ -106,6 +106,7 @@ const OPTIONS: NamesOf<EvaluateOptions> = {
   device: true,
   threads: true,
   dtype: true,
+  compute: true,
   maxNewTokens: true,
   minNewTokens: true,
   temperature: true,

@@ -32,6 +32,7 @@ export const CREATE_OPTIONS: NamesOf<CreateOptions> = {
   device: true,
   threads: true,
   memoryBudget: true,
+  compute: true,
   dtype: true,
   trainable: true,
   recomputeLayers: true,
