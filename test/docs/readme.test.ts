@@ -36,8 +36,8 @@ describe("README", () => {
       });
       assert.equal(run.status, 0, run.stderr);
       const steps = run.stdout.trim().split("\n");
-      assert.equal(steps.length, 10);
-      assert.match(steps[9] as string, /^10 [\d.]+ -?[\d.e-]+$/);
+      assert.equal(steps.length, 20);
+      assert.match(steps[19] as string, /^20 [\d.]+ -?[\d.e-]+$/);
       const config = JSON.parse(await readFile(join(directory, "ppo", "config.json"), "utf8")) as object;
       assert.equal("architectures" in config, true);
     });
