@@ -5,6 +5,7 @@ import { breather } from "../data/breathe.ts";
 import { describePlace, placeOf } from "../data/readers.ts";
 import type { PromptRow } from "../data/types.ts";
 import { messageOf, RlhfError, throwIfAborted } from "../errors.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 
 /** An answer to score. */
 export interface AnswerToScore {
@@ -54,6 +55,14 @@ const MINIMA: CallSettings = {
   retries: 0,
   backoffMs: 0,
   cacheSize: 0,
+};
+const OPTIONS: NamesOf<BatchRewardCallOptions> = {
+  batchSize: true,
+  concurrency: true,
+  timeoutMs: true,
+  retries: true,
+  backoffMs: true,
+  cacheSize: true,
 };
 const LONGEST_PAUSE = 60_000;
 /** What timers can count. */
@@ -106,8 +115,9 @@ export abstract class CalledReward {
   /** In the order of use, the longest unused first. */
   readonly #cache = new Map<string, number>();
 
-  /** Throws ERR_RLHF_ARGUMENT for a setting out of its range. */
+  /** Throws ERR_RLHF_ARGUMENT for a setting that there is not, or out of its range. */
   protected constructor(options: BatchRewardCallOptions) {
+    refuseUnknownOptions(new.target.name, options, OPTIONS);
     const given = Object.entries(options).filter(([, value]) => value !== undefined);
     const settings: CallSettings = { ...DEFAULTS, ...Object.fromEntries(given) };
     for (const [name, low] of Object.entries(MINIMA) as [keyof CallSettings, number][]) {

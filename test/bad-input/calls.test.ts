@@ -5,6 +5,7 @@ import {
   CausalLM,
   DPOTrainer,
   evaluate,
+  FunctionReward,
   GRPOTrainer,
   KTOTrainer,
   loadSft,
@@ -53,6 +54,12 @@ describe("bad input: calls", () => {
     ],
     ["prompts that are plain lists", "ERR_RLHF_ARGUMENT", /must be an Int32Array/, generate({}, [1])],
     ["text without a tokenizer", "ERR_RLHF_ARGUMENT", /strings need a tokenizer/, generate({}, "Ann")],
+    [
+      "a reward function's time-out in another spelling",
+      "ERR_RLHF_ARGUMENT",
+      /^FunctionReward: unknown option "timeout" \(did you mean "timeoutMs"\?\)/,
+      () => new FunctionReward(() => 1, { timeout: 3 } as never),
+    ],
     [
       "an option in another spelling",
       "ERR_RLHF_ARGUMENT",
