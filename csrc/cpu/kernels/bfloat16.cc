@@ -38,22 +38,22 @@ void transposePairs(const Pairs& source, Pairs& destination) {
     }
 }
 
+/// 32 values of one line, zeros after the first `depth`.
+template <class Reader>
+void roundLine(const typename Reader::Element* values, int depth, float factor, uint16_t* line) {
+  for (int k = 0; k < kBfloat16Tile; k += kWidth) {
+    const int count = std::clamp(depth - k, 0, kWidth);
+    const Vec value = count == kWidth ? Reader::load(values + k) : Reader::loadPartial(values + k, count);
+    const HalfVec rounded = __builtin_convertvector(roundToBfloat16(value * factor) >> 16, HalfVec);
+    std::memcpy(line + k, &rounded, sizeof rounded);
+  }
+}
+
 /// pairs[i][p] from line i of `lines`, whose values of k lie side by side.
 template <class Reader>
 void readAlongDepth(const typename Reader::Element* source, int64_t lineStride, int lines, int depth, float factor, Pairs& pairs) {
-  for (int i = 0; i < kHalfTile; ++i) {
-    alignas(64) uint16_t line[kBfloat16Tile] = {};
-    if (i < lines) {
-      const auto* values = source + i * lineStride;
-      for (int k = 0; k < depth; k += kWidth) {
-        const int count = std::min(kWidth, depth - k);
-        const Vec value = count == kWidth ? Reader::load(values + k) : Reader::loadPartial(values + k, count);
-        const HalfVec rounded = __builtin_convertvector(roundToBfloat16(value * factor) >> 16, HalfVec);
-        std::memcpy(line + k, &rounded, sizeof rounded);
-      }
-    }
-    std::memcpy(pairs[i], line, sizeof line);
-  }
+  for (int i = 0; i < kHalfTile; ++i)
+    roundLine<Reader>(source + i * lineStride, i < lines ? depth : 0, factor, reinterpret_cast<uint16_t*>(pairs[i]));
 }
 
 /// pairs[p][i] where the values of `lines` lines lie side by side for each k.
@@ -99,6 +99,18 @@ void packPanels(const typename Reader::Element* source, int64_t lineStride, int6
       }
 }
 
+/// Rows of A whose values of k lie side by side are read from end to end, one after the other, as memory likes it.
+void packRows(const float* source, int64_t rowStride, int64_t rows, int64_t depth, float factor, float* packed,
+              int64_t panelStride) {
+  for (int64_t row = 0; row < ceilDivide(rows, kBfloat16Tile) * kBfloat16Tile; ++row) {
+    auto* line = reinterpret_cast<uint16_t*>(packed + row / kBfloat16Tile * panelStride) + row % kBfloat16Tile * kBfloat16Tile;
+    for (int64_t k = 0; k < depth; k += kBfloat16Tile, line += kBfloat16StepElements) {
+      const int64_t count = row < rows ? std::min(kBfloat16Tile, depth - k) : 0;
+      roundLine<Float32>(source + row * rowStride + k, static_cast<int>(count), factor, line);
+    }
+  }
+}
+
 /// The two numbers of a pair, as float32.
 Vec earlier(BitVec pair) { return std::bit_cast<Vec>(pair << 16); }
 Vec later(BitVec pair) { return std::bit_cast<Vec>(pair & 0xffff0000u); }
@@ -142,6 +154,7 @@ constexpr Bfloat16Kernel kConversion{"convert", multiplyWidened, nullptr, nullpt
 }  // namespace
 
 void packBfloat16A(const MatrixView& a, int64_t rows, int64_t depth, float factor, float* packed, int64_t panelStride) {
+  if (a.colStride == 1) return packRows(static_cast<const float*>(a.data), a.rowStride, rows, depth, factor, packed, panelStride);
   packPanels<Float32, Order::ByLine>(static_cast<const float*>(a.data), a.rowStride, a.colStride, rows, depth, factor, packed,
                                      panelStride);
 }
