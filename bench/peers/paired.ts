@@ -15,11 +15,8 @@ export interface Comparison {
   readonly interval: readonly [number, number];
 }
 
-export interface PairedResult {
-  readonly seconds: Comparison;
-  readonly cpuSeconds: Comparison;
-  readonly timings: { readonly ours: readonly Timing[]; readonly theirs: readonly Timing[] };
-}
+/** One who runs the work. */
+export type Contestant = (round: number) => Promise<Timing>;
 
 export function median(values: readonly number[]): number {
   const sorted = values.toSorted((a, b) => a - b);
@@ -36,7 +33,8 @@ function randomIndices(seed: number): (count: number) => number {
   };
 }
 
-function compare(ours: readonly number[], theirs: readonly number[]): Comparison {
+/** Ratios of two contestants' values, paired by round. */
+export function compare(ours: readonly number[], theirs: readonly number[]): Comparison {
   const ratios = theirs.map((value, i) => value / ours[i]!);
   const index = randomIndices(1);
   const resampled = Array.from({ length: 2000 }, () =>
@@ -52,30 +50,24 @@ function compare(ours: readonly number[], theirs: readonly number[]): Comparison
 }
 
 /**
- * Runs the two in turn, swapping who goes first, so that drift and neighbours of the machine hit both alike.
+ * Runs all in turn, another one first each round, so that drift and neighbours of the machine hit all alike.
  *
- * @param pairs how many pairs count, after `warmUp` that do not
- * @param ours, theirs run one step and return what it took
+ * @param rounds how many rounds count, after `warmUp` that do not
  */
-export async function timePaired(
-  pairs: number,
+export async function timeInTurn(
+  rounds: number,
   warmUp: number,
-  ours: (round: number) => Promise<Timing>,
-  theirs: (round: number) => Promise<Timing>,
-): Promise<PairedResult> {
-  const timings = { ours: [] as Timing[], theirs: [] as Timing[] };
-  for (let round = 0; round < warmUp + pairs; round++) {
-    const order = round % 2 === 0 ? (["ours", "theirs"] as const) : (["theirs", "ours"] as const);
-    for (const who of order) {
-      const timing = await (who === "ours" ? ours(round) : theirs(round));
-      if (round >= warmUp) timings[who].push(timing);
+  contestants: ReadonlyMap<string, Contestant>,
+): Promise<Map<string, Timing[]>> {
+  const names = [...contestants.keys()];
+  const timings = new Map(names.map((name) => [name, [] as Timing[]]));
+  for (let round = 0; round < warmUp + rounds; round++) {
+    const first = round % names.length;
+    for (const name of [...names.slice(first), ...names.slice(0, first)]) {
+      const timing = await contestants.get(name)!(round);
+      if (round >= warmUp) timings.get(name)!.push(timing);
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
   }
-  const compared = (key: keyof Timing): Comparison =>
-    compare(
-      timings.ours.map((timing) => timing[key]),
-      timings.theirs.map((timing) => timing[key]),
-    );
-  return { seconds: compared("seconds"), cpuSeconds: compared("cpuSeconds"), timings };
+  return timings;
 }

@@ -4,7 +4,7 @@ import { createInterface, type Interface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
 /** The Python of ../shared/tools/peer-venv.sh; PEER_PYTHON names another. */
-const PYTHON = process.env["PEER_PYTHON"] ?? "/tmp/peers/bin/python";
+export const PYTHON = process.env["PEER_PYTHON"] ?? "/tmp/peers/bin/python";
 
 /** A long-lived Python process that answers every JSON line with a JSON line. */
 export class Peer implements AsyncDisposable {
@@ -29,8 +29,13 @@ export class Peer implements AsyncDisposable {
     return JSON.parse(value) as T;
   }
 
+  /** Sends a line that has no answer. */
+  tell(message: unknown): void {
+    this.#process.stdin!.write(`${JSON.stringify(message)}\n`);
+  }
+
   async ask<T>(request: unknown): Promise<T> {
-    this.#process.stdin!.write(`${JSON.stringify(request)}\n`);
+    this.tell(request);
     return this.read<T>();
   }
 
