@@ -18,6 +18,8 @@
   namespace rlhf::isa {                         \
   Ops kernelTable();                            \
   double measureMultiplyAddPeak(ThreadPool&, int64_t, int); \
+  double measureBfloat16Peak(ThreadPool&, int64_t, int); \
+  double measureStreaming(ThreadPool&, const cpu::Stream&, int); \
   }
 RLHF_DECLARE_INSTRUCTION_SET(scalar)
 #if defined(RLHF_X86)
@@ -74,6 +76,8 @@ struct InstructionSet {
   const char* name;
   bool available;  // the processor has the instructions and the operating system saves their registers
   double (*measureMultiplyAddPeak)(ThreadPool&, int64_t, int);
+  double (*measureBfloat16Peak)(ThreadPool&, int64_t, int);
+  double (*measureStreaming)(ThreadPool&, const Stream&, int);
   Ops table;
 };
 
@@ -97,7 +101,7 @@ bool hasAvx512() {
 /// where that is available.
 const auto& instructionSets() {
 #define RLHF_INSTRUCTION_SET(isa, available) \
-  { #isa, available, isa::measureMultiplyAddPeak, available ? withScratch(isa::kernelTable()) : Ops{} }
+  { #isa, available, isa::measureMultiplyAddPeak, isa::measureBfloat16Peak, isa::measureStreaming, available ? withScratch(isa::kernelTable()) : Ops{} }
   static const InstructionSet sets[] = {
 #if defined(RLHF_X86)
       RLHF_INSTRUCTION_SET(avx512, hasAvx512()),
@@ -146,6 +150,18 @@ const Ops* opsFor(const char* instructionSet) {
 double measureMultiplyAddPeak(int threads) {
   ThreadPool pool(threads);
   return chosen().measureMultiplyAddPeak(pool, 2'000'000, 15);
+}
+
+double measureBfloat16Peak(int threads) {
+  ThreadPool pool(threads);
+  return chosen().measureBfloat16Peak(pool, 500, 15);
+}
+
+double measureStreaming(int threads, const Stream& bytes) {
+  ThreadPool pool(threads);
+  constexpr int64_t kWorthReading = int64_t{1} << 30;
+  const auto repetitions = std::clamp<int64_t>(kWorthReading / std::max<int64_t>(1, bytes.total()), 5, 2'000);
+  return chosen().measureStreaming(pool, bytes, static_cast<int>(repetitions));
 }
 
 double measureMultiplyAddBurst(OpContext& context) {

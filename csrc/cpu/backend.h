@@ -1,6 +1,7 @@
 #pragma once
 
 #include "core/thread_pool.h"
+#include "cpu/stream.h"
 #include "ops/ops.h"
 
 namespace rlhf::cpu {
@@ -16,7 +17,14 @@ const Ops* opsFor(const char* instructionSet);
 /// in floating-point operations a second: what matrix products are compared with.
 double measureMultiplyAddPeak(int threads);
 
-/// The same for the threads of the context's device, within half a millisecond: less than a core needs to change its clock, so
+/// The same of products in bfloat16 by the kernel in use, on operands that stay in the first-level cache.
+double measureBfloat16Peak(int threads);
+
+/// Bytes a second that so many threads read and write where they stream arrays of these sizes again and again: from the caches
+/// where they fit. What ops that only pass over arrays are compared with, and all others where their arrays are large.
+double measureStreaming(int threads, const Stream& bytes);
+
+/// The multiply-add peak for the threads of the context's device, within half a millisecond: less than a core needs to change its clock, so
 /// that right after an op it tells what that op could have reached at the clock it ran at. Loads beside multiply-adds lower the clock.
 double measureMultiplyAddBurst(OpContext& context);
 

@@ -75,12 +75,12 @@ Napi::Value run(const Napi::CallbackInfo& info) {
   });
 }
 
-/// bench(backend, op, arguments, repetitions, { threads? }) → { seconds, peak } of each repetition; peak is the multiply-add rate right
-/// after it, NaN where the backend is not the CPU's
+/// bench(backend, op, arguments, repetitions, { threads?, burst? }) → { seconds, peak } of each repetition; peak is the multiply-add rate
+/// right after it, NaN without `burst` and where the backend is not the CPU's
 Napi::Value bench(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     const std::string backendName = toText(info[0], "backend");
-    const bool hasPeak = backendName.rfind("cpu", 0) == 0;
+    const bool hasPeak = backendName.rfind("cpu", 0) == 0 && toObject(info[4], "options").Get("burst").ToBoolean();
     Backend& backend = openBackend(backendName, threadsOf(info[4]));
     const int64_t repetitions = toInteger(info[3], "repetitions");
     return withOp(backend.ops(), toText(info[1], "op"), [&]<class Arguments>(const char* name, auto entry) {
@@ -108,6 +108,24 @@ Napi::Value multiplyAddPeak(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     const int threads = static_cast<int>(toInteger(info[0], "threads"));
     return Napi::Number::New(info.Env(), cpu::measureMultiplyAddPeak(threads));
+  });
+}
+
+/// bfloat16Peak(threads) → the same of products in bfloat16 by the kernel that is in use
+Napi::Value bfloat16Peak(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    return Napi::Number::New(info.Env(), cpu::measureBfloat16Peak(static_cast<int>(toInteger(info[0], "threads"))));
+  });
+}
+
+/// streamingRate(threads, { readBytes, writtenBytes, updatedBytes }) → bytes a second, going through arrays of these sizes again and again
+Napi::Value streamingRate(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const int threads = static_cast<int>(toInteger(info[0], "threads"));
+    const Napi::Object work = toObject(info[1], "work");
+    const auto bytes = [&](const char* name) { return toInteger(work.Get(name), name); };
+    const cpu::Stream stream{bytes("readBytes"), bytes("writtenBytes"), bytes("updatedBytes")};
+    return Napi::Number::New(info.Env(), cpu::measureStreaming(threads, stream));
   });
 }
 
@@ -182,10 +200,12 @@ Napi::Value scratchBytes(const Napi::CallbackInfo& info) {
 /// alignedBuffer(bytes) → an ArrayBuffer at a multiple of 64, as device memory is
 Napi::Value alignedBuffer(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
+    static auto& device = *new cpu::CpuDevice(1);  // never destroyed: buffers may outlive all else
     const size_t bytes = static_cast<size_t>(std::max<int64_t>(toInteger(info[0], "bytes"), 1));
-    void* memory = std::aligned_alloc(kAlignment, alignUp(bytes));
-    if (!memory) throw Error(code::kOutOfMemory, format("cannot allocate %zu bytes", bytes));
-    return Napi::ArrayBuffer::New(info.Env(), memory, bytes, [](Napi::Env, void* data) { std::free(data); });
+    void* memory = nullptr;
+    if (device.allocate(&device, bytes, &memory) != kOk)
+      throw Error(code::kOutOfMemory, format("cannot allocate %zu bytes", bytes));
+    return Napi::ArrayBuffer::New(info.Env(), memory, bytes, [](Napi::Env, void* data) { device.release(&device, data); });
   });
 }
 
@@ -257,6 +277,8 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
       {"run", run},
       {"bench", bench},
       {"multiplyAddPeak", multiplyAddPeak},
+      {"bfloat16Peak", bfloat16Peak},
+      {"streamingRate", streamingRate},
       {"backends", backends},
       {"operators", operators},
       {"operatorFields", operatorFields},

@@ -29,18 +29,25 @@ export interface OperatorField {
 export interface KernelsAddon {
   run(backend: string, op: string, args: KernelArguments, options?: KernelOptions): void;
   /**
-   * Seconds of each repetition, timed natively, and the multiply-add rate that all threads reached right after it, before their cores
-   * could change their clocks (NaN for backends other than the CPU's).
+   * Seconds of each repetition, timed natively, and with `burst` the multiply-add rate that all threads reached right after it, before
+   * their cores could change their clocks (else, and for backends other than the CPU's, NaN).
    */
   bench(
     backend: string,
     op: string,
     args: KernelArguments,
     repetitions: number,
-    options?: KernelOptions,
+    options: KernelOptions & { readonly burst?: boolean },
   ): { readonly seconds: Float64Array; readonly peak: Float64Array };
   /** Float32 operations a second that multiply-adds reach on so many threads of this CPU now; what products are compared with. */
   multiplyAddPeak(threads: number): number;
+  /** The same of products in bfloat16, by the kernel in use on operands that stay in the first-level cache. */
+  bfloat16Peak(threads: number): number;
+  /** Bytes a second that so many threads read and write, going through arrays of these sizes again and again; updated in place counts twice. */
+  streamingRate(
+    threads: number,
+    bytes: { readonly readBytes: number; readonly writtenBytes: number; readonly updatedBytes: number },
+  ): number;
   backends(): string[];
   operators(backend: string): string[];
   operatorFields(op: string): OperatorField[];

@@ -1,5 +1,6 @@
 #pragma once
 #include "core/thread_pool.h"
+#include "cpu/stream.h"
 #include "ops/ops.h"
 
 namespace rlhf::RLHF_ISA {
@@ -19,5 +20,11 @@ Ops kernelTable();
 /// The most float32 multiply-adds that all threads of the pool together were seen to do, in operations (two each) a second: the best
 /// of so many repetitions of so many steps of 8 cycles.
 double measureMultiplyAddPeak(ThreadPool& pool, int64_t steps, int repetitions);
+
+/// The same of products in bfloat16: this instruction set's kernel on panels that stay in the first-level cache, so many tiles of C.
+double measureBfloat16Peak(ThreadPool& pool, int64_t tiles, int repetitions);
+
+/// Bytes a second that all threads together read and write where they go through arrays of these sizes again and again.
+double measureStreaming(ThreadPool& pool, const cpu::Stream& bytes, int repetitions);
 
 }  // namespace rlhf::RLHF_ISA

@@ -13,7 +13,8 @@ const BATCHES: readonly (readonly number[])[] = [[2], [7, 1, 2], [33, 65, 3, 129
 // Losses are sums of terms of either sign, and a sum near 0 keeps the rounding of its terms.
 const SUMS = { kind: "general", floor: 1 } as const;
 
-function tokenCases(lengths: readonly number[]): OpCase[] {
+/** The losses of tokens on a packed batch of such sequences. */
+export function tokenCases(lengths: readonly number[]): OpCase[] {
   const rows = lengths.reduce((sum, length) => sum + length, 0);
   const name = `${lengths.join(", ")} tokens`;
   const data = new CaseData(`losses ${name}`);
@@ -120,7 +121,7 @@ export const PAIR_LOSS = { logistic: 1, hinge: 2 } as const;
 export const labelsOf = (pairs: number): Float64Array =>
   Float64Array.from({ length: pairs }, (_, pair) => [1, 0.5, 0.9, 0.25][pair % 4]!);
 
-function rewardCase(
+export function rewardCase(
   pairLoss: keyof typeof PAIR_LOSS,
   pairs: number,
   answers: number,

@@ -1,0 +1,32 @@
+import { kernels } from "../../test/support/kernels.ts";
+import type { Compute, Work } from "./op-bench.ts";
+
+/**
+ * What this machine reaches on so many threads, measured in this run: multiply-adds on registers, products in bfloat16 on operands in the
+ * first-level cache, and going through arrays of a size. Other work on the machine can only lower them, so the best of the run counts.
+ */
+export class Ceilings {
+  readonly threads: number;
+  #best: Record<Compute, number> = { float32: 0, bfloat16: 0 };
+  readonly #streaming = new Map<string, number>();
+
+  constructor(threads: number) {
+    this.threads = threads;
+  }
+
+  /** Floating-point operations a second of products, measured once more. */
+  peak(compute: Compute): number {
+    const measure = compute === "float32" ? kernels.multiplyAddPeak : kernels.bfloat16Peak;
+    this.#best[compute] = Math.max(this.#best[compute], measure(this.threads));
+    return this.#best[compute];
+  }
+
+  /** Bytes a second through arrays as large as those of the work, from whatever cache holds them; measured once more. */
+  streaming({ readBytes, writtenBytes, updatedBytes }: Work): number {
+    const key = `${readBytes} ${writtenBytes} ${updatedBytes}`;
+    const now = kernels.streamingRate(this.threads, { readBytes, writtenBytes, updatedBytes });
+    const best = Math.max(now, this.#streaming.get(key) ?? 0);
+    this.#streaming.set(key, best);
+    return best;
+  }
+}
