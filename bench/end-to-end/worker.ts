@@ -1,0 +1,71 @@
+/**
+ * One work in a process of its own, so that its peak memory is its own: prints what it took as JSON. bench/end-to-end/run.ts starts it
+ * with the work's name and place as JSON.
+ */
+import { Engine } from "../../lib/index.ts";
+import { kernels } from "../../test/support/kernels.ts";
+import { floorOf, type Machine } from "./floor.ts";
+import { WORKS, type WorkPlace } from "./works.ts";
+
+export interface WorkerTask {
+  readonly work: string;
+  readonly place: WorkPlace;
+  /** Rounds that are timed, after one that is not. */
+  readonly rounds: number;
+}
+
+export interface WorkResult extends WorkerTask {
+  /** Median of the rounds, and the fastest. */
+  readonly seconds: number;
+  readonly fastest: number;
+  readonly tokens: number;
+  readonly tokensPerSecond: number;
+  /** Bytes: the most that was resident, of the process and of that the engine's own; the engine's peaks by use, added up. */
+  readonly peakResident: number;
+  readonly peakEngine: number;
+  readonly machine: Machine;
+  /** The least seconds possible with the machine's peaks, and their share of the seconds taken. */
+  readonly floor: number;
+  readonly share: number;
+}
+
+const STREAM = { readBytes: 1 << 28, writtenBytes: 0, updatedBytes: 0 };
+
+/** Peaks of so many threads; the best of several, as other work on the machine can only lower them. */
+function measureMachine(threads: number): Machine {
+  const best = (measure: () => number): number => Math.max(measure(), measure(), measure());
+  return {
+    peak: {
+      float32: best(() => kernels.multiplyAddPeak(threads)),
+      bfloat16: best(() => kernels.bfloat16Peak(threads)),
+    },
+    bandwidth: best(() => kernels.streamingRate(threads, STREAM)),
+  };
+}
+
+async function main({ work: name, place, rounds }: WorkerTask): Promise<WorkResult> {
+  const work = await WORKS[name]!(place);
+  await work.run();
+  const times: number[] = [];
+  for (let round = 0; round < rounds; round++) {
+    const start = performance.now();
+    await work.run();
+    times.push((performance.now() - start) / 1e3);
+  }
+  const peakResident = process.resourceUsage().maxRSS * 1024;
+  const { threads, compute } = place;
+  const { peak } = Engine.shared({ device: "cpu", threads, compute }).memory();
+  times.sort((a, b) => a - b);
+  const seconds = times[times.length >> 1]!;
+  const machine = measureMachine(threads);
+  const floor = floorOf(work.operations, compute, machine);
+  return {
+    ...{ work: name, place, rounds, seconds, fastest: times[0]!, tokens: work.tokens },
+    ...{ tokensPerSecond: work.tokens / seconds, peakResident },
+    peakEngine: Object.values(peak).reduce((total, bytes) => total + bytes, 0),
+    ...{ machine, floor, share: floor / seconds },
+  };
+}
+
+console.log(JSON.stringify(await main(JSON.parse(process.argv[2]!) as WorkerTask)));
+process.exit(0);
