@@ -77,6 +77,8 @@ export interface Work {
   readonly ours: ReadonlyMap<string, (round: number) => Promise<Timing & object>>;
   /** What an opponent is sent for a round. */
   readonly request: (round: number) => unknown;
+  /** What is not timed of a round and comes first. */
+  readonly beforeRound?: () => Promise<void>;
   /** What an opponent is sent before the first round, without an answer. */
   readonly greeting?: unknown;
   /** More to keep with the result. */
@@ -104,7 +106,12 @@ export async function besidePeers(work: Work, options: CommonOptions): Promise<v
     if (work.greeting !== undefined) for (const peer of peers.values()) peer.tell(work.greeting);
     const contestants = new Map<string, Contestant>(work.ours);
     for (const [name, peer] of peers) contestants.set(name, (round) => peer.ask<Timing>(work.request(round)));
-    const timings = await timeInTurn(Number(options.pairs), Number(options["warm-up"]), contestants);
+    const timings = await timeInTurn(
+      Number(options.pairs),
+      Number(options["warm-up"]),
+      contestants,
+      work.beforeRound,
+    );
     report(work, opponents, Number(options.threads), [...versions].join("; "), timings);
   } finally {
     for (const peer of peers.values()) await peer[Symbol.asyncDispose]();

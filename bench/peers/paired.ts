@@ -58,10 +58,12 @@ export async function timeInTurn(
   rounds: number,
   warmUp: number,
   contestants: ReadonlyMap<string, Contestant>,
+  beforeRound: () => Promise<void> = () => Promise.resolve(),
 ): Promise<Map<string, Timing[]>> {
   const names = [...contestants.keys()];
   const timings = new Map(names.map((name) => [name, [] as Timing[]]));
   for (let round = 0; round < warmUp + rounds; round++) {
+    await beforeRound();
     const first = round % names.length;
     for (const name of [...names.slice(first), ...names.slice(0, first)]) {
       const timing = await contestants.get(name)!(round);

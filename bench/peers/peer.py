@@ -68,10 +68,10 @@ class Clock:
 
 
 def serve(prepare, work):
-    """Says ready; for every line of stdin prepares, times work(prepared) and says the time and what work returned."""
+    """Says ready; for every line of stdin times work(prepare(line)) and says the time and what work, or a function it returns, returned."""
     say_ready()
     for line in sys.stdin:
         prepared = prepare(json.loads(line))
         clock = Clock()
         result = work(prepared)
-        say({**clock.read(), **(result() if callable(result) else {})})
+        say({**clock.read(), **(result() if callable(result) else result)})
