@@ -15,8 +15,10 @@ constexpr int64_t kStripPanels = kStripCols / kBfloat16Tile;
 // A group of rows' packed A stays in the second-level cache while the panels of B pass by.
 constexpr int64_t kGroupFloats = 160 << 10;
 
-// Multiply-adds that take about as long as calling the other threads.
+// Multiply-adds that take about as long as calling the other threads, and as reading an element of B from memory, which is what counts
+// where few rows use it.
 constexpr int64_t kSharedWork = 1 << 22;
+constexpr int64_t kWorkPerElementOfB = 32;
 
 /// A part of the product whose packed operands fit the scratch memory: both are packed on all threads, then multiplied.
 class Part {
@@ -69,7 +71,7 @@ class Part {
     const int64_t rowParts = ceilDivide(rowPanels, std::max<int64_t>(4, kGroupFloats / aPanelFloats()));
     const int64_t unit = wholeStrips_ ? kStripPanels : 1, units = ceilDivide(colPanels, unit);
     const int64_t colParts = std::min(units, ceilDivide(tasks, rowParts));
-    const bool share = rows_ * cols_ * aPanelFloats() / kBfloat16Tile * 2 >= kSharedWork;
+    const bool share = (rows_ + kWorkPerElementOfB) * cols_ * (steps_[0] + steps_[1]) * kBfloat16Tile >= kSharedWork;
     forEachTask(context_, rowParts * colParts, share, [&](int64_t task, int slot) {
       const int64_t rowPart = task % rowParts, colPart = task / rowParts;
       const Range rows{rowPanels * rowPart / rowParts, rowPanels * (rowPart + 1) / rowParts};
