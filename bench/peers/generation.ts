@@ -9,7 +9,7 @@
 import { parseArgs } from "node:util";
 import { CausalLM } from "../../lib/index.ts";
 import { kernels } from "../../test/support/kernels.ts";
-import { uniformArray } from "../support.ts";
+import { uniformArray } from "../ops/op-bench.ts";
 import { besidePeers, COMMON_OPTIONS, computeOf, randomTokens, timed } from "./beside.ts";
 import { median, type Timing } from "./paired.ts";
 import { Peer } from "./peer.ts";
