@@ -4,7 +4,6 @@ import { pipeline } from "node:stream/promises";
 import { createGunzip } from "node:zlib";
 import { isRlhfError, messageOf, RlhfError } from "../errors.ts";
 import { ArraySplitter } from "./json-array.ts";
-import { readParquet } from "./parquet.ts";
 import { DATA_FILE_KINDS, decodeUtf8, type RawRow } from "./raw-row.ts";
 
 const NEWLINE = 0x0a;
@@ -68,11 +67,17 @@ async function* readArrayElements(file: string): AsyncGenerator<RawRow> {
   splitter.end();
 }
 
+/** Who reads no .parquet file does not wait for its library, a quarter of the package's start-up. */
+async function* readParquetRows(file: string): AsyncGenerator<RawRow> {
+  const { readParquet } = await import("./parquet.ts");
+  yield* readParquet(file);
+}
+
 /** The rows of a data file by its name, with no more of the file in memory than a row or a row group takes. */
 export function readRawRows(file: string): AsyncGenerator<RawRow> {
   if (/\.(jsonl|ndjson)(\.gz)?$/.test(file)) return readLines(file);
   if (/\.json(\.gz)?$/.test(file)) return readArrayElements(file);
-  if (file.endsWith(".parquet")) return readParquet(file);
+  if (file.endsWith(".parquet")) return readParquetRows(file);
   throw new RlhfError(
     "ERR_RLHF_DATA",
     `${file}: unknown kind of data file; expected a name in ${DATA_FILE_KINDS}`,
