@@ -7,7 +7,7 @@ import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { AnswerText, Conversation } from "./conversation.ts";
 import { describeError } from "./exit.ts";
 import { adapterOption, dtypeOption, type ModelOptions, modelOptions, openModel } from "./options.ts";
-import { type SamplingOptions, samplingOptions } from "./sampling.ts";
+import { type SamplingOptions, samplingOf, samplingOptions } from "./sampling.ts";
 
 interface ChatOptions extends Omit<ModelOptions, "model">, SamplingOptions {
   readonly dtype: WeightType;
@@ -141,19 +141,10 @@ class Session {
       process.stdout.write(text);
     });
     this.#answering = new AbortController();
-    const { maxNewTokens, minNewTokens, temperature, topK, topP, minP, repetitionPenalty, seed, adapter } =
-      this.#options;
     try {
       const [generation] = await this.#model.generate([tokens], {
-        maxNewTokens,
-        minNewTokens,
-        temperature,
-        topK,
-        topP,
-        minP,
-        repetitionPenalty,
-        seed,
-        adapter,
+        ...samplingOf(this.#options),
+        adapter: this.#options.adapter,
         // The same message again is to have another answer.
         firstStream: this.#answers++,
         tokenizer: this.#tokenizer,

@@ -15,7 +15,7 @@ import {
   modelOptions,
   openModel,
 } from "./options.ts";
-import { type SamplingOptions, samplingOptions } from "./sampling.ts";
+import { type SamplingOptions, samplingOf, samplingOptions } from "./sampling.ts";
 
 interface GenerateOptions extends ModelOptions, SamplingOptions {
   readonly dtype: WeightType;
@@ -75,21 +75,12 @@ async function generate(options: GenerateOptions, signal: AbortSignal): Promise<
   const encoded = prompts.map(({ prompt, messages }) =>
     messages ? encodeChatPrompt(tokenizer, messages) : encodePrompt(tokenizer, prompt),
   );
-  const { maxNewTokens, minNewTokens, temperature, topK, topP, minP, repetitionPenalty, seed, stopStrings } =
-    options;
   const answers = await model.generate(encoded, {
-    maxNewTokens,
-    minNewTokens,
-    temperature,
-    topK,
-    topP,
-    minP,
-    repetitionPenalty,
-    seed,
+    ...samplingOf(options),
     adapter,
     tokenizer,
     stop: [...tokenizer.endTokenIds],
-    stopStrings,
+    stopStrings: options.stopStrings,
     signal,
   });
   const rows = answers.map(

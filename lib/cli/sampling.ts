@@ -13,6 +13,12 @@ export interface SamplingOptions {
   readonly seed: number;
 }
 
+/** Of all of a command's options, those. */
+export function samplingOf(options: SamplingOptions): SamplingOptions {
+  const { maxNewTokens, minNewTokens, temperature, topK, topP, minP, repetitionPenalty, seed } = options;
+  return { maxNewTokens, minNewTokens, temperature, topK, topP, minP, repetitionPenalty, seed };
+}
+
 /** --max-new-tokens, --temperature and the rest. */
 export function samplingOptions(defaults: Pick<SamplingOptions, "maxNewTokens">): Option[] {
   const sampling: [flag: string, description: string, parse: (text: string) => number, value: number][] = [

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { loadPreferences, splitDialogue } from "../../lib/data/preferences.ts";
 import { loadPrompts } from "../../lib/data/prompts.ts";
 import { loadSft } from "../../lib/data/sft.ts";
-import { jsonLines, needsShared, temporaryDirectory, writeText } from "./support.ts";
+import { itWithShared, jsonLines, sharedFile, temporaryDirectory, writeText } from "./support.ts";
 
 describe("data readers", () => {
   const directory = temporaryDirectory();
@@ -252,18 +252,21 @@ describe("data readers", () => {
       assert.equal(splitDialogue("\n\nHuman: a"), null);
     });
 
-    it("harmless-base test split: 2,312 rows, 1,650 with several turns, 5 with differing prompts, 4 with an empty reply", async function () {
-      const file = needsShared(this, "data/hh-rlhf/harmless-test.jsonl.gz");
-      const { report, length } = await loadPreferences(file);
-      assert.deepEqual(report.formats, ["hh-rlhf"]);
-      assert.deepEqual([report.rowsRead, report.rowsKept, report.badRows, length], [2312, 2303, 0, 2303]);
-      assert.deepEqual(report.preferences, {
-        multiTurn: 1650,
-        differingPrompts: 5,
-        emptyReply: 4,
-        identical: 0,
-        ties: 0,
-      });
-    });
+    itWithShared(
+      "harmless-base test split: 2,312 rows, 1,650 with several turns, 5 with differing prompts, 4 with an empty reply",
+      async () => {
+        const file = sharedFile("data/hh-rlhf/harmless-test.jsonl.gz");
+        const { report, length } = await loadPreferences(file);
+        assert.deepEqual(report.formats, ["hh-rlhf"]);
+        assert.deepEqual([report.rowsRead, report.rowsKept, report.badRows, length], [2312, 2303, 0, 2303]);
+        assert.deepEqual(report.preferences, {
+          multiTurn: 1650,
+          differingPrompts: 5,
+          emptyReply: 4,
+          identical: 0,
+          ties: 0,
+        });
+      },
+    );
   });
 });

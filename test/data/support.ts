@@ -7,14 +7,21 @@ import { gzipSync } from "node:zlib";
 /** The folder of models and data beside the project, which is absent outside its development. */
 export const sharedDirectory = fileURLToPath(new URL("../../../shared", import.meta.url));
 
-/** Skips the running test, with the reason, where a file of ../shared is missing. */
-export function needsShared(context: Mocha.Context, path: string): string {
-  const file = join(sharedDirectory, path);
-  if (!existsSync(file)) {
-    console.log(`      skipped: ${file} is not here`);
-    context.skip();
-  }
-  return file;
+const hasShared = existsSync(sharedDirectory);
+
+/** A file of that folder. Tests that read one are defined by the functions below; where the folder is, a missing file is a failure. */
+export function sharedFile(path: string): string {
+  return join(sharedDirectory, path);
+}
+
+/** `it` where ../shared is; nothing elsewhere. */
+export function itWithShared(title: string, body: () => Promise<void>): void {
+  if (hasShared) it(title, body);
+}
+
+/** `describe` where ../shared is; nothing elsewhere. */
+export function describeWithShared(title: string, body: (this: Mocha.Suite) => void): void {
+  if (hasShared) describe(title, body);
 }
 
 /** A directory that is removed when the block of tests ends. */

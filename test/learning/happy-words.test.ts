@@ -9,7 +9,7 @@ import {
   RLOOTrainer,
   Tokenizer,
 } from "../../lib/index.ts";
-import { needsShared } from "../data/support.ts";
+import { itWithShared, sharedFile } from "../data/support.ts";
 
 const ROLLOUTS = 64;
 const ITERATIONS = 12;
@@ -80,8 +80,8 @@ describe("online training of a pretrained model", function () {
   });
 
   for (const [what, trainable, make] of VARIANTS) {
-    it(`${what}: ${ITERATIONS} iterations raise the reward at a bounded KL`, async function () {
-      const path = needsShared(this, "models/stories260k");
+    itWithShared(`${what}: ${ITERATIONS} iterations raise the reward at a bounded KL`, async () => {
+      const path = sharedFile("models/stories260k");
       const tokenizer = await Tokenizer.load(path);
       using model = await CausalLM.load(path, { device: "cpu", trainable });
       using trainer = make(model, tokenizer);

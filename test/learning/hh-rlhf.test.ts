@@ -10,20 +10,20 @@ import {
   splitDataset,
   Tokenizer,
 } from "../../lib/index.ts";
-import { needsShared } from "../data/support.ts";
+import { describeWithShared, sharedFile } from "../data/support.ts";
 
 const MAX_LENGTH = 192;
 
-describe("learning from HH-RLHF on a pretrained model", function () {
+describeWithShared("learning from HH-RLHF on a pretrained model", function () {
   this.timeout(300_000);
   let tokenizer: Tokenizer;
   let rows: readonly PreferenceRow[];
   let split: { train: PreferenceRow[]; eval: PreferenceRow[] };
   let modelPath: string;
 
-  before(async function () {
-    modelPath = needsShared(this, "models/stories260k");
-    const dataPath = needsShared(this, "data/hh-rlhf/harmless-test.jsonl.gz");
+  before(async () => {
+    modelPath = sharedFile("models/stories260k");
+    const dataPath = sharedFile("data/hh-rlhf/harmless-test.jsonl.gz");
     tokenizer = await Tokenizer.load(modelPath);
     rows = await loadPreferences(dataPath);
     split = pairsFitting(MAX_LENGTH, 240);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { CausalLM, Tokenizer } from "../../lib/index.ts";
-import { needsShared } from "../data/support.ts";
+import { itWithShared, sharedFile } from "../data/support.ts";
 import { modelDirectory, readJson } from "./reference.ts";
 
 interface Continuation {
@@ -25,18 +25,21 @@ describe("greedy continuations against transformers", () => {
     });
   }
 
-  it("stories260k: the published continuation of “Once upon a time”, 100 tokens exactly", async function () {
-    const directory = needsShared(this, "models/stories260k");
-    const { prompt, tokens, text } = stories260k![0]!;
-    const tokenizer = await Tokenizer.load(directory);
-    assert.deepEqual(Array.from(tokenizer.encode("Once upon a time")), prompt);
-    using model = await CausalLM.load(directory, { device: "cpu" });
-    const [result] = await model.generate([Int32Array.from(prompt)], {
-      maxNewTokens: 100,
-      temperature: 0,
-      stop: [],
-    });
-    assert.deepEqual(Array.from(result!.tokens), tokens);
-    assert.equal(tokenizer.decode(result!.tokens).trim(), text!.trim());
-  });
+  itWithShared(
+    "stories260k: the published continuation of “Once upon a time”, 100 tokens exactly",
+    async () => {
+      const directory = sharedFile("models/stories260k");
+      const { prompt, tokens, text } = stories260k![0]!;
+      const tokenizer = await Tokenizer.load(directory);
+      assert.deepEqual(Array.from(tokenizer.encode("Once upon a time")), prompt);
+      using model = await CausalLM.load(directory, { device: "cpu" });
+      const [result] = await model.generate([Int32Array.from(prompt)], {
+        maxNewTokens: 100,
+        temperature: 0,
+        stop: [],
+      });
+      assert.deepEqual(Array.from(result!.tokens), tokens);
+      assert.equal(tokenizer.decode(result!.tokens).trim(), text!.trim());
+    },
+  );
 });

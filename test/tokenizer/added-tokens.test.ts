@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { addTokens, CausalLM, CHATML_TEMPLATE, Tokenizer, trainTokenizer } from "../../lib/index.ts";
 import { encodeRow, resizeVocabulary } from "../../lib/model/resize-vocabulary.ts";
 import { readModelTensors } from "../../lib/model/safetensors.ts";
-import { needsShared, temporaryDirectory } from "../data/support.ts";
+import { itWithShared, sharedFile, temporaryDirectory } from "../data/support.ts";
 import { TINY_GPT2, TINY_LLAMA } from "../support/tiny.ts";
 
 const reference = (name: string): string => new URL(`../reference/models/${name}`, import.meta.url).pathname;
@@ -131,8 +131,8 @@ describe("tokens added to a model", () => {
     assert.equal(loaded.chatTemplate, CHATML_TEMPLATE);
   });
 
-  it("works on a pretrained model, whose predictions of the old tokens barely move", async function () {
-    const source = needsShared(this, "models/stories260k");
+  itWithShared("works on a pretrained model, whose predictions of the old tokens barely move", async () => {
+    const source = sharedFile("models/stories260k");
     const output = join(directory, "stories");
     await addTokens(source, output, ["<|im_start|>"]);
     const tokens = (await Tokenizer.load(source)).encode("Once upon a time there was a little girl");

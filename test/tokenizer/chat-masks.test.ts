@@ -10,7 +10,7 @@ import {
   tokenizeSft,
   trainTokenizer,
 } from "../../lib/index.ts";
-import { jsonLines, needsShared, temporaryDirectory, writeText } from "../data/support.ts";
+import { itWithShared, jsonLines, sharedFile, temporaryDirectory, writeText } from "../data/support.ts";
 
 const base = trainTokenizer(["the cat sat on the mat, user assistant system"], { vocabSize: 290 });
 const user = (content: string): ChatMessage => ({ role: "user", content });
@@ -180,8 +180,8 @@ describe("masks of conversations", () => {
     assert.equal(learnt(tokenizer, example), "sat\nthe mat\n<|im_end|>");
   });
 
-  it("of a SentencePiece tokenizer cut between the tokens of the whole text", async function () {
-    const llama = await Tokenizer.load(needsShared(this, "models/stories260k"));
+  itWithShared("of a SentencePiece tokenizer cut between the tokens of the whole text", async () => {
+    const llama = await Tokenizer.load(sharedFile("models/stories260k"));
     const { tokenizer } = llama.withTokens([], {
       chatTemplate:
         "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }} {{ eos_token }}{% endif %}{% endfor %}",

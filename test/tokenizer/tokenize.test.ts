@@ -8,7 +8,7 @@ import {
 } from "../../lib/data/tokenize.ts";
 import { Tokenizer } from "../../lib/tokenizer/tokenizer.ts";
 import { trainTokenizer } from "../../lib/tokenizer/train.ts";
-import { needsShared } from "../data/support.ts";
+import { itWithShared, sharedFile } from "../data/support.ts";
 
 const EOS = 0;
 const tokenizer = trainTokenizer(["the cat sat on the mat, the cat sat"], { vocabSize: 280 });
@@ -194,12 +194,15 @@ describe("tokenising for training", () => {
     assert.throws(() => tokenizeSft(rows, tokenizer, { maxLength: 1 }), { code: "ERR_RLHF_ARGUMENT" });
   });
 
-  it("a tokenizer that begins sequences does so once, and a response that continues a word piece keeps the prompt", async function () {
-    const llama = await Tokenizer.load(needsShared(this, "models/stories260k"));
-    const [example] = tokenizeSft([{ prompt: "Once upon a", response: " time" }], llama).examples;
-    assert.deepEqual([...example!.tokens], [1, 403, 407, 261, 378, 2]);
-    assert.equal(example!.promptLength, 4);
-  });
+  itWithShared(
+    "a tokenizer that begins sequences does so once, and a response that continues a word piece keeps the prompt",
+    async () => {
+      const llama = await Tokenizer.load(sharedFile("models/stories260k"));
+      const [example] = tokenizeSft([{ prompt: "Once upon a", response: " time" }], llama).examples;
+      assert.deepEqual([...example!.tokens], [1, 403, 407, 261, 378, 2]);
+      assert.equal(example!.promptLength, 4);
+    },
+  );
 
   describe("conversations", () => {
     const template =

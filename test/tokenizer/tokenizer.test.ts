@@ -3,94 +3,96 @@ import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Tokenizer } from "../../lib/tokenizer/tokenizer.ts";
 import { trainTokenizer } from "../../lib/tokenizer/train.ts";
-import { needsShared, temporaryDirectory, writeText } from "../data/support.ts";
+import { describeWithShared, sharedFile, temporaryDirectory, writeText } from "../data/support.ts";
 
 const CORPUS = ["The cat sat on the mat. The cat sat on the hat.", "It's 12 o'clock, said the cat."];
 
 describe("Tokenizer", () => {
   const directory = temporaryDirectory();
 
-  describe("GPT-2", () => {
-    let tokenizer: Tokenizer;
-    before(async function () {
-      tokenizer = await Tokenizer.load(needsShared(this, "tokenizers/gpt2"));
+  describeWithShared("of pretrained models", () => {
+    describe("GPT-2", () => {
+      let tokenizer: Tokenizer;
+      before(async () => {
+        tokenizer = await Tokenizer.load(sharedFile("tokenizers/gpt2"));
+      });
+
+      it('encodes "Hello world" as 15496 995', () => {
+        assert.deepEqual([...tokenizer.encode("Hello world")], [15496, 995]);
+        assert.equal(tokenizer.vocabSize, 50257);
+      });
+
+      it("decodes to the very text, with spaces before punctuation", () => {
+        const text = "A test , with spaces . It 's  naïve — 好\n\n";
+        assert.equal(tokenizer.decode(tokenizer.encode(text)), text);
+      });
+
+      it("knows its special tokens; padding falls back to the end of sequence", () => {
+        const { eosTokenId, bosTokenId, padTokenId, endTokenIds, specialTokens } = tokenizer;
+        assert.deepEqual([eosTokenId, bosTokenId, padTokenId, endTokenIds], [50256, 50256, 50256, [50256]]);
+        assert.deepEqual(specialTokens, ["<|endoftext|>"]);
+      });
+
+      it("takes special tokens in text as tokens or literally", () => {
+        const text = "a<|endoftext|>b";
+        assert.deepEqual([...tokenizer.encode(text)], [64, 50256, 65]);
+        const literal = tokenizer.encode(text, { specialTokensInText: "literal" });
+        assert.ok(!literal.includes(50256));
+        assert.equal(tokenizer.decode(literal), text);
+      });
+
+      it("removes text that spells special tokens, also when removing one spells another", () => {
+        assert.equal(tokenizer.stripSpecialTokens("x<|endof<|endoftext|>text|>y"), "xy");
+      });
     });
 
-    it('encodes "Hello world" as 15496 995', () => {
-      assert.deepEqual([...tokenizer.encode("Hello world")], [15496, 995]);
-      assert.equal(tokenizer.vocabSize, 50257);
-    });
+    describe("stories260k (byte-fallback BPE)", () => {
+      let tokenizer: Tokenizer;
+      before(async () => {
+        tokenizer = await Tokenizer.load(sharedFile("models/stories260k"));
+      });
 
-    it("decodes to the very text, with spaces before punctuation", () => {
-      const text = "A test , with spaces . It 's  naïve — 好\n\n";
-      assert.equal(tokenizer.decode(tokenizer.encode(text)), text);
-    });
+      it("adds the beginning-of-sequence token unless told not to", () => {
+        const plain = tokenizer.encode("Once upon a time", { addSpecialTokens: false });
+        assert.deepEqual([...tokenizer.encode("Once upon a time")], [1, ...plain]);
+        assert.deepEqual([...plain], [403, 407, 261, 378]);
+        const literal = tokenizer.encode("Once upon a time", { specialTokensInText: "literal" });
+        assert.deepEqual([...literal], [1, ...plain]);
+      });
 
-    it("knows its special tokens; padding falls back to the end of sequence", () => {
-      const { eosTokenId, bosTokenId, padTokenId, endTokenIds, specialTokens } = tokenizer;
-      assert.deepEqual([eosTokenId, bosTokenId, padTokenId, endTokenIds], [50256, 50256, 50256, [50256]]);
-      assert.deepEqual(specialTokens, ["<|endoftext|>"]);
-    });
+      it("decodes bytes and leaves special tokens out unless asked for", () => {
+        const ids = tokenizer.encode("é 好!");
+        assert.equal(tokenizer.decode(ids), "é 好!");
+        assert.match(tokenizer.decode(ids, { skipSpecialTokens: false }), /^<s>/);
+      });
 
-    it("takes special tokens in text as tokens or literally", () => {
-      const text = "a<|endoftext|>b";
-      assert.deepEqual([...tokenizer.encode(text)], [64, 50256, 65]);
-      const literal = tokenizer.encode(text, { specialTokensInText: "literal" });
-      assert.ok(!literal.includes(50256));
-      assert.equal(tokenizer.decode(literal), text);
-    });
+      it("decodes a continuation with the space it begins with", () => {
+        const ids = tokenizer.encode("Lily went home.");
+        const [prompt, rest] = [ids.subarray(0, 2), ids.subarray(2)];
+        assert.equal(tokenizer.decode(prompt), "Lily");
+        assert.equal(tokenizer.decode(rest), "went home.");
+        assert.equal(tokenizer.decodeContinuation(prompt, rest), " went home.");
+      });
 
-    it("removes text that spells special tokens, also when removing one spells another", () => {
-      assert.equal(tokenizer.stripSpecialTokens("x<|endof<|endoftext|>text|>y"), "xy");
-    });
-  });
-
-  describe("stories260k (byte-fallback BPE)", () => {
-    let tokenizer: Tokenizer;
-    before(async function () {
-      tokenizer = await Tokenizer.load(needsShared(this, "models/stories260k"));
-    });
-
-    it("adds the beginning-of-sequence token unless told not to", () => {
-      const plain = tokenizer.encode("Once upon a time", { addSpecialTokens: false });
-      assert.deepEqual([...tokenizer.encode("Once upon a time")], [1, ...plain]);
-      assert.deepEqual([...plain], [403, 407, 261, 378]);
-      const literal = tokenizer.encode("Once upon a time", { specialTokensInText: "literal" });
-      assert.deepEqual([...literal], [1, ...plain]);
-    });
-
-    it("decodes bytes and leaves special tokens out unless asked for", () => {
-      const ids = tokenizer.encode("é 好!");
-      assert.equal(tokenizer.decode(ids), "é 好!");
-      assert.match(tokenizer.decode(ids, { skipSpecialTokens: false }), /^<s>/);
-    });
-
-    it("decodes a continuation with the space it begins with", () => {
-      const ids = tokenizer.encode("Lily went home.");
-      const [prompt, rest] = [ids.subarray(0, 2), ids.subarray(2)];
-      assert.equal(tokenizer.decode(prompt), "Lily");
-      assert.equal(tokenizer.decode(rest), "went home.");
-      assert.equal(tokenizer.decodeContinuation(prompt, rest), " went home.");
-    });
-
-    it("takes ids from the model's files", () => {
-      assert.deepEqual(
-        [tokenizer.bosTokenId, tokenizer.eosTokenId, tokenizer.padTokenId, tokenizer.vocabSize],
-        [1, 2, 0, 512],
-      );
-    });
-
-    it("saves the files it was loaded from, byte for byte", async function () {
-      const target = join(directory, "saved");
-      await tokenizer.save(target);
-      for (const name of ["tokenizer.json", "tokenizer_config.json"]) {
+      it("takes ids from the model's files", () => {
         assert.deepEqual(
-          readFileSync(join(target, name)),
-          readFileSync(needsShared(this, `models/stories260k/${name}`)),
+          [tokenizer.bosTokenId, tokenizer.eosTokenId, tokenizer.padTokenId, tokenizer.vocabSize],
+          [1, 2, 0, 512],
         );
-      }
-      const again = await Tokenizer.load(target);
-      assert.deepEqual(again.encode("Lily went home."), tokenizer.encode("Lily went home."));
+      });
+
+      it("saves the files it was loaded from, byte for byte", async () => {
+        const target = join(directory, "saved");
+        await tokenizer.save(target);
+        for (const name of ["tokenizer.json", "tokenizer_config.json"]) {
+          assert.deepEqual(
+            readFileSync(join(target, name)),
+            readFileSync(sharedFile(`models/stories260k/${name}`)),
+          );
+        }
+        const again = await Tokenizer.load(target);
+        assert.deepEqual(again.encode("Lily went home."), tokenizer.encode("Lily went home."));
+      });
     });
   });
 

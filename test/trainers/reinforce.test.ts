@@ -1,13 +1,11 @@
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import {
   type CausalLM,
   type ReinforcePlusPlusConfig,
   ReinforcePlusPlusTrainer,
   type RewardFunction,
 } from "../../lib/index.ts";
-import { withTemporaryDirectory } from "../support/tiny.ts";
-import { assertSameWeights, prompts, tinyModel, tinyTokenizer } from "./support.ts";
+import { assertResumes, prompts, tinyModel, tinyTokenizer } from "./support.ts";
 
 const tokenizer = tinyTokenizer();
 const CONFIG = {
@@ -114,23 +112,9 @@ describe("ReinforcePlusPlusTrainer", () => {
   });
 
   it("a run that was aborted and resumed ends in the same bits as one left alone", async () => {
-    await withTemporaryDirectory(async (directory) => {
-      const run = async (outputDir: string, interrupt = false): Promise<CausalLM> => {
-        const model = await tinyModel(tokenizer);
-        using trainer = make(model, { klCoefficient: 0.05, shapeRewards: true }, outputDir);
-        const controller = new AbortController();
-        const steps = trainer.steps({ signal: controller.signal });
-        await steps.next();
-        if (interrupt) {
-          controller.abort();
-          await assert.rejects(steps.next(), { code: "ERR_RLHF_ABORTED" });
-        } else for await (const _ of steps);
-        return model;
-      };
-      using _half = await run(join(directory, "cut"), true);
-      using resumed = await run(join(directory, "cut"));
-      using whole = await run(join(directory, "whole"));
-      await assertSameWeights(resumed, whole);
+    await assertResumes(async (outputDir) => {
+      const model = await tinyModel(tokenizer);
+      return { model, trainer: make(model, { klCoefficient: 0.05, shapeRewards: true }, outputDir) };
     });
   });
 

@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { CausalLM, type SftRow, type Tokenizer, trainTokenizer } from "../../lib/index.ts";
-import { TINY_LLAMA } from "../support/tiny.ts";
+import type { Trainer } from "../../lib/trainers/trainer.ts";
+import { TINY_LLAMA, withTemporaryDirectory } from "../support/tiny.ts";
 
 const NAMES = ["Ann", "Ben", "Cleo", "Dan"];
 const THINGS = ["a red ball", "two eggs", "the old map", "a warm coat", "some tea"];
@@ -52,6 +54,30 @@ export async function assertSameWeights(actual: CausalLM, expected: CausalLM): P
   const [ours, theirs] = [await weightsOf(actual), await weightsOf(expected)];
   assert.deepEqual([...ours.keys()], [...theirs.keys()]);
   for (const [name, values] of ours) assert.deepEqual(values, theirs.get(name), name);
+}
+
+/** One step, an interruption, and the rest by another trainer end in the bits of a run left alone. */
+export async function assertResumes(
+  start: (outputDir: string) => Promise<{ model: CausalLM; trainer: Pick<Trainer, "steps" | "dispose"> }>,
+): Promise<void> {
+  await withTemporaryDirectory(async (directory) => {
+    const run = async (name: string, interrupt = false): Promise<CausalLM> => {
+      const { model, trainer } = await start(join(directory, name));
+      const controller = new AbortController();
+      const steps = trainer.steps({ signal: controller.signal });
+      await steps.next();
+      if (interrupt) {
+        controller.abort();
+        await assert.rejects(steps.next(), { code: "ERR_RLHF_ABORTED" });
+      } else for await (const _ of steps);
+      trainer.dispose();
+      return model;
+    };
+    using _half = await run("cut", true);
+    using resumed = await run("cut");
+    using whole = await run("whole");
+    await assertSameWeights(resumed, whole);
+  });
 }
 
 /** The largest difference of two models' weights, relative to the largest weight. */
