@@ -84,6 +84,11 @@ class Transformer {
                 Adapter* adapter, int lowest, bool recompute);
 
  private:
+  /// The arguments that a divergence and its gradients have in common. The logits are computed again where they were not kept.
+  template <class Arguments>
+  Arguments divergenceArguments(const ForwardBuffers& buffers, const RowSet& rows, int64_t count, double temperature,
+                                const void* lse, const Reference& reference);
+
   /// What every step of a backward pass needs.
   struct BackwardStep {
     const ForwardBuffers& buffers;

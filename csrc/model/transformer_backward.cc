@@ -33,35 +33,6 @@ void Transformer::tokenStatisticsBackward(const ForwardBuffers& buffers, const B
   engine_.run(engine_.ops().tokenLogProbBackward, arguments);
 }
 
-void Transformer::klDivergenceBackward(const ForwardBuffers& buffers, const BackwardBuffers& work, const RowSet& rows,
-                                       int64_t count, double temperature, const void* lse, const Reference& reference,
-                                       const void* kl, const void* dKl) {
-  if (!buffers.logits) packed_.prepareHead(PackedWeights::kForward);
-  packed_.prepareHead(PackedWeights::kBackward);
-  KlDivergenceBackward arguments{.type = engine_.type(),
-                                 .rows = rows.rows,
-                                 .cols = architecture_.config.hidden,
-                                 .refCols = reference.cols,
-                                 .vocab = architecture_.config.vocab,
-                                 .count = count,
-                                 .temperature = temperature,
-                                 .direction = reference.direction};
-  arguments.x = buffers.hidden;
-  arguments.refX = reference.hidden;
-  arguments.predictions = buffers.predictions;
-  arguments.sources = buffers.sources;
-  arguments.head = packed_.head();
-  arguments.refHead = reference.head;
-  arguments.lse = lse;
-  arguments.refLse = reference.lse;
-  arguments.logits = buffers.logits;
-  arguments.kl = kl;
-  arguments.dKl = dKl;
-  arguments.dx = work.dNormed;
-  arguments.dWeight = base_.gradient(architecture_.head);
-  engine_.run(engine_.ops().klDivergenceBackward, arguments);
-}
-
 void Transformer::backward(const ForwardBuffers& buffers, const BackwardBuffers& work, const RowSet& rows,
                            Adapter* adapter, int lowest, bool recompute) {
   if (recompute) packed_.prepareLinears(PackedWeights::kForward);

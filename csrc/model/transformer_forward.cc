@@ -330,32 +330,6 @@ void Transformer::tokenStatistics(const ForwardBuffers& buffers, const RowSet& r
   engine_.run(engine_.ops().tokenLogProbForward, arguments);
 }
 
-void Transformer::klDivergence(const ForwardBuffers& buffers, const RowSet& rows, int64_t count, double temperature,
-                               const void* lse, const Reference& reference, void* kl) {
-  engine_.zero(kl, static_cast<size_t>(rows.rows) * dtypeSize(engine_.accumulator()));
-  if (count == 0) return;
-  if (!buffers.logits) packed_.prepareHead(PackedWeights::kForward);
-  KlDivergenceForward arguments{.type = engine_.type(),
-                                .rows = rows.rows,
-                                .cols = architecture_.config.hidden,
-                                .refCols = reference.cols,
-                                .vocab = architecture_.config.vocab,
-                                .count = count,
-                                .temperature = temperature,
-                                .direction = reference.direction};
-  arguments.x = buffers.hidden;
-  arguments.refX = reference.hidden;
-  arguments.predictions = buffers.predictions;
-  arguments.sources = buffers.sources;
-  arguments.head = packed_.head();
-  arguments.refHead = reference.head;
-  arguments.lse = lse;
-  arguments.refLse = reference.lse;
-  arguments.logits = buffers.logits;
-  arguments.kl = kl;
-  engine_.run(engine_.ops().klDivergenceForward, arguments);
-}
-
 LinearWeight Transformer::preparedHead() {
   packed_.prepareHead(PackedWeights::kForward);
   return packed_.head();

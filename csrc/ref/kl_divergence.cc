@@ -48,7 +48,6 @@ template <class T>
 void run(const KlDivergenceBackward& a) {
   requirePlainHead("klDivergenceBackward", "weight", a.head);
   requirePlainHead("klDivergenceBackward", "refWeight", a.refHead);
-  const Parameter<T> weight(a.head.data, a.head.type);
   for (int64_t p = 0; p < a.count; ++p) {
     const Prediction prediction = predictionAt("klDivergenceBackward", a, p);
     const auto [t, h] = prediction;
@@ -58,11 +57,7 @@ void run(const KlDivergenceBackward& a) {
       const T slope = a.direction == KlDirection::Reverse
                           ? std::exp(logPolicy) * (logPolicy - logReference - in<T>(a.kl)[t])
                           : std::exp(logPolicy) - std::exp(logReference);
-      const T dz = factor(in<T>(a.dKl)[t] * slope / T(a.temperature), a.head.compute);
-      for (int64_t c = 0; c < a.cols; ++c) {
-        out<T>(a.dx)[h * a.cols + c] += dz * factor(weight[v * a.cols + c], a.head.compute);
-        if (a.dWeight) out<T>(a.dWeight)[v * a.cols + c] += dz * factor(in<T>(a.x)[h * a.cols + c], a.head.compute);
-      }
+      addLogitGradient<T>(a, h, v, in<T>(a.dKl)[t] * slope / T(a.temperature));
     }
   }
 }

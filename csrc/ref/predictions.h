@@ -39,4 +39,15 @@ void logitsOf(const T* x, int64_t cols, const LinearWeight& head, double tempera
   }
 }
 
+/// dx[h] += dz·W[v] and, where it is wanted, dWeight[v] += dz·x[h].
+template <class T, class Arguments>
+void addLogitGradient(const Arguments& a, int64_t h, int64_t v, const T& gradient) {
+  const Parameter<T> weight(a.head.data, a.head.type);
+  const T dz = factor(gradient, a.head.compute);
+  for (int64_t c = 0; c < a.cols; ++c) {
+    out<T>(a.dx)[h * a.cols + c] += dz * factor(weight[v * a.cols + c], a.head.compute);
+    if (a.dWeight) out<T>(a.dWeight)[v * a.cols + c] += dz * factor(in<T>(a.x)[h * a.cols + c], a.head.compute);
+  }
+}
+
 }  // namespace rlhf::ref

@@ -47,7 +47,6 @@ T gradientAt(const void* gradient, int64_t t) {
 template <class T>
 void run(const TokenLogProbBackward& a) {
   requirePlainHead("tokenLogProbBackward", "weight", a.head);
-  const Parameter<T> weight(a.head.data, a.head.type);
   std::vector<T> z(static_cast<size_t>(a.vocab));
   for (int64_t p = 0; p < a.count; ++p) {
     const auto [t, h] = tokenPredictionAt("tokenLogProbBackward", a, p);
@@ -61,13 +60,9 @@ void run(const TokenLogProbBackward& a) {
       const T logProbability = z[v] - in<T>(a.lse)[t];
       const T probability = std::exp(logProbability);
       const T hit = v == a.tokens[t] ? T(1) : T(0);
-      const T gradient = (dLogProb * (hit - probability) + dLse * probability -
-                          dEntropy * probability * (logProbability + entropy)) / T(a.temperature);
-      const T dz = factor(gradient, a.head.compute);
-      for (int64_t c = 0; c < a.cols; ++c) {
-        out<T>(a.dx)[h * a.cols + c] += dz * factor(weight[v * a.cols + c], a.head.compute);
-        if (a.dWeight) out<T>(a.dWeight)[v * a.cols + c] += dz * factor(in<T>(a.x)[h * a.cols + c], a.head.compute);
-      }
+      const T gradient = dLogProb * (hit - probability) + dLse * probability -
+                         dEntropy * probability * (logProbability + entropy);
+      addLogitGradient<T>(a, h, v, gradient / T(a.temperature));
     }
   }
 }

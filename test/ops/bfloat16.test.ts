@@ -2,6 +2,11 @@ import assert from "node:assert/strict";
 import { bytesOf, type KernelArguments, type KernelOptions, kernels, runKernel } from "../support/kernels.ts";
 import { type CaseArguments, decodeOutputs, encode, toKernelArguments } from "../support/op-arguments.ts";
 import { CaseData } from "./cases/case.ts";
+import {
+  type KlDivergenceShape,
+  klDivergenceBackwardArguments,
+  klDivergenceForwardArguments,
+} from "./cases/kl-divergence.ts";
 import { ACTIVATION, linearBackwardArguments, linearForwardArguments } from "./cases/linear.ts";
 
 /* Products computed in bfloat16: every kernel that this machine has against the oracle, which rounds the same factors. */
@@ -10,7 +15,10 @@ const KERNELS = (["amx", "dot", "convert"] as const).filter((name) => kernels.ch
 const BACKENDS = kernels.backends().filter((name) => name.startsWith("cpu"));
 
 interface Case {
-  readonly op: "linearForward" | "linearBackward" | "tokenLogProbForward" | "tokenLogProbBackward";
+  readonly op:
+    | `linear${"Forward" | "Backward"}`
+    | `tokenLogProb${"Forward" | "Backward"}`
+    | `klDivergence${"Forward" | "Backward"}`;
   readonly name: string;
   readonly args: CaseArguments;
 }
@@ -58,6 +66,16 @@ function statistics(rows: number, cols: number, vocab: number, count: number): C
   return [first, { op: "tokenLogProbBackward", name, args }];
 }
 
+function divergence(direction: "forward" | "reverse", shape: Omit<KlDivergenceShape, "direction">): Case[] {
+  const name = `${direction}, ${shape.rows} rows, vocabulary of ${shape.vocab}`;
+  const data = new CaseData(`bfloat16 divergence ${name}`);
+  const args = klDivergenceForwardArguments(data, { ...shape, direction });
+  return [
+    { op: "klDivergenceForward", name, args },
+    { op: "klDivergenceBackward", name, args: klDivergenceBackwardArguments(data, args, { dWeight: true }) },
+  ];
+}
+
 const CASES: readonly Case[] = [
   forward("1×1×1", { rows: 1, inputs: 1, outputs: 1 }),
   forward("16×32×32, one tile high", { rows: 16, inputs: 32, outputs: 32, bias: true }),
@@ -100,6 +118,8 @@ const CASES: readonly Case[] = [
   backward("300×520×270, many blocks", { rows: 300, inputs: 520, outputs: 270, dx: "write", dWeight: true }),
   ...statistics(20, 33, 70, 11),
   ...statistics(90, 64, 2300, 80),
+  ...divergence("reverse", { rows: 17, cols: 33, refCols: 20, vocab: 70, count: 11, temperature: 0.8 }),
+  ...divergence("forward", { rows: 60, cols: 64, vocab: 2300, count: 50 }),
 ];
 
 /** Inputs that bfloat16 holds, so that both sides round the same numbers; what is computed between two products they may not. */
@@ -116,7 +136,8 @@ function exactInputs(args: CaseArguments): CaseArguments {
 }
 
 function inBfloat16({ op, args }: Case, type: "float32" | "float64"): KernelArguments {
-  return { ...toKernelArguments(op, exactInputs(args), type), type, compute: "bfloat16" };
+  const reference: KernelArguments = op.startsWith("kl") ? { refCompute: "bfloat16" } : {};
+  return { ...toKernelArguments(op, exactInputs(args), type), type, compute: "bfloat16", ...reference };
 }
 
 function run(each: Case, backend: string, type: "float32" | "float64", forms: KernelArguments = {}) {
@@ -203,7 +224,8 @@ describe("products in bfloat16", () => {
           const expected = run(each, "ref", "float64");
           const actual = run(each, backend, "float32");
           // Gradients of logits, and an adapter's hidden states, are rounded after they were computed.
-          const rounded = each.op === "tokenLogProbBackward" || Number(each.args["rank"] ?? 0) > 0;
+          const rounded =
+            /ProbBackward|DivergenceBackward/.test(each.op) || Number(each.args["rank"] ?? 0) > 0;
           assertNear(actual, expected, rounded ? 2e-3 : 2e-5);
           assertSame(run(each, backend, "float32", packedForms(each, backend, "float32")), actual, "packed");
           assertSame(

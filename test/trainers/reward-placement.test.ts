@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { Engine } from "../../lib/engine/engine.ts";
 import {
   type CausalLM,
@@ -10,8 +9,7 @@ import {
 } from "../../lib/index.ts";
 import { estimateAdvantages } from "../../lib/trainers/experience.ts";
 import { RolloutBatch } from "../../lib/trainers/rollouts.ts";
-import { withTemporaryDirectory } from "../support/tiny.ts";
-import { assertSameWeights, prompts, tinyModel, tinyTokenizer, weightDistance } from "./support.ts";
+import { assertResumes, prompts, tinyModel, tinyTokenizer, weightDistance } from "./support.ts";
 
 const SETTINGS = {
   klEstimator: "k1",
@@ -161,29 +159,25 @@ describe("PPO with the score after the end", () => {
     });
   });
 
-  it("differs from the score at the last token, is cut into micro-batches at will, and resumes to the same bits", async () => {
-    await withTemporaryDirectory(async (directory) => {
-      const run = async (config: PPOConfig, outputDir?: string, interrupt = false): Promise<CausalLM> => {
-        const model = await tinyModel(tokenizer);
-        using trainer = make(model, config, outputDir);
-        const controller = new AbortController();
-        const steps = trainer.steps({ signal: controller.signal });
-        await steps.next();
-        if (interrupt) {
-          controller.abort();
-          await assert.rejects(steps.next(), { code: "ERR_RLHF_ABORTED" });
-        } else for await (const _ of steps);
-        return model;
-      };
-      using whole = await run({}, join(directory, "whole"));
-      using _half = await run({}, join(directory, "cut"), true);
-      using resumed = await run({}, join(directory, "cut"));
-      await assertSameWeights(resumed, whole);
-      using last = await run({ rewardPlacement: "last-token" });
-      assert.ok((await weightDistance(last, whole)) > 1e-4);
-      using once = await run({ numIterations: 1 });
-      using parts = await run({ numIterations: 1, microBatchTokens: 20 });
-      assert.ok((await weightDistance(parts, once)) < 1e-4);
+  it("resumes to the same bits", async () => {
+    await assertResumes(async (outputDir) => {
+      const model = await tinyModel(tokenizer);
+      return { model, trainer: make(model, {}, outputDir) };
     });
+  });
+
+  it("differs from the score at the last token, and is cut into micro-batches at will", async () => {
+    const run = async (config: PPOConfig): Promise<CausalLM> => {
+      const model = await tinyModel(tokenizer);
+      using trainer = make(model, config);
+      for await (const _ of trainer.steps());
+      return model;
+    };
+    using whole = await run({});
+    using last = await run({ rewardPlacement: "last-token" });
+    assert.ok((await weightDistance(last, whole)) > 1e-4);
+    using once = await run({ numIterations: 1 });
+    using parts = await run({ numIterations: 1, microBatchTokens: 20 });
+    assert.ok((await weightDistance(parts, once)) < 1e-4);
   });
 });
