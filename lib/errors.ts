@@ -4,7 +4,10 @@
  */
 export const ERROR_CODES = {
   ERR_RLHF_NO_BINARY: "the native addon is missing for this platform or cannot be loaded",
-  ERR_RLHF_NO_CUDA: "CUDA was asked for and cannot be used: no plug-in, no driver, or no device",
+  ERR_RLHF_NO_CUDA: "CUDA was asked for, and its backend is missing or does not fit this build",
+  ERR_RLHF_NO_CUDA_DRIVER: "CUDA was asked for, and there is no NVIDIA driver",
+  ERR_RLHF_OLD_CUDA_DRIVER: "CUDA was asked for, and the NVIDIA driver is too old for this build",
+  ERR_RLHF_NO_CUDA_DEVICE: "CUDA was asked for, and there is no GPU, or none that is new enough",
   ERR_RLHF_UNSUPPORTED: "a model family, data type or feature that this build does not have",
   ERR_RLHF_ARGUMENT: "an argument has the wrong type or a value outside its range",
   ERR_RLHF_SHAPE: "an array's shape does not fit the operation",

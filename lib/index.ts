@@ -213,9 +213,9 @@ export { trainTokenizer } from "./tokenizer/train.ts";
 // The low level: passes, gradients, optimizers, losses, and the functions that tutorials name
 
 export { DeviceArray, type FloatArray } from "./engine/array.ts";
+export { chooseDevice, type DeviceChoice, type DeviceName } from "./engine/device.ts";
 export {
   type ComputeType,
-  type DeviceName,
   Engine,
   type EngineOptions,
   type TransformerEngineOptions,

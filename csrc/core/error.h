@@ -21,6 +21,10 @@ inline constexpr const char* kContextLength = "ERR_RLHF_CONTEXT_LENGTH";
 inline constexpr const char* kNonFinite = "ERR_RLHF_NON_FINITE";
 inline constexpr const char* kUnknownName = "ERR_RLHF_UNKNOWN_NAME";
 inline constexpr const char* kAborted = "ERR_RLHF_ABORTED";
+inline constexpr const char* kNoCuda = "ERR_RLHF_NO_CUDA";
+inline constexpr const char* kNoCudaDriver = "ERR_RLHF_NO_CUDA_DRIVER";
+inline constexpr const char* kOldCudaDriver = "ERR_RLHF_OLD_CUDA_DRIVER";
+inline constexpr const char* kNoCudaDevice = "ERR_RLHF_NO_CUDA_DEVICE";
 inline constexpr const char* kInternal = "ERR_RLHF_INTERNAL";
 }  // namespace code
 

@@ -97,15 +97,15 @@ void destroyGraph(Device*, Graph* graph) { (void)statusOf(cudaGraphExecDestroy(c
 void requireDriver() {
   void* driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
   if (!driver)
-    throw Error(code::kUnsupported, "no NVIDIA driver was found (libcuda.so.1 cannot be opened): install one, or use "
-                                    "device \"cpu\"");
+    throw Error(code::kNoCudaDriver, "no NVIDIA driver was found (libcuda.so.1 cannot be opened)\nInstall one of version 580 or newer, "
+                                      "or use device \"cpu\"");
   dlclose(driver);
   int driverVersion = 0, runtimeVersion = 0;
   (void)cudaDriverGetVersion(&driverVersion);
   (void)cudaRuntimeGetVersion(&runtimeVersion);
   if (driverVersion < runtimeVersion / 1000 * 1000)
-    throw Error(code::kUnsupported,
-                format("the NVIDIA driver supports CUDA %d.%d and this build needs %d.0 or newer: update the driver",
+    throw Error(code::kOldCudaDriver,
+                format("the NVIDIA driver supports CUDA %d.%d and this build needs %d.0 or newer\nUpdate the driver, or use device \"cpu\"",
                        driverVersion / 1000, driverVersion % 1000 / 10, runtimeVersion / 1000));
 }
 
@@ -113,15 +113,15 @@ void requireDevice(int32_t index) {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0))
-    throw Error(code::kUnsupported, "the NVIDIA driver finds no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES");
+    throw Error(code::kNoCudaDevice, "the NVIDIA driver finds no GPU\nCheck nvidia-smi and CUDA_VISIBLE_DEVICES, or use device \"cpu\"");
   checkCuda(status, "counting CUDA devices");
   if (index < 0 || index >= count)
-    throw Error(code::kUnsupported, format("cuda:%d was asked for and there are %d GPUs, numbered from 0", index, count));
+    throw Error(code::kNoCudaDevice, format("cuda:%d was asked for and there are %d GPUs, numbered from 0", index, count));
   int major = 0, minor = 0;
   checkCuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "reading the compute capability");
   checkCuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index), "reading the compute capability");
   if (10 * major + minor < kMinComputeCapability)
-    throw Error(code::kUnsupported, format("cuda:%d has compute capability %d.%d; 8.0 (Ampere) or newer is needed", index,
+    throw Error(code::kNoCudaDevice, format("cuda:%d has compute capability %d.%d; 8.0 (Ampere) or newer is needed\nUse device \"cpu\"", index,
                                            major, minor));
 }
 

@@ -13,8 +13,8 @@ extern "C" {
 __attribute__((visibility("default"))) const rlhf::Ops* rlhf_cuda_ops();
 
 /// Opens CUDA device `index`. On success *out is to be closed by rlhf_cuda_close_device. Else the reason and its cure are
-/// in `message` (NUL-terminated): kNotSupported where there is no driver, the driver is too old, no device of that index
-/// exists or its compute capability is below 8.0; kNoMemory or kDeviceFailure where CUDA fails to start.
+/// in `message` (NUL-terminated): kNoDriver, kOldDriver, kNoDevice where none of that index exists or its compute capability is
+/// below 8.0; kNoMemory or kDeviceFailure where CUDA fails to start.
 __attribute__((visibility("default"))) rlhf::Status rlhf_cuda_device(int32_t index, rlhf::Device** out, char* message,
                                                                      size_t messageBytes);
 

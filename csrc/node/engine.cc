@@ -1,24 +1,68 @@
 #include "node/engine.h"
 
+#include "node/cuda_plugin.h"
 #include "node/settings.h"
 
 namespace rlhf::node {
+namespace {
+
+struct Backend {
+  const Ops* ops;
+  std::shared_ptr<Device> device;
+  int threads;
+};
+
+Backend cpuBackend(const Napi::Object& options) {
+  const int64_t threads = integer(options, "threads", defaultThreadCount());
+  if (threads < 1 || threads > 1024) throwArgument(format("threads must be from 1 to 1024, got %lld", static_cast<long long>(threads)));
+  const std::string instructionSet = text(options, "instructionSet", "");
+  const Ops* ops = instructionSet.empty() ? &cpu::ops() : cpu::opsFor(instructionSet.c_str());
+  if (!ops)
+    throw Error(code::kUnsupported, format("this processor or build does not have the instruction set \"%s\"", instructionSet.c_str()));
+  return {ops, std::make_shared<cpu::CpuDevice>(static_cast<int>(threads)), static_cast<int>(threads)};
+}
+
+/// CUDA device 0. Throws Error unless models can run on it.
+Backend cudaBackend() {
+  const Ops& ops = cudaOps();
+  std::shared_ptr<Device> device = openCudaDevice(0);
+  std::string missing;  // weights are packed for the CPU alone
+#define RLHF_NAME_MISSING(name, Arguments) \
+  if (!ops.name && std::string(#name) != "packWeight") missing += missing.empty() ? #name : ", " #name;
+  RLHF_FOR_EACH_OP(RLHF_NAME_MISSING)
+#undef RLHF_NAME_MISSING
+  if (!missing.empty())
+    throw Error(code::kUnsupported, "models do not run on CUDA in this version; its backend lacks " + missing + ". Use device \"cpu\"");
+  return {&ops, std::move(device), 0};
+}
+
+Backend toBackend(const Napi::Object& options) {
+  const std::string device = text(options, "device", "cpu");
+  if (device == "cpu") return cpuBackend(options);
+  if (device == "cuda") return cudaBackend();
+  throwArgument("device must be \"cpu\" or \"cuda\", got \"" + device + "\"");
+}
+
+Napi::Value requireCuda(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    cudaBackend();
+    return info.Env().Undefined();
+  });
+}
+
+}  // namespace
 
 EngineWrap::EngineWrap(const Napi::CallbackInfo& info) : HandleWrap(info) {
   guarded(info, [&]() -> Napi::Value {
     const Napi::Object options = info.Length() > 0 ? toObject(info[0], "options") : Napi::Object::New(info.Env());
-    const int64_t threads = integer(options, "threads", defaultThreadCount());
-    if (threads < 1 || threads > 1024) throwArgument(format("threads must be from 1 to 1024, got %lld", static_cast<long long>(threads)));
-    const std::string instructionSet = text(options, "instructionSet", "");
-    const Ops* ops = instructionSet.empty() ? &cpu::ops() : cpu::opsFor(instructionSet.c_str());
-    if (!ops)
-      throw Error(code::kUnsupported, format("this processor or build does not have the instruction set \"%s\"", instructionSet.c_str()));
+    const Backend backend = toBackend(options);
     const DType compute = toStorageType(text(options, "compute", "float32"));
     auto engine = std::make_shared<EngineHandle>();
-    engine->device = std::make_unique<cpu::CpuDevice>(static_cast<int>(threads));
+    engine->device = backend.device;
+    engine->threads = backend.threads;
     engine->engine = boolean(options, "planning", false)
-                         ? Engine::planning(*ops, *engine->device, DType::F32, compute)
-                         : std::make_shared<Engine>(*ops, engine->device.get(), DType::F32, compute);
+                         ? Engine::planning(*backend.ops, *engine->device, DType::F32, compute)
+                         : std::make_shared<Engine>(*backend.ops, engine->device.get(), DType::F32, compute);
     engine->queue = CommandQueue::create(info.Env());
     std::shared_ptr<CommandQueue> queue = engine->queue;
     set(std::move(engine), std::move(queue));
@@ -33,7 +77,7 @@ Napi::Value EngineWrap::info(const Napi::CallbackInfo& info) {
     result.Set("device", engine.engine->device()->name);
     result.Set("backend", engine.engine->ops().backend);
     result.Set("instructionSet", engine.engine->ops().instructionSet);
-    result.Set("threads", engine.device->pool.size());
+    result.Set("threads", engine.threads);
     result.Set("compute", dtypeName(engine.engine->compute()));
     result.Set("bfloat16Kernel", cpu::bfloat16KernelName());
     return result;
@@ -91,6 +135,7 @@ void defineEngine(Napi::Env env, Napi::Object exports, AddonData& data) {
        EngineWrap::InstanceMethod("dispose", &EngineWrap::dispose)});
   data.engine = Napi::Persistent(constructor);
   exports.Set(EngineWrap::kName, constructor);
+  exports.Set("requireCuda", Napi::Function::New(env, requireCuda, "requireCuda"));
 }
 
 }  // namespace rlhf::node

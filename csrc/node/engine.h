@@ -3,7 +3,7 @@
 
 namespace rlhf::node {
 
-/// class Engine { constructor({ threads?, instructionSet?, planning? }); readonly info; createModel(config, trainable, dtype); memory();
+/// class Engine { constructor({ device?, threads?, instructionSet?, compute?, planning? }); readonly info; createModel(config, trainable, dtype); memory();
 /// setMemoryBudget(bytes); dispose() }
 class EngineWrap : public HandleWrap<EngineWrap, EngineHandle> {
  public:

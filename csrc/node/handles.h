@@ -22,7 +22,8 @@ struct AddonData {
 
 /// A device in use with its command queue, which ends with it.
 struct EngineHandle {
-  std::unique_ptr<cpu::CpuDevice> device;
+  std::shared_ptr<Device> device;
+  int threads = 0;  // of the CPU's pool; 0 on other devices
   std::shared_ptr<Engine> engine;  // uses the device, so it goes first
   std::shared_ptr<CommandQueue> queue;
 

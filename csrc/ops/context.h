@@ -18,6 +18,9 @@ enum Status : int32_t {
   kTokenOutOfRange = 5,
   kDeviceFailure = 6,
   kNotFinite = 7,
+  kNoDriver = 8,
+  kOldDriver = 9,
+  kNoDevice = 10,
 };
 
 struct Stream;  // an in-order queue of a device; the CPU has one and runs it at once

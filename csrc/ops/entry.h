@@ -15,6 +15,9 @@ inline Status statusOf(const Error& error) {
   if (std::strcmp(error.code(), code::kTokenRange) == 0) return kTokenOutOfRange;
   if (std::strcmp(error.code(), code::kArgument) == 0) return kBadArgument;
   if (std::strcmp(error.code(), code::kNonFinite) == 0) return kNotFinite;
+  if (std::strcmp(error.code(), code::kNoCudaDriver) == 0) return kNoDriver;
+  if (std::strcmp(error.code(), code::kOldCudaDriver) == 0) return kOldDriver;
+  if (std::strcmp(error.code(), code::kNoCudaDevice) == 0) return kNoDevice;
   return kDeviceFailure;
 }
 
@@ -27,6 +30,9 @@ inline const char* errorCodeOf(Status status) {
     case kNoMemory: return code::kOutOfMemory;
     case kTokenOutOfRange: return code::kTokenRange;
     case kNotFinite: return code::kNonFinite;
+    case kNoDriver: return code::kNoCudaDriver;
+    case kOldDriver: return code::kOldCudaDriver;
+    case kNoDevice: return code::kNoCudaDevice;
     default: return code::kInternal;
   }
 }

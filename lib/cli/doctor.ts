@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { availableParallelism, cpus } from "node:os";
-import { dirname, join, resolve } from "node:path";
+import { resolve } from "node:path";
 import type { Command } from "commander";
 import { messageOf, RlhfError } from "../errors.ts";
 import { integer } from "./options.ts";
@@ -45,7 +45,7 @@ export async function examine(threads?: number): Promise<Finding[]> {
   const binary = findBinary();
   const findings = [examineVersions(), examineCpu(), describeBinary(binary)];
   const engine = await examineEngine(threads);
-  findings.push(engine, await examineCuda(binary.path));
+  findings.push(engine, await examineCuda());
   if (engine.ok) findings.push(await examineParity(threads));
   return findings;
 }
@@ -143,37 +143,20 @@ async function examineEngine(threads?: number): Promise<Finding> {
   }
 }
 
-async function examineCuda(binary: string | null): Promise<Finding> {
-  const about = { subject: "cuda", required: false };
-  const plugin = binary === null ? null : join(dirname(binary), "librlhf_cuda.so");
-  if (plugin === null || !existsSync(plugin)) {
-    const text = `not usable: no plug-in at ${plugin ?? "the binary's folder"}`;
-    return {
-      ...about,
-      ok: false,
-      text,
-      cure: "npm run build:cuda in a clone with nvcc; models run on the CPU without it",
-    };
-  }
-  if (!existsSync("/proc/driver/nvidia/version")) {
-    return {
-      ...about,
-      ok: false,
-      text: `not usable: ${plugin} is there, but no NVIDIA driver`,
-      cure: "install a driver of version 580 or later",
-    };
-  }
-  return examineCudaDevice();
-}
-
-async function examineCudaDevice(): Promise<Finding> {
+async function examineCuda(): Promise<Finding> {
   const about = { subject: "cuda", required: false };
   try {
     const { Engine } = await import("../engine/engine.ts");
-    const { backend, instructionSet } = Engine.shared({ device: "cuda" }).info;
-    return { ...about, ok: true, text: `backend ${backend}, ${instructionSet}` };
+    const { device, instructionSet } = Engine.shared({ device: "cuda" }).info;
+    return { ...about, ok: true, text: `${device}, ${instructionSet}; device "auto" takes it` };
   } catch (error) {
-    return { ...about, ok: false, text: `not usable: ${messageOf(error)}` };
+    const [text = "", ...cure] = messageOf(error).split("\n");
+    return {
+      ...about,
+      ok: false,
+      text: `${text}; device "auto" takes the CPU`,
+      ...(cure.length > 0 ? { cure: cure.join(" ") } : {}),
+    };
   }
 }
 

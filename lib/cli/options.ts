@@ -1,5 +1,6 @@
 import { InvalidArgumentError, Option } from "commander";
-import type { ComputeType, DeviceName } from "../engine/engine.ts";
+import type { DeviceName } from "../engine/device.ts";
+import type { ComputeType } from "../engine/engine.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
 import type { WeightType } from "../model/model-options.ts";
 

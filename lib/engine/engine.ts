@@ -1,10 +1,8 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { RlhfError } from "../errors.ts";
+import { type DeviceName, nativeDevice } from "./device.ts";
 import { defaultMemoryBudget, type EngineMemory, type MemoryBudget, toMemoryBudget } from "./memory.ts";
 import { call, type NativeEngine, type NativeEngineInfo, native } from "./native.ts";
-
-/** Where a model computes. "auto" takes the best device there is; a device named outright is used or it is an error. */
-export type DeviceName = "auto" | "cpu" | "cuda";
 
 /** What matrix products are computed in. */
 export type ComputeType = "float32" | "bfloat16";
@@ -34,29 +32,13 @@ const shared = new Map<string, Engine>();
 /** The engine that takes the place of the shared ones while an estimate is made. */
 const planning = new AsyncLocalStorage<Engine>();
 
-function checkOptions({ device = "auto", compute = "float32" }: TransformerEngineOptions): void {
+function checkOptions({ compute = "float32" }: TransformerEngineOptions): void {
   if (compute !== "float32" && compute !== "bfloat16")
     throw new RlhfError(
       "ERR_RLHF_ARGUMENT",
       `compute must be "float32" or "bfloat16", got "${String(compute)}"`,
       { compute },
     );
-  if (device === "cuda") {
-    throw new RlhfError(
-      "ERR_RLHF_NO_CUDA",
-      'device "cuda" was asked for, but models run on the CPU only in this version; use device "cpu" or "auto"',
-      { device },
-    );
-  }
-  if (device !== "auto" && device !== "cpu") {
-    throw new RlhfError(
-      "ERR_RLHF_ARGUMENT",
-      `device must be "auto", "cpu" or "cuda", got "${String(device)}"`,
-      {
-        device,
-      },
-    );
-  }
 }
 
 /**
@@ -77,18 +59,19 @@ export class Engine {
 
   /**
    * The engine for a device, number of threads and type of products; the same one for the same options.
-   * Throws ERR_RLHF_NO_CUDA, ERR_RLHF_NO_BINARY or ERR_RLHF_ARGUMENT.
+   * Throws ERR_RLHF_NO_CUDA, ERR_RLHF_NO_CUDA_DRIVER, ERR_RLHF_OLD_CUDA_DRIVER, ERR_RLHF_NO_CUDA_DEVICE, ERR_RLHF_NO_BINARY or
+   * ERR_RLHF_ARGUMENT.
    */
   static shared(options: TransformerEngineOptions = {}): Engine {
     checkOptions(options);
     const plan = planning.getStore();
     if (plan) return plan;
-    const threads = options.threads ?? call(() => native().defaultThreadCount);
+    const where = nativeDevice(options.device, options.threads);
     const { compute = "float32" } = options;
-    const key = `cpu:${threads}:${compute}`;
+    const key = `${where.device}:${where.threads}:${compute}`;
     let engine = shared.get(key);
     if (!engine) {
-      engine = new Engine(call(() => new (native().Engine)({ threads, compute })));
+      engine = new Engine(call(() => new (native().Engine)({ ...where, compute })));
       shared.set(key, engine);
       engine.setMemoryBudget(defaultMemoryBudget());
     }
@@ -105,10 +88,10 @@ export class Engine {
     body: (engine: Engine) => Promise<Result>,
   ): Promise<Result> {
     checkOptions(options);
-    const threads = options.threads ?? call(() => native().defaultThreadCount);
+    const where = nativeDevice(options.device, options.threads);
     const { compute = "float32" } = options;
     const engine = new Engine(
-      call(() => new (native().Engine)({ threads, compute, planning: true })),
+      call(() => new (native().Engine)({ ...where, compute, planning: true })),
       true,
     );
     try {

@@ -7,12 +7,9 @@ import type { EngineMemory, MemoryBytes } from "./memory.ts";
  * returns a promise queues a command on the engine's thread; commands run in the order of the calls. The others are short.
  */
 export interface NativeBinding {
-  readonly Engine: new (options: {
-    threads?: number;
-    instructionSet?: string;
-    compute?: string;
-    planning?: boolean;
-  }) => NativeEngine;
+  readonly Engine: new (options: NativeEngineOptions) => NativeEngine;
+  /** Throws unless models can run on CUDA device 0, with the reason and the cure. */
+  requireCuda(): void;
   readonly Optimizer: new (
     model: NativeModel,
     groups: readonly string[],
@@ -35,6 +32,16 @@ export interface NativeBinding {
   readonly mlpForward: NativeLoss;
   readonly mlpBackward: NativeLoss;
   readonly adamW: NativeLoss;
+}
+
+export interface NativeEngineOptions {
+  /** Default "cpu". */
+  readonly device?: "cpu" | "cuda";
+  /** Of the CPU. */
+  readonly threads?: number;
+  readonly instructionSet?: string;
+  readonly compute?: string;
+  readonly planning?: boolean;
 }
 
 export type NativeLoss = (

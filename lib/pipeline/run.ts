@@ -1,4 +1,5 @@
 import { resolve } from "node:path";
+import { chooseDevice } from "../engine/device.ts";
 import { Engine } from "../engine/engine.ts";
 import { isRlhfError, RlhfError } from "../errors.ts";
 import type { MemoryEstimate } from "../model/estimate-memory.ts";
@@ -148,6 +149,13 @@ function checkOutputs(stages: readonly Stage[]): void {
   }
 }
 
+/** Where a stage with a choice of device computes, and why. */
+function placeOf({ settings }: Stage): string {
+  if (!("device" in settings)) return "";
+  const { device, reason } = chooseDevice(settings.device);
+  return `, on ${device} (${reason})`;
+}
+
 /** Runs one stage, unless its results are complete. */
 async function runIfNeeded(stage: Stage, name: string, options: RunOptions): Promise<StageResult> {
   const { signal, log = logToConsole } = options;
@@ -160,7 +168,7 @@ async function runIfNeeded(stage: Stage, name: string, options: RunOptions): Pro
   }
   using _lock = RunLock.acquire(outputDir);
   const resume = state === "begun" && !options.force;
-  log(`${name}: ${resume ? "going on in" : "writing to"} ${outputDir}`);
+  log(`${name}: ${resume ? "going on in" : "writing to"} ${outputDir}${placeOf(stage)}`);
   const began = performance.now();
   const removed = await markBegun(outputDir, key, !resume);
   if (removed.length > 0) log(`  removed ${removed.join(", ")}: of a run with other settings or inputs`);

@@ -346,11 +346,10 @@ describe("CausalLM: misuse", () => {
     await assert.rejects(gone.forward(packSequences([{ tokens: [1, 2] }])), { code: "ERR_RLHF_DISPOSED" });
   });
 
-  it("a frozen model cannot be optimised whole, and cuda is not silently replaced", async () => {
+  it("a frozen model cannot be optimised whole", async () => {
     const frozen = await CausalLM.create(TINY_GPT2);
     assert.throws(() => frozen.createOptimizer(), { code: "ERR_RLHF_ARGUMENT" });
     frozen.dispose();
-    await assert.rejects(CausalLM.create(TINY_GPT2, { device: "cuda" }), { code: "ERR_RLHF_NO_CUDA" });
   });
 
   it("refuses directories that are malformed, with the file's name", async () => {

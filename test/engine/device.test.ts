@@ -1,0 +1,83 @@
+import assert from "node:assert/strict";
+import { copyFile, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { join, resolve } from "node:path";
+import type { NativeBinding } from "../../lib/engine/native.ts";
+import { CausalLM, chooseDevice, type DeviceName, Engine, RlhfError } from "../../lib/index.ts";
+import { TINY_GPT2, withTemporaryDirectory } from "../support/tiny.ts";
+
+const CUDA_ERRORS = [
+  "ERR_RLHF_NO_CUDA",
+  "ERR_RLHF_NO_CUDA_DRIVER",
+  "ERR_RLHF_OLD_CUDA_DRIVER",
+  "ERR_RLHF_NO_CUDA_DEVICE",
+  "ERR_RLHF_UNSUPPORTED",
+];
+const BUILD = resolve(process.env["RLHF_BUILD_DIR"] ?? join(import.meta.dirname, "../../build"), "Release");
+const PLUGIN = "librlhf_cuda.so";
+
+/** The addon in a directory of its own, beside what `prepare` puts there. */
+async function withAddon(
+  prepare: (plugin: string) => Promise<unknown>,
+  body: (addon: NativeBinding) => void,
+): Promise<void> {
+  await withTemporaryDirectory(async (directory) => {
+    const addon = join(directory, "rlhf.node");
+    await copyFile(join(BUILD, "rlhf.node"), addon);
+    await prepare(join(directory, PLUGIN));
+    body(createRequire(import.meta.url)(addon) as NativeBinding);
+  });
+}
+
+describe("devices", () => {
+  it("cuda without its backend names the file and the command that makes it", async () => {
+    await withAddon(
+      async () => {},
+      (addon) =>
+        assert.throws(() => addon.requireCuda(), {
+          code: "ERR_RLHF_NO_CUDA",
+          message:
+            /^there is no CUDA backend beside the addon\nThe CUDA backend is \/.*\/librlhf_cuda\.so\. .*build:cuda/,
+        }),
+    );
+  });
+
+  it("a file that is no library, and a library that is another one", async () => {
+    await withAddon(
+      (plugin) => writeFile(plugin, "not a library"),
+      (addon) =>
+        assert.throws(() => addon.requireCuda(), {
+          code: "ERR_RLHF_NO_CUDA",
+          message: /^the CUDA backend cannot be loaded: .*librlhf_cuda\.so: .*\n/,
+        }),
+    );
+    await withAddon(
+      (plugin) => copyFile(join(BUILD, "rlhf.node"), plugin),
+      (addon) =>
+        assert.throws(() => new addon.Engine({ device: "cuda" }), {
+          code: "ERR_RLHF_NO_CUDA",
+          message: /a function is missing/,
+        }),
+    );
+  });
+
+  it("cuda is used or an error, never another device in silence", async () => {
+    try {
+      assert.match(Engine.shared({ device: "cuda" }).info.device, /^cuda:\d+$/);
+    } catch (error) {
+      assert.ok(error instanceof RlhfError && CUDA_ERRORS.includes(error.code), String(error));
+      await assert.rejects(CausalLM.create(TINY_GPT2, { device: "cuda" }), { code: error.code });
+    }
+  });
+
+  it("auto says what it chose and why, and takes it", () => {
+    const { device, reason } = chooseDevice();
+    assert.match(reason, /^auto: ./);
+    assert.ok(Engine.shared().info.device.startsWith(device));
+    assert.deepEqual(chooseDevice("cpu"), { device: "cpu", reason: "asked for" });
+    assert.throws(() => chooseDevice("gpu" as DeviceName), {
+      code: "ERR_RLHF_ARGUMENT",
+      message: /got "gpu"/,
+    });
+  });
+});
