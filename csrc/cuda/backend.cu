@@ -7,8 +7,10 @@ namespace rlhf::cuda {
 namespace {
 
 size_t scratchBytes(const Device*, const ScratchLimits* limits) {
-  return std::max({rmsNormScratchBytes(limits->rows, limits->maxWidth), linearScratchBytes(limits->rows, limits->maxWidth),
-                   tokenLogProbScratchBytes(limits->rows, limits->vocab)});
+  const int64_t rows = limits->rows;
+  return std::max({embeddingScratchBytes(rows), normScratchBytes(rows, limits->maxWidth),
+                   headNormScratchBytes(rows, std::max(limits->heads, limits->kvHeads), limits->headDim),
+                   linearScratchBytes(rows, limits->maxWidth), tokenLogProbScratchBytes(rows, limits->vocab)});
 }
 
 size_t packedWeightBytes(DType, DType, int64_t, int64_t, int32_t) { return 0; }
@@ -22,11 +24,21 @@ Ops makeOps(const char* backend, const char* instructionSet) {
   ops.instructionSet = instructionSet;
   ops.scratchBytes = scratchBytes;
   ops.packedWeightBytes = packedWeightBytes;
+  ops.embeddingForward = opEntry<EmbeddingForward, embeddingForward>;
+  ops.embeddingBackward = opEntry<EmbeddingBackward, embeddingBackward>;
   ops.rmsNormForward = opEntry<RmsNormForward, rmsNormForward>;
   ops.rmsNormBackward = opEntry<RmsNormBackward, rmsNormBackward>;
+  ops.layerNormForward = opEntry<LayerNormForward, layerNormForward>;
+  ops.layerNormBackward = opEntry<LayerNormBackward, layerNormBackward>;
+  ops.headNormForward = opEntry<HeadNormForward, headNormForward>;
+  ops.headNormBackward = opEntry<HeadNormBackward, headNormBackward>;
+  ops.rotary = opEntry<Rotary, rotary>;
   ops.linearForward = opEntry<LinearForward, linearForward>;
   ops.linearBackward = opEntry<LinearBackward, linearBackward>;
   ops.dropout = opEntry<Dropout, dropout>;
+  ops.activationBackward = opEntry<ActivationBackward, activationBackward>;
+  ops.gatedSiluForward = opEntry<GatedSiluForward, gatedSiluForward>;
+  ops.gatedSiluBackward = opEntry<GatedSiluBackward, gatedSiluBackward>;
   ops.tokenLogProbForward = opEntry<TokenLogProbForward, tokenLogProbForward>;
   ops.tokenLogProbBackward = opEntry<TokenLogProbBackward, tokenLogProbBackward>;
   return ops;

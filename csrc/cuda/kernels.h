@@ -7,15 +7,31 @@
 
 namespace rlhf::cuda {
 
+void embeddingForward(OpContext& context, const EmbeddingForward& arguments);
+void embeddingBackward(OpContext& context, const EmbeddingBackward& arguments);
+size_t embeddingScratchBytes(int64_t rows);
+
 void rmsNormForward(OpContext& context, const RmsNormForward& arguments);
 void rmsNormBackward(OpContext& context, const RmsNormBackward& arguments);
-size_t rmsNormScratchBytes(int64_t rows, int64_t cols);
+void layerNormForward(OpContext& context, const LayerNormForward& arguments);
+void layerNormBackward(OpContext& context, const LayerNormBackward& arguments);
+size_t normScratchBytes(int64_t rows, int64_t cols);
+
+void headNormForward(OpContext& context, const HeadNormForward& arguments);
+void headNormBackward(OpContext& context, const HeadNormBackward& arguments);
+size_t headNormScratchBytes(int64_t rows, int64_t heads, int64_t headDim);
+
+void rotary(OpContext& context, const Rotary& arguments);
 
 void linearForward(OpContext& context, const LinearForward& arguments);
 void linearBackward(OpContext& context, const LinearBackward& arguments);
 size_t linearScratchBytes(int64_t rows, int64_t outputs);
 
 void dropout(OpContext& context, const Dropout& arguments);
+
+void activationBackward(OpContext& context, const ActivationBackward& arguments);
+void gatedSiluForward(OpContext& context, const GatedSiluForward& arguments);
+void gatedSiluBackward(OpContext& context, const GatedSiluBackward& arguments);
 
 void tokenLogProbForward(OpContext& context, const TokenLogProbForward& arguments);
 void tokenLogProbBackward(OpContext& context, const TokenLogProbBackward& arguments);

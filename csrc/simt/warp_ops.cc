@@ -17,8 +17,8 @@ Operands& operandsOf(void* const* operands, int lane) {
 }
 
 struct Shuffle {
-  float value, result;
-  int laneMask;
+  uint64_t bits, result;
+  int source;
   Site site;
 };
 
@@ -26,11 +26,11 @@ void computeShuffle(void* const* operands, uint32_t mask) {
   for (int lane = 0; lane < 32; ++lane) {
     if (!(mask >> lane & 1)) continue;
     auto& self = operandsOf<Shuffle>(operands, lane);
-    const int source = lane ^ self.laneMask;
+    const int source = self.source;
     if (source < 0 || source > 31 || !(mask >> source & 1))
       throw Error(code::kInternal, format("shuffle at %s: lane %d reads lane %d, which the mask 0x%08x leaves out",
                                           siteName(self.site).c_str(), lane, source, mask));
-    self.result = operandsOf<Shuffle>(operands, source).value;
+    self.result = operandsOf<Shuffle>(operands, source).bits;
   }
 }
 
@@ -122,8 +122,8 @@ constexpr WarpOperation kMatrixMultiply{"mma", computeMatrixMultiply};
 
 }  // namespace
 
-float shuffleXor(uint32_t mask, float value, int laneMask, Site site) {
-  Shuffle operands{value, 0, laneMask, site};
+uint64_t shuffleBits(uint32_t mask, uint64_t bits, int source, Site site) {
+  Shuffle operands{bits, 0, source, site};
   warpRendezvous(kShuffle, mask, &operands, site);
   return operands.result;
 }

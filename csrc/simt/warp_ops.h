@@ -1,5 +1,7 @@
 #pragma once
+#include <bit>
 #include <cstdint>
+#include <type_traits>
 
 #include "simt/execution.h"
 
@@ -8,8 +10,15 @@
 
 namespace rlhf::simt {
 
-/// The value that lane (own lane XOR laneMask) holds; a source outside the mask is an Error (CUDA leaves it undefined).
-float shuffleXor(uint32_t mask, float value, int laneMask, Site site);
+/// The bits that lane `source` holds; a source outside the mask is an Error (CUDA leaves it undefined).
+uint64_t shuffleBits(uint32_t mask, uint64_t bits, int source, Site site);
+
+/// The value of 4 or 8 bytes that lane `source` holds.
+template <class T>
+T shuffle(uint32_t mask, T value, int source, Site site) {
+  using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
+  return std::bit_cast<T>(static_cast<Bits>(shuffleBits(mask, std::bit_cast<Bits>(value), source, site)));
+}
 
 /// A bit for every lane of the mask whose predicate holds.
 uint32_t ballot(uint32_t mask, bool predicate, Site site);

@@ -88,12 +88,58 @@ RLHF_DEVICE void mmaM16N8K16(float (&d)[4], const uint32_t (&a)[4], const uint32
 #endif
 }
 
+/// The value of 4 or 8 bytes that lane `source` holds. All lanes of the warp take part.
+template <class T>
+RLHF_DEVICE T shuffle(T value, int source, Site site = Site::here()) {
+#if defined(__CUDACC__)
+  return __shfl_sync(kFullWarp, value, source);
+#else
+  return simt::shuffle(kFullWarp, value, source, site);
+#endif
+}
+
 /// The value held by the lane whose index is the caller's XOR laneMask. All lanes of the warp take part.
-RLHF_DEVICE float shuffleXor(float value, int laneMask, Site site = Site::here()) {
+template <class T>
+RLHF_DEVICE T shuffleXor(T value, int laneMask, Site site = Site::here()) {
 #if defined(__CUDACC__)
   return __shfl_xor_sync(kFullWarp, value, laneMask);
 #else
-  return simt::shuffleXor(kFullWarp, value, laneMask, site);
+  return simt::shuffle(kFullWarp, value, static_cast<int>(threadIdx.x % 32) ^ laneMask, site);
+#endif
+}
+
+/// A bit for every lane whose predicate holds. All lanes of the warp take part.
+RLHF_DEVICE uint32_t ballot(bool predicate, Site site = Site::here()) {
+#if defined(__CUDACC__)
+  return __ballot_sync(kFullWarp, predicate);
+#else
+  return simt::ballot(kFullWarp, predicate, site);
+#endif
+}
+
+/// How many bits are set.
+RLHF_DEVICE int popCount(uint32_t bits) {
+#if defined(__CUDACC__)
+  return __popc(bits);
+#else
+  return std::popcount(bits);
+#endif
+}
+
+/// The index of the lowest and of the highest bit that is set; `bits` is not 0.
+RLHF_DEVICE int lowestBit(uint32_t bits) {
+#if defined(__CUDACC__)
+  return __ffs(static_cast<int>(bits)) - 1;
+#else
+  return std::countr_zero(bits);
+#endif
+}
+
+RLHF_DEVICE int highestBit(uint32_t bits) {
+#if defined(__CUDACC__)
+  return 31 - __clz(static_cast<int>(bits));
+#else
+  return 31 - std::countl_zero(bits);
 #endif
 }
 

@@ -1,0 +1,80 @@
+import assert from "node:assert/strict";
+import { opCases } from "../ops/cases/index.ts";
+import { type KernelArguments, runKernel } from "../support/kernels.ts";
+import { type CaseArguments, decodeOutputs, toKernelArguments } from "../support/op-arguments.ts";
+
+/**
+ * What arrays hold cannot be refused by a kernel that runs after the call has returned: it reads nothing outside its arrays, and
+ * what follows from a bad entry is not a number.
+ */
+describe("arrays whose contents do not fit, on the emulator", () => {
+  type Outputs = Record<string, Float64Array>;
+
+  /** The outputs of a case with and without a change of its arrays. */
+  function compare(op: string, name: string, change: KernelArguments): { good: Outputs; bad: Outputs } {
+    const { args } = opCases.find((each) => each.op === op && each.name === name)!;
+    const run = (given: CaseArguments, changed: KernelArguments): Outputs => {
+      const converted = { ...toKernelArguments(op, given, "float32"), ...changed };
+      runKernel("simt", op, converted);
+      return decodeOutputs(op, converted, "float32");
+    };
+    return { good: run(args, {}), bad: run(args, change) };
+  }
+
+  /** Throws unless exactly these elements are NaN and all others are as they were. */
+  function assertOnlyNaN(good: Float64Array, bad: Float64Array, indices: Iterable<number>): void {
+    const expected = good.slice();
+    for (const index of indices) expected[index] = Number.NaN;
+    assert.deepEqual(bad, expected);
+  }
+
+  const range = (begin: number, count: number): number[] =>
+    Array.from({ length: count }, (_, index) => begin + index);
+
+  const caseOf = (op: string, name: string): CaseArguments =>
+    opCases.find((each) => each.op === op && each.name === name)!.args;
+
+  function replaced(op: string, name: string, field: string, index: number, value: number): KernelArguments {
+    const array = (caseOf(op, name)[field] as Int32Array).slice();
+    array[index] = value;
+    return { [field]: array };
+  }
+
+  for (const [field, value] of [
+    ["tokens", 11],
+    ["tokens", -1],
+    ["positions", 9],
+    ["positions", -1],
+  ] as const) {
+    it(`embeddingForward: a row with ${field} of ${value} is NaN`, () => {
+      const name = "7×33 with positions";
+      const { good, bad } = compare(
+        "embeddingForward",
+        name,
+        replaced("embeddingForward", name, field, 2, value),
+      );
+      assertOnlyNaN(good["y"]!, bad["y"]!, range(2 * 33, 33));
+    });
+
+    it(`embeddingBackward: a row with ${field} of ${value} is left out`, () => {
+      const name = "7×33 with positions";
+      const { good, bad } = compare(
+        "embeddingBackward",
+        name,
+        replaced("embeddingBackward", name, field, 2, value),
+      );
+      const [table, other] = field === "tokens" ? ["dTable", "dPositionTable"] : ["dPositionTable", "dTable"];
+      assert.deepEqual(bad[other!], good[other!]);
+      const owner = (caseOf("embeddingBackward", name)[field] as Int32Array)[2]!;
+      const differing = range(0, good[table!]!.length).filter((i) => bad[table!]![i] !== good[table!]![i]);
+      assert.deepEqual(differing, range(owner * 33, 33));
+    });
+  }
+
+  it("rotary: a row with a position beyond the tables turns to NaN", () => {
+    const name = "7 rows, 3 heads, 6 of 10";
+    const { good, bad } = compare("rotary", name, replaced("rotary", name, "positions", 3, 40));
+    const turned = range(0, 3).flatMap((head) => range(3 * 35 + head * 10, 6));
+    assertOnlyNaN(good["x"]!, bad["x"]!, turned);
+  });
+});
