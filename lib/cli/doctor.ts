@@ -1,11 +1,10 @@
 import { existsSync, readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import { availableParallelism, cpus } from "node:os";
 import { resolve } from "node:path";
 import type { Command } from "commander";
 import { messageOf, RlhfError } from "../errors.ts";
+import { packageRoot, packageVersion, requireFrom } from "../package-root.ts";
 import { integer } from "./options.ts";
-import { packageRoot, packageVersion } from "./package-info.ts";
 
 /** One line of the doctor's report. `cure` says how to mend what is wrong. */
 export interface Finding {
@@ -95,7 +94,6 @@ interface FoundBinary {
 function findBinary(): FoundBinary {
   const override = process.env["RLHF_BUILD_DIR"];
   if (override) return { path: resolve(override, "Release", "rlhf.node"), how: "RLHF_BUILD_DIR" };
-  const requireFrom = createRequire(import.meta.url);
   const locate = requireFrom("node-gyp-build") as { path(directory: string): string };
   try {
     const path = locate.path(packageRoot);

@@ -1,4 +1,5 @@
 import { Command, CommanderError, type OutputConfiguration } from "commander";
+import { packageVersion } from "../package-root.ts";
 import { trainingKinds } from "../pipeline/schema.ts";
 import { addAddTokensCommand } from "./add-tokens.ts";
 import { addChatCommand } from "./chat.ts";
@@ -9,7 +10,6 @@ import { addGenerateCommand } from "./generate.ts";
 import { addInspectDataCommand } from "./inspect-data.ts";
 import { addLogprobsCommand } from "./logprobs.ts";
 import { addMergeCommand } from "./merge.ts";
-import { packageVersion } from "./package-info.ts";
 import { addRunCommand } from "./run.ts";
 import { addScoreCommand } from "./score.ts";
 import { addEnvironmentCommand, addStageCommand } from "./stage.ts";

@@ -1,12 +1,6 @@
-import { createRequire } from "node:module";
 import { resolve } from "node:path";
-import { fileURLToPath } from "node:url";
 import { messageOf, RlhfError } from "../errors.ts";
-
-const requireFrom = createRequire(import.meta.url);
-
-/** The package's folder: two above this file, which is lib/engine/ in the sources and dist/engine/ when compiled. */
-const packageRoot = fileURLToPath(new URL("../..", import.meta.url));
+import { packageRoot, requireFrom } from "../package-root.ts";
 
 /** Another build than the default one, such as the sanitized build in build/sanitize (`node-rlhf-build --sanitize`). */
 const buildDirectory = process.env["RLHF_BUILD_DIR"];

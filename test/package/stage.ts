@@ -51,16 +51,16 @@ export function packRelease(folder: string): PackedTarball {
     const source = join(repository, name);
     if (existsSync(source)) cpSync(source, join(staging, name), { recursive: true });
   }
-  const modules = join(repository, "node_modules");
+  runNode(join(repository, "scripts", "build-ts.cjs"), [join(staging, "dist")], repository);
   runNode(
-    join(modules, "typescript", "bin", "tsc"),
-    ["-p", "tsconfig.build.json", "--outDir", join(staging, "dist")],
-    repository,
+    join(repository, "node_modules", "prebuildify", "bin.js"),
+    ["--napi", "--strip", "--tag-libc"],
+    staging,
+    {
+      ...process.env,
+      PREBUILD_NODE_GYP: join(repository, "test", "package", "reuse-build.cjs"),
+    },
   );
-  runNode(join(modules, "prebuildify", "bin.js"), ["--napi", "--strip", "--tag-libc"], staging, {
-    ...process.env,
-    PREBUILD_NODE_GYP: join(repository, "test", "package", "reuse-build.cjs"),
-  });
   const output = execFileSync(
     findOnPath("npm"),
     ["pack", "--ignore-scripts", "--json", "--pack-destination", folder],
