@@ -39,6 +39,8 @@ Ops makeOps(const char* backend, const char* instructionSet) {
   ops.activationBackward = opEntry<ActivationBackward, activationBackward>;
   ops.gatedSiluForward = opEntry<GatedSiluForward, gatedSiluForward>;
   ops.gatedSiluBackward = opEntry<GatedSiluBackward, gatedSiluBackward>;
+  ops.attentionForward = opEntry<AttentionForward, attentionForward>;
+  ops.attentionBackward = opEntry<AttentionBackward, attentionBackward>;
   ops.tokenLogProbForward = opEntry<TokenLogProbForward, tokenLogProbForward>;
   ops.tokenLogProbBackward = opEntry<TokenLogProbBackward, tokenLogProbBackward>;
   return ops;

@@ -33,6 +33,9 @@ void activationBackward(OpContext& context, const ActivationBackward& arguments)
 void gatedSiluForward(OpContext& context, const GatedSiluForward& arguments);
 void gatedSiluBackward(OpContext& context, const GatedSiluBackward& arguments);
 
+void attentionForward(OpContext& context, const AttentionForward& arguments);
+void attentionBackward(OpContext& context, const AttentionBackward& arguments);
+
 void tokenLogProbForward(OpContext& context, const TokenLogProbForward& arguments);
 void tokenLogProbBackward(OpContext& context, const TokenLogProbBackward& arguments);
 size_t tokenLogProbScratchBytes(int64_t rows, int64_t vocab);

@@ -59,6 +59,17 @@ RLHF_DEVICE bf16 fromFloat<bf16>(float value) {
   return floatToBf16(value);
 }
 
+/// Two values rounded to bfloat16 in one register, `low` in its lower half.
+RLHF_DEVICE uint32_t packBf16(float low, float high) {
+  union {
+    bf16 half[2];
+    uint32_t both;
+  } pair;
+  pair.half[0] = floatToBf16(low);
+  pair.half[1] = floatToBf16(high);
+  return pair.both;
+}
+
 /// Elements that move as one aligned access; a Pack of 16 bytes is the widest that there is.
 template <class T, int kCount>
 struct alignas(sizeof(T) * kCount) Pack {
