@@ -314,10 +314,14 @@ describe("whole-model gradients", () => {
         assert.deepEqual(recomputed, kept);
       });
 
-      it("agree between the CPU in float32 and the oracle in float64", () => {
-        const expected = backwardGradients(test, upstream);
-        assertGradientsClose(backwardGradients(test, upstream, "float32", "cpu"), expected, 2e-5);
-      });
+      for (const [backend, kernels] of [
+        ["cpu", "the CPU"],
+        ["simt", "the CUDA kernels, emulated,"],
+      ] as const)
+        it(`agree between ${kernels} in float32 and the oracle in float64`, () => {
+          const expected = backwardGradients(test, upstream);
+          assertGradientsClose(backwardGradients(test, upstream, "float32", backend), expected, 2e-5);
+        });
     });
   }
 
