@@ -162,6 +162,39 @@ function tokenLogProb(): OpBench[] {
   ];
 }
 
+/** Predictions whose logits stand at a time. */
+const LOSS_BLOCK = 256;
+
+/** The same with the likelihood's loss in between: the logits once, where the two ops above keep them or compute them twice. */
+function tokenLoss(): OpBench[] {
+  const { rows, cols, vocab } = HEAD;
+  const args = (place: BenchPlace) => {
+    const shared = headArguments(place);
+    return {
+      ...{ ...shared, kind: 0, scale: 1 / rows, tokenWeight: uniformArray(rows), blockRows: LOSS_BLOCK },
+      tokens: Int32Array.from({ length: rows }, (_, n) => (n * 97) % vocab),
+      ...{
+        packedForward: packHead(place, shared.weight, false),
+        packedBackward: packHead(place, shared.weight, true),
+      },
+      ...{ logProb: uniformArray(rows), entropy: uniformArray(rows), dLogProb: uniformArray(rows) },
+      ...{ logits: uniformArray(LOSS_BLOCK * vocab), dx: uniformArray(rows * cols), stats: uniformArray(2) },
+    };
+  };
+  const shared = {
+    op: "tokenLossForwardBackward",
+    bytes: { weight: 0, logits: 0 },
+    updated: ["dx", "dWeight"],
+  };
+  return [
+    { ...shared, label: `${headLabel}, dx, packed`, flops: 2 * headProduct, args },
+    {
+      ...{ ...shared, label: `${headLabel}, dx and dW`, flops: 3 * headProduct },
+      args: (place) => ({ ...args(place), dWeight: uniformArray(vocab * cols) }),
+    },
+  ];
+}
+
 /** Two products forward (the policy's logits and the reference's), three or four backward; heads packed as a frozen model's are. */
 function klDivergence(): OpBench[] {
   const { rows, cols, vocab } = HEAD;
@@ -192,5 +225,6 @@ export const gemmBenches: readonly OpBench[] = [
   ...SHAPES.flatMap(linear),
   ...packing,
   ...tokenLogProb(),
+  ...tokenLoss(),
   ...klDivergence(),
 ];

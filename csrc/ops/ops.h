@@ -15,6 +15,7 @@
 #include "ops/reward_losses.h"
 #include "ops/rotary.h"
 #include "ops/token_log_prob.h"
+#include "ops/token_loss.h"
 
 namespace rlhf {
 
@@ -49,6 +50,7 @@ namespace rlhf {
   X(ppoValueLoss, PpoValueLoss)                    \
   X(tokenNllLoss, TokenNllLoss)                    \
   X(groupPolicyLoss, GroupPolicyLoss)              \
+  X(tokenLossForwardBackward, TokenLossForwardBackward) \
   X(rewardLoss, RewardLoss)                        \
   X(sequenceSum, SequenceSum)                      \
   X(sequenceSumBackward, SequenceSumBackward)      \

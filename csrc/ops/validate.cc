@@ -273,6 +273,23 @@ void validate(const TokenLogProbBackward& a) {
   check.present("dx", a.dx);
 }
 
+void validate(const TokenLossForwardBackward& a) {
+  const ArgumentCheck check("tokenLossForwardBackward");
+  checkTokenLogProbInputs(check, a);
+  check.atLeast("blockRows", a.blockRows, 1);
+  check.choice("kind", static_cast<int32_t>(a.loss.kind), 0, 2);
+  const bool packed = a.head.packedForward && (a.head.packedBackward || !a.dx);
+  check.presentWhen(!packed, "weight", a.head.data, "without the packed forms");
+  check.present("logProb", a.logProb);
+  check.presentWhen(a.dx && a.count > 0, "logits", a.logits, "with dx");
+  check.absentWhen(!a.dx, "dWeight", a.dWeight, "without dx");
+  switch (a.loss.kind) {
+    case TokenLossKind::Nll: return validate(a.nllLoss());
+    case TokenLossKind::PpoPolicy: return validate(a.ppoLoss());
+    case TokenLossKind::GroupPolicy: return validate(a.groupLoss());
+  }
+}
+
 void validate(const KlDivergenceForward& a) {
   const ArgumentCheck check("klDivergenceForward");
   checkKlDivergenceInputs(check, a);

@@ -8,6 +8,7 @@ import {
   klDivergenceForwardArguments,
 } from "./cases/kl-divergence.ts";
 import { ACTIVATION, linearBackwardArguments, linearForwardArguments } from "./cases/linear.ts";
+import { type TokenLossShape, tokenLossArguments } from "./cases/token-loss.ts";
 
 /* Products computed in bfloat16: every kernel that this machine has against the oracle, which rounds the same factors. */
 
@@ -18,7 +19,8 @@ interface Case {
   readonly op:
     | `linear${"Forward" | "Backward"}`
     | `tokenLogProb${"Forward" | "Backward"}`
-    | `klDivergence${"Forward" | "Backward"}`;
+    | `klDivergence${"Forward" | "Backward"}`
+    | "tokenLossForwardBackward";
   readonly name: string;
   readonly args: CaseArguments;
 }
@@ -64,6 +66,12 @@ function statistics(rows: number, cols: number, vocab: number, count: number): C
     dWeight: data.normal(vocab * cols),
   };
   return [first, { op: "tokenLogProbBackward", name, args }];
+}
+
+function tokenLoss(shape: TokenLossShape): Case {
+  const name = `${shape.kind}, ${shape.count} predictions, vocabulary of ${shape.vocab}`;
+  const args = tokenLossArguments(new CaseData(`bfloat16 loss ${name}`), shape);
+  return { op: "tokenLossForwardBackward", name, args };
 }
 
 function divergence(direction: "forward" | "reverse", shape: Omit<KlDivergenceShape, "direction">): Case[] {
@@ -118,6 +126,8 @@ const CASES: readonly Case[] = [
   backward("300×520×270, many blocks", { rows: 300, inputs: 520, outputs: 270, dx: "write", dWeight: true }),
   ...statistics(20, 33, 70, 11),
   ...statistics(90, 64, 2300, 80),
+  tokenLoss({ kind: "nll", rows: 20, cols: 33, vocab: 70, count: 11, blockRows: 6, temperature: 0.8 }),
+  tokenLoss({ kind: "nll", rows: 90, cols: 64, vocab: 2300, count: 80, blockRows: 48 }),
   ...divergence("reverse", { rows: 17, cols: 33, refCols: 20, vocab: 70, count: 11, temperature: 0.8 }),
   ...divergence("forward", { rows: 60, cols: 64, vocab: 2300, count: 50 }),
 ];
@@ -177,6 +187,7 @@ function assertNear(
   share: number,
 ): void {
   for (const [field, wanted] of Object.entries(expected)) {
+    if (field === "logits") continue; // work of the ops that have it here
     const scale = wanted.reduce(
       (most, value) => Math.max(most, Number.isNaN(value) ? 0 : Math.abs(value)),
       1e-3,
@@ -225,7 +236,8 @@ describe("products in bfloat16", () => {
           const actual = run(each, backend, "float32");
           // Gradients of logits, and an adapter's hidden states, are rounded after they were computed.
           const rounded =
-            /ProbBackward|DivergenceBackward/.test(each.op) || Number(each.args["rank"] ?? 0) > 0;
+            /ProbBackward|DivergenceBackward|ForwardBackward/.test(each.op) ||
+            Number(each.args["rank"] ?? 0) > 0;
           assertNear(actual, expected, rounded ? 2e-3 : 2e-5);
           assertSame(run(each, backend, "float32", packedForms(each, backend, "float32")), actual, "packed");
           assertSame(

@@ -6,6 +6,7 @@ import { CaseData, offsetsOf, unset } from "./cases/case.ts";
 import { klDivergenceForwardArguments } from "./cases/kl-divergence.ts";
 import { ACTIVATION, linearForwardArguments } from "./cases/linear.ts";
 import { tokenLogProbForwardArguments } from "./cases/token-log-prob.ts";
+import { tokenLossArguments } from "./cases/token-loss.ts";
 
 /**
  * A row's bits do not depend on what else is in the batch: what makes the PPO ratio of a re-scored token exactly 1. Rows are
@@ -184,6 +185,32 @@ function checkTokenLogProb(run: Run): void {
   }
 }
 
+/** Every token's statistics in a pass with a loss, alone: whatever block it lies in. */
+function checkTokenLoss(run: Run): void {
+  const data = new CaseData("row invariance of tokenLoss");
+  const [rows, cols, vocab] = [40, 33, 517];
+  const shape = { kind: "nll", rows, cols, vocab, count: 21, blockRows: 8, temperature: 0.7 } as const;
+  const args = tokenLossArguments(data, shape);
+  const batch = run("tokenLossForwardBackward", args);
+  for (const [index, t] of (args["predictions"] as Int32Array).entries()) {
+    const source = (args["sources"] as Int32Array)[index]!;
+    const alone = run("tokenLossForwardBackward", {
+      ...args,
+      rows: 2,
+      count: 1,
+      x: Float64Array.of(...new Float64Array(cols), ...rowsOf(args["x"] as Float64Array, source, 1, cols)),
+      tokens: Int32Array.of(-1, (args["tokens"] as Int32Array)[t]!),
+      tokenWeight: Float64Array.of(0, (args["tokenWeight"] as Float64Array)[t]!),
+      predictions: Int32Array.of(1),
+      sources: Int32Array.of(1),
+      ...{ logProb: new Float64Array(2), lse: new Float64Array(2), entropy: new Float64Array(2) },
+      ...{ dLogProb: unset(2), dx: new Float64Array(2 * cols) },
+    });
+    for (const field of ["logProb", "lse", "entropy", "dLogProb"])
+      assert.equal(alone[field]![1], batch[field]![t], `${field} of token ${t}`);
+  }
+}
+
 /** Every divergence of a batch, alone. */
 function checkKlDivergence(run: Run, direction: "reverse" | "forward"): void {
   const data = new CaseData("row invariance of klDivergence");
@@ -240,6 +267,8 @@ for (const backend of kernels.backends().filter((name) => name !== "ref")) {
       }
       if (operators.has("tokenLogProbForward"))
         it(`tokenLogProbForward, ${type}`, () => checkTokenLogProb(run));
+      if (operators.has("tokenLossForwardBackward"))
+        it(`tokenLossForwardBackward, ${type}`, () => checkTokenLoss(run));
       if (operators.has("klDivergenceForward"))
         for (const direction of ["reverse", "forward"] as const)
           it(`klDivergenceForward, ${direction}, ${type}`, () => checkKlDivergence(run, direction));

@@ -19,6 +19,7 @@ const WORK_FIELDS: Readonly<Record<string, readonly string[]>> = {
   linearBackward: ["loraGradient"],
   attentionBackward: ["delta"],
   tokenLogProbBackward: ["logits"],
+  tokenLossForwardBackward: ["logits"],
 };
 
 /** Largest magnitude, elements that are not numbers left out. */

@@ -4,6 +4,7 @@
 #include "cpu/kernels/parallel.h"
 #include "cpu/kernels/requirements.h"
 #include "cpu/kernels/table.h"
+#include "cpu/kernels/token_losses.h"
 
 // Per-token losses read a few numbers per token, so plain loops on the calling thread do. Arithmetic and sums
 // are in double: a ratio exp(Δ log-prob) loses nothing, and sums do not depend on a vector width.
@@ -97,25 +98,17 @@ void ppoPolicyLoss(OpContext&, const PpoPolicyLoss& a) {
     out(a.dLogProb)[t] = 0;
     if (a.dEntropy) out(a.dEntropy)[t] = 0;
     if (in(a.mask)[t] == 0) continue;
-    const double change = static_cast<double>(in(a.logProb)[t]) - in(a.oldLogProb)[t],
-                 advantage = in(a.advantage)[t];
-    const double ratio = std::exp(change);
-    const double plain = -advantage * ratio;
-    const double clipped = -advantage * std::clamp(ratio, 1 - a.clipRange, 1 + a.clipRange);
-    const double bound = -advantage * a.dualClip;
-    const bool clippedWins = clipped > plain;
-    // dualClip is over 1 + clipRange, so where it binds the clipped branch does not win.
-    const bool boundWins = a.dualClip > 0 && advantage < 0 && bound < plain;
-    out(a.dLogProb)[t] = clippedWins || boundWins ? 0.0f : static_cast<float>(a.scale * plain);
-    if (a.dEntropy) out(a.dEntropy)[t] = static_cast<float>(-a.entropyCoefficient * a.scale);
-    sums[PpoPolicyLoss::kLoss] += boundWins ? bound : clippedWins ? clipped : plain;
-    sums[PpoPolicyLoss::kApproxKl] += 0.5 * change * change;
-    sums[PpoPolicyLoss::kClipped] += clippedWins;
-    sums[PpoPolicyLoss::kRatio] += ratio;
-    sums[PpoPolicyLoss::kRatioSquared] += ratio * ratio;
+    const PpoPolicyTerm term = termOf(a, t);
+    out(a.dLogProb)[t] = term.slope.logProb;
+    if (a.dEntropy) out(a.dEntropy)[t] = term.slope.entropy;
+    sums[PpoPolicyLoss::kLoss] += term.loss;
+    sums[PpoPolicyLoss::kApproxKl] += 0.5 * term.change * term.change;
+    sums[PpoPolicyLoss::kClipped] += term.clipped;
+    sums[PpoPolicyLoss::kRatio] += term.ratio;
+    sums[PpoPolicyLoss::kRatioSquared] += term.ratio * term.ratio;
     if (a.entropy) sums[PpoPolicyLoss::kEntropy] += in(a.entropy)[t];
     sums[PpoPolicyLoss::kTokens] += 1;
-    sums[PpoPolicyLoss::kDualClipped] += boundWins;
+    sums[PpoPolicyLoss::kDualClipped] += term.dualClipped;
   }
   writeStats(a.stats, sums);
 }
@@ -149,7 +142,7 @@ void tokenNllLoss(OpContext&, const TokenNllLoss& a) {
   std::array<double, TokenNllLoss::kStatCount> sums{};
   for (int64_t t = 0; t < a.rows; ++t) {
     const double weight = in(a.weight)[t];
-    out(a.dLogProb)[t] = static_cast<float>(-weight * a.scale);
+    out(a.dLogProb)[t] = slopeOf(a, t).logProb;
     sums[TokenNllLoss::kLoss] -= weight * in(a.logProb)[t];
     sums[TokenNllLoss::kWeight] += weight;
   }

@@ -11,6 +11,7 @@ import { normCases } from "./norm.ts";
 import { optimizerCases } from "./optimizer.ts";
 import { preferenceCases } from "./preference.ts";
 import { tokenLogProbCases } from "./token-log-prob.ts";
+import { tokenLossCases } from "./token-loss.ts";
 
 /** The one table: what every backend is held to. */
 export const opCases: readonly OpCase[] = [
@@ -20,6 +21,7 @@ export const opCases: readonly OpCase[] = [
   ...dropoutCases,
   ...attentionCases,
   ...tokenLogProbCases,
+  ...tokenLossCases,
   ...klDivergenceCases,
   ...lossCases,
   ...groupPolicyCases,
