@@ -50,9 +50,9 @@ else()
   set(kernel_options -ffp-contract=fast -Wno-psabi)
   rlhf_add_kernels(scalar ${kernel_options})
   if(RLHF_X86)
-    rlhf_add_kernels(avx2 ${kernel_options} -mavx2 -mfma -mf16c)
+    rlhf_add_kernels(avx2 ${kernel_options} -mavx2 -mfma -mf16c -mprfchw)
     rlhf_add_kernels(avx512 ${kernel_options}
-      -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mprefer-vector-width=512)
+      -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mprfchw -mprefer-vector-width=512)
   endif()
 endif()
 

@@ -18,9 +18,7 @@ constexpr int64_t kColsPerPackedA = 1024;  // columns for which one packed block
 constexpr int64_t kRowsWorthPackingB = 256;
 constexpr int64_t kStripPanels = kStripCols / kPanelCols;
 
-// Calling the other threads costs some ten microseconds, the time of about this many multiply-adds. Reading an element of B from
-// memory takes as long as some multiply-adds, which is what counts where few rows use it.
-constexpr int64_t kSharedWork = 1 << 20;
+// Reading an element of B from memory takes as long as some multiply-adds, which is what counts where few rows use it.
 constexpr int64_t kWorkPerElementOfB = 8;
 
 // A thread's scratch memory holds the block that it packed, a low-rank term's share of B, and unfinished strips.
@@ -312,6 +310,7 @@ void packColumns(OpContext& context, const MatrixView& b, int64_t depth, int64_t
 
 void gemm(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume, Columns columns) {
   if (product.compute == DType::BF16) return gemmBfloat16(context, scratch, product, consume, columns);
+  if (readsOperandsAsTheyLie(product, scratch, columns)) return gemmDirect(context, scratch, product, consume);
   const Term& main = product.terms[0];
   const int64_t stripsThatFit = scratch.floatsLeft() / (main.depth * kStripCols);
   if (main.packedB || product.rows < kRowsWorthPackingB || stripsThatFit == 0) {

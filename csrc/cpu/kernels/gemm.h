@@ -28,6 +28,9 @@ struct Product {
   DType compute = DType::F32;  // BF16: A (times its factor) and B are rounded to bfloat16; sums are float32 all the same
   // The second term (a low-rank update, whose B is not packed) runs in the accumulators of the first; depth 0: none.
   Term terms[2];
+  // (optional) Where the consumer writes C, rows `destinationStride` floats apart: fetched before it is written.
+  const float* destination = nullptr;
+  int64_t destinationStride = 0;
 };
 
 /// A finished piece of C: rows [row, row + rows), columns [col, col + cols); row i starts at values + i · stride. Columns start at
@@ -66,6 +69,9 @@ class SharedScratch {
   int64_t floatsLeft_;
 };
 
+// Calling the other threads costs some ten microseconds, the time of about this many multiply-adds.
+inline constexpr int64_t kSharedWork = 1 << 20;
+
 /// The widest strip; statistics that are taken by strip may rely on cuts at its multiples (Columns::FixedCuts).
 inline constexpr int64_t kStripCols = 256;
 
@@ -91,6 +97,12 @@ void packColumns(OpContext& context, const MatrixView& b, int64_t depth, int64_t
 
 /// The product in bfloat16; gemm() comes here by itself.
 void gemmBfloat16(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume, Columns columns);
+
+/// Whether the product is one for gemmDirect.
+bool readsOperandsAsTheyLie(const Product& product, const SharedScratch& scratch, Columns columns);
+
+/// The product without packing A, nor B where it lies by rows; the same bits. gemm() comes here by itself.
+void gemmDirect(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume);
 
 /// Computes the product and hands every element to `consume` exactly once, as part of a strip, on any thread.
 void gemm(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume,

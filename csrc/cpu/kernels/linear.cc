@@ -144,6 +144,8 @@ void linearForward(OpContext& context, const LinearForward& f) {
                         .factor = static_cast<float>(f.lora.scale),
                         .b = transposeOf(f.lora.b, f.outputs, rank, false)};
   }
+  product.destination = floats(f.y);
+  product.destinationStride = f.yStride;
   withActivation(f.activation, [&]<Activation activation>() {
     auto finish = [&](const Strip& strip) { finishForward<activation>(f, strip); };
     gemm(context, SharedScratch(context), product, finish);
@@ -167,6 +169,8 @@ void linearBackward(OpContext& context, const LinearBackward& g) {
                         .packedBStride = panelStrideOf(g.outputs, g.weight.compute)};
     if (rank > 0 && !g.dLoraInput)
       product.terms[1] = {.depth = rank, .a = rowMajor(g.loraGradient, rank), .b = rowMajor(g.lora.a, g.inputs)};
+    product.destination = floats(g.dx);
+    product.destinationStride = g.dxStride;
     AddTo dx{floats(g.dx), g.dxStride, 1, g.accumulateDx != 0};
     gemm(context, SharedScratch(context), product, dx);
   }

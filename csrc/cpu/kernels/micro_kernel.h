@@ -12,6 +12,9 @@ inline constexpr int kPanelVectors = 2;
 inline constexpr int kPanelCols = kPanelVectors * kWidth;
 inline constexpr int kPanelRows = kWidth == 16 ? 14 : kWidth == 8 ? 6 : 4;
 
+/// Which index of A(row, k) is contiguous in memory where A is read as it lies.
+enum class Contiguous { Depth, Rows };
+
 /// A run of `depth` values of k: a is packed [depth][rows of the tile], b is packed [depth][kPanelCols].
 struct Segment {
   const float* a = nullptr;

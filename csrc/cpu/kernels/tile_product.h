@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 
+#include "cpu/kernels/micro_kernel.h"
 #include "cpu/simd.h"
 
 // Small matrix products inside the caches, the five of attention's forward and backward passes. All
@@ -16,13 +17,10 @@ namespace rlhf::RLHF_ISA {
 inline constexpr int kTileRows = 6;
 inline constexpr int kTileVectors = kWidth == 16 ? 4 : 2;
 
-/// Which index of A(row, k) is contiguous in memory; the other one is `aStride` elements apart.
-enum class Contiguous { Depth, Rows };
-
 struct TileProduct {
   int64_t depth;
   const float* a;
-  int64_t aStride;
+  int64_t aStride;  // of the index of A that is not contiguous
   const float* b;  // [depth, columns], rows bStride apart
   int64_t bStride;
   float* c;  // [rows, columns], rows cStride apart

@@ -69,6 +69,9 @@ function rotaryCases(): OpCase[] {
     { rows: 7, heads: 3, headDim: 10, rotary: 6, gap: 5 },
     { rows: 33, heads: 2, headDim: 64, rotary: 64, gap: 0 },
     { rows: 65, heads: 4, headDim: 16, rotary: 16, gap: 7 },
+    { rows: 21, heads: 5, headDim: 8, rotary: 8, gap: 3 },
+    { rows: 9, heads: 3, headDim: 4, rotary: 4, gap: 0 },
+    { rows: 9, heads: 11, headDim: 2, rotary: 2, gap: 0 },
   ].flatMap(({ gap, ...shape }) =>
     [false, true].map((inverse) => {
       const name = `${shape.rows} rows, ${shape.heads} heads, ${shape.rotary} of ${shape.headDim}${inverse ? ", inverse" : ""}`;
