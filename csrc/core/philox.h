@@ -1,11 +1,7 @@
 #pragma once
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define RLHF_HOST_DEVICE __host__ __device__ inline
-#else
-#define RLHF_HOST_DEVICE inline
-#endif
+#include "core/device_code.h"
 
 namespace rlhf {
 

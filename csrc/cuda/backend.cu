@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "cuda/kernels.h"
+#include "cuda/sums.cuh"
 #include "ops/entry.h"
 
 namespace rlhf::cuda {
@@ -10,7 +11,7 @@ size_t scratchBytes(const Device*, const ScratchLimits* limits) {
   const int64_t rows = limits->rows;
   return std::max({embeddingScratchBytes(rows), normScratchBytes(rows, limits->maxWidth),
                    headNormScratchBytes(rows, std::max(limits->heads, limits->kvHeads), limits->headDim),
-                   linearScratchBytes(rows, limits->maxWidth), tokenLogProbScratchBytes(rows, limits->vocab)});
+                   linearScratchBytes(rows, limits->maxWidth), sumsScratchBytes(), tokenLogProbScratchBytes(rows, limits->vocab)});
 }
 
 size_t packedWeightBytes(DType, DType, int64_t, int64_t, int32_t) { return 0; }
@@ -43,6 +44,21 @@ Ops makeOps(const char* backend, const char* instructionSet) {
   ops.attentionBackward = opEntry<AttentionBackward, attentionBackward>;
   ops.tokenLogProbForward = opEntry<TokenLogProbForward, tokenLogProbForward>;
   ops.tokenLogProbBackward = opEntry<TokenLogProbBackward, tokenLogProbBackward>;
+  ops.ppoPolicyLoss = opEntry<PpoPolicyLoss, ppoPolicyLoss>;
+  ops.ppoValueLoss = opEntry<PpoValueLoss, ppoValueLoss>;
+  ops.tokenNllLoss = opEntry<TokenNllLoss, tokenNllLoss>;
+  ops.whiten = opEntry<Whiten, whiten>;
+  ops.klReward = opEntry<KlReward, klReward>;
+  ops.gae = opEntry<Gae, gae>;
+  ops.groupPolicyLoss = opEntry<GroupPolicyLoss, groupPolicyLoss>;
+  ops.rewardLoss = opEntry<RewardLoss, rewardLoss>;
+  ops.sequenceSum = opEntry<SequenceSum, sequenceSum>;
+  ops.sequenceSumBackward = opEntry<SequenceSumBackward, sequenceSumBackward>;
+  ops.wpoWeight = opEntry<WpoWeight, wpoWeight>;
+  ops.preferenceLoss = opEntry<PreferenceLoss, preferenceLoss>;
+  ops.ktoLoss = opEntry<KtoLoss, ktoLoss>;
+  ops.adamW = opEntry<AdamW, adamW>;
+  ops.squaredNorm = opEntry<SquaredNorm, squaredNorm>;
   return ops;
 }
 

@@ -40,6 +40,27 @@ void tokenLogProbForward(OpContext& context, const TokenLogProbForward& argument
 void tokenLogProbBackward(OpContext& context, const TokenLogProbBackward& arguments);
 size_t tokenLogProbScratchBytes(int64_t rows, int64_t vocab);
 
+void ppoPolicyLoss(OpContext& context, const PpoPolicyLoss& arguments);
+void ppoValueLoss(OpContext& context, const PpoValueLoss& arguments);
+void tokenNllLoss(OpContext& context, const TokenNllLoss& arguments);
+
+void whiten(OpContext& context, const Whiten& arguments);
+void klReward(OpContext& context, const KlReward& arguments);
+void gae(OpContext& context, const Gae& arguments);
+
+void groupPolicyLoss(OpContext& context, const GroupPolicyLoss& arguments);
+
+void rewardLoss(OpContext& context, const RewardLoss& arguments);
+
+void sequenceSum(OpContext& context, const SequenceSum& arguments);
+void sequenceSumBackward(OpContext& context, const SequenceSumBackward& arguments);
+void wpoWeight(OpContext& context, const WpoWeight& arguments);
+void preferenceLoss(OpContext& context, const PreferenceLoss& arguments);
+void ktoLoss(OpContext& context, const KtoLoss& arguments);
+
+void adamW(OpContext& context, const AdamW& arguments);
+void squaredNorm(OpContext& context, const SquaredNorm& arguments);
+
 /// The table, under the given name ("cuda", "simt").
 Ops makeOps(const char* backend, const char* instructionSet);
 

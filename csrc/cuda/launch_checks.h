@@ -25,6 +25,9 @@ void dispatchType(DType type, const char* op, Function&& function) {
   }
 }
 
+/// Throws Error unless accumulators of the type that `type` names are float32: for ops whose arrays are all accumulators.
+inline void requireFloatSums(DType type, const char* op) { dispatchType(type, op, [](auto) {}); }
+
 /// Throws Error unless the weight has the activations' type.
 inline void requireWeightType(DType weight, DType compute, DType activations, const char* op) {
   if (compute == DType::BF16 && activations != DType::BF16)

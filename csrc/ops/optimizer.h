@@ -23,6 +23,13 @@ struct AdamW {
   }
 };
 
+/// The constants of one update in the arithmetic of torch.optim.AdamW: made in double, used in float.
+struct AdamWConstants {
+  float gradientScale, decay, beta1, beta2, oneMinusBeta1, oneMinusBeta2, stepSize, inverseRootCorrection, eps;
+};
+
+AdamWConstants adamWConstants(const AdamW& arguments);
+
 /// out[0] = Σ x², summed in a fixed order in float64 (not finite if any element is not).
 struct SquaredNorm {
   DType type = DType::F32;

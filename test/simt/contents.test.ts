@@ -25,7 +25,7 @@ describe("arrays whose contents do not fit, on the emulator", () => {
   function assertOnlyNaN(good: Float64Array, bad: Float64Array, indices: Iterable<number>): void {
     const expected = good.slice();
     for (const index of indices) expected[index] = Number.NaN;
-    assert.deepEqual(bad, expected);
+    assert.deepEqual([...bad], [...expected]);
   }
 
   const range = (begin: number, count: number): number[] =>
@@ -36,6 +36,18 @@ describe("arrays whose contents do not fit, on the emulator", () => {
 
   function replaced(op: string, name: string, field: string, index: number, value: number): KernelArguments {
     const array = (caseOf(op, name)[field] as Int32Array).slice();
+    array[index] = value;
+    return { [field]: array };
+  }
+
+  function replacedReal(
+    op: string,
+    name: string,
+    field: string,
+    index: number,
+    value: number,
+  ): KernelArguments {
+    const array = Float32Array.from(caseOf(op, name)[field] as Float64Array);
     array[index] = value;
     return { [field]: array };
   }
@@ -76,5 +88,62 @@ describe("arrays whose contents do not fit, on the emulator", () => {
     const { good, bad } = compare("rotary", name, replaced("rotary", name, "positions", 3, 40));
     const turned = range(0, 3).flatMap((head) => range(3 * 35 + head * 10, 6));
     assertOnlyNaN(good["x"]!, bad["x"]!, turned);
+  });
+
+  it("gae: a counted first token makes its sequence NaN where the advantage is known, and no other", () => {
+    const name = "7, 1, 2 tokens";
+    const { good, bad } = compare("gae", name, replacedReal("gae", name, "mask", 0, 1));
+    assertOnlyNaN(good["advantage"]!, bad["advantage"]!, [0]);
+    assertOnlyNaN(good["returns"]!, bad["returns"]!, [0]);
+  });
+
+  it("ppoValueLoss: a counted first token makes the loss NaN", () => {
+    const name = "7, 1, 2 tokens";
+    const { good, bad } = compare("ppoValueLoss", name, replacedReal("ppoValueLoss", name, "mask", 0, 1));
+    assertOnlyNaN(good["stats"]!, bad["stats"]!, [0]);
+    assert.deepEqual(bad["dValue"], good["dValue"]);
+  });
+
+  it("rewardLoss: a row outside the batch makes the loss NaN and gets no gradient", () => {
+    const name = "logistic, 7 pairs and 0 scored answers";
+    const { bad } = compare("rewardLoss", name, replaced("rewardLoss", name, "chosen", 2, 23));
+    assert.ok(Number.isNaN(bad["stats"]![0]));
+  });
+
+  it("wpoWeight: the pair of an answer without tokens is NaN", () => {
+    const name = "3, 2, 5 tokens";
+    const mask = (caseOf("wpoWeight", name)["mask"] as Float64Array).slice();
+    const { good, bad } = compare("wpoWeight", name, { mask: Float32Array.from(mask.fill(0, 5)) });
+    assertOnlyNaN(good["weight"]!, bad["weight"]!, [1]);
+  });
+
+  for (const kind of ["sigmoid", "aot", "aotUnpaired"]) {
+    for (const sequence of [-1, 17]) {
+      it(`preferenceLoss (${kind}): a pair of sequence ${sequence} makes the loss NaN`, () => {
+        const name = `${kind}, 7 pairs`;
+        const { good, bad } = compare(
+          "preferenceLoss",
+          name,
+          replaced("preferenceLoss", name, "rejected", 4, sequence),
+        );
+        assert.ok(Number.isFinite(good["stats"]![0]));
+        assert.ok(Number.isNaN(bad["stats"]![0]));
+      });
+    }
+  }
+
+  it("preferenceLoss: answers without tokens to divide by are NaN", () => {
+    const name = "sigmoid, 7 pairs with everything optional";
+    const chosen = (caseOf("preferenceLoss", name)["chosen"] as Int32Array)[3]!;
+    const { bad } = compare("preferenceLoss", name, replaced("preferenceLoss", name, "tokens", chosen, 0));
+    assert.ok(Number.isNaN(bad["stats"]![0]));
+    assert.ok(Number.isNaN(bad["dLogProb"]![chosen]));
+  });
+
+  it("ktoLoss: a label that is none makes its gradient and the loss NaN", () => {
+    const name = "33 answers";
+    const { good, bad } = compare("ktoLoss", name, replaced("ktoLoss", name, "label", 5, 2));
+    assertOnlyNaN(good["dLogProb"]!, bad["dLogProb"]!, [5]);
+    assert.ok(Number.isNaN(bad["stats"]![0]));
   });
 });

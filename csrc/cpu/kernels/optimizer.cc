@@ -8,26 +8,8 @@
 namespace rlhf::RLHF_ISA {
 namespace {
 
-/// The constants of one update, in the arithmetic of torch.optim.AdamW: made in double, used in float.
-struct AdamWStep {
-  float gradientScale, decay, beta1, beta2, oneMinusBeta1, oneMinusBeta2, stepSize, inverseRootCorrection,
-      eps;
-
-  explicit AdamWStep(const AdamW& a)
-      : gradientScale(static_cast<float>(a.gradientScale)),
-        decay(static_cast<float>(1 - a.learningRate * a.weightDecay)),
-        beta1(static_cast<float>(a.beta1)),
-        beta2(static_cast<float>(a.beta2)),
-        oneMinusBeta1(static_cast<float>(1 - a.beta1)),
-        oneMinusBeta2(static_cast<float>(1 - a.beta2)),
-        stepSize(static_cast<float>(a.learningRate / (1 - std::pow(a.beta1, static_cast<double>(a.step))))),
-        inverseRootCorrection(
-            static_cast<float>(1 / std::sqrt(1 - std::pow(a.beta2, static_cast<double>(a.step))))),
-        eps(static_cast<float>(a.eps)) {}
-};
-
 // A plain loop: the compiler vectorises it, square root included.
-void update(const AdamWStep s, const float* __restrict gradient, float* __restrict parameter,
+void update(const AdamWConstants s, const float* __restrict gradient, float* __restrict parameter,
             float* __restrict m, float* __restrict v, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
     const float g = s.gradientScale * gradient[i];
@@ -58,7 +40,7 @@ double squaredNormOfBlock(const float* x, int64_t count) {
 
 void adamW(OpContext& context, const AdamW& a) {
   requireFloat32(a.type, "adamW");
-  const AdamWStep step(a);
+  const AdamWConstants step = adamWConstants(a);
   forEachRange(context, a.count, 1, [&](int64_t begin, int64_t end) {
     update(step, static_cast<const float*>(a.gradient) + begin, static_cast<float*>(a.parameter) + begin,
            static_cast<float*>(a.m) + begin, static_cast<float*>(a.v) + begin, end - begin);
