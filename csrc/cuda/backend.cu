@@ -11,7 +11,8 @@ size_t scratchBytes(const Device*, const ScratchLimits* limits) {
   const int64_t rows = limits->rows;
   return std::max({embeddingScratchBytes(rows), normScratchBytes(rows, limits->maxWidth),
                    headNormScratchBytes(rows, std::max(limits->heads, limits->kvHeads), limits->headDim),
-                   linearScratchBytes(rows, limits->maxWidth), sumsScratchBytes(), tokenLogProbScratchBytes(rows, limits->vocab)});
+                   linearScratchBytes(rows, limits->maxWidth), sumsScratchBytes(), tokenLogProbScratchBytes(rows, limits->vocab),
+                   sampleScratchBytes(rows, limits->vocab)});
 }
 
 size_t packedWeightBytes(DType, DType, int64_t, int64_t, int32_t) { return 0; }
@@ -59,6 +60,7 @@ Ops makeOps(const char* backend, const char* instructionSet) {
   ops.ktoLoss = opEntry<KtoLoss, ktoLoss>;
   ops.adamW = opEntry<AdamW, adamW>;
   ops.squaredNorm = opEntry<SquaredNorm, squaredNorm>;
+  ops.sample = opEntry<Sample, sample>;
   return ops;
 }
 

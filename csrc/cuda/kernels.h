@@ -61,6 +61,9 @@ void ktoLoss(OpContext& context, const KtoLoss& arguments);
 void adamW(OpContext& context, const AdamW& arguments);
 void squaredNorm(OpContext& context, const SquaredNorm& arguments);
 
+void sample(OpContext& context, const Sample& arguments);
+size_t sampleScratchBytes(int64_t rows, int64_t vocab);
+
 /// The table, under the given name ("cuda", "simt").
 Ops makeOps(const char* backend, const char* instructionSet);
 

@@ -120,7 +120,7 @@ struct Answer {
   double statLength;         // what the statistics divide by
 };
 
-RLHF_HOST_DEVICE PairLoss pairLoss(const PreferenceLoss& a, const Answer& chosen, const Answer& rejected) {
+RLHF_HOST_DEVICE_SHARED PairLoss pairLoss(const PreferenceLoss& a, const Answer& chosen, const Answer& rejected) {
   if (a.kind == PreferenceKind::OddsRatio) {
     const ValueAndSlope c = logOdds(chosen.logRatio / chosen.length);
     const ValueAndSlope r = logOdds(rejected.logRatio / rejected.length);
@@ -199,9 +199,12 @@ RLHF_HOST_DEVICE double ktoAnswer(const KtoLoss& a, int64_t s, double* sums) {
   const double reward = a.beta * (at(a.logProb, s) - at(a.refLogProb, s));
   const double gain = label * (reward - a.beta * a.kl);
   sums[KtoLoss::kLoss] += weight * sigmoid(-gain);
-  sums[desirable ? KtoLoss::kDesirable : KtoLoss::kUndesirable] += 1;
-  sums[desirable ? KtoLoss::kChosenReward : KtoLoss::kRejectedReward] += reward;
-  sums[desirable ? KtoLoss::kChosenLogProb : KtoLoss::kRejectedLogProb] += at(a.logProb, s);
+  sums[KtoLoss::kDesirable] += desirable;
+  sums[KtoLoss::kUndesirable] += !desirable;
+  sums[KtoLoss::kChosenReward] += desirable ? reward : 0;
+  sums[KtoLoss::kRejectedReward] += desirable ? 0 : reward;
+  sums[KtoLoss::kChosenLogProb] += desirable ? at(a.logProb, s) : 0;
+  sums[KtoLoss::kRejectedLogProb] += desirable ? 0 : at(a.logProb, s);
   return -a.scale * a.beta * label * weight * sigmoid(gain) * sigmoid(-gain);
 }
 

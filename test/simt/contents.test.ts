@@ -146,4 +146,33 @@ describe("arrays whose contents do not fit, on the emulator", () => {
     assertOnlyNaN(good["dLogProb"]!, bad["dLogProb"]!, [5]);
     assert.ok(Number.isNaN(bad["stats"]![0]));
   });
+
+  for (const [what, value] of [
+    ["NaN", Number.NaN],
+    ["infinite", Number.POSITIVE_INFINITY],
+  ] as const) {
+    for (const name of ["plain", "greedy", "a wide vocabulary, everything"]) {
+      it(`sample (${name}): a row with a logit that is ${what} gives token -1`, () => {
+        const { vocab } = caseOf("sample", name) as { vocab: number };
+        const { good, bad } = compare(
+          "sample",
+          name,
+          replacedReal("sample", name, "logits", 2 * vocab + 7, value),
+        );
+        assertOnlyNaN(good["logProb"]!, bad["logProb"]!, [2]);
+        assert.deepEqual([...bad["token"]!], [...good["token"]!.with(2, -1)]);
+      });
+    }
+  }
+
+  it("sample: a row without a token that may be drawn gives token -1", () => {
+    const logits = Float32Array.from(caseOf("sample", "top-p")["logits"] as Float64Array).fill(
+      -Infinity,
+      129,
+      258,
+    );
+    const { good, bad } = compare("sample", "top-p", { logits });
+    assertOnlyNaN(good["logProb"]!, bad["logProb"]!, [1]);
+    assert.deepEqual([...bad["token"]!], [...good["token"]!.with(1, -1)]);
+  });
 });

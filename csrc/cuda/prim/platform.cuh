@@ -32,6 +32,9 @@ struct Site {
 
 RLHF_DEVICE void syncThreads(Site = Site::here()) { __syncthreads(); }
 
+RLHF_DEVICE uint32_t bitsOf(float value) { return __float_as_uint(value); }
+RLHF_DEVICE float floatOf(uint32_t bits) { return __uint_as_float(bits); }
+
 #else
 
 #define RLHF_DEVICE inline
@@ -42,6 +45,9 @@ using Site = simt::Site;
 
 /// A barrier of all threads of the block.
 inline void syncThreads(Site site = Site::here()) { simt::blockBarrier(site); }
+
+inline uint32_t bitsOf(float value) { return std::bit_cast<uint32_t>(value); }
+inline float floatOf(uint32_t bits) { return std::bit_cast<float>(bits); }
 
 #endif
 

@@ -104,6 +104,12 @@ function sampleCase(name: string, rows: number, vocab: number, settings: CaseArg
 const seenTokens = (rows: number, vocab: number): Uint8Array =>
   Uint8Array.from(new CaseData("seen").mask(rows * vocab, 0.3));
 
+/** Logits of few values, 0 and −0 among them. */
+const steps = (count: number): Float64Array =>
+  Float64Array.from(new CaseData("steps").integers(count, 4), (step, index) =>
+    step === 2 && index % 2 === 0 ? -0 : step - 2,
+  );
+
 export const decodeCases: readonly OpCase[] = [
   ...CACHES.flatMap(cacheCases),
   sampleCase("greedy", 33, 65, { temperature: 0 }),
@@ -127,6 +133,23 @@ export const decodeCases: readonly OpCase[] = [
     forbidden: Int32Array.of(0, 7, 499),
     forbid: Uint8Array.from({ length: 33 }, (_, row) => row % 2),
   }),
+  sampleCase("a wide vocabulary, everything", 5, 5003, {
+    temperature: 1.2,
+    topK: 900,
+    topP: 0.95,
+    minP: 1e-4,
+    repetitionPenalty: 0.8,
+    seen: seenTokens(5, 5003),
+    forbiddenCount: 2,
+    forbidden: Int32Array.of(5002, 77),
+  }),
+  sampleCase("equal logits, top-k and top-p", 33, 300, {
+    topK: 20,
+    topP: 0.5,
+    logits: new Float64Array(33 * 300).fill(-1.5),
+  }),
+  sampleCase("many equal logits, top-k", 33, 300, { topK: 100, logits: steps(33 * 300) }),
+  sampleCase("many equal logits, top-p", 33, 300, { topP: 0.7, logits: steps(33 * 300) }),
   sampleCase("greedy with repetition penalty and forbidden tokens", 33, 65, {
     temperature: 0,
     repetitionPenalty: 1.5,
