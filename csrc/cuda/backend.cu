@@ -45,6 +45,7 @@ Ops makeOps(const char* backend, const char* instructionSet) {
   ops.attentionBackward = opEntry<AttentionBackward, attentionBackward>;
   ops.tokenLogProbForward = opEntry<TokenLogProbForward, tokenLogProbForward>;
   ops.tokenLogProbBackward = opEntry<TokenLogProbBackward, tokenLogProbBackward>;
+  ops.tokenLossForwardBackward = opEntry<TokenLossForwardBackward, tokenLossForwardBackward>;
   ops.ppoPolicyLoss = opEntry<PpoPolicyLoss, ppoPolicyLoss>;
   ops.ppoValueLoss = opEntry<PpoValueLoss, ppoValueLoss>;
   ops.tokenNllLoss = opEntry<TokenNllLoss, tokenNllLoss>;

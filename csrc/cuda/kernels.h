@@ -38,6 +38,7 @@ void attentionBackward(OpContext& context, const AttentionBackward& arguments);
 
 void tokenLogProbForward(OpContext& context, const TokenLogProbForward& arguments);
 void tokenLogProbBackward(OpContext& context, const TokenLogProbBackward& arguments);
+void tokenLossForwardBackward(OpContext& context, const TokenLossForwardBackward& arguments);
 size_t tokenLogProbScratchBytes(int64_t rows, int64_t vocab);
 
 void ppoPolicyLoss(OpContext& context, const PpoPolicyLoss& arguments);
