@@ -12,7 +12,7 @@ size_t scratchBytes(const Device*, const ScratchLimits* limits) {
   return std::max({embeddingScratchBytes(rows), normScratchBytes(rows, limits->maxWidth),
                    headNormScratchBytes(rows, std::max(limits->heads, limits->kvHeads), limits->headDim),
                    linearScratchBytes(rows, limits->maxWidth), sumsScratchBytes(), tokenLogProbScratchBytes(rows, limits->vocab),
-                   sampleScratchBytes(rows, limits->vocab)});
+                   klDivergenceScratchBytes(rows, limits->vocab), sampleScratchBytes(rows, limits->vocab)});
 }
 
 size_t packedWeightBytes(DType, DType, int64_t, int64_t, int32_t) { return 0; }
@@ -46,6 +46,8 @@ Ops makeOps(const char* backend, const char* instructionSet) {
   ops.tokenLogProbForward = opEntry<TokenLogProbForward, tokenLogProbForward>;
   ops.tokenLogProbBackward = opEntry<TokenLogProbBackward, tokenLogProbBackward>;
   ops.tokenLossForwardBackward = opEntry<TokenLossForwardBackward, tokenLossForwardBackward>;
+  ops.klDivergenceForward = opEntry<KlDivergenceForward, klDivergenceForward>;
+  ops.klDivergenceBackward = opEntry<KlDivergenceBackward, klDivergenceBackward>;
   ops.ppoPolicyLoss = opEntry<PpoPolicyLoss, ppoPolicyLoss>;
   ops.ppoValueLoss = opEntry<PpoValueLoss, ppoValueLoss>;
   ops.tokenNllLoss = opEntry<TokenNllLoss, tokenNllLoss>;

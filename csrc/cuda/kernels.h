@@ -41,6 +41,10 @@ void tokenLogProbBackward(OpContext& context, const TokenLogProbBackward& argume
 void tokenLossForwardBackward(OpContext& context, const TokenLossForwardBackward& arguments);
 size_t tokenLogProbScratchBytes(int64_t rows, int64_t vocab);
 
+void klDivergenceForward(OpContext& context, const KlDivergenceForward& arguments);
+void klDivergenceBackward(OpContext& context, const KlDivergenceBackward& arguments);
+size_t klDivergenceScratchBytes(int64_t rows, int64_t vocab);
+
 void ppoPolicyLoss(OpContext& context, const PpoPolicyLoss& arguments);
 void ppoValueLoss(OpContext& context, const PpoValueLoss& arguments);
 void tokenNllLoss(OpContext& context, const TokenNllLoss& arguments);

@@ -5,8 +5,8 @@
 
 #include "cuda/kernels.h"
 #include "cuda/launch_checks.h"
-#include "cuda/matmul.cuh"
 #include "cuda/prim/warp.cuh"
+#include "cuda/vocabulary.cuh"
 
 namespace rlhf::cuda {
 namespace {
@@ -14,7 +14,6 @@ namespace {
 // Rows that are in scratch memory at once. Large enough that the head's weights, read once per chunk, do not bound the
 // speed (KERNELS.md: 1024 rows give 814 FLOP per byte); fixed, so that dWeight's order of summing is.
 constexpr int64_t kChunkRows = 1024;
-constexpr int kJoinThreads = 256;
 
 /// A softmax over part of a row: m = max z, Σ e^{z−m}, Σ e^{z−m}·(z − m), and z of the target if it is in this part.
 struct SoftmaxPart {
@@ -92,11 +91,11 @@ struct StatisticsEpilogue {
 };
 
 /// A warp per row: joins its parts, in an order that the number of tiles alone decides.
-__global__ void __launch_bounds__(kJoinThreads)
+__global__ void __launch_bounds__(kVocabularyThreads)
     joinPartsKernel(const SoftmaxPart* parts, int64_t columnTiles, int64_t rows, const int32_t* predictions, float* logProb,
                     float* lse, float* entropy) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int64_t row = (static_cast<int64_t>(blockIdx.x) * kJoinThreads + threadIdx.x) / 32;
+  const int64_t row = (static_cast<int64_t>(blockIdx.x) * kVocabularyThreads + threadIdx.x) / 32;
   if (row >= rows) return;
   SoftmaxPart part = emptyPart();
   for (int64_t tile = lane; tile < columnTiles; tile += 32) part = join(part, parts[row * columnTiles + tile]);
@@ -158,43 +157,10 @@ struct LogitGradientEpilogue {
 
 /// The same from logits that the forward pass kept.
 template <class T>
-__global__ void __launch_bounds__(kJoinThreads)
+__global__ void __launch_bounds__(kVocabularyThreads)
     logitGradientKernel(const __grid_constant__ LogitGradient gradient, const float* logits, T* dz, int64_t cols) {
-  const int64_t row = blockIdx.x, col = static_cast<int64_t>(blockIdx.y) * kJoinThreads + threadIdx.x;
+  const int64_t row = blockIdx.x, col = static_cast<int64_t>(blockIdx.y) * kVocabularyThreads + threadIdx.x;
   if (col < cols) dz[row * cols + col] = fromFloat<T>(gradient(row, col, logits[row * cols + col]));
-}
-
-/// The products to come are linear: of rows with the same source the first takes the sum, and the others become 0. Each hidden
-/// row is then written by one row of the product, so that the order of summing is fixed.
-template <class T>
-__global__ void __launch_bounds__(kJoinThreads)
-    sumRowsOfOneSourceKernel(const int32_t* sources, int64_t rows, T* dz, int64_t cols) {
-  const int64_t first = blockIdx.x, col = static_cast<int64_t>(blockIdx.y) * kJoinThreads + threadIdx.x;
-  const bool leads = first == 0 || sources[first] != sources[first - 1];
-  if (!leads || first + 1 == rows || sources[first + 1] != sources[first] || col >= cols) return;
-  float sum = toFloat(dz[first * cols + col]);
-  for (int64_t row = first + 1; row < rows && sources[row] == sources[first]; ++row) {
-    sum += toFloat(dz[row * cols + col]);
-    dz[row * cols + col] = fromFloat<T>(0.0f);
-  }
-  dz[first * cols + col] = fromFloat<T>(sum);
-}
-
-template <class Tile>
-int64_t columnTiles(int64_t vocab) {
-  return (vocab + Tile::kCols - 1) / Tile::kCols;
-}
-
-/// z·temperature = hidden states · headᵀ for `rows` predictions.
-template <class T, class Arguments>
-MatmulArguments logitsProduct(const Arguments& a, int64_t first, int64_t rows) {
-  MatmulArguments product;
-  product.rows = rows;
-  product.cols = a.vocab;
-  product.a[1] = makeOperand<T>(a.x, a.cols, false, a.sources + first);
-  product.b[1] = makeOperand<T>(a.head.data, a.cols, false);
-  product.depth[1] = a.cols;
-  return product;
 }
 
 template <class T>
@@ -208,17 +174,12 @@ void forward(OpContext& context, const TokenLogProbForward& a) {
     const int32_t* predictions = a.predictions + first;
     const StatisticsEpilogue<Tile> statistics{parts, tiles, predictions, a.tokens, logits ? logits + first * a.vocab : nullptr,
                                               static_cast<float>(1 / a.temperature)};
-    launchMatmul<Tile>(context, logitsProduct<T>(a, first, rows), statistics);
-    constexpr int64_t kRowsPerBlock = kJoinThreads / 32;
+    launchMatmul<Tile>(context, logitsProduct<T>(a.x, a.cols, a.head, a.vocab, a.sources + first, rows), statistics);
+    constexpr int64_t kRowsPerBlock = kVocabularyThreads / 32;
     RLHF_LAUNCH(joinPartsKernel, dim3(static_cast<uint32_t>((rows + kRowsPerBlock - 1) / kRowsPerBlock)),
-                dim3(kJoinThreads), 0, context.stream, parts, tiles, rows, predictions, static_cast<float*>(a.logProb),
+                dim3(kVocabularyThreads), 0, context.stream, parts, tiles, rows, predictions, static_cast<float*>(a.logProb),
                 static_cast<float*>(a.lse), static_cast<float*>(a.entropy));
   }
-}
-
-/// A block per row and kJoinThreads columns of its logits.
-dim3 logitGrid(int64_t rows, int64_t vocab) {
-  return dim3(static_cast<uint32_t>(rows), static_cast<uint32_t>((vocab + kJoinThreads - 1) / kJoinThreads));
 }
 
 /// dz of a chunk into scratch memory, from kept logits or from the head's product again.
@@ -233,40 +194,21 @@ void chunkGradient(OpContext& context, const TokenLogProbBackward& a, int64_t fi
                                static_cast<const float*>(a.dEntropy),
                                static_cast<float>(1 / a.temperature)};
   if (!a.logits) {
-    launchMatmul<TileFor<T>>(context, logitsProduct<T>(a, first, rows), LogitGradientEpilogue<T>{gradient, dz});
+    launchMatmul<TileFor<T>>(context, logitsProduct<T>(a.x, a.cols, a.head, a.vocab, a.sources + first, rows),
+                             LogitGradientEpilogue<T>{gradient, dz});
     return;
   }
-  RLHF_LAUNCH(logitGradientKernel<T>, logitGrid(rows, a.vocab), dim3(kJoinThreads), 0, context.stream, gradient,
+  RLHF_LAUNCH(logitGradientKernel<T>, logitGrid(rows, a.vocab), dim3(kVocabularyThreads), 0, context.stream, gradient,
               static_cast<const float*>(a.logits) + first * a.vocab, dz, a.vocab);
 }
 
 template <class T>
 void backward(OpContext& context, const TokenLogProbBackward& a) {
-  using Tile = TileFor<T>;
   auto* dz = static_cast<T*>(context.scratch);
   for (int64_t first = 0; first < a.count; first += kChunkRows) {
     const int64_t rows = std::min(kChunkRows, a.count - first);
-    const int32_t* sources = a.sources + first;
     chunkGradient<T>(context, a, first, rows, dz);
-    RLHF_LAUNCH(sumRowsOfOneSourceKernel<T>, logitGrid(rows, a.vocab), dim3(kJoinThreads), 0, context.stream, sources, rows, dz,
-                a.vocab);
-
-    MatmulArguments input;  // dx[source] += dz·W
-    input.rows = rows;
-    input.cols = a.cols;
-    input.a[1] = makeOperand<T>(dz, a.vocab, false);
-    input.b[1] = makeOperand<T>(a.head.data, a.cols, true);
-    input.depth[1] = a.vocab;
-    launchMatmul<Tile>(context, input, StoreEpilogue<T>{static_cast<T*>(a.dx), a.cols, 1.0f, true, sources});
-    if (!a.dWeight) continue;
-
-    MatmulArguments weight;  // dW += dzᵀ·x[source]
-    weight.rows = a.vocab;
-    weight.cols = a.cols;
-    weight.a[1] = makeOperand<T>(dz, a.vocab, true);
-    weight.b[1] = makeOperand<T>(a.x, a.cols, true, sources);
-    weight.depth[1] = rows;
-    launchMatmul<Tile>(context, weight, StoreEpilogue<float>{static_cast<float*>(a.dWeight), a.cols, 1.0f, true});
+    addLogitGradients(context, a, first, rows, dz);
   }
 }
 
