@@ -232,6 +232,16 @@ export * from "./engine/mlp.ts";
 export * from "./engine/preference-losses.ts";
 export { type PackedBatch, packSequences, previousTokens, type SequenceInput } from "./model/batch.ts";
 export {
+  type ForwardBackwardOptions,
+  type GroupTokenLoss,
+  LossPass,
+  type NllTokenLoss,
+  type PpoTokenLoss,
+  type TokenLoss,
+  type TokenLossStats,
+  type ValueLoss,
+} from "./model/forward-backward.ts";
+export {
   type AdamWOptions,
   type Moments,
   Optimizer,

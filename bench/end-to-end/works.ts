@@ -85,11 +85,9 @@ async function training(place: WorkPlace, trained: "adapter" | "all"): Promise<W
   const optimizer = model.createOptimizer({ ...(adapter && { adapter }) });
   const lengths = new Array<number>(place.sequences).fill(place.length);
   const batch = packSequences(lengths.map((length) => ({ tokens: tokensOf(length, place) })));
-  const dLogProb = new Float32Array(batch.tokens.length).fill(-1 / batch.tokens.length);
+  const loss = { kind: "nll", weight: batch.mask, scale: 1 / batch.tokens.length } as const;
   const run = async (): Promise<void> => {
-    const pass = await model.forward(batch, { grad: true, ...(adapter && { adapter }) });
-    await pass.logProb();
-    await pass.backward({ dLogProb });
+    (await model.forwardBackward(batch, loss, { ...(adapter && { adapter }) })).dispose();
     await optimizer.step({ learningRate: 1e-5 });
     await model.zeroGradients();
   };

@@ -18,7 +18,7 @@ const { values: options } = parseArgs({
   options: { ...COMMON_OPTIONS, targets: { type: "string", default: "all" } },
 });
 
-/** One forward and backward of ours with the same loss as the peer's: mean negative log-likelihood of predicted tokens. */
+/** What our trainers do of one forward and backward with the peer's loss: mean negative log-likelihood of predicted tokens. */
 async function ourStep(
   model: CausalLM,
   adapter: string | undefined,
@@ -26,14 +26,12 @@ async function ourStep(
 ): Promise<Timing & { loss: number }> {
   const batch = packSequences(sequences.map((row) => ({ tokens: row })));
   const predicted = SEQUENCES * (LENGTH - 1);
-  const dLogProb = new Float32Array(batch.tokens.length).fill(-1 / predicted);
+  const loss = { kind: "nll", weight: batch.mask, scale: 1 / predicted } as const;
   const { result, ...timing } = await timed(async () => {
-    const pass = await model.forward(batch, { adapter, grad: true });
-    const logProb = await pass.logProb();
-    await pass.backward({ dLogProb });
-    return logProb;
+    using pass = await model.forwardBackward(batch, loss, { adapter });
+    return pass.stats.loss;
   });
-  return { ...timing, loss: -result.reduce((sum, value) => sum + value, 0) / predicted };
+  return { ...timing, loss: result / predicted };
 }
 
 /** The model, in one of the types that its frozen weights can be kept in. */

@@ -239,6 +239,10 @@ std::unique_ptr<Pass> Model::forward(const Batch& batch, const ForwardOptions& o
   return impl_->forward(batch, options, shared_from_this());
 }
 void Model::backward(Pass& pass, const PassGradients& gradients) { impl_->backward(pass, gradients); }
+std::unique_ptr<Pass> Model::forwardBackward(const Batch& batch, const ForwardOptions& options, const PassLosses& losses,
+                                             LossSums& sums) {
+  return impl_->forwardBackward(batch, options, losses, sums);
+}
 
 MemoryBytes Model::memory() const {
   MemoryBytes bytes{};

@@ -98,6 +98,17 @@ struct PassGradients {
   const void* dKl = nullptr;
 };
 
+/// What forwardBackward minimises. Arrays are on the device; the batch's sequences, and what the passes compute, are filled in.
+struct PassLosses {
+  TokenLoss token;
+  std::optional<PpoValueLoss> value;  // of the head's values: its mask, oldValue, returns, clipRange and scale
+};
+
+/// The losses' sums, in the order of their ops' Stat.
+struct LossSums {
+  std::vector<float> token, value;
+};
+
 class StopStrings;
 
 struct GenerateOptions {
@@ -160,6 +171,10 @@ class Model : public std::enable_shared_from_this<Model> {
   std::unique_ptr<Pass> forward(const Batch& batch, const ForwardOptions& options);
   /// Adds the gradients to those of every trainable group that took part; consumes the pass.
   void backward(Pass& pass, const PassGradients& gradients);
+  /// forward, the losses and backward in one, for losses whose gradient at a token depends on that token alone: the head is gone
+  /// through once, block of predictions by block, and no logits are kept. The gradients are those of the three in turn: bit for bit
+  /// up to the head's own, and all of them where one block holds all predictions. The pass that returns has no activations.
+  std::unique_ptr<Pass> forwardBackward(const Batch& batch, const ForwardOptions& options, const PassLosses& losses, LossSums& sums);
   void zeroGradients(const std::string& group);
 
   /// Decodes prompts with a key/value cache. onToken(sequence, token) may be empty; a true `cancel` ends with ABORT_ERR.
@@ -170,7 +185,8 @@ class Model : public std::enable_shared_from_this<Model> {
   /// Bytes that this model holds now; the optimizers and the engine's scratch memory are counted by Engine::ledger() alone.
   MemoryBytes memory() const;
   void setMaxLivePasses(int64_t count);  // default 4; one more live pass is ERR_RLHF_PASS_LIVE
-  /// Logits of a pass with gradients are kept while they fit so many bytes (default 512 MiB) and recomputed otherwise.
+  /// Logits of a pass with gradients are kept while they fit so many bytes (default 512 MiB) and recomputed otherwise. The blocks of
+  /// forwardBackward are no larger either.
   void setLogitsBudget(size_t bytes);
   /// The most predictions of one pass whose logits are kept.
   int64_t mostKeptPredictions() const;

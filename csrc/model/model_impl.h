@@ -2,6 +2,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "model/merge.h"
 #include "model/pass_state.h"
@@ -49,11 +50,23 @@ struct Model::Impl {
   /// `self` is this model, for passes that others refer to.
   std::unique_ptr<Pass> forward(const Batch& batch, const ForwardOptions& options, const std::shared_ptr<Model>& self);
   void backward(Pass& pass, const PassGradients& gradients);
+  std::unique_ptr<Pass> forwardBackward(const Batch& batch, const ForwardOptions& options, const PassLosses& losses, LossSums& sums);
   /// Copies a batch to a pass's arrays.
   void upload(const Batch& batch, const ForwardBuffers& buffers);
 
  private:
+  /// A pass up to its hidden states and values. `lossInside`: its logits are taken up block by block, and not kept.
+  std::unique_ptr<Pass> start(const Batch& batch, const ForwardOptions& options, bool lossInside);
   void layOut(Pass::State& state, int64_t predictions);
+  /// An array of a pass's outputs, by its number: log-probs, log-sum-exps, entropies, values, divergences.
+  void* output(const Pass::State& state, int number) const;
+  /// Whether anything below the final norm trains.
+  bool reachesBase(const Pass::State& state) const;
+  /// The arrays of a backward pass over those of its forward pass, in the workspace. `reserveMore(layout)` may add others.
+  template <class ReserveMore>
+  std::pair<ForwardBuffers, BackwardBuffers> layOutBackwardPass(const Pass::State& state, ReserveMore&& reserveMore);
+  /// The most predictions whose logits stand at a time where the loss is inside the pass.
+  int64_t predictionsPerLossBlock() const;
   /// The distribution that a pass on this batch is to be compared with; null without one. Throws ERR_RLHF_ARGUMENT where the two
   /// do not fit together.
   std::shared_ptr<const KeptDistribution> referenceOf(const Batch& batch, const ForwardOptions& options) const;
@@ -61,5 +74,19 @@ struct Model::Impl {
                                                            const std::shared_ptr<Model>& self);
   Reference reference(const Pass::State& state) const;
 };
+
+template <class ReserveMore>
+std::pair<ForwardBuffers, BackwardBuffers> Model::Impl::layOutBackwardPass(const Pass::State& state, ReserveMore&& reserveMore) {
+  const Architecture& architecture = transformer.architecture();
+  BufferLayout sizes;
+  layOutRecomputation(*engine, architecture, state.shape, state.buffers, sizes);
+  layOutBackward(*engine, architecture, state.shape, sizes);
+  reserveMore(sizes);
+  BufferLayout arrays(reserveWorkspace(sizes.bytes()));
+  const ForwardBuffers buffers = layOutRecomputation(*engine, architecture, state.shape, state.buffers, arrays);
+  const BackwardBuffers work = layOutBackward(*engine, architecture, state.shape, arrays);
+  reserveMore(arrays);
+  return {buffers, work};
+}
 
 }  // namespace rlhf

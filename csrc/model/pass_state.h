@@ -44,6 +44,7 @@ struct Pass::State {
   DeviceMemory outputs, activations, logits;
   bool holdsActivations = false;
   bool grad = false;
+  bool lossInside = false;  // of forwardBackward
 
   RowSet rows;
   int64_t predictions = 0;

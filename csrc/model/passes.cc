@@ -88,8 +88,7 @@ Reference Model::Impl::reference(const Pass::State& state) const {
   return {state.klDirection, kept.hidden, other.config().hidden, kept.lse, other.transformer.preparedHead()};
 }
 
-std::unique_ptr<Pass> Model::Impl::forward(const Batch& batch, const ForwardOptions& options,
-                                           const std::shared_ptr<Model>& self) {
+std::unique_ptr<Pass> Model::Impl::start(const Batch& batch, const ForwardOptions& options, bool lossInside) {
   validateBatch(batch, config());
   if (!(options.temperature > 0))
     throw Error(code::kArgument, format("temperature must be above 0, got %g", options.temperature));
@@ -103,6 +102,7 @@ std::unique_ptr<Pass> Model::Impl::forward(const Batch& batch, const ForwardOpti
   pass->state_ = std::make_unique<Pass::State>(passMemory);
   Pass::State& state = *pass->state_;
   state.grad = options.grad;
+  state.lossInside = lossInside;
   state.rows = {batch.rows(), batch.sequences(), 0};
   for (size_t s = 0; s + 1 < batch.offsets.size(); ++s)
     state.rows.maxLength = std::max<int64_t>(state.rows.maxLength, batch.offsets[s + 1] - batch.offsets[s]);
@@ -121,24 +121,34 @@ std::unique_ptr<Pass> Model::Impl::forward(const Batch& batch, const ForwardOpti
   transformer.forward(state.buffers, state.rows, state.adapter.get(), nullptr);
 
   pass->rows_ = state.rows.rows;
+  if (state.head) {
+    pass->value_ = output(state, 3);
+    state.head->forward(state.rows.rows, state.buffers.hidden, state.buffers.head, pass->value_);
+  }
+  return pass;
+}
+
+void* Model::Impl::output(const Pass::State& state, int number) const {
   const size_t arrayBytes = alignUp(static_cast<size_t>(state.shape.rows) * dtypeSize(engine->accumulator()));
-  char* outputs = state.outputs.data();
+  return state.outputs.data() + static_cast<size_t>(number) * arrayBytes;
+}
+
+std::unique_ptr<Pass> Model::Impl::forward(const Batch& batch, const ForwardOptions& options,
+                                           const std::shared_ptr<Model>& self) {
+  std::unique_ptr<Pass> pass = start(batch, options, false);
+  Pass::State& state = *pass->state_;
   if (options.statistics) {
-    pass->logProb_ = outputs;
-    pass->lse_ = outputs + arrayBytes;
-    pass->entropy_ = outputs + 2 * arrayBytes;
+    pass->logProb_ = output(state, 0);
+    pass->lse_ = output(state, 1);
+    pass->entropy_ = output(state, 2);
     transformer.tokenStatistics(state.buffers, state.rows, state.predictions, state.temperature,
                                 pass->logProb_, pass->lse_, pass->entropy_);
     if (options.keepDistribution) state.distribution = keepDistribution(state, batch, pass->lse_, self);
   }
   if (state.reference) {
-    pass->kl_ = outputs + 4 * arrayBytes;
+    pass->kl_ = output(state, 4);
     transformer.klDivergence(state.buffers, state.rows, state.predictions, state.temperature, pass->lse_,
                              reference(state), pass->kl_);
-  }
-  if (state.head) {
-    pass->value_ = outputs + 3 * arrayBytes;
-    state.head->forward(state.rows.rows, state.buffers.hidden, state.buffers.head, pass->value_);
   }
   return pass;
 }
@@ -156,7 +166,8 @@ void Model::Impl::layOut(Pass::State& state, int64_t predictions) {
   shape.firstSavedBlock = state.grad ? std::max(state.lowest, 0) / kStages : blocks;
   shape.recompute = recomputeLayers && shape.firstSavedBlock < blocks;
   const size_t bytesOfLogits = logitsBytes(*engine, architecture, shape.predictions);
-  shape.keepLogits = shape.firstSavedBlock < blocks && state.predictions > 0 && bytesOfLogits <= logitsBudget;
+  shape.keepLogits =
+      !state.lossInside && shape.firstSavedBlock < blocks && state.predictions > 0 && bytesOfLogits <= logitsBudget;
 
   BufferLayout kept, work;
   layOutForward(*engine, architecture, shape, kept, state.grad ? work : kept);
@@ -191,6 +202,10 @@ void Model::Impl::upload(const Batch& batch, const ForwardBuffers& buffers) {
   if (buffers.rowKeys) copy(buffers.rowKeys, prefixKeys(batch));
 }
 
+bool Model::Impl::reachesBase(const Pass::State& state) const {
+  return state.shape.firstSavedBlock < static_cast<int>(transformer.architecture().blocks.size());
+}
+
 void Model::Impl::backward(Pass& pass, const PassGradients& gradients) {
   Pass::State& state = *pass.state_;
   if (!state.grad) throw Error(code::kArgument, "backward() needs a pass that was made with grad: true");
@@ -203,16 +218,8 @@ void Model::Impl::backward(Pass& pass, const PassGradients& gradients) {
   const bool divergence = state.predictions > 0 && gradients.dKl;
   const bool statistics =
       state.predictions > 0 && (gradients.dLogProb || gradients.dLse || gradients.dEntropy);
-  const bool reachesBase =
-      state.shape.firstSavedBlock < static_cast<int>(transformer.architecture().blocks.size());
-
-  const Architecture& architecture = transformer.architecture();
-  BufferLayout sizes;
-  layOutRecomputation(*engine, architecture, state.shape, state.buffers, sizes);
-  layOutBackward(*engine, architecture, state.shape, sizes);
-  BufferLayout arrays(reserveWorkspace(sizes.bytes()));
-  const ForwardBuffers buffers = layOutRecomputation(*engine, architecture, state.shape, state.buffers, arrays);
-  const BackwardBuffers work = layOutBackward(*engine, architecture, state.shape, arrays);
+  const bool reachesBase = this->reachesBase(state);
+  const auto [buffers, work] = layOutBackwardPass(state, [](BufferLayout&) {});
   reserveScratch(state.shape.rows, state.adapter.get(), state.head.get(),
                  divergence ? state.reference->model->impl_->config().hidden : 0);
 

@@ -73,6 +73,9 @@ class Transformer {
   void tokenStatisticsBackward(const ForwardBuffers& buffers, const BackwardBuffers& work, const RowSet& rows,
                                int64_t count, double temperature, const void* lse, const void* entropy,
                                const PassGradients& upstream);
+  /// tokenStatistics, a loss and tokenStatisticsBackward in one, of `a.count` predictions. `a` brings the loss, the outputs, which are
+  /// zero where nothing is predicted, and the blocks; the gradient of the hidden states is added to dHidden, where null means none.
+  void tokenLoss(const ForwardBuffers& buffers, TokenLossForwardBackward a, void* dHidden);
   /// Adds to the same gradients. The logits that the pass kept are read, so it goes before tokenStatisticsBackward, which uses
   /// them up.
   void klDivergenceBackward(const ForwardBuffers& buffers, const BackwardBuffers& work, const RowSet& rows,

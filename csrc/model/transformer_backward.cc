@@ -33,6 +33,23 @@ void Transformer::tokenStatisticsBackward(const ForwardBuffers& buffers, const B
   engine_.run(engine_.ops().tokenLogProbBackward, arguments);
 }
 
+void Transformer::tokenLoss(const ForwardBuffers& buffers, TokenLossForwardBackward a, void* dHidden) {
+  for (void* output : {a.logProb, a.lse, a.entropy})
+    engine_.zero(output, static_cast<size_t>(a.rows) * dtypeSize(engine_.accumulator()));
+  packed_.prepareHead(PackedWeights::kForward);
+  if (dHidden) packed_.prepareHead(PackedWeights::kBackward);
+  a.cols = architecture_.config.hidden;
+  a.vocab = architecture_.config.vocab;
+  a.x = buffers.hidden;
+  a.tokens = buffers.tokens;
+  a.predictions = buffers.predictions;
+  a.sources = buffers.sources;
+  a.head = packed_.head();
+  a.dx = dHidden;
+  a.dWeight = dHidden ? base_.gradient(architecture_.head) : nullptr;
+  engine_.run(engine_.ops().tokenLossForwardBackward, a);
+}
+
 void Transformer::backward(const ForwardBuffers& buffers, const BackwardBuffers& work, const RowSet& rows,
                            Adapter* adapter, int lowest, bool recompute) {
   if (recompute) packed_.prepareLinears(PackedWeights::kForward);

@@ -1,4 +1,5 @@
 #include "node/op_call.h"
+#include "node/stat_names.h"
 
 // The loss and advantage functions on per-token arrays.
 
@@ -49,7 +50,7 @@ Napi::Value ppoPolicyLoss(const Napi::CallbackInfo& info) {
     call.arguments.rows = call.length();
     call.output("dLogProb", call.length());
     if (entropy) call.output("dEntropy", call.length());
-    call.stats({"loss", "approxKl", "clipped", "ratio", "ratioSquared", "entropy", "tokens", "dualClipped"});
+    call.stats(kPpoPolicyStats);
     return call.submit();
   });
 }
@@ -65,7 +66,7 @@ Napi::Value groupPolicyLoss(const Napi::CallbackInfo& info) {
     call.input("tokenAdvantage", false);
     call.input("advantage", call.arguments.sequences, false);
     call.output("dLogProb", call.length());
-    call.stats({"loss", "approxKl", "clippedLow", "clippedHigh", "ratio", "ratioSquared", "kl", "tokens"});
+    call.stats(kGroupPolicyStats);
     return call.submit();
   });
 }
@@ -76,7 +77,7 @@ Napi::Value ppoValueLoss(const Napi::CallbackInfo& info) {
     call.inputs({"value", "oldValue", "returns", "mask"});
     call.arguments.rows = call.length();
     call.output("dValue", call.length());
-    call.stats({"loss", "clipped", "value", "return", "returnSquared", "errorSquared", "tokens"});
+    call.stats(kPpoValueStats);
     return call.submit();
   });
 }
@@ -87,7 +88,7 @@ Napi::Value tokenNllLoss(const Napi::CallbackInfo& info) {
     call.inputs({"logProb", "weight"});
     call.arguments.rows = call.length();
     call.output("dLogProb", call.length());
-    call.stats({"loss", "weight"});
+    call.stats(kTokenNllStats);
     return call.submit();
   });
 }

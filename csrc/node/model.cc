@@ -289,6 +289,7 @@ void defineModel(Napi::Env env, Napi::Object exports, AddonData& data) {
        W::InstanceMethod<&W::loadParameter>("loadParameter"), W::InstanceMethod<&W::writeParameter>("writeParameter"),
        W::InstanceMethod<&W::readParameter>("readParameter"), W::InstanceMethod<&W::readGradient>("readGradient"),
        W::InstanceMethod<&W::zeroGradients>("zeroGradients"), W::InstanceMethod<&W::forward>("forward"),
+       W::InstanceMethod<&W::forwardBackward>("forwardBackward"),
        W::InstanceMethod<&W::generate>("generate"), W::InstanceMethod("dispose", &W::dispose)});
   data.model = Napi::Persistent(constructor);
   exports.Set(W::kName, constructor);

@@ -31,6 +31,7 @@ class ModelWrap : public HandleWrap<ModelWrap, ModelHandle> {
   Napi::Value readGradient(const Napi::CallbackInfo& info);
   Napi::Value zeroGradients(const Napi::CallbackInfo& info);
   Napi::Value forward(const Napi::CallbackInfo& info);
+  Napi::Value forwardBackward(const Napi::CallbackInfo& info);
   Napi::Value generate(const Napi::CallbackInfo& info);
 
  private:

@@ -135,7 +135,7 @@ class OpCall {
   /// Integers that the kernel works with and nobody reads.
   void workspace(const char* name, int64_t count) { plan_.workspace = {name, count}; }
   /// The sums that the op reports, in the order of its Stat.
-  void stats(std::initializer_list<const char*> names) { plan_.statNames = names; }
+  void stats(std::vector<const char*> names) { plan_.statNames = std::move(names); }
 
   Napi::Value submit() {
     return call_.submit([plan = plan_](const EnginePointer& engine) mutable { return plan.run(engine); });

@@ -219,6 +219,13 @@ export interface NativeModel {
   readGradient(name: string, values: Float32Array): Promise<void>;
   zeroGradients(group: string): Promise<void>;
   forward(batch: NativeBatch, options: NativeForwardOptions): Promise<NativePass>;
+  /** `loss` and `value` are what lib/model/forward-backward.ts describes, with handles for arrays. */
+  forwardBackward(
+    batch: NativeBatch,
+    options: Pick<NativeForwardOptions, "adapter" | "head" | "temperature" | "dropoutSeed">,
+    loss: Readonly<Record<string, unknown>>,
+    value?: Readonly<Record<string, unknown>>,
+  ): Promise<{ pass: NativePass; stats: Record<string, number>; valueStats?: Record<string, number> }>;
   generate(
     prompts: readonly Int32Array[],
     options: NativeGenerateOptions,

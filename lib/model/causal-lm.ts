@@ -17,6 +17,12 @@ import { type AdapterLoadOptions, AdapterSet, type MergeOptions } from "./adapte
 import type { AdapterInfo, AdapterOptions } from "./adapters.ts";
 import { type PackedBatch, predictionsOf } from "./batch.ts";
 import { type HfConfig, initializerRange, readEosTokenIds, readModelConfig } from "./config.ts";
+import {
+  type ForwardBackwardOptions,
+  forwardBackward,
+  type LossPass,
+  type TokenLoss,
+} from "./forward-backward.ts";
 import { answerText, type GenerateOptions, type Generation, generate } from "./generation.ts";
 import {
   type HeadInfo,
@@ -349,6 +355,20 @@ export class CausalLM implements Disposable {
       ),
     );
     return new Pass(handle);
+  }
+
+  /**
+   * A training pass with its losses inside: `forward`, the loss's own function and `backward` in one, for losses whose gradient at a
+   * token depends on that token alone. The language-model head is gone through once and no logits are kept, so that it takes less
+   * time and memory than the three; log-probs and sums are the same bits, and gradients too, up to the order in which the head's own is
+   * summed over more than 256 predictions. Gradients are added to those of every trainable parameter that took part. Throws as they do.
+   */
+  forwardBackward<Loss extends TokenLoss>(
+    batch: PackedBatch,
+    loss: Loss,
+    options: ForwardBackwardOptions = {},
+  ): Promise<LossPass<Loss>> {
+    return forwardBackward(this.native, batch, loss, options);
   }
 
   /** AdamW over the base, an adapter and heads, as the options name them. Throws ERR_RLHF_ARGUMENT when they name nothing. */

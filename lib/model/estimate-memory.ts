@@ -4,6 +4,7 @@ import type { AdapterOptions } from "./adapters.ts";
 import { type PackedBatch, packSequences } from "./batch.ts";
 import { CausalLM } from "./causal-lm.ts";
 import type { HfConfig } from "./config.ts";
+import type { ForwardBackwardOptions } from "./forward-backward.ts";
 import type { HeadOptions } from "./heads.ts";
 import type { LoadOptions } from "./model-options.ts";
 import type { Optimizer } from "./optimizer.ts";
@@ -48,6 +49,8 @@ export interface ModelWorkload extends Pick<LoadOptions, "dtype" | "trainable" |
   readonly evaluates?: boolean;
   /** Whether passes are compared with a reference of the model's own width. Default false. */
   readonly divergence?: boolean;
+  /** Whether training passes have their loss inside, as `CausalLM.forwardBackward`. Default false: forward, then backward. */
+  readonly lossInside?: boolean;
   /** Whether passes with backward are given a dropoutSeed. Default false. */
   readonly dropout?: boolean;
   /** Passes that wait for backward at a time. Default 1. */
@@ -121,7 +124,14 @@ async function planPasses(
   batch: PackedBatch,
   backward: boolean,
 ): Promise<void> {
-  const { adapter, head, statistics = true, evaluates = false, livePasses = 1 } = workload;
+  const {
+    adapter,
+    head,
+    statistics = true,
+    evaluates = false,
+    lossInside = false,
+    livePasses = 1,
+  } = workload;
   const dropoutSeed = backward && workload.dropout ? 0 : undefined;
   const predict = "masked" as const;
   using reference = workload.divergence
@@ -131,9 +141,11 @@ async function planPasses(
   // The logits of a pass with more predictions than this are not kept, so a smaller one can need more memory for them.
   const mostKept = model.native.mostKeptPredictions();
   const tokens = batch.tokens.length;
-  if (statistics && backward && tokens - batch.sequences > mostKept && mostKept > 0)
+  const keepsLogits = statistics && backward && !lossInside;
+  if (keepsLogits && tokens - batch.sequences > mostKept && mostKept > 0)
     (await model.forward(withPredictions(batch, mostKept), { ...settings, reference: undefined })).dispose();
   if (evaluates) (await model.forward(batch, { ...settings, grad: false, dropoutSeed: undefined })).dispose();
+  if (backward && lossInside) return planLossInside(model, batch, { adapter, head, dropoutSeed, predict });
   model.native.setMaxLivePasses(livePasses);
   const passes: Pass[] = [];
   for (let i = 0; i < livePasses; i++) passes.push(await model.forward(batch, settings));
@@ -147,6 +159,18 @@ async function planPasses(
       });
     pass.dispose();
   }
+}
+
+async function planLossInside(
+  model: CausalLM,
+  batch: PackedBatch,
+  options: ForwardBackwardOptions,
+): Promise<void> {
+  const zeros = new Float32Array(batch.tokens.length);
+  const value = { oldValue: zeros, returns: zeros, clipRange: 0, scale: 0 };
+  const loss = { kind: "nll", weight: zeros, scale: 0 } as const;
+  const given = { ...options, ...(options.head === undefined ? {} : { value }) };
+  (await model.forwardBackward(batch, loss, given)).dispose();
 }
 
 /** A batch of so many tokens, in sequences of about the same length, at least so many of them and none over the context. */

@@ -87,7 +87,14 @@ export abstract class GroupTrainer<
   }
 
   protected memoryWorkloads(): readonly TrainerWorkload[] {
-    return groupWorkloads(this.model, this.target, this.reward, this.config, this.allPrompts);
+    const { model, target, reward, config, allPrompts } = this;
+    const [policy, ...others] = groupWorkloads(model, target, reward, config, allPrompts);
+    return [{ ...(policy as TrainerWorkload), lossInside: this.#lossInside }, ...others];
+  }
+
+  /** Whether the loss's gradient at a token depends on that token alone. */
+  get #lossInside(): boolean {
+    return (this.loss.level ?? "token") === "token" && this.config.klLossCoefficient === 0;
   }
 
   protected override async learn(rollouts: readonly Rollout[], learningRate: number): Promise<Learned> {
@@ -173,22 +180,30 @@ export abstract class GroupTrainer<
   ): Promise<GroupSums> {
     const { policy, reference } = await this.ready();
     const selected = batch.select(indices);
-    using pass = await trainingPass(policy, reference, selected, this.config);
-    const { stats, dLogProb: gradient } = await groupPolicyLoss(this.model.engine, {
-      ...this.loss,
-      logProb: pass.device.logProb,
+    const { level, ...form } = this.loss;
+    const loss = {
+      ...form,
       oldLogProb: batch.gather(logProb, indices),
       ...(refLogProb ? { refLogProb: batch.gather(refLogProb, indices) } : {}),
-      mask: selected.mask,
-      offsets: selected.offsets,
       ...(this.tokenAdvantages
         ? { tokenAdvantage: batch.gather(advantage, indices) }
         : { advantage: Float32Array.from(indices, (index) => advantage[index] as number) }),
       weight,
+    };
+    if (this.#lossInside) {
+      const { model, adapter } = policy;
+      const { temperature } = this.config;
+      const given = { adapter, temperature, predict: "masked" } as const;
+      using pass = await model.forwardBackward(selected, { kind: "group", ...loss }, given);
+      return { ...pass.stats, divergence: 0 };
+    }
+    using pass = await trainingPass(policy, reference, selected, this.config);
+    const { stats, dLogProb: gradient } = await groupPolicyLoss(this.model.engine, {
+      ...{ ...loss, level, logProb: pass.device.logProb, mask: selected.mask, offsets: selected.offsets },
     });
     using dLogProb = gradient;
-    const { gradient: more, divergence, loss } = await klLoss(pass, selected, weight, this.config);
-    await pass.backward({ dLogProb, ...more });
-    return { ...stats, loss: stats.loss + loss, divergence };
+    const penalty = await klLoss(pass, selected, weight, this.config);
+    await pass.backward({ dLogProb, ...penalty.gradient });
+    return { ...stats, loss: stats.loss + penalty.loss, divergence: penalty.divergence };
   }
 }

@@ -5,7 +5,7 @@ import type { HeadOptions } from "../model/heads.ts";
 import type { RewardSource } from "../rewards/reward.ts";
 import { referenceAdapter, rolloutWorkloads, type TrainerWorkload } from "./memory.ts";
 import { VALUE, VALUE_ADAPTER, valueStart } from "./ppo-networks.ts";
-import { type PPOSettings, valueHeadOptions } from "./ppo-settings.ts";
+import { lossIsInside, type PPOSettings, valueHeadOptions } from "./ppo-settings.ts";
 import type { TrainingTarget } from "./target.ts";
 
 /** The models that PPO will have, before the copies among them are made. */
@@ -23,6 +23,7 @@ export function ppoWorkloads(
     ...shared.policy,
     adapters: adaptersToAdd(model, target, settings),
     divergence: settings.klLossCoefficient !== 0 || settings.klEstimator === "full",
+    lossInside: lossIsInside(settings),
   };
   const { adapter } = target;
   const head = valueHeadOptions(settings);

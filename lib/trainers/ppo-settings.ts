@@ -165,3 +165,15 @@ export function checkCombination(config: PPOSettings, target: TrainingTarget["ki
     );
   }
 }
+
+/**
+ * Whether the policy's training pass has its losses inside: not with a divergence over the vocabulary, nor where one pass also gives
+ * the values of places after the end.
+ */
+export function lossIsInside({
+  klLossCoefficient,
+  valueModel,
+  rewardPlacement,
+}: Pick<PPOSettings, "klLossCoefficient" | "valueModel" | "rewardPlacement">): boolean {
+  return klLossCoefficient === 0 && !(valueModel === "shared" && rewardPlacement === "after-end");
+}

@@ -1,6 +1,7 @@
-import type { FloatArray } from "../engine/array.ts";
+import { DeviceArray, type FloatArray } from "../engine/array.ts";
 import { ppoPolicyLoss, ppoValueLoss } from "../engine/losses.ts";
 import type { PackedBatch } from "../model/batch.ts";
+import type { ValueLoss } from "../model/forward-backward.ts";
 import type { Pass } from "../model/pass.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import { EndPlaces, hasEndPlace } from "./end-places.ts";
@@ -20,6 +21,7 @@ import {
 import { PpoNetworks, VALUE, valueStart } from "./ppo-networks.ts";
 import {
   checkCombination,
+  lossIsInside,
   PPO_DEFAULTS,
   PPO_RULES,
   type PPOConfig,
@@ -187,45 +189,79 @@ export class PPOTrainer extends OnlineTrainer<PPOConfig, PPOSettings, PpoNetwork
     scales: { readonly policy: number; readonly value: number },
   ): Promise<MinibatchSums> {
     const { policy, reference, value, sharesTrunk } = await this.ready();
-    const { clipRange, dualClip, entropyCoefficient } = this.config;
-    const { engine } = this.model;
+    const { clipRange, dualClip, entropyCoefficient, temperature } = this.config;
     const batch = experience.batch.select(indices);
     const rows = (values: Float32Array): Float32Array => experience.batch.gather(values, indices);
-    const { mask } = batch;
-    const trunk = sharesTrunk ? { ...policy, head: value.head } : policy;
-    using pass = await trainingPass(trunk, reference, batch, this.config);
-    using ownPass = sharesTrunk
-      ? null
-      : await value.model.forward(batch, {
-          adapter: value.adapter,
-          head: value.head,
-          statistics: false,
-          grad: true,
-        });
-    const policyLoss = await ppoPolicyLoss(engine, {
-      logProb: pass.device.logProb,
+    const loss = {
       oldLogProb: rows(experience.logProb),
       advantage: rows(experience.advantage),
-      entropy: pass.device.entropy,
-      mask,
       clipRange,
       dualClip: dualClip ?? 0,
       entropyCoefficient,
       scale: scales.policy,
-    });
+    };
+    const trunk = sharesTrunk ? { ...policy, head: value.head } : policy;
+    const valuesAlone = (): Promise<MinibatchSums["value"]> =>
+      this.#trainValues(value, batch, experience, indices, scales.value);
+    if (lossIsInside(this.config)) {
+      const { adapter, head } = trunk;
+      const values = sharesTrunk ? this.#valueLossOf(experience, indices, scales.value) : undefined;
+      using pass = await policy.model.forwardBackward(
+        batch,
+        { kind: "ppo", ...loss },
+        { adapter, temperature, predict: "masked", ...(values && { head, value: values }) },
+      );
+      const ofValues = pass.valueStats ?? (await valuesAlone());
+      return { policy: pass.stats, value: ofValues, kl: { loss: 0, divergence: 0 } };
+    }
+    using pass = await trainingPass(trunk, reference, batch, this.config);
+    const { logProb, entropy } = pass.device;
+    const { mask } = batch;
+    const policyLoss = await ppoPolicyLoss(this.model.engine, { ...loss, logProb, entropy, mask });
     using dLogProb = policyLoss.dLogProb;
     using dEntropy = policyLoss.dEntropy ?? null;
-    const valueLoss = await this.#valueLoss(ownPass ?? pass, batch, experience, indices, scales.value);
-    const { dValue } = valueLoss;
-    using _ = dValue instanceof Float32Array ? null : dValue;
     const penalty = await klLoss(pass, batch, scales.policy, this.config);
-    const policyGradients = { dLogProb, ...(dEntropy ? { dEntropy } : {}), ...penalty.gradient };
-    await pass.backward(ownPass ? policyGradients : { ...policyGradients, dValue });
-    await ownPass?.backward({ dValue });
+    const gradients = { dLogProb, ...(dEntropy ? { dEntropy } : {}), ...penalty.gradient };
+    const valueLoss = sharesTrunk
+      ? await this.#valueLoss(pass, batch, experience, indices, scales.value)
+      : null;
+    const dValue = valueLoss?.dValue;
+    using _ = dValue instanceof DeviceArray ? dValue : null;
+    await pass.backward({ ...gradients, ...(dValue && { dValue }) });
     return {
       policy: policyLoss.stats,
-      value: valueLoss.stats,
+      value: valueLoss?.stats ?? (await valuesAlone()),
       kl: { loss: penalty.loss, divergence: penalty.divergence },
+    };
+  }
+
+  /** Forward, loss and backward of a value function with a trunk of its own. */
+  async #trainValues(
+    { model, adapter, head }: Network,
+    batch: PackedBatch,
+    experience: Experience,
+    indices: readonly number[],
+    scale: number,
+  ): Promise<MinibatchSums["value"]> {
+    using pass = await model.forward(batch, { adapter, head, statistics: false, grad: true });
+    const { dValue, stats } = await this.#valueLoss(pass, batch, experience, indices, scale);
+    using _ = dValue instanceof DeviceArray ? dValue : null;
+    await pass.backward({ dValue });
+    return stats;
+  }
+
+  /** The value loss of a micro-batch whose values the pass computes. */
+  #valueLossOf(
+    { batch, value, returns }: Pick<Experience, "batch" | "value" | "returns">,
+    indices: readonly number[],
+    scale: number,
+  ): ValueLoss & Readonly<Record<"oldValue" | "returns", Float32Array>> {
+    const { valueClipRange, valueLossCoefficient } = this.config;
+    return {
+      oldValue: batch.gather(value, indices),
+      returns: batch.gather(returns, indices),
+      clipRange: valueClipRange ?? 0,
+      scale: scale * valueLossCoefficient,
     };
   }
 
@@ -233,20 +269,16 @@ export class PPOTrainer extends OnlineTrainer<PPOConfig, PPOSettings, PpoNetwork
   async #valueLoss(
     pass: Pass,
     batch: PackedBatch,
-    { batch: all, value, returns, endReturns }: Experience,
+    experience: Experience,
     indices: readonly number[],
     scale: number,
   ): Promise<{ readonly dValue: FloatArray; readonly stats: MinibatchSums["value"] }> {
-    const { valueClipRange, valueLossCoefficient } = this.config;
-    const settings = { clipRange: valueClipRange ?? 0, scale: scale * valueLossCoefficient };
-    const [oldValue, tokenReturns] = [all.gather(value, indices), all.gather(returns, indices)];
     const { engine } = this.model;
+    const { batch: all, endReturns } = experience;
+    const { oldValue, returns, ...settings } = this.#valueLossOf(experience, indices, scale);
     if (!endReturns)
       return ppoValueLoss(engine, {
-        value: pass.device.value,
-        oldValue,
-        returns: tokenReturns,
-        mask: batch.mask,
+        ...{ value: pass.device.value, oldValue, returns, mask: batch.mask },
         ...settings,
       });
     const ends = new EndPlaces(
@@ -257,7 +289,7 @@ export class PPOTrainer extends OnlineTrainer<PPOConfig, PPOSettings, PpoNetwork
     const { dValue: gradient, stats } = await ppoValueLoss(engine, {
       value: ends.insert(await pass.value()),
       oldValue: ends.insert(oldValue),
-      returns: ends.insert(tokenReturns, ofEnds),
+      returns: ends.insert(returns, ofEnds),
       mask: ends.mask,
       ...settings,
     });

@@ -127,7 +127,7 @@ export class SFTTrainer extends SupervisedTrainer<TokenizedExample, SupervisedSe
   }
 
   protected override memoryWorkloads(): readonly TrainerWorkload[] {
-    return super.memoryWorkloads().map((workload) => ({ ...workload, dropout: true }));
+    return super.memoryWorkloads().map((workload) => ({ ...workload, lossInside: true, dropout: true }));
   }
 
   protected tokensOf(example: TokenizedExample): number {
@@ -140,19 +140,20 @@ export class SFTTrainer extends SupervisedTrainer<TokenizedExample, SupervisedSe
 
   protected async runMicroBatch(examples: readonly TokenizedExample[], scale: number | null): Promise<Sums> {
     const batch = packSequences(examples);
-    using pass = await this.model.forward(batch, {
-      adapter: this.#target.adapter,
-      grad: scale !== null,
-      dropoutSeed: scale === null ? undefined : this.dropoutSeed,
-      predict: "masked",
-    });
+    const { adapter } = this.#target;
+    if (scale !== null) {
+      const loss = { kind: "nll", weight: batch.mask, scale } as const;
+      const { dropoutSeed } = this;
+      using pass = await this.model.forwardBackward(batch, loss, { adapter, dropoutSeed, predict: "masked" });
+      return pass.stats;
+    }
+    using pass = await this.model.forward(batch, { adapter, predict: "masked" });
     const { dLogProb, stats } = await tokenNllLoss(this.model.engine, {
       logProb: pass.device.logProb,
       weight: batch.mask,
-      scale: scale ?? 0,
+      scale: 0,
     });
-    using gradient = dLogProb;
-    if (scale !== null) await pass.backward({ dLogProb: gradient });
+    dLogProb.dispose();
     return stats;
   }
 

@@ -9,6 +9,7 @@ import {
   estimateMemory,
   type MemoryEstimate,
   type ModelWorkload,
+  type PackedBatch,
   packSequences,
 } from "../../lib/index.ts";
 import type { HfConfig } from "../../lib/model/config.ts";
@@ -81,8 +82,34 @@ const TRAININGS: Training[] = [
     config: TINY_LLAMA,
     workload: { adapters: { policy: LORA }, adapter: "policy", divergence: true, ...PASS },
   },
+  ...[TINY_LLAMA, { ...TINY_GPT2, vocab_size: 80_000 }].map((config) => ({
+    name: `an adapter and a head with the losses inside, vocabulary of ${config.vocab_size}`,
+    config,
+    workload: {
+      adapters: { policy: LORA },
+      heads: { value: { kind: "mlp" as const } },
+      ...{ adapter: "policy", head: "value", lossInside: true, ...PASS },
+    },
+  })),
+  {
+    name: "all weights with the loss inside",
+    config: TINY_GPT2,
+    workload: { trainable: "all", lossInside: true, ...PASS },
+  },
   { name: "nothing: log-probs alone", config: TINY_GPT2, workload: { ...PASS } },
 ];
+
+/** PPO's losses, which need more arrays than others. */
+async function trainWithLossInside(
+  model: CausalLM,
+  batch: PackedBatch,
+  options: { adapter?: string | undefined; head?: string | undefined },
+): Promise<void> {
+  const zeros = new Float32Array(TOKENS);
+  const given = { oldLogProb: zeros, advantage: zeros, clipRange: 0.2, entropyCoefficient: 0.1, scale: 1 };
+  const value = options.head && { value: { oldValue: zeros, returns: zeros, clipRange: 0.2, scale: 1 } };
+  (await model.forwardBackward(batch, { kind: "ppo", ...given }, { ...options, ...value })).dispose();
+}
 
 /** The real thing: three rounds of what the workload describes. */
 async function run({ config, workload }: Training, engine: { threads: number }): Promise<void> {
@@ -97,6 +124,7 @@ async function run({ config, workload }: Training, engine: { threads: number }):
     livePasses = 1,
     dropout,
     divergence,
+    lossInside,
   } = workload;
   using model = await CausalLM.create(config, { ...engine, trainable, recomputeLayers });
   for (const [name, options] of Object.entries(adapters ?? {})) model.addAdapter(name, options);
@@ -110,6 +138,11 @@ async function run({ config, workload }: Training, engine: { threads: number }):
       const lengths = Array.from({ length: prompts }, () => promptTokens);
       const drawn = randomSequences(lengths, model.vocabSize, round);
       await model.generate(drawn, { maxNewTokens, maxBatch, adapter, seed: round, stop: [0] });
+    }
+    if (lossInside) {
+      await trainWithLossInside(model, batch, { adapter, head });
+      await optimizer?.step({ learningRate: 1e-3, maxGradNorm: 1 });
+      continue;
     }
     using reference = divergence ? await model.forward(batch, { keepDistribution: true }) : undefined;
     const settings = { adapter, head, grad: trains, dropoutSeed: dropout ? round : undefined, reference };
