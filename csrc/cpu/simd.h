@@ -88,20 +88,28 @@ inline Vec min(Vec a, Vec b) {
 #endif
 }
 
+/// Lane i is lane i ^ distance of `value`.
+template <int distance>
+inline Vec exchanged(Vec value) {
+  return [&]<int... I>(std::integer_sequence<int, I...>) {
+    return __builtin_shufflevector(value, value, (I ^ distance)...);
+  }(std::make_integer_sequence<int, kWidth>{});
+}
+
 /// Horizontal sum and maximum by halving, an order that is the same wherever the data lies.
 inline float sum(Vec value) {
-  float lanes[kWidth];
-  store(lanes, value);
-  for (int half = kWidth / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
+  if constexpr (kWidth >= 16) value += exchanged<8>(value);
+  if constexpr (kWidth >= 8) value += exchanged<4>(value);
+  value += exchanged<2>(value);
+  value += exchanged<1>(value);
+  return value[0];
 }
 inline float maximum(Vec value) {
-  float lanes[kWidth];
-  store(lanes, value);
-  for (int half = kWidth / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
-  return lanes[0];
+  if constexpr (kWidth >= 16) value = value > exchanged<8>(value) ? value : exchanged<8>(value);
+  if constexpr (kWidth >= 8) value = value > exchanged<4>(value) ? value : exchanged<4>(value);
+  value = value > exchanged<2>(value) ? value : exchanged<2>(value);
+  value = value > exchanged<1>(value) ? value : exchanged<1>(value);
+  return value[0];
 }
 
 /// a0, b0, a1, b1, … of the lower halves, and of the upper halves.

@@ -25,7 +25,7 @@ void softmaxTile(int64_t queries, int64_t keys, const TileMask& mask, float* sco
     const int64_t visible = visibleKeys(lane, keys, mask.diagonal());
     if (masked) {
       const IntVec query = laneIndex() + static_cast<int>(lane);
-      for (int64_t key = 0; key < visible; ++key)
+      for (int64_t key = mask.firstHidden(lane); key < visible; ++key)
         store(column + key * kTile, mask.hidden(query, IntVec{} + static_cast<int>(key))
                                         ? set1(-INFINITY)
                                         : load(column + key * kTile));
@@ -155,9 +155,11 @@ void attentionForward(OpContext& context, const AttentionForward& a) {
   const Sequences sequences("attentionForward", a);
   const TileList tiles(sequences, a.heads);
   const bool worthSharing = tiles.pairs() * a.headDim > kSharedAttentionWork;
-  forEachTask(context, tiles.size(), worthSharing, [&](int64_t index, int slot) {
-    const TileList::Item item = tiles[index];
-    forwardTile(a, item.head, item.tile, cpu::threadScratch(context, slot));
+  const int64_t together = headsTogether(a.heads, a.headDim);
+  forEachTask(context, tiles.groups(together), worthSharing, [&](int64_t index, int slot) {
+    const TileList::Item first = tiles.group(index, together);
+    const int64_t end = std::min(a.heads, first.head + together);
+    for (int64_t head = first.head; head < end; ++head) forwardTile(a, head, first.tile, cpu::threadScratch(context, slot));
   });
 }
 

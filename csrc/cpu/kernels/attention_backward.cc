@@ -25,6 +25,10 @@ struct QueryTile {
   alignas(64) float delta[kTile];
 };
 
+/// The longest sequence of narrow heads whose dK and dV a thread's scratch memory holds beside a task's tiles.
+constexpr int64_t kRowsApart = 4096;
+static_assert((8 * kTile * kWidth + 2 * kTile * kTile + 2 * kRowsApart * kWidth) * sizeof(float) <= cpu::kScratchPerThread);
+
 /// Memory of a task of the joint schedule, and of the first part of the separate one.
 struct QueryScratch {
   QueryTile query;
@@ -42,7 +46,13 @@ struct QueryScratch {
     p = scratch.take(kTile * kTile);
     dScore = scratch.take(kTile * kTile);
     keyCopy = scratch.take(kTile * dim);
+    end_ = scratch.take(0);
   }
+  /// What is left of the memory, at least 2 · kRowsApart rows of narrow heads.
+  float* end() const { return end_; }
+
+ private:
+  float* end_;
 };
 
 template <class T>
@@ -84,12 +94,12 @@ void scoreGradients(const AttentionBackward& a, const QueryTile& query, int64_t 
   for (int64_t lane = 0; lane < lanes; lane += kWidth) {
     const IntVec index = laneIndex() + static_cast<int>(lane);
     const Vec lse = load(query.lse + lane), delta = load(query.delta + lane);
-    const int64_t end = visibleKeys(lane, keys, diagonal);
+    const int64_t end = visibleKeys(lane, keys, diagonal), firstHidden = mask.firstHidden(lane);
     for (int64_t key = 0; key < end; ++key) {
       float* const score = p + key * kTile + lane;
       float* const gradient = dScore + key * kTile + lane;
       Vec probability = exp(load(score) - lse);
-      if (masked) probability = mask.hidden(index, IntVec{} + static_cast<int>(key)) ? Vec{} : probability;
+      if (masked && key >= firstHidden) probability = mask.hidden(index, IntVec{} + static_cast<int>(key)) ? Vec{} : probability;
       store(score, probability);
       store(gradient, probability * (load(gradient) - delta) * scale);
     }
@@ -133,6 +143,10 @@ void accumulateKeySide(int64_t dim, int64_t queries, int64_t keys, bool diagonal
 }
 
 void clearRows(float* base, int64_t stride, int64_t rows, int64_t dim) {
+  if (stride == dim) {
+    std::fill_n(base, rows * dim, 0.0f);
+    return;
+  }
   for (int64_t r = 0; r < rows; ++r) std::fill_n(base + r * stride, dim, 0.0f);
 }
 
@@ -159,9 +173,19 @@ class VisibleKeyTiles {
   int64_t firstOfParent_, ofParent_, firstOwn_, size_;
 };
 
+/// Where dK and dV of one key/value head are summed: rows of the batch from `firstRow` on.
+struct KeyGradients {
+  float *dk, *dv;
+  int64_t dkStride, dvStride;
+  int64_t firstRow;
+
+  float* dkOf(int64_t row) const { return dk + (row - firstRow) * dkStride; }
+  float* dvOf(int64_t row) const { return dv + (row - firstRow) * dvStride; }
+};
+
 /// One query tile of one head against all keys that it sees: dQ, and with `keySide` its share of dK and dV.
 void queryTileBackward(const AttentionBackward& a, const Sequences& sequences, int64_t head, const SequenceTile& tile,
-                       bool keySide, QueryScratch& scratch) {
+                       const KeyGradients* keySide, QueryScratch& scratch) {
   const int64_t kvHead = head * a.kvHeads / a.heads, dim = a.headDim, queries = tile.rows();
   const VisibleKeyTiles keyTiles(sequences, tile, a.window);
   const auto prefetchKeyTile = [&](int64_t index) {
@@ -187,28 +211,35 @@ void queryTileBackward(const AttentionBackward& a, const Sequences& sequences, i
                      scratch.query.dQuery);
     if (!keySide) continue;
     accumulateKeySide<Contiguous::Depth>(dim, queries, keys, diagonal, scratch.p, scratch.query.dOutput,
-                                         rowOf(static_cast<float*>(a.dv), key.row(), a.vStride, kvHead, dim),
-                                         a.vStride);
+                                         keySide->dvOf(key.row()), keySide->dvStride);
     accumulateKeySide<Contiguous::Depth>(dim, queries, keys, diagonal, scratch.dScore, scratch.query.queries,
-                                         rowOf(static_cast<float*>(a.dk), key.row(), a.kStride, kvHead, dim),
-                                         a.kStride);
+                                         keySide->dkOf(key.row()), keySide->dkStride);
   }
-  float* dq = rowOf(static_cast<float*>(a.dq), tile.row(), a.qStride, head, dim);
-  for (int64_t i = 0; i < queries; ++i) std::copy_n(scratch.query.dQuery + i * dim, dim, dq + i * a.qStride);
+  copyRows(scratch.query.dQuery, dim, queries, dim, rowOf(static_cast<float*>(a.dq), tile.row(), a.qStride, head, dim), a.qStride);
 }
 
-/// All of one sequence, its children and one key/value head.
+/// All of one sequence, its children and one key/value head. Narrow heads of a sequence by itself are summed in scratch memory: rows of dK
+/// and dV in place would be a part of a cache line each.
 void jointBackward(const AttentionBackward& a, const Sequences& sequences, const Sequence& root, int64_t kvHead,
                    char* memory) {
   const int64_t group = a.heads / a.kvHeads, dim = a.headDim;
   QueryScratch scratch(memory, dim);
+  float* const dk = rowOf(static_cast<float*>(a.dk), 0, a.kStride, kvHead, dim);
+  float* const dv = rowOf(static_cast<float*>(a.dv), 0, a.vStride, kvHead, dim);
+  KeyGradients gradients{dk, dv, a.kStride, a.vStride, 0};
+  const bool apart = dim <= kWidth && root.firstChild < 0 && root.length <= kRowsApart;
+  float* const sums = scratch.end();
+  if (apart) gradients = {sums, sums + root.length * dim, dim, dim, root.begin};
   sequences.forEachOfFamily(root, [&](const Sequence& s) {
-    clearRows(rowOf(static_cast<float*>(a.dk), s.begin, a.kStride, kvHead, dim), a.kStride, s.length, dim);
-    clearRows(rowOf(static_cast<float*>(a.dv), s.begin, a.vStride, kvHead, dim), a.vStride, s.length, dim);
+    clearRows(gradients.dkOf(s.begin), gradients.dkStride, s.length, dim);
+    clearRows(gradients.dvOf(s.begin), gradients.dvStride, s.length, dim);
     for (int64_t head = kvHead * group; head < (kvHead + 1) * group; ++head)
       for (int64_t tile = s.firstTile(); tile < s.endTile(); ++tile)
-        queryTileBackward(a, sequences, head, {&s, tile}, true, scratch);
+        queryTileBackward(a, sequences, head, {&s, tile}, &gradients, scratch);
   });
+  if (!apart) return;
+  copyRows(sums, dim, root.length, dim, dk + root.begin * a.kStride, a.kStride);
+  copyRows(sums + root.length * dim, dim, root.length, dim, dv + root.begin * a.vStride, a.vStride);
 }
 
 /// Memory of a task of the separate schedule's second part. Here score tiles lie [queries][keys].
@@ -328,16 +359,19 @@ void attentionBackward(OpContext& context, const AttentionBackward& a) {
   const bool worthSharing = queryTiles.pairs() * a.headDim * 5 / 2 > kSharedAttentionWork;
   if (!worthSharing || !separateIsFaster(sequences, a.kvHeads, cpu::pool(context).size())) {
     const std::vector<int64_t>& roots = sequences.roots();
-    forEachTask(context, static_cast<int64_t>(roots.size()) * a.kvHeads, worthSharing, [&](int64_t index, int slot) {
-      const Sequence& root = sequences[roots[static_cast<size_t>(index / a.kvHeads)]];
-      jointBackward(a, sequences, root, index % a.kvHeads, cpu::threadScratch(context, slot));
+    const int64_t together = headsTogether(a.kvHeads, a.headDim), groups = ceilDivide(a.kvHeads, together);
+    forEachTask(context, static_cast<int64_t>(roots.size()) * groups, worthSharing, [&](int64_t index, int slot) {
+      const Sequence& root = sequences[roots[static_cast<size_t>(index / groups)]];
+      const int64_t first = index % groups * together, end = std::min(a.kvHeads, first + together);
+      for (int64_t kvHead = first; kvHead < end; ++kvHead)
+        jointBackward(a, sequences, root, kvHead, cpu::threadScratch(context, slot));
     });
     return;
   }
   cpu::pool(context).run(queryTiles.size(), [&](int64_t index, int slot) {
     const TileList::Item item = queryTiles[index];
     QueryScratch scratch(cpu::threadScratch(context, slot), a.headDim);
-    queryTileBackward(a, sequences, item.head, item.tile, false, scratch);
+    queryTileBackward(a, sequences, item.head, item.tile, nullptr, scratch);
   });
   cpu::pool(context).run(keyTiles.size(), [&](int64_t index, int slot) {
     const TileList::Item item = keyTiles[index];

@@ -41,6 +41,8 @@ struct TileMask {
   int64_t window;  // 0: none
 
   bool diagonal() const { return shift == 0; }
+  /// The keys before this one are seen by all queries from `query` on.
+  int64_t firstHidden(int64_t query) const { return window > 0 ? 0 : std::max<int64_t>(0, query + shift + 1); }
   /// Whether some query does not see some key.
   bool hidesAny(int64_t queries, int64_t keys) const {
     return shift < keys - 1 || (window > 0 && shift + queries > window);
@@ -75,6 +77,12 @@ inline void multiplyKeyRows(const float* keyRows, int64_t keyStride, int64_t key
 /// that read them.
 constexpr int64_t visibleKeys(int64_t lane, int64_t keys, bool diagonal) {
   return diagonal ? std::min(keys, roundUp(lane + kWidth, kTileRows)) : keys;
+}
+
+/// Heads that a task takes together: as many as share a cache line of a row, which two threads would pull to and fro.
+constexpr int64_t headsTogether(int64_t heads, int64_t headDim) {
+  constexpr int64_t kLineFloats = 16;
+  return std::min(heads, std::max<int64_t>(1, kLineFloats / headDim));
 }
 
 /// Multiply-adds of one product over all pairs below which attention stays on the calling thread.

@@ -21,11 +21,11 @@ void turnRow(const Rotary& a, const float* cosine, const float* sine, float dire
   }
 }
 
-/// Lane i of the result is lane From()(i) of `value`.
-template <class From>
-Vec shuffled(Vec value) {
+/// Lanes 0 to count − 1 of `value`, again and again.
+template <int count>
+Vec repeated(Vec value) {
   return [&]<int... I>(std::integer_sequence<int, I...>) {
-    return __builtin_shufflevector(value, value, From{}(I)...);
+    return __builtin_shufflevector(value, value, (I % count)...);
   }(std::make_integer_sequence<int, kWidth>{});
 }
 
@@ -33,13 +33,11 @@ Vec shuffled(Vec value) {
 template <int kHeadDim>
 void turnNarrowRow(const Rotary& a, const float* cosine, const float* sine, float direction, float* row) {
   constexpr int kHalf = kHeadDim / 2;
-  struct OfAngle { constexpr int operator()(int lane) const { return lane % kHalf; } };
-  struct Partner { constexpr int operator()(int lane) const { return lane ^ kHalf; } };
   const Vec sign = (laneIndex() & kHalf) == 0 ? set1(-direction) : set1(direction);
-  const Vec c = shuffled<OfAngle>(loadPartial(cosine, kHalf)), s = shuffled<OfAngle>(loadPartial(sine, kHalf)) * sign;
+  const Vec c = repeated<kHalf>(loadPartial(cosine, kHalf)), s = repeated<kHalf>(loadPartial(sine, kHalf)) * sign;
   forEachVector(a.heads * kHeadDim, [&](int64_t i, auto lanes) {
     const Vec x = lanes.load(row + i);
-    lanes.store(row + i, x * c + shuffled<Partner>(x) * s);
+    lanes.store(row + i, x * c + exchanged<kHalf>(x) * s);
   });
 }
 

@@ -113,12 +113,17 @@ class TileList {
   /// Pairs of a query and a key that it sees, over all heads.
   int64_t pairs() const { return pairs_; }
 
-  Item operator[](int64_t index) const {
-    const auto end = std::upper_bound(ends_.begin(), ends_.end(), index);
+  Item operator[](int64_t index) const { return group(index, 1); }
+
+  /// The same with `together` neighbouring heads as one: `groups` items, each naming its first head.
+  int64_t groups(int64_t together) const { return size_ / heads_ * ceilDivide(heads_, together); }
+  Item group(int64_t index, int64_t together) const {
+    const int64_t perTile = ceilDivide(heads_, together);
+    const auto end = std::upper_bound(ends_.begin(), ends_.end(), index / perTile * heads_);
     const Sequence& sequence = sequences_[end - ends_.begin()];
     const int64_t tiles = sequence.endTile() - sequence.firstTile();
-    const int64_t local = index - (*end - heads_ * tiles);
-    return {{&sequence, sequence.endTile() - 1 - local % tiles}, local / tiles};
+    const int64_t local = index - (*end / heads_ - tiles) * perTile;
+    return {{&sequence, sequence.endTile() - 1 - local % tiles}, local / tiles * together};
   }
 
  private:

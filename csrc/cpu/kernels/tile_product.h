@@ -122,12 +122,21 @@ inline void prefetchRows(const float* source, int64_t stride, int64_t rows, int6
     for (int64_t c = 0; c < columns; c += kLineFloats) __builtin_prefetch(source + r * stride + c, 0, 2);
 }
 
-/// Copies a tile into contiguous rows: rows far apart share few cache sets and need a page each.
+/// Copies a tile's rows: rows far apart share few cache sets and need a page each, which contiguous ones do not.
 inline void copyRows(const float* source, int64_t sourceStride, int64_t rows, int64_t columns,
-                     float* destination) {
+                     float* destination, int64_t destinationStride) {
+  if (columns <= kWidth) {
+    const auto count = static_cast<int>(columns);
+    for (int64_t r = 0; r < rows; ++r)
+      storePartial(destination + r * destinationStride, loadPartial(source + r * sourceStride, count), count);
+    return;
+  }
   for (int64_t r = 0; r < rows; ++r)
-    std::memcpy(destination + r * columns, source + r * sourceStride,
+    std::memcpy(destination + r * destinationStride, source + r * sourceStride,
                 static_cast<size_t>(columns) * sizeof(float));
+}
+inline void copyRows(const float* source, int64_t sourceStride, int64_t rows, int64_t columns, float* destination) {
+  copyRows(source, sourceStride, rows, columns, destination, columns);
 }
 
 }  // namespace rlhf::RLHF_ISA
