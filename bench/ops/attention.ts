@@ -12,6 +12,7 @@ interface Shape {
 
 const SHAPES: readonly Shape[] = [
   { sequences: 4, length: 512, heads: 8, kvHeads: 4, headDim: 8 },
+  { sequences: 32, length: 53, heads: 8, kvHeads: 4, headDim: 8 },
   { sequences: 16, length: 64, heads: 12, kvHeads: 12, headDim: 64 },
   { sequences: 4, length: 256, heads: 12, kvHeads: 12, headDim: 64 },
   { sequences: 1, length: 1024, heads: 12, kvHeads: 12, headDim: 64 },

@@ -10,7 +10,7 @@ interface Shape {
   readonly rank?: number;
 }
 
-/** A square, layers of GPT-2 small over 4 × 256 tokens, and steps of decoding. */
+/** A square, layers of GPT-2 small over 4 × 256 tokens, steps of decoding, and layers of stories260k over a minibatch of PPO. */
 const SHAPES: readonly Shape[] = [
   { rows: 1024, inputs: 1024, outputs: 1024 },
   { rows: 1024, inputs: 768, outputs: 2304, rank: 16 },
@@ -18,6 +18,8 @@ const SHAPES: readonly Shape[] = [
   { rows: 32, inputs: 768, outputs: 3072 },
   { rows: 1, inputs: 768, outputs: 3072 },
   { rows: 64, inputs: 64, outputs: 64 },
+  { rows: 1664, inputs: 64, outputs: 172 },
+  { rows: 1664, inputs: 172, outputs: 64 },
 ];
 
 interface Packing {

@@ -20,9 +20,13 @@ namespace {
 constexpr int64_t kHalf = kBfloat16Tile / 2;
 constexpr int64_t kHalfElements = kBfloat16StepElements / 2;  // of a step: 16 rows or columns
 
+constexpr int kResultRowBytes = kBfloat16Tile * sizeof(float);
+
 inline void fetch(Bfloat16Prefetch& prefetch) {
   for (int64_t line = 0; line < prefetch.linesPerStep; ++line, prefetch.next += 64)
     __builtin_prefetch(prefetch.next, 0, 2);
+  for (int64_t row = 0; row < prefetch.rowsPerStep; ++row, prefetch.destination += prefetch.destinationStride)
+    for (int64_t byte = 0; byte < kResultRowBytes; byte += 64) __builtin_prefetch(prefetch.destination + byte, 1);
 }
 
 #define RLHF_AMX __attribute__((target("amx-tile,amx-bf16")))
@@ -43,7 +47,6 @@ RLHF_AMX void beginTiles() {
 RLHF_AMX void endTiles() { _tile_release(); }
 
 constexpr int kTileRowBytes = 64;
-constexpr int kResultRowBytes = kBfloat16Tile * sizeof(float);
 
 /// Tiles 0 to 3 are C by quarters, 4 and 5 the halves of A, 6 and 7 those of B.
 RLHF_AMX void multiplyTall(const Bfloat16Segment* segments, int segmentCount, float* c, Bfloat16Prefetch prefetch) {

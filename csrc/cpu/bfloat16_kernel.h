@@ -20,10 +20,13 @@ struct Bfloat16Segment {
   int64_t steps = 0;
 };
 
-/// Memory that a later call will read: each step asks for `linesPerStep` lines from `next` on.
+/// Memory that a later call will read: each step asks for `linesPerStep` lines from `next` on. And rows of 32 numbers that this call's
+/// results go to, `destinationStride` bytes apart: each step asks for `rowsPerStep` of them.
 struct Bfloat16Prefetch {
   const char* next = nullptr;
   int64_t linesPerStep = 0;
+  const char* destination = nullptr;
+  int64_t destinationStride = 0, rowsPerStep = 0;
 };
 
 /// c[32][32] = Σ over segments of A·B, for the first `rows` rows; what stands in the others afterwards is undefined. Products of two

@@ -21,6 +21,7 @@ struct Term {
   MatrixView b;                    // read where packedB is null
   const float* packedB = nullptr;  // panels of B (pack.h; of bfloat16: bfloat16.h), `packedBStride` floats apart
   int64_t packedBStride = 0;
+  const float* packedA = nullptr;  // of bfloat16 (optional): packRowsOnce's, for several products with the same A
 };
 
 struct Product {
@@ -28,9 +29,10 @@ struct Product {
   DType compute = DType::F32;  // BF16: A (times its factor) and B are rounded to bfloat16; sums are float32 all the same
   // The second term (a low-rank update, whose B is not packed) runs in the accumulators of the first; depth 0: none.
   Term terms[2];
-  // (optional) Where the consumer writes C, rows `destinationStride` floats apart: fetched before it is written.
+  // (optional) Where the consumer writes C, rows `destinationStride` floats apart, and whether it adds to what stands there.
   const float* destination = nullptr;
   int64_t destinationStride = 0;
+  bool addsToDestination = false;
 };
 
 /// A finished piece of C: rows [row, row + rows), columns [col, col + cols); row i starts at values + i · stride. Columns start at
@@ -94,6 +96,9 @@ constexpr int64_t panelOffset(int64_t k, int64_t col, int64_t panelStride, DType
 
 /// Packs all of B [depth, cols] into panels panelStrideOf(depth, compute) floats apart, on all threads.
 void packColumns(OpContext& context, const MatrixView& b, int64_t depth, int64_t cols, float* packed, DType compute = DType::F32);
+
+/// Packs all of A [rows, depth] in bfloat16 for several products, where `scratch` has room for it beside what they take; else null.
+const float* packRowsOnce(OpContext& context, SharedScratch& scratch, const MatrixView& a, int64_t rows, int64_t depth);
 
 /// The product in bfloat16; gemm() comes here by itself.
 void gemmBfloat16(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume, Columns columns);

@@ -20,6 +20,15 @@ constexpr int64_t kGroupFloats = 160 << 10;
 constexpr int64_t kSharedWork = 1 << 22;
 constexpr int64_t kWorkPerElementOfB = 32;
 
+/// Packs rows [0, rows) of A, times `factor`, on all threads.
+void packRows(OpContext& context, const MatrixView& a, int64_t rows, int64_t depth, float factor, float* packed) {
+  const int64_t stride = bfloat16Steps(depth) * kBfloat16StepFloats;
+  forEachTask(context, ceilDivide(rows, kBfloat16Tile), rows * stride >= kElementsPerTask, [&](int64_t panel, int) {
+    const int64_t row = panel * kBfloat16Tile;
+    packBfloat16A(a.from(row, 0), std::min(kBfloat16Tile, rows - row), depth, factor, packed + panel * stride, stride);
+  });
+}
+
 /// A part of the product whose packed operands fit the scratch memory: both are packed on all threads, then multiplied.
 class Part {
  public:
@@ -28,24 +37,23 @@ class Part {
     for (int t = 0; t < 2; ++t) {
       steps_[t] = bfloat16Steps(product.terms[t].depth);
       packsB_[t] = steps_[t] > 0 && !product.terms[t].packedB;
+      packsA_[t] = steps_[t] > 0 && !product.terms[t].packedA;
+      strideA_[t] = steps_[t] * kBfloat16StepFloats;
     }
   }
 
-  int64_t aPanelFloats() const { return (steps_[0] + steps_[1]) * kBfloat16StepFloats; }
+  int64_t aPanelFloats() const { return packsA_[0] * strideA_[0] + packsA_[1] * strideA_[1]; }
   int64_t bPanelFloats() const { return (packsB_[0] * steps_[0] + packsB_[1] * steps_[1]) * kBfloat16StepFloats; }
 
   void setRows(int64_t begin, int64_t rows, float* packed) {
-    rowBegin_ = begin, rows_ = rows, packedA_ = packed;
-    const int64_t stride = aPanelFloats();
-    forEachTask(context_, ceilDivide(rows, kBfloat16Tile), rows * stride >= kElementsPerTask, [&](int64_t panel, int) {
-      const int64_t row = panel * kBfloat16Tile, count = std::min(kBfloat16Tile, rows - row);
-      float* to = packed + panel * stride;
-      for (int t = 0; t < 2; ++t) {
-        const Term& term = product_.terms[t];
-        if (steps_[t] > 0) packBfloat16A(term.a.from(rowBegin_ + row, 0), count, term.depth, term.factor, to, stride);
-        to += steps_[t] * kBfloat16StepFloats;
-      }
-    });
+    rowBegin_ = begin, rows_ = rows;
+    for (int t = 0; t < 2; ++t) {
+      const Term& term = product_.terms[t];
+      panelsA_[t] = packsA_[t] ? packed : term.packedA ? term.packedA + begin / kBfloat16Tile * strideA_[t] : nullptr;
+      if (!packsA_[t]) continue;
+      packRows(context_, term.a.from(begin, 0), rows, term.depth, term.factor, packed);
+      packed += strideA_[t] * ceilDivide(rows, kBfloat16Tile);
+    }
   }
 
   void setColumns(int64_t begin, int64_t cols, float* packed) {
@@ -68,7 +76,7 @@ class Part {
     const Bfloat16Kernel& kernel = bfloat16Kernel();
     const int64_t rowPanels = ceilDivide(rows_, kBfloat16Tile), colPanels = ceilDivide(cols_, kBfloat16Tile);
     const int64_t threads = cpu::pool(context_).size(), tasks = threads == 1 ? 1 : 6 * threads;
-    const int64_t rowParts = ceilDivide(rowPanels, std::max<int64_t>(4, kGroupFloats / aPanelFloats()));
+    const int64_t rowParts = ceilDivide(rowPanels, std::max<int64_t>(4, kGroupFloats / (strideA_[0] + strideA_[1])));
     const int64_t unit = wholeStrips_ ? kStripPanels : 1, units = ceilDivide(colPanels, unit);
     const int64_t colParts = std::min(units, ceilDivide(tasks, rowParts));
     const bool share = (rows_ + kWorkPerElementOfB) * cols_ * (steps_[0] + steps_[1]) * kBfloat16Tile >= kSharedWork;
@@ -92,7 +100,9 @@ class Part {
     alignas(64) float tile[kBfloat16Tile * kBfloat16Tile];
     for (int64_t j = cols.begin; j < cols.end; ++j)
       for (int64_t i = rows.begin; i < rows.end; ++i) {
-        multiplyTile(kernel, i, j, tile, fetchPart(j + 1, i - rows.begin, rows.end - rows.begin));
+        Bfloat16Prefetch prefetch = fetchPart(j + 1, i - rows.begin, rows.end - rows.begin);
+        fetchDestination(i, j, prefetch);
+        multiplyTile(kernel, i, j, tile, prefetch);
         finish(i, j, 1, tile, kBfloat16Tile, slot);
       }
   }
@@ -116,12 +126,10 @@ class Part {
                     Bfloat16Prefetch prefetch) const {
     Bfloat16Segment segments[2];
     int count = 0;
-    const float* a = packedA_ + rowPanel * aPanelFloats();
     for (int t = 0; t < 2; ++t) {
       if (steps_[t] == 0) continue;
-      segments[count++] = {reinterpret_cast<const uint16_t*>(a),
+      segments[count++] = {reinterpret_cast<const uint16_t*>(panelsA_[t] + rowPanel * strideA_[t]),
                            reinterpret_cast<const uint16_t*>(panelsB_[t] + colPanel * strideB_[t]), steps_[t]};
-      a += steps_[t] * kBfloat16StepFloats;
     }
     kernel.multiply(segments, count, static_cast<int>(heightOf(rowPanel)), tile, prefetch);
   }
@@ -134,6 +142,15 @@ class Part {
     if (part * lines >= kLinesOfStep) return {};
     const auto* panel = reinterpret_cast<const char*>(panelsB_[0] + colPanel * strideB_[0]);
     return {panel + part * lines * steps_[0] * 64, lines};
+  }
+
+  /// What a tile's results are added to is on its way while the tile is multiplied. Where they only replace it this gains nothing.
+  void fetchDestination(int64_t rowPanel, int64_t colPanel, Bfloat16Prefetch& prefetch) const {
+    if (!product_.addsToDestination) return;
+    prefetch.destination = reinterpret_cast<const char*>(product_.destination + colBegin_ + colPanel * kBfloat16Tile +
+                                                         (rowBegin_ + rowPanel * kBfloat16Tile) * product_.destinationStride);
+    prefetch.destinationStride = product_.destinationStride * static_cast<int64_t>(sizeof(float));
+    prefetch.rowsPerStep = ceilDivide(kBfloat16Tile, steps_[0] + steps_[1]);
   }
 
   void finish(int64_t rowPanel, int64_t colPanel, int64_t panels, float* values, int64_t stride, int slot) const {
@@ -149,14 +166,23 @@ class Part {
   StripConsumer consume_;
   bool wholeStrips_;
   int64_t steps_[2];
-  bool packsB_[2];
+  bool packsA_[2], packsB_[2];
   int64_t rowBegin_ = 0, rows_ = 0, colBegin_ = 0, cols_ = 0;
-  const float* packedA_ = nullptr;
+  const float* panelsA_[2] = {};
+  int64_t strideA_[2] = {};
   const float* panelsB_[2] = {};
   int64_t strideB_[2] = {};
 };
 
 }  // namespace
+
+const float* packRowsOnce(OpContext& context, SharedScratch& scratch, const MatrixView& a, int64_t rows, int64_t depth) {
+  const int64_t floats = ceilDivide(rows, kBfloat16Tile) * bfloat16Steps(depth) * kBfloat16StepFloats;
+  if (2 * floats > scratch.floatsLeft()) return nullptr;
+  float* const packed = scratch.take(floats);
+  packRows(context, a, rows, depth, 1, packed);
+  return packed;
+}
 
 void gemmBfloat16(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume, Columns columns) {
   if (product.rows == 0 || product.cols == 0) return;
@@ -165,10 +191,10 @@ void gemmBfloat16(OpContext& context, SharedScratch scratch, const Product& prod
   const int64_t unit = columns == Columns::FixedCuts ? kStripPanels : 1;
   const int64_t rowPanels = ceilDivide(product.rows, kBfloat16Tile), colPanels = ceilDivide(product.cols, kBfloat16Tile);
   const int64_t a = part.aPanelFloats(), b = part.bPanelFloats(), room = scratch.floatsLeft();
-  const int64_t rowsAtOnce = std::clamp<int64_t>((room - std::min(colPanels, kStripPanels) * b) / a, 1, rowPanels);
+  const int64_t rowsAtOnce = a == 0 ? rowPanels : std::clamp<int64_t>((room - std::min(colPanels, kStripPanels) * b) / a, 1, rowPanels);
   const int64_t colsThatFit = b == 0 ? colPanels : (room - rowsAtOnce * a) / b / unit * unit;
   const int64_t colsAtOnce = std::min(colPanels, std::max(unit, colsThatFit));
-  float* const packedA = scratch.take(rowsAtOnce * a);
+  float* const packedA = a == 0 ? nullptr : scratch.take(rowsAtOnce * a);
   float* const packedB = b == 0 ? nullptr : scratch.take(colsAtOnce * b);
   for (int64_t row = 0; row < product.rows; row += rowsAtOnce * kBfloat16Tile) {
     part.setRows(row, std::min(rowsAtOnce * kBfloat16Tile, product.rows - row), packedA);

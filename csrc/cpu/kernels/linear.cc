@@ -64,8 +64,15 @@ struct AddTo {
 };
 
 /// out (+)= factor · A·B of one term.
+void multiplyInto(OpContext& context, SharedScratch scratch, DType compute, int64_t rows, int64_t cols, const Term& term, AddTo out) {
+  Product product{rows, cols, compute, {term, {}}};
+  product.destination = out.out;
+  product.destinationStride = out.stride;
+  product.addsToDestination = out.accumulate;
+  gemm(context, scratch, product, out);
+}
 void multiplyInto(OpContext& context, DType compute, int64_t rows, int64_t cols, const Term& term, AddTo out) {
-  gemm(context, SharedScratch(context), {rows, cols, compute, {term, {}}}, out);
+  multiplyInto(context, SharedScratch(context), compute, rows, cols, term, out);
 }
 
 void addColumnSums(OpContext& context, const LinearBackward& g) {
@@ -133,11 +140,15 @@ void linearForward(OpContext& context, const LinearForward& f) {
                       .b = transposeOf(f.weight.data, f.outputs, f.inputs, f.weight.transposed, f.weight.type),
                       .packedB = floats(f.weight.packedForward),
                       .packedBStride = panelStrideOf(f.inputs, f.weight.compute)};
+  SharedScratch scratch(context);
   if (rank > 0) {
-    multiplyInto(context, f.weight.compute, f.rows, rank,
+    Term& main = product.terms[0];
+    if (f.weight.compute == DType::BF16 && !f.loraInput) main.packedA = packRowsOnce(context, scratch, main.a, f.rows, f.inputs);
+    multiplyInto(context, scratch, f.weight.compute, f.rows, rank,
                  {.depth = f.inputs,
-                  .a = f.loraInput ? rowMajor(f.loraInput, f.inputs) : product.terms[0].a,
-                  .b = transposeOf(f.lora.a, rank, f.inputs, false)},
+                  .a = f.loraInput ? rowMajor(f.loraInput, f.inputs) : main.a,
+                  .b = transposeOf(f.lora.a, rank, f.inputs, false),
+                  .packedA = main.packedA},
                  {floats(f.loraHidden), rank, 1, false});
     product.terms[1] = {.depth = rank,
                         .a = rowMajor(f.loraHidden, rank),
@@ -148,7 +159,7 @@ void linearForward(OpContext& context, const LinearForward& f) {
   product.destinationStride = f.yStride;
   withActivation(f.activation, [&]<Activation activation>() {
     auto finish = [&](const Strip& strip) { finishForward<activation>(f, strip); };
-    gemm(context, SharedScratch(context), product, finish);
+    gemm(context, scratch, product, finish);
   });
 }
 
@@ -157,8 +168,12 @@ void linearBackward(OpContext& context, const LinearBackward& g) {
   requireWeight("linearBackward", g.weight, g.weight.packedBackward);
   const int64_t rank = g.lora.rank;
   const MatrixView dy = rowMajor(g.dy, g.dyStride);
+  SharedScratch scratch(context);
+  const float* packedDy = nullptr;
+  if (rank > 0 && g.dx && g.weight.compute == DType::BF16) packedDy = packRowsOnce(context, scratch, dy, g.rows, g.outputs);
   if (rank > 0 && (g.dx || g.dLoraInput || g.dA))
-    multiplyInto(context, g.weight.compute, g.rows, rank, {.depth = g.outputs, .a = dy, .b = rowMajor(g.lora.b, rank)},
+    multiplyInto(context, scratch, g.weight.compute, g.rows, rank,
+                 {.depth = g.outputs, .a = dy, .b = rowMajor(g.lora.b, rank), .packedA = packedDy},
                  {floats(g.loraGradient), rank, static_cast<float>(g.lora.scale), false});
   if (g.dx) {
     Product product{g.rows, g.inputs, g.weight.compute, {}};
@@ -166,13 +181,15 @@ void linearBackward(OpContext& context, const LinearBackward& g) {
                         .a = dy,
                         .b = asItIs(g.weight.data, g.outputs, g.inputs, g.weight.transposed, g.weight.type),
                         .packedB = floats(g.weight.packedBackward),
-                        .packedBStride = panelStrideOf(g.outputs, g.weight.compute)};
+                        .packedBStride = panelStrideOf(g.outputs, g.weight.compute),
+                        .packedA = packedDy};
     if (rank > 0 && !g.dLoraInput)
       product.terms[1] = {.depth = rank, .a = rowMajor(g.loraGradient, rank), .b = rowMajor(g.lora.a, g.inputs)};
     product.destination = floats(g.dx);
     product.destinationStride = g.dxStride;
+    product.addsToDestination = g.accumulateDx != 0;
     AddTo dx{floats(g.dx), g.dxStride, 1, g.accumulateDx != 0};
-    gemm(context, SharedScratch(context), product, dx);
+    gemm(context, scratch, product, dx);
   }
   if (g.dLoraInput)
     multiplyInto(context, g.weight.compute, g.rows, g.inputs,
