@@ -1,6 +1,7 @@
 import type { TokenizedPreference, TokenizedReward, TokenizedScored } from "../data/types.ts";
-import { lastTokens, type PackedBatch, packSequences } from "../model/batch.ts";
+import { lastTokens, type PackedBatch, packSequences, type SequenceInput } from "../model/batch.ts";
 import { hashSequences } from "./checkpoint.ts";
+import { sharedTokens } from "./pair-batch.ts";
 import type { JudgedRewards } from "./reward-loss.ts";
 
 export function isScored(example: TokenizedReward): example is TokenizedScored {
@@ -28,7 +29,13 @@ export function hashOfExamples(examples: readonly TokenizedReward[]): string {
   );
 }
 
-/** Examples as one packed batch, with the rows where their rewards stand. */
+/** Tokens that an example adds to a batch: of a pair the prompt once. */
+export function countTokens(example: TokenizedReward): number {
+  const all = sequencesOf([example]).reduce((sum, { tokens }) => sum + tokens.length, 0);
+  return isScored(example) ? all : all - sharedTokens(example);
+}
+
+/** Examples as one packed batch, with the rows where their rewards stand. The two answers of a pair share their prompt. */
 export class RewardBatch implements JudgedRewards {
   readonly packed: PackedBatch;
   readonly pairs: readonly TokenizedPreference[];
@@ -38,14 +45,31 @@ export class RewardBatch implements JudgedRewards {
   readonly rejected: Int32Array;
   readonly scored: Int32Array;
 
-  constructor(examples: readonly TokenizedReward[]) {
+  /** `sharePrompts`: false computes each prompt for both of its answers, which changes no reward. */
+  constructor(examples: readonly TokenizedReward[], { sharePrompts = true } = {}) {
     this.pairs = examples.filter((example): example is TokenizedPreference => !isScored(example));
     this.answers = examples.filter(isScored);
-    this.packed = packSequences(sequencesOf([...this.pairs, ...this.answers]));
+    const sequences: SequenceInput[] = [];
+    const ends: { chosen: number[]; rejected: number[]; scored: number[] } = {
+      chosen: [],
+      rejected: [],
+      scored: [],
+    };
+    const add = (tokens: Int32Array, parent?: number): number =>
+      sequences.push(parent === undefined ? { tokens } : { tokens, parent }) - 1;
+    for (const pair of this.pairs) {
+      const [chosen, rejected] = [pair.chosen.tokens, pair.rejected.tokens];
+      const shared = sharePrompts ? sharedTokens(pair) : 0;
+      const prompt = shared > 0 ? add(chosen.subarray(0, shared)) : undefined;
+      ends.chosen.push(add(chosen.subarray(shared), prompt));
+      ends.rejected.push(add(rejected.subarray(shared), prompt));
+    }
+    for (const { tokens } of this.answers) ends.scored.push(add(tokens));
+    this.packed = packSequences(sequences);
     const last = lastTokens(this.packed);
-    const inPairs = 2 * this.pairs.length;
-    this.chosen = last.slice(0, inPairs).filter((_, index) => index % 2 === 0);
-    this.rejected = last.slice(0, inPairs).filter((_, index) => index % 2 === 1);
-    this.scored = last.slice(inPairs);
+    const rows = (of: readonly number[]): Int32Array => Int32Array.from(of, (s) => last[s] as number);
+    this.chosen = rows(ends.chosen);
+    this.rejected = rows(ends.rejected);
+    this.scored = rows(ends.scored);
   }
 }

@@ -9,7 +9,7 @@ import type { TrainedPart } from "./checkpoint.ts";
 import { itemsOf, type RowsOrTokenized, tokenizedData } from "./given-data.ts";
 import type { TrainerWorkload } from "./memory.ts";
 import { checkOptions, TRAINER_OPTIONS } from "./options.ts";
-import { hashOfExamples, RewardBatch, sequencesOf } from "./reward-batch.ts";
+import { countTokens, hashOfExamples, RewardBatch, sequencesOf } from "./reward-batch.ts";
 import { checkMargins, judgeRewards, measureRewards, rewardMetrics } from "./reward-loss.ts";
 import { headOptions, REWARD_RULES, type RewardConfig } from "./reward-settings.ts";
 import { checkSettings, fittingMaxLength, withDefaults } from "./settings.ts";
@@ -100,7 +100,7 @@ export class RewardModelTrainer extends SupervisedTrainer<
   }
 
   protected tokensOf(example: TokenizedReward): number {
-    return sequencesOf([example]).reduce((sum, { tokens }) => sum + tokens.length, 0);
+    return countTokens(example);
   }
 
   protected lossCount(examples: readonly TokenizedReward[]): number {
