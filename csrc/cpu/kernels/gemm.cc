@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "cpu/kernels/gemm_few_rows.h"
 #include "cpu/kernels/parallel.h"
 
 namespace rlhf::RLHF_ISA {
@@ -312,6 +313,8 @@ void gemm(OpContext& context, SharedScratch scratch, const Product& product, Str
   if (product.compute == DType::BF16) return gemmBfloat16(context, scratch, product, consume, columns);
   if (readsOperandsAsTheyLie(product, scratch, columns)) return gemmDirect(context, scratch, product, consume);
   const Term& main = product.terms[0];
+  if (main.packedB && product.rows <= kMostFewRows && columns == Columns::Balanced)
+    return gemmFewRows(context, scratch, product, consume);
   const int64_t stripsThatFit = scratch.floatsLeft() / (main.depth * kStripCols);
   if (main.packedB || product.rows < kRowsWorthPackingB || stripsThatFit == 0) {
     const int64_t step = main.packedB ? product.rows : rowsThatFit(product, scratch.floatsLeft());
