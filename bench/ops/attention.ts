@@ -1,3 +1,4 @@
+import { PAGE_TOKENS } from "../../test/support/kernels.ts";
 import { type OpBench, uniformArray } from "./op-bench.ts";
 
 /** Causal attention. Operations are those of the pairs of a query and a key that it sees: two products forward, five backward. */
@@ -46,15 +47,15 @@ function training(shape: Shape): OpBench[] {
   ];
 }
 
-/** One token for each of `rows` sequences, whose caches are `length` long. */
+/** One token for each of `rows` sequences, whose caches are `length` long, a multiple of a page's tokens. */
 function decoding(rows: number, length: number, shape: Shape): OpBench[] {
   const { heads, kvHeads, headDim } = shape;
   const caches = () => ({
     kCache: uniformArray(rows * kvHeads * length * headDim),
     vCache: uniformArray(rows * kvHeads * length * headDim),
   });
-  const shared = { type: "float32", rows, kvHeads, headDim, capacity: length };
-  const slots = Int32Array.from({ length: rows }, (_, row) => row);
+  const pages = (rows * length) / PAGE_TOKENS;
+  const shared = { type: "float32", rows, kvHeads, headDim, pages };
   const width = kvHeads * headDim;
   const label = `${rows}×${length}, ${nameOf(shape)}`;
   return [
@@ -64,7 +65,8 @@ function decoding(rows: number, length: number, shape: Shape): OpBench[] {
       flops: 4 * rows * heads * length * headDim,
       args: () => ({
         ...{ ...shared, heads, qStride: heads * headDim, oStride: heads * headDim, scale: headDim ** -0.5 },
-        ...{ slots, lengths: new Int32Array(rows).fill(length), ...caches() },
+        ...{ tableStride: pages / rows, tables: Int32Array.from({ length: pages }, (_, page) => page) },
+        ...{ lengths: new Int32Array(rows).fill(length), ...caches() },
         ...{ q: uniformArray(rows * heads * headDim), o: uniformArray(rows * heads * headDim) },
       }),
     },
@@ -73,13 +75,8 @@ function decoding(rows: number, length: number, shape: Shape): OpBench[] {
       label,
       bytes: { kCache: 4 * rows * width, vCache: 4 * rows * width },
       args: () => ({
-        ...{
-          ...shared,
-          kStride: width,
-          vStride: width,
-          slots,
-          positions: new Int32Array(rows).fill(length >> 1),
-        },
+        ...{ ...shared, kStride: width, vStride: width },
+        places: Int32Array.from({ length: rows }, (_, row) => row * length + (length >> 1)),
         ...{ k: uniformArray(rows * width), v: uniformArray(rows * width), ...caches() },
       }),
     },

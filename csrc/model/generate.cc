@@ -1,15 +1,16 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <deque>
+#include <numeric>
 
 #include "model/batch.h"
 #include "model/model_impl.h"
+#include "model/prompt_queue.h"
 #include "model/stop_strings.h"
 
-// Generation with a key/value cache. Sequences are decoded together, up to `maxBatch` of them; when one ends,
-// its slot in the cache goes to a prompt that waits. Prompts are read through the same packed forward pass
-// that training uses. What is drawn for a sequence depends on its own logits and on (seed, stream, number of
+// Generation with a key/value cache of pages. Sequences are decoded together, up to `maxBatch` of them and as many as the cache has
+// pages for; when one ends, its pages go to a prompt that waits. Prompts are read through the same packed forward pass
+// that training uses, equal ones once. What is drawn for a sequence depends on its own logits and on (seed, stream, number of
 // the new token), not on which others are decoded beside it.
 
 namespace rlhf {
@@ -59,18 +60,20 @@ class Generator {
 
  private:
   struct Sequence {
-    int64_t index = 0;   // of its prompt
-    int32_t slot = 0;    // in the cache
-    int64_t length = 0;  // tokens so far, prompt included
-    int32_t last = 0;    // newest token, not yet in the cache
-    std::string tail;    // end of the new text, where a stop string may have begun
+    int64_t index = 0;           // of its prompt
+    int32_t slot = 0;            // which of the sequences in flight it is
+    int64_t length = 0;          // tokens so far, prompt included
+    std::vector<int32_t> pages;  // of the cache
+    int32_t last = 0;            // newest token, not yet in the cache
+    std::string tail;            // end of the new text, where a stop string may have begun
   };
 
   /// Inputs of one step on the device, mirrored on the host and copied at once.
   struct Inputs {
     int32_t* tokens;
     int32_t* positions;
-    int32_t* slots;
+    int32_t* places;
+    int32_t* tables;  // [slots, tableStride_]
     int32_t* lengths;
     int32_t* drawIndex;
     int64_t* streams;
@@ -78,15 +81,41 @@ class Generator {
   };
 
   void layOut(BufferLayout& layout);
-  static Inputs layOutInputs(BufferLayout& layout, int64_t rows);
-  void admit();
-  std::vector<Sequence> nextPrompts();
-  void prefill(const std::vector<Sequence>& sequences);
+  Inputs layOutInputs(BufferLayout& layout) const;
+  /// A prompt and the pages for it.
+  struct Prompt {
+    const std::vector<int32_t>* tokens;
+    std::vector<int32_t> pages;
+  };
+  /// What is admitted at a time.
+  struct Admitted {
+    std::vector<Sequence> sequences;
+    std::vector<size_t> prompts;            // of each sequence: which of those read now, or kHeldPrompt
+    std::vector<Prompt> read;               // prompts that are to be read now
+    std::vector<std::pair<int32_t, int32_t>> copies;  // pages to copy when they are: from, to
+    bool held = false;                      // whether some of the last prompt's sequences have to wait
+  };
+  static constexpr size_t kHeldPrompt = SIZE_MAX;
+
+  void reservePasses();
+  void choosePages();
+  size_t bytesWith(int64_t pages);
+  bool admit();
+  Admitted nextSequences();
+  void read(const Admitted& admitted);
+  void copyPage(int32_t from, int32_t to);
   void decode();
+  PassShape shapeOf(int64_t rows, int64_t sequences) const;
   ForwardBuffers forward(const RowSet& rows, const CacheUse& use, Batch* packed);
   void draw(std::vector<Sequence>& sequences);
   bool advance(Sequence& sequence, int32_t token);
   bool isStop(int32_t token) const;
+  /// Numbers of a page's keys in one block, and of its values.
+  int64_t pageElements() const { return config_.kvHeads * config_.headDim * kCachePageTokens; }
+  static int32_t placeOf(const std::vector<int32_t>& pages, int64_t position) {
+    return static_cast<int32_t>(pages[static_cast<size_t>(position / kCachePageTokens)] * kCachePageTokens +
+                                position % kCachePageTokens);
+  }
 
   Model::Impl& model_;
   Engine& engine_;
@@ -99,7 +128,8 @@ class Generator {
 
   int64_t slots_ = 0;
   int64_t prefillRows_ = 0;  // capacity of one prefill
-  std::deque<int64_t> waiting_;
+  int64_t tableStride_ = 0;  // pages that a sequence may have
+  PromptQueue waiting_;
   std::vector<int32_t> freeSlots_;
   std::vector<Sequence> active_;
   std::vector<Generation> generations_;
@@ -107,12 +137,13 @@ class Generator {
 
   KeyValueCache cache_;
   void* hidden_ = nullptr;         // [slots, C] hidden states that predict the next tokens
+  void* heldHidden_ = nullptr;     // [C] that of the prompt of which some sequences wait
   void* logits_ = nullptr;         // [slots, V]
   int32_t* drawn_ = nullptr;       // [slots]
   void* drawnLogProb_ = nullptr;   // [slots]
   uint8_t* deviceSeen_ = nullptr;  // [slots, V]
   int32_t* stopTokens_ = nullptr;
-  int32_t* prefillSlots_ = nullptr;  // [prefillRows]
+  int32_t* prefillPlaces_ = nullptr;  // [prefillRows]
   char* deviceInputs_ = nullptr;
   std::vector<char> hostInputs_;
   Inputs host_{}, device_{};
@@ -129,37 +160,65 @@ Generator::Generator(Model::Impl& model, const std::vector<std::vector<int32_t>>
       onToken_(onToken),
       cancel_(cancel),
       adapter_(model.adapter(options.adapter)),
+      waiting_(prompts, options, config_),
       generations_(prompts.size()) {
   validate(prompts, options, config_);
+  if (prompts.empty() || options.maxNewTokens == 0) return;  // nothing is asked for: empty generations
   int64_t longest = 0;
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    const int64_t length = static_cast<int64_t>(prompts[i].size());
-    if (options.maxNewTokens == 0) continue;  // nothing is asked for: an empty generation
-    waiting_.push_back(static_cast<int64_t>(i));
-    longest = std::max(longest, length);
-    prefillRows_ += length;
+  for (const PromptGroup& group : waiting_.groups()) {
+    longest = std::max(longest, group.length());
+    prefillRows_ += group.length();
   }
-  if (waiting_.empty()) return;
-  slots_ = std::min<int64_t>(options.maxBatch, static_cast<int64_t>(waiting_.size()));
+  slots_ = std::min<int64_t>(options.maxBatch, static_cast<int64_t>(prompts.size()));
   prefillRows_ = roundedCapacity(std::max(longest, std::min(prefillRows_, kPrefillTokens)));
-  cache_.capacity = std::min(config_.maxPositions, roundedCapacity(longest + options.maxNewTokens));
+  tableStride_ = cachePages(std::min(config_.maxPositions, longest + options.maxNewTokens));
   for (int64_t slot = slots_; slot-- > 0;) freeSlots_.push_back(static_cast<int32_t>(slot));
   if (options.repetitionPenalty != 1) seen_.assign(static_cast<size_t>(slots_ * config_.vocab), 0);
 
-  BufferLayout sizes;
-  layOut(sizes);
-  model_.reserve(model_.generationMemory, MemoryUse::Cache, sizes.bytes(),
+  reservePasses();
+  choosePages();
+  model_.reserve(model_.generationMemory, MemoryUse::Cache, bytesWith(cache_.pages),
                  "the key/value cache (smaller with a lower maxBatch or maxNewTokens)");
   BufferLayout arrays(model_.generationMemory.data());
   layOut(arrays);
   engine_.copy(stopTokens_, options.stopTokens.data(), options.stopTokens.size() * sizeof(int32_t));
 
   BufferLayout inputSizes;
-  layOutInputs(inputSizes, slots_);
+  layOutInputs(inputSizes);
   hostInputs_.resize(inputSizes.bytes());
   BufferLayout onHost(hostInputs_.data()), onDevice(deviceInputs_);
-  host_ = layOutInputs(onHost, slots_);
-  device_ = layOutInputs(onDevice, slots_);
+  host_ = layOutInputs(onHost);
+  device_ = layOutInputs(onDevice);
+}
+
+/// Takes the memory of the largest passes, so that the cache may have what is left.
+void Generator::reservePasses() {
+  model_.transformer.prepareForward();
+  for (const int64_t rows : {prefillRows_, slots_}) {
+    const PassShape shape = shapeOf(rows, slots_);
+    BufferLayout sizes;
+    layOutForward(engine_, model_.transformer.architecture(), shape, sizes, sizes);
+    model_.reserveWorkspace(sizes.bytes());
+    model_.reserveScratch(shape.rows, adapter_.get(), nullptr);
+  }
+}
+
+/// As many pages as are of use, or as the memory budget has room for.
+void Generator::choosePages() {
+  const MemoryBytes held = engine_.ledger().held();
+  const size_t others = std::accumulate(held.begin(), held.end(), size_t{0}) - model_.generationMemory.bytes();
+  const size_t budget = engine_.ledger().budget(), room = budget - std::min(budget, others);
+  int64_t pages = waiting_.pagesWanted();
+  const int64_t needed = waiting_.pagesNeeded();
+  while (pages > needed && bytesWith(pages) > room) pages = std::max(needed, pages - 1 - pages / 64);
+  waiting_.setPages(cache_.pages = pages);
+}
+
+size_t Generator::bytesWith(int64_t pages) {
+  cache_.pages = pages;
+  BufferLayout sizes;
+  layOut(sizes);
+  return sizes.bytes();
 }
 
 void Generator::layOut(BufferLayout& layout) {
@@ -168,120 +227,149 @@ void Generator::layOut(BufferLayout& layout) {
   cache_.values.clear();
   for (int64_t block = 0; block < config_.layers; ++block)
     for (std::vector<void*>* arrays : {&cache_.keys, &cache_.values})
-      arrays->push_back(
-          layout.reserve(slots_ * config_.kvHeads * cache_.capacity * config_.headDim, element));
+      arrays->push_back(layout.reserve(cache_.pages * pageElements(), element));
   hidden_ = layout.reserve(slots_ * config_.hidden, element);
+  heldHidden_ = layout.reserve(config_.hidden, element);
   logits_ = layout.reserve(slots_ * config_.vocab, statistic);
   drawn_ = layout.array<int32_t>(slots_);
   drawnLogProb_ = layout.reserve(slots_, statistic);
   stopTokens_ = layout.array<int32_t>(static_cast<int64_t>(options_.stopTokens.size()));
-  prefillSlots_ = layout.array<int32_t>(prefillRows_);
+  prefillPlaces_ = layout.array<int32_t>(prefillRows_);
   if (!seen_.empty()) deviceSeen_ = layout.array<uint8_t>(slots_ * config_.vocab);
   BufferLayout inputs;
-  layOutInputs(inputs, slots_);
+  layOutInputs(inputs);
   deviceInputs_ = layout.array<char>(static_cast<int64_t>(inputs.bytes()));
 }
 
-Generator::Inputs Generator::layOutInputs(BufferLayout& layout, int64_t rows) {
+Generator::Inputs Generator::layOutInputs(BufferLayout& layout) const {
   Inputs inputs{};
-  inputs.tokens = layout.array<int32_t>(rows);
-  inputs.positions = layout.array<int32_t>(rows);
-  inputs.slots = layout.array<int32_t>(rows);
-  inputs.lengths = layout.array<int32_t>(rows);
-  inputs.drawIndex = layout.array<int32_t>(rows);
-  inputs.streams = layout.array<int64_t>(rows);
-  inputs.forbid = layout.array<uint8_t>(rows);
+  inputs.tokens = layout.array<int32_t>(slots_);
+  inputs.positions = layout.array<int32_t>(slots_);
+  inputs.places = layout.array<int32_t>(slots_);
+  inputs.tables = layout.array<int32_t>(slots_ * tableStride_);
+  inputs.lengths = layout.array<int32_t>(slots_);
+  inputs.drawIndex = layout.array<int32_t>(slots_);
+  inputs.streams = layout.array<int64_t>(slots_);
+  inputs.forbid = layout.array<uint8_t>(slots_);
   return inputs;
 }
 
 std::vector<Generation> Generator::run() {
+  if (slots_ == 0) return std::move(generations_);
   while (!waiting_.empty() || !active_.empty()) {
     if (cancel_.load(std::memory_order_relaxed)) throw Error(code::kAborted, "generation was aborted");
-    if (!waiting_.empty() && !freeSlots_.empty()) {
-      admit();
-    } else {
-      decode();
-    }
+    if (!admit()) decode();
   }
   return std::move(generations_);
 }
 
-/// Reads waiting prompts into free slots and draws each one's first token.
-void Generator::admit() {
-  std::vector<Sequence> sequences = nextPrompts();
-  prefill(sequences);
-  draw(sequences);
-  active_.insert(active_.end(), sequences.begin(), sequences.end());
+/// Reads waiting prompts as far as there is room, and draws each sequence's first token; false where there is none.
+bool Generator::admit() {
+  Admitted admitted = nextSequences();
+  if (admitted.sequences.empty()) return false;
+  read(admitted);
+  draw(admitted.sequences);
+  active_.insert(active_.end(), admitted.sequences.begin(), admitted.sequences.end());
+  return true;
 }
 
-std::vector<Generator::Sequence> Generator::nextPrompts() {
-  std::vector<Sequence> sequences;
+Generator::Admitted Generator::nextSequences() {
+  Admitted admitted;
+  admitted.sequences.reserve(freeSlots_.size());
   int64_t rows = 0;
-  while (!waiting_.empty() && !freeSlots_.empty()) {
-    const int64_t index = waiting_.front();
-    const std::vector<int32_t>& prompt = prompts_[static_cast<size_t>(index)];
-    const int64_t length = static_cast<int64_t>(prompt.size());
-    if (!sequences.empty() && rows + length > kPrefillTokens) break;
-    waiting_.pop_front();
-    sequences.push_back({index, freeSlots_.back(), length, 0, {}});
+  while (!waiting_.empty() && !freeSlots_.empty() && waiting_.fits()) {
+    const PromptGroup& group = waiting_.front();
+    const bool isRead = waiting_.frontIsRead();
+    if (!isRead && rows > 0 && rows + group.length() > kPrefillTokens) break;
+    PromptQueue::Admission admission = waiting_.admit();
+    admitted.held = !admission.isLast;
+    admitted.sequences.push_back({admission.prompt, freeSlots_.back(), group.length(), std::move(admission.pages), 0, {}});
     freeSlots_.pop_back();
-    rows += length;
+    const Sequence& sequence = admitted.sequences.back();
+    if (!isRead) {
+      rows += group.length();
+      admitted.read.push_back({group.tokens, sequence.pages});
+      if (admission.copied >= 0) admitted.read.back().pages.back() = admission.copied;
+    }
+    if (admission.copied >= 0) admitted.copies.emplace_back(admission.copied, sequence.pages.back());
+    admitted.prompts.push_back(admitted.read.empty() ? kHeldPrompt : admitted.read.size() - 1);
     if (seen_.empty()) continue;
-    uint8_t* seen = seen_.data() + sequences.back().slot * config_.vocab;
+    uint8_t* seen = seen_.data() + sequence.slot * config_.vocab;
     std::fill_n(seen, config_.vocab, uint8_t{0});
-    for (const int32_t token : prompt) seen[token] = 1;
+    for (const int32_t token : *group.tokens) seen[token] = 1;
   }
-  return sequences;
+  return admitted;
+}
+/// Reads prompts, and finds the logits of every sequence's first token.
+void Generator::read(const Admitted& admitted) {
+  const size_t rowBytes = static_cast<size_t>(config_.hidden) * dtypeSize(engine_.type());
+  std::vector<const char*> hidden;  // of the last token of each prompt
+  if (!admitted.read.empty()) {
+    Batch packed;
+    packed.offsets.push_back(0);
+    std::vector<int32_t> places;
+    RowSet rows{0, static_cast<int64_t>(admitted.read.size()), 0};
+    for (const Prompt& prompt : admitted.read) {
+      const int64_t length = static_cast<int64_t>(prompt.tokens->size());
+      packed.tokens.insert(packed.tokens.end(), prompt.tokens->begin(), prompt.tokens->end());
+      packed.offsets.push_back(static_cast<int32_t>(packed.tokens.size()));
+      for (int64_t position = 0; position < length; ++position) places.push_back(placeOf(prompt.pages, position));
+      rows.maxLength = std::max(rows.maxLength, length);
+    }
+    rows.rows = packed.rows();
+    engine_.copy(prefillPlaces_, places.data(), places.size() * sizeof(int32_t));
+    const ForwardBuffers buffers = forward(rows, {cache_, prefillPlaces_}, &packed);
+    for (size_t p = 0; p < admitted.read.size(); ++p)
+      hidden.push_back(static_cast<const char*>(buffers.hidden) + static_cast<size_t>(packed.offsets[p + 1] - 1) * rowBytes);
+  }
+  for (const auto& [from, to] : admitted.copies) copyPage(from, to);
+  for (size_t s = 0; s < admitted.sequences.size(); ++s)
+    engine_.copy(static_cast<char*>(hidden_) + s * rowBytes,
+                 admitted.prompts[s] == kHeldPrompt ? heldHidden_ : hidden[admitted.prompts[s]], rowBytes);
+  if (admitted.held && !hidden.empty()) engine_.copy(heldHidden_, hidden.back(), rowBytes);
+  model_.transformer.logits(static_cast<int64_t>(admitted.sequences.size()), hidden_, logits_);
 }
 
-void Generator::prefill(const std::vector<Sequence>& sequences) {
-  Batch packed;
-  packed.offsets.push_back(0);
-  std::vector<int32_t> slots;
-  RowSet rows{0, static_cast<int64_t>(sequences.size()), 0};
-  for (const Sequence& sequence : sequences) {
-    const std::vector<int32_t>& prompt = prompts_[static_cast<size_t>(sequence.index)];
-    packed.tokens.insert(packed.tokens.end(), prompt.begin(), prompt.end());
-    packed.offsets.push_back(static_cast<int32_t>(packed.tokens.size()));
-    slots.insert(slots.end(), prompt.size(), sequence.slot);
-    rows.maxLength = std::max(rows.maxLength, sequence.length);
-  }
-  rows.rows = packed.rows();
-  engine_.copy(prefillSlots_, slots.data(), slots.size() * sizeof(int32_t));
-  const ForwardBuffers buffers = forward(rows, {cache_, false, prefillSlots_, nullptr}, &packed);
-  const size_t rowBytes = static_cast<size_t>(config_.hidden) * dtypeSize(engine_.type());
-  for (size_t s = 0; s < sequences.size(); ++s)
-    engine_.copy(
-        static_cast<char*>(hidden_) + s * rowBytes,
-        static_cast<const char*>(buffers.hidden) + static_cast<size_t>(packed.offsets[s + 1] - 1) * rowBytes,
-        rowBytes);
-  model_.transformer.logits(static_cast<int64_t>(sequences.size()), hidden_, logits_);
+void Generator::copyPage(int32_t from, int32_t to) {
+  const size_t bytes = static_cast<size_t>(pageElements()) * dtypeSize(engine_.type());
+  for (const std::vector<void*>* arrays : {&cache_.keys, &cache_.values})
+    for (void* pages : *arrays)
+      engine_.copy(static_cast<char*>(pages) + static_cast<size_t>(to) * bytes,
+                   static_cast<const char*>(pages) + static_cast<size_t>(from) * bytes, bytes);
 }
 
 /// One new token for every active sequence.
 void Generator::decode() {
   for (size_t row = 0; row < active_.size(); ++row) {
-    host_.tokens[row] = active_[row].last;
-    host_.positions[row] = static_cast<int32_t>(active_[row].length - 1);
-    host_.slots[row] = active_[row].slot;
-    host_.lengths[row] = static_cast<int32_t>(active_[row].length);
+    Sequence& sequence = active_[row];
+    waiting_.grow(sequence.pages, sequence.length);
+    host_.tokens[row] = sequence.last;
+    host_.positions[row] = static_cast<int32_t>(sequence.length - 1);
+    host_.places[row] = placeOf(sequence.pages, sequence.length - 1);
+    host_.lengths[row] = static_cast<int32_t>(sequence.length);
+    std::copy(sequence.pages.begin(), sequence.pages.end(), host_.tables + static_cast<int64_t>(row) * tableStride_);
   }
   engine_.copy(deviceInputs_, hostInputs_.data(), hostInputs_.size());
   const int64_t rows = static_cast<int64_t>(active_.size());
   const ForwardBuffers buffers =
-      forward({rows, rows, 1}, {cache_, true, device_.slots, device_.lengths}, nullptr);
+      forward({rows, rows, 1}, {cache_, device_.places, device_.tables, tableStride_, device_.lengths}, nullptr);
   model_.transformer.logits(rows, buffers.hidden, logits_);
   draw(active_);
+}
+
+PassShape Generator::shapeOf(int64_t rows, int64_t sequences) const {
+  PassShape shape;
+  shape.rows = roundedCapacity(rows);
+  shape.sequences = roundedCapacity(sequences);
+  shape.firstSavedBlock = static_cast<int>(config_.layers);
+  shape.adapter = adapter_.get();
+  return shape;
 }
 
 /// Runs the transformer over packed prompts, or over the inputs of a decoding step.
 ForwardBuffers Generator::forward(const RowSet& rows, const CacheUse& use, Batch* packed) {
   const Architecture& architecture = model_.transformer.architecture();
-  PassShape shape;
-  shape.rows = roundedCapacity(rows.rows);
-  shape.sequences = roundedCapacity(rows.sequences);
-  shape.firstSavedBlock = static_cast<int>(architecture.blocks.size());
-  shape.adapter = adapter_.get();
+  const PassShape shape = shapeOf(rows.rows, rows.sequences);
   BufferLayout sizes;
   layOutForward(engine_, architecture, shape, sizes, sizes);
   BufferLayout arrays(model_.reserveWorkspace(sizes.bytes()));
@@ -362,6 +450,7 @@ bool Generator::advance(Sequence& sequence, int32_t token) {
                     sequence.length >= config_.maxPositions;
   if (!generation.stopped && !full) return true;
   freeSlots_.push_back(sequence.slot);
+  waiting_.release(sequence.pages, static_cast<int64_t>(prompts_[static_cast<size_t>(sequence.index)].size()));
   return false;
 }
 

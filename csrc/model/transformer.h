@@ -13,9 +13,9 @@ struct RowSet {
   uint64_t dropoutSeed = 0;  // of passes that have row keys
 };
 
-/// Keys and values of the sequences being decoded: per block two arrays [slots, G, capacity, D].
+/// Keys and values of the sequences being decoded: two arrays of pages per block (ops/decode.h).
 struct KeyValueCache {
-  int64_t capacity = 0;
+  int64_t pages = 0;
   std::vector<void*> keys, values;
 };
 
@@ -23,9 +23,10 @@ struct KeyValueCache {
 /// and values are stored. Decode: every row is one sequence's newest token and attends to what is stored.
 struct CacheUse {
   const KeyValueCache& cache;
-  bool decode;
-  const int32_t* slots;    // [rows]
-  const int32_t* lengths;  // [rows] (decode), the newest token included
+  const int32_t* places;             // [rows]: where each row's key and value go
+  const int32_t* tables = nullptr;   // [rows, tableStride] (decode): the pages of each sequence
+  int64_t tableStride = 0;
+  const int32_t* lengths = nullptr;  // [rows] (decode), the newest token included
 };
 
 /// The other side of a divergence, on the policy's rows.
@@ -54,6 +55,11 @@ class Transformer {
   /// blocks · kStages nowhere.
   int lowestTrainable(const Adapter* adapter) const;
 
+  /// Packs what forward passes and their logits read, where it is not.
+  void prepareForward() {
+    packed_.prepareLinears(PackedWeights::kForward);
+    packed_.prepareHead(PackedWeights::kForward);
+  }
   /// tokens, positions and offsets → hidden [N, C], the final normed hidden states.
   void forward(const ForwardBuffers& buffers, const RowSet& rows, const Adapter* adapter,
                const CacheUse* cache);

@@ -179,29 +179,29 @@ void Transformer::attend(const ForwardBuffers& buffers, const RowSet& rows, size
                     .rows = rows.rows,
                     .kvHeads = config.kvHeads,
                     .headDim = config.headDim,
-                    .capacity = cache->cache.capacity,
+                    .pages = cache->cache.pages,
                     .kStride = stride,
                     .vStride = stride};
-    append.slots = cache->slots;
-    append.positions = buffers.positions;
+    append.places = cache->places;
     append.k = k;
     append.v = v;
     append.kCache = cache->cache.keys[index];
     append.vCache = cache->cache.values[index];
     engine_.run(engine_.ops().kvAppend, append);
   }
-  if (cache && cache->decode) {
+  if (cache && cache->tables) {
     DecodeAttention decode{.type = engine_.type(),
                            .rows = rows.rows,
                            .heads = config.heads,
                            .kvHeads = config.kvHeads,
                            .headDim = config.headDim,
-                           .capacity = cache->cache.capacity,
+                           .pages = cache->cache.pages,
+                           .tableStride = cache->tableStride,
                            .qStride = stride,
                            .oStride = architecture_.queryWidth(),
                            .window = window,
                            .scale = scale};
-    decode.slots = cache->slots;
+    decode.tables = cache->tables;
     decode.lengths = cache->lengths;
     decode.q = block.qkv;
     decode.kCache = cache->cache.keys[index];

@@ -329,11 +329,10 @@ void validate(const SquaredNorm& a) {
 void validate(const KvAppend& a) {
   const ArgumentCheck check("kvAppend");
   check.floating("type", a.type);
-  check.positive({{"rows", a.rows}, {"kvHeads", a.kvHeads}, {"headDim", a.headDim}, {"capacity", a.capacity}});
+  check.positive({{"rows", a.rows}, {"kvHeads", a.kvHeads}, {"headDim", a.headDim}, {"pages", a.pages}});
   check.stride("kStride", a.kStride, "kvHeads · headDim", a.kvHeads * a.headDim);
   check.stride("vStride", a.vStride, "kvHeads · headDim", a.kvHeads * a.headDim);
-  check.present({{"slots", a.slots}, {"positions", a.positions}, {"k", a.k}, {"v", a.v}, {"kCache", a.kCache},
-                 {"vCache", a.vCache}});
+  check.present({{"places", a.places}, {"k", a.k}, {"v", a.v}, {"kCache", a.kCache}, {"vCache", a.vCache}});
 }
 
 void validate(const DecodeAttention& a) {
@@ -341,12 +340,12 @@ void validate(const DecodeAttention& a) {
   check.floating("type", a.type);
   check.positive({{"rows", a.rows}, {"heads", a.heads}, {"kvHeads", a.kvHeads}});
   check.multiple("heads", a.heads, "kvHeads", a.kvHeads);
-  check.positive({{"headDim", a.headDim}, {"capacity", a.capacity}});
+  check.positive({{"headDim", a.headDim}, {"pages", a.pages}, {"tableStride", a.tableStride}});
   check.stride("qStride", a.qStride, "heads · headDim", a.heads * a.headDim);
   check.stride("oStride", a.oStride, "heads · headDim", a.heads * a.headDim);
   check.atLeast("window", a.window, 0);
   check.finite("scale", a.scale);
-  check.present({{"slots", a.slots}, {"lengths", a.lengths}, {"q", a.q}, {"kCache", a.kCache}, {"vCache", a.vCache},
+  check.present({{"tables", a.tables}, {"lengths", a.lengths}, {"q", a.q}, {"kCache", a.kCache}, {"vCache", a.vCache},
                  {"o", a.o}});
 }
 

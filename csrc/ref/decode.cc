@@ -10,15 +10,26 @@
 namespace rlhf::ref {
 namespace {
 
+/// Where number d of a token's key and of its value lies, of key/value head g; `place` counts tokens over all pages.
+template <class Arguments>
+int64_t keyAt(const Arguments& a, int64_t place, int64_t g, int64_t d) {
+  const int64_t page = place / kCachePageTokens, token = place % kCachePageTokens;
+  return ((page * a.kvHeads + g) * a.headDim + d) * kCachePageTokens + token;
+}
+template <class Arguments>
+int64_t valueAt(const Arguments& a, int64_t place, int64_t g, int64_t d) {
+  const int64_t page = place / kCachePageTokens, token = place % kCachePageTokens;
+  return ((page * a.kvHeads + g) * kCachePageTokens + token) * a.headDim + d;
+}
+
 template <class T>
 void run(const KvAppend& a) {
   for (int64_t n = 0; n < a.rows; ++n) {
-    checkIndex("kvAppend", "positions", n, a.positions[n], a.capacity);
+    checkIndex("kvAppend", "places", n, a.places[n], a.pages * kCachePageTokens);
     for (int64_t g = 0; g < a.kvHeads; ++g)
       for (int64_t d = 0; d < a.headDim; ++d) {
-        const int64_t at = ((a.slots[n] * a.kvHeads + g) * a.capacity + a.positions[n]) * a.headDim + d;
-        out<T>(a.kCache)[at] = in<T>(a.k)[n * a.kStride + g * a.headDim + d];
-        out<T>(a.vCache)[at] = in<T>(a.v)[n * a.vStride + g * a.headDim + d];
+        out<T>(a.kCache)[keyAt(a, a.places[n], g, d)] = in<T>(a.k)[n * a.kStride + g * a.headDim + d];
+        out<T>(a.vCache)[valueAt(a, a.places[n], g, d)] = in<T>(a.v)[n * a.vStride + g * a.headDim + d];
       }
   }
 }
@@ -26,20 +37,24 @@ void run(const KvAppend& a) {
 template <class T>
 void run(const DecodeAttention& a) {
   const int64_t width = a.headDim;
-  std::vector<T> weights(static_cast<size_t>(a.capacity));
+  std::vector<T> weights(static_cast<size_t>(a.tableStride * kCachePageTokens));
   for (int64_t b = 0; b < a.rows; ++b) {
     const int64_t length = a.lengths[b];
-    checkIndex("decodeAttention", "lengths", b, length - 1, a.capacity);
+    checkIndex("decodeAttention", "lengths", b, length - 1, a.tableStride * kCachePageTokens);
+    const int32_t* table = a.tables + b * a.tableStride;
+    for (int64_t p = 0; p < cachePages(length); ++p)
+      checkIndex("decodeAttention", "tables", b * a.tableStride + p, table[p], a.pages);
+    const auto placeOf = [&](int64_t j) {
+      return table[j / kCachePageTokens] * kCachePageTokens + j % kCachePageTokens;
+    };
     const int64_t first = a.window > 0 ? std::max<int64_t>(0, length - a.window) : 0;
     for (int64_t h = 0; h < a.heads; ++h) {
       const T* q = in<T>(a.q) + b * a.qStride + h * width;
-      const int64_t cacheAt = (a.slots[b] * a.kvHeads + h * a.kvHeads / a.heads) * a.capacity * width;
-      const T* k = in<T>(a.kCache) + cacheAt;
-      const T* v = in<T>(a.vCache) + cacheAt;
+      const int64_t g = h * a.kvHeads / a.heads;
       double largest = -std::numeric_limits<double>::infinity();
       for (int64_t j = first; j < length; ++j) {
         T score = 0;
-        for (int64_t d = 0; d < width; ++d) score += q[d] * k[j * width + d];
+        for (int64_t d = 0; d < width; ++d) score += q[d] * in<T>(a.kCache)[keyAt(a, placeOf(j), g, d)];
         weights[j] = T(a.scale) * score;
         largest = std::max(largest, realPart(weights[j]));
       }
@@ -47,7 +62,7 @@ void run(const DecodeAttention& a) {
       for (int64_t j = first; j < length; ++j) total += weights[j] = std::exp(weights[j] - T(largest));
       for (int64_t d = 0; d < width; ++d) {
         T sum = 0;
-        for (int64_t j = first; j < length; ++j) sum += weights[j] * v[j * width + d];
+        for (int64_t j = first; j < length; ++j) sum += weights[j] * in<T>(a.vCache)[valueAt(a, placeOf(j), g, d)];
         out<T>(a.o)[b * a.oStride + h * width + d] = sum / total;
       }
     }

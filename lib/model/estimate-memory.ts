@@ -12,8 +12,10 @@ import type { Pass } from "./pass.ts";
 
 /** Sequences that are generated together. */
 export interface GenerationWorkload {
-  /** Number of prompts. */
+  /** Number of sequences. */
   readonly prompts: number;
+  /** Sequences that answer one prompt, of which they share the memory. Default 1. */
+  readonly answersPerPrompt?: number;
   /** Tokens of the longest prompt. */
   readonly promptTokens: number;
   readonly maxNewTokens: number;
@@ -187,14 +189,25 @@ function withPredictions(batch: PackedBatch, predictions: number): PackedBatch {
   return { ...batch, mask: batch.mask.map((bit) => (bit > 0 && left-- > 0 ? 1 : 0)) };
 }
 
+/** A prompt for each number, as many different ones as there are of that length. */
+function numberedPrompt(number: number, length: number, vocabulary: number): Int32Array {
+  let rest = number;
+  return Int32Array.from({ length }, () => {
+    const token = rest % vocabulary;
+    rest = Math.floor(rest / vocabulary);
+    return token;
+  });
+}
+
 async function planGeneration(
   model: CausalLM,
-  { prompts, promptTokens, maxNewTokens, maxBatch }: GenerationWorkload,
+  { prompts, promptTokens, maxNewTokens, maxBatch, answersPerPrompt = 1 }: GenerationWorkload,
   adapter: string | undefined,
 ): Promise<void> {
-  const prompt = new Int32Array(promptTokens);
   await model.generate(
-    Array.from({ length: prompts }, () => prompt),
+    Array.from({ length: prompts }, (_, i) =>
+      numberedPrompt(Math.floor(i / answersPerPrompt), promptTokens, model.vocabSize),
+    ),
     { maxNewTokens, maxBatch, adapter, stop: [0] },
   );
 }

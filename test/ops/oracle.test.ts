@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { relativeDistance } from "../support/compare.ts";
-import { kernels } from "../support/kernels.ts";
+import { kernels, PAGE_TOKENS } from "../support/kernels.ts";
 import { evaluate } from "../support/op-arguments.ts";
 import { attentionForwardArguments } from "./cases/attention.ts";
 import { CaseData, unset } from "./cases/case.ts";
@@ -52,21 +52,21 @@ function checkNaiveAttention(window: number): void {
 /** decodeAttention against the last row of attentionForward. */
 function checkDecode(window: number): void {
   const data = new CaseData("decode is attention");
-  const [length, heads, kvHeads, headDim, capacity] = [9, 4, 2, 6, 12];
+  const [length, heads, kvHeads, headDim, pages] = [41, 4, 2, 6, 3];
+  const table = [2, 0];
   const forward = attentionForwardArguments(data, { lengths: [length], heads, kvHeads, headDim, window });
-  const cache = {
-    kCache: unset(2 * kvHeads * capacity * headDim),
-    vCache: unset(2 * kvHeads * capacity * headDim),
-  };
+  const size = pages * PAGE_TOKENS * kvHeads * headDim;
+  const cache = { kCache: unset(size), vCache: unset(size) };
+  const placeOf = (position: number): number =>
+    table[Math.floor(position / PAGE_TOKENS)]! * PAGE_TOKENS + (position % PAGE_TOKENS);
   const filled = evaluate("kvAppend", {
     rows: length,
     kvHeads,
     headDim,
-    capacity,
+    pages,
     kStride: kvHeads * headDim,
     vStride: kvHeads * headDim,
-    slots: new Int32Array(length).fill(1),
-    positions: Int32Array.from({ length }, (_, position) => position),
+    places: Int32Array.from({ length }, (_, position) => placeOf(position)),
     k: forward["k"]!,
     v: forward["v"]!,
     ...cache,
@@ -77,12 +77,13 @@ function checkDecode(window: number): void {
     heads,
     kvHeads,
     headDim,
-    capacity,
+    pages,
+    tableStride: table.length,
     qStride: width,
     oStride: width,
     window,
     scale: forward["scale"]!,
-    slots: Int32Array.of(1),
+    tables: Int32Array.from(table),
     lengths: Int32Array.of(length),
     q: (forward["q"] as Float64Array).slice(-width),
     kCache: filled["kCache"]!,

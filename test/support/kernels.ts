@@ -4,6 +4,9 @@ import { loadKernelsBinary } from "../../lib/engine/load-binary.ts";
 /** Element types of csrc/core/dtype.h that ops compute in. */
 export type KernelType = "float32" | "float64" | "float16" | "bfloat16" | "complex128";
 
+/** Tokens in a page of a key/value cache (csrc/ops/decode.h). */
+export const PAGE_TOKENS = 32;
+
 /** What an op can take as an array; which one depends on the field and on the op's `type`. */
 export type KernelArray = Float32Array | Float64Array | Int32Array | Uint16Array | Uint8Array | BigInt64Array;
 

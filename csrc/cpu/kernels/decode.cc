@@ -8,16 +8,21 @@
 namespace rlhf::RLHF_ISA {
 namespace {
 
-/// scores becomes exp(scores − maximum so far); returns the factor by which earlier sums shrink.
-float softmaxRow(int64_t keys, float* scores, float& runningMaximum, float& runningSum) {
-  std::fill(scores + keys, scores + kTile, -INFINITY);
+constexpr int64_t kPage = kCachePageTokens;
+static_assert(kPage % kWidth == 0);
+
+/// Positions whose scores are taken before any value is read: long enough that keys, exponentials and values each are read in one go.
+constexpr int64_t kBlockTokens = 1024;
+
+/// scores becomes exp(scores − maximum so far) over whole vectors; returns the factor by which earlier sums shrink.
+float softmaxRow(int64_t count, float* scores, float& runningMaximum, float& runningSum) {
   Vec best = load(scores);
-  for (int64_t i = kWidth; i < kTile; i += kWidth) best = max(best, load(scores + i));
+  for (int64_t i = kWidth; i < count; i += kWidth) best = max(best, load(scores + i));
   const float before = runningMaximum;
   runningMaximum = std::max(before, maximum(best));
   const float correction = std::exp(before - runningMaximum);
   Vec total = {};
-  for (int64_t i = 0; i < kTile; i += kWidth) {
+  for (int64_t i = 0; i < count; i += kWidth) {
     const Vec p = exp(load(scores + i) - runningMaximum);
     store(scores + i, p);
     total += p;
@@ -26,55 +31,126 @@ float softmaxRow(int64_t keys, float* scores, float& runningMaximum, float& runn
   return correction;
 }
 
-/// All query heads of one sequence that share a key/value head, so that its cache is streamed once.
-void decodeGroup(const DecodeAttention& a, int64_t row, int64_t kvHead, char* memory) {
-  const int64_t group = a.heads / a.kvHeads, dim = a.headDim, length = a.lengths[row];
-  ScratchFloats scratch(memory);
-  float* const keysT = scratch.take(dim * kTile);
-  float* const output = scratch.take(group * dim);
-  float* const scores = scratch.take(group * kTile);
-  float* const maxima = scratch.take(group);
-  float* const sums = scratch.take(group);
-  const float* q = static_cast<const float*>(a.q) + row * a.qStride + kvHead * group * dim;
-  std::fill_n(output, group * dim, 0.0f);
-  std::fill_n(maxima, group, -INFINITY);
-  std::fill_n(sums, group, 0.0f);
+/// Asks for what will be read next: other heads lie between a head's parts of two pages, where the hardware does not follow.
+void fetch(const float* block, int64_t floats) {
+  for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(block + i);
+}
 
-  const int64_t cache = (a.slots[row] * a.kvHeads + kvHead) * a.capacity * dim;
-  for (int64_t first = firstVisibleKey(length - 1, a.window); first < length; first += kTile) {
-    const int64_t keys = std::min(kTile, length - first);
-    const float* k = static_cast<const float*>(a.kCache) + cache + first * dim;
-    const float* v = static_cast<const float*>(a.vCache) + cache + first * dim;
-    transposeScaled(k, dim, keys, dim, static_cast<float>(a.scale), keysT, kTile);
-    multiply<Contiguous::Depth>(group, roundUp(keys, kWidth),
-                                {.depth = dim,
-                                 .a = q,
-                                 .aStride = dim,
-                                 .b = keysT,
-                                 .bStride = kTile,
-                                 .c = scores,
-                                 .cStride = kTile,
-                                 .accumulate = false});
-    for (int64_t h = 0; h < group; ++h) {
-      const float correction = softmaxRow(keys, scores + h * kTile, maxima[h], sums[h]);
-      float* const o = output + h * dim;
-      forEachVector(dim, [&](int64_t d, auto lanes) { lanes.store(o + d, lanes.load(o + d) * correction); });
-    }
-    multiply<Contiguous::Depth>(group, dim,
-                                {.depth = keys,
-                                 .a = scores,
-                                 .aStride = kTile,
-                                 .b = v,
-                                 .bStride = dim,
-                                 .c = output,
-                                 .cStride = dim,
-                                 .accumulate = true});
+/// All query heads of one sequence that share a key/value head, so that its cache is streamed once.
+class DecodeGroup {
+ public:
+  static int64_t scratchFloats(const DecodeAttention& a) {
+    return a.heads / a.kvHeads * (2 * a.headDim + kBlockTokens + 2) + 6 * 16;
   }
 
-  float* o = static_cast<float*>(a.o) + row * a.oStride + kvHead * group * dim;
-  for (int64_t h = 0; h < group; ++h) {
-    const float inverse = 1.0f / sums[h];
-    for (int64_t d = 0; d < dim; ++d) o[h * dim + d] = output[h * dim + d] * inverse;
+  DecodeGroup(const DecodeAttention& a, int64_t row, int64_t kvHead, char* memory)
+      : a_(a), table_(a.tables + row * a.tableStride), kvHead_(kvHead), group_(a.heads / a.kvHeads), length_(a.lengths[row]) {
+    ScratchFloats scratch(memory);
+    query_ = scratch.take(group_ * a.headDim);
+    output_ = scratch.take(group_ * a.headDim);
+    scores_ = scratch.take(group_ * kBlockTokens);
+    maxima_ = scratch.take(group_);
+    sums_ = scratch.take(group_);
+    const float* q = static_cast<const float*>(a.q) + row * a.qStride + kvHead * group_ * a.headDim;
+    const auto scale = static_cast<float>(a.scale);
+    forEachVector(group_ * a.headDim, [&](int64_t i, auto lanes) { lanes.store(query_ + i, lanes.load(q + i) * scale); });
+    std::fill_n(output_, group_ * a.headDim, 0.0f);
+    std::fill_n(maxima_, group_, -INFINITY);
+    std::fill_n(sums_, group_, 0.0f);
+  }
+
+  void run(float* o) {
+    const int64_t first = firstVisibleKey(length_ - 1, a_.window);
+    for (int64_t begin = first / kPage * kPage; begin < length_; begin += kBlockTokens)
+      addBlock(begin, std::max(first, begin), std::min(begin + kBlockTokens, length_));
+    for (int64_t h = 0; h < group_; ++h) {
+      const float inverse = 1.0f / sums_[h];
+      const float* const sums = output_ + h * a_.headDim;
+      forEachVector(a_.headDim, [&](int64_t d, auto lanes) { lanes.store(o + h * a_.headDim + d, lanes.load(sums + d) * inverse); });
+    }
+  }
+
+ private:
+  /// Positions [first, end), of pages that begin at `begin`.
+  void addBlock(int64_t begin, int64_t first, int64_t end) {
+    const int64_t dim = a_.headDim, padded = roundUp(end - begin, kWidth);
+    for (int64_t at = begin; at < end; at += kPage) {
+      if (at + kPage < end) fetch(keys(at + kPage), dim * kPage);
+      multiply<Contiguous::Depth>(group_, roundUp(std::min(kPage, end - at), kWidth),
+                                  {.depth = dim,
+                                   .a = query_,
+                                   .aStride = dim,
+                                   .b = keys(at),
+                                   .bStride = kPage,
+                                   .c = scores_ + (at - begin),
+                                   .cStride = kBlockTokens,
+                                   .accumulate = false});
+    }
+    fetch(values(begin), dim * kPage);
+    for (int64_t h = 0; h < group_; ++h) {
+      float* const scores = scores_ + h * kBlockTokens;
+      std::fill(scores, scores + (first - begin), -INFINITY);
+      std::fill(scores + (end - begin), scores + padded, -INFINITY);
+      const float correction = softmaxRow(padded, scores, maxima_[h], sums_[h]);
+      float* const sums = output_ + h * dim;
+      forEachVector(dim, [&](int64_t d, auto lanes) { lanes.store(sums + d, lanes.load(sums + d) * correction); });
+    }
+    for (int64_t at = begin; at < end; at += kPage) {
+      if (at + kPage < end) fetch(values(at + kPage), dim * kPage);
+      const int64_t from = std::max(at, first), to = std::min(at + kPage, end);
+      multiply<Contiguous::Depth>(group_, dim,
+                                  {.depth = to - from,
+                                   .a = scores_ + (from - begin),
+                                   .aStride = kBlockTokens,
+                                   .b = values(at) + (from - at) * dim,
+                                   .bStride = dim,
+                                   .c = output_,
+                                   .cStride = dim,
+                                   .accumulate = true});
+    }
+  }
+
+  const float* keys(int64_t position) const { return static_cast<const float*>(a_.kCache) + blockOf(position); }
+  const float* values(int64_t position) const { return static_cast<const float*>(a_.vCache) + blockOf(position); }
+  int64_t blockOf(int64_t position) const {
+    return (table_[position / kPage] * a_.kvHeads + kvHead_) * a_.headDim * kPage;
+  }
+
+  const DecodeAttention& a_;
+  const int32_t* table_;
+  int64_t kvHead_, group_, length_;
+  float *query_, *output_, *scores_, *maxima_, *sums_;
+};
+
+/// Keys of tokens whose places follow one another in a page: each vector of numbers of up to kWidth tokens is turned.
+void appendKeys(const float* k, int64_t stride, int64_t tokens, int64_t dim, float* keys) {
+  for (int64_t t = 0; t < tokens; t += kWidth) {
+    const int height = static_cast<int>(std::min<int64_t>(kWidth, tokens - t));
+    for (int64_t d = 0; d < dim; d += kWidth) {
+      const int width = static_cast<int>(std::min<int64_t>(kWidth, dim - d));
+      if (height == 1) {
+        for (int i = 0; i < width; ++i) keys[(d + i) * kPage + t] = k[t * stride + d + i];
+        continue;
+      }
+      Vec block[kWidth];
+      for (int i = 0; i < kWidth; ++i) block[i] = i < height ? loadPartial(k + (t + i) * stride + d, width) : Vec{};
+      transpose(block);
+      for (int i = 0; i < width; ++i) storePartial(keys + (d + i) * kPage + t, block[i], height);
+    }
+  }
+}
+
+/// Rows [begin, end), whose places follow one another in a page.
+void appendRun(const KvAppend& a, int64_t begin, int64_t end) {
+  const int64_t page = a.places[begin] / kPage, token = a.places[begin] % kPage;
+  const size_t bytes = static_cast<size_t>(a.headDim) * sizeof(float);
+  for (int64_t g = 0; g < a.kvHeads; ++g) {
+    const int64_t block = (page * a.kvHeads + g) * a.headDim * kPage;
+    appendKeys(static_cast<const float*>(a.k) + begin * a.kStride + g * a.headDim, a.kStride, end - begin, a.headDim,
+               static_cast<float*>(a.kCache) + block + token);
+    for (int64_t n = begin; n < end; ++n)
+      std::memcpy(static_cast<float*>(a.vCache) + block + (token + n - begin) * a.headDim,
+                  static_cast<const float*>(a.v) + n * a.vStride + g * a.headDim, bytes);
   }
 }
 
@@ -82,35 +158,34 @@ void decodeGroup(const DecodeAttention& a, int64_t row, int64_t kvHead, char* me
 
 void kvAppend(OpContext& context, const KvAppend& a) {
   requireFloat32(a.type, "kvAppend");
-  for (int64_t n = 0; n < a.rows; ++n) requireIndex("kvAppend", "positions", n, a.positions[n], a.capacity);
-  const size_t bytes = static_cast<size_t>(a.headDim) * sizeof(float);
+  for (int64_t n = 0; n < a.rows; ++n) requireIndex("kvAppend", "places", n, a.places[n], a.pages * kPage);
   forEachRange(context, a.rows, 2 * a.kvHeads * a.headDim, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n)
-      for (int64_t g = 0; g < a.kvHeads; ++g) {
-        const int64_t at = ((a.slots[n] * a.kvHeads + g) * a.capacity + a.positions[n]) * a.headDim;
-        std::memcpy(static_cast<float*>(a.kCache) + at,
-                    static_cast<const float*>(a.k) + n * a.kStride + g * a.headDim, bytes);
-        std::memcpy(static_cast<float*>(a.vCache) + at,
-                    static_cast<const float*>(a.v) + n * a.vStride + g * a.headDim, bytes);
-      }
+    for (int64_t n = begin; n < end;) {
+      int64_t next = n + 1;
+      while (next < end && a.places[next] == a.places[next - 1] + 1 && a.places[next] % kPage != 0) ++next;
+      appendRun(a, n, next);
+      n = next;
+    }
   });
 }
 
 void decodeAttention(OpContext& context, const DecodeAttention& a) {
   requireFloat32(a.type, "decodeAttention");
   requireHeadDim(a.headDim, "decodeAttention");
-  const int64_t group = a.heads / a.kvHeads;
-  const int64_t scratchFloats = kTile * a.headDim + group * (a.headDim + kTile + 2) + 64;
-  if (scratchFloats * static_cast<int64_t>(sizeof(float)) > static_cast<int64_t>(cpu::kScratchPerThread))
+  if (DecodeGroup::scratchFloats(a) * static_cast<int64_t>(sizeof(float)) > static_cast<int64_t>(cpu::kScratchPerThread))
     throw Error(code::kUnsupported, "decodeAttention: too many query heads per key/value head for the CPU");
   int64_t positions = 0;
   for (int64_t n = 0; n < a.rows; ++n) {
-    requireIndex("decodeAttention", "lengths", n, a.lengths[n] - int64_t{1}, a.capacity);
+    requireIndex("decodeAttention", "lengths", n, a.lengths[n] - int64_t{1}, a.tableStride * kPage);
+    for (int64_t p = n * a.tableStride; p < n * a.tableStride + cachePages(a.lengths[n]); ++p)
+      requireIndex("decodeAttention", "tables", p, a.tables[p], a.pages);
     positions += a.window > 0 ? std::min<int64_t>(a.lengths[n], a.window) : a.lengths[n];
   }
   const bool worthSharing = positions * a.heads * a.headDim > kElementsPerTask;
   forEachTask(context, a.rows * a.kvHeads, worthSharing, [&](int64_t index, int slot) {
-    decodeGroup(a, index / a.kvHeads, index % a.kvHeads, cpu::threadScratch(context, slot));
+    const int64_t row = index / a.kvHeads, kvHead = index % a.kvHeads;
+    float* const o = static_cast<float*>(a.o) + row * a.oStride + kvHead * (a.heads / a.kvHeads) * a.headDim;
+    DecodeGroup(a, row, kvHead, cpu::threadScratch(context, slot)).run(o);
   });
 }
 

@@ -1,50 +1,59 @@
+import { PAGE_TOKENS } from "../../support/kernels.ts";
 import type { CaseArguments } from "../../support/op-arguments.ts";
 import { CaseData, EXACT, GENERAL, type OpCase, unset } from "./case.ts";
 
 interface CacheShape {
   rows: number;
-  slotCount: number;
+  pages: number;
   heads: number;
   kvHeads: number;
   headDim: number;
-  capacity: number;
   gap: number;
+  /** Longest sequence, in pages; sequences share pages where they have more than there are. */
+  tableStride: number;
   window?: number;
 }
 
 const CACHES: readonly CacheShape[] = [
-  { rows: 1, slotCount: 1, heads: 1, kvHeads: 1, headDim: 4, capacity: 1, gap: 0 },
-  { rows: 3, slotCount: 5, heads: 4, kvHeads: 2, headDim: 7, capacity: 33, gap: 3 },
-  { rows: 7, slotCount: 7, heads: 6, kvHeads: 6, headDim: 16, capacity: 129, gap: 0 },
-  { rows: 2, slotCount: 2, heads: 2, kvHeads: 1, headDim: 64, capacity: 300, gap: 1 },
-  { rows: 5, slotCount: 6, heads: 4, kvHeads: 2, headDim: 8, capacity: 130, gap: 0, window: 1 },
-  { rows: 9, slotCount: 9, heads: 2, kvHeads: 1, headDim: 16, capacity: 300, gap: 2, window: 70 },
-  { rows: 3, slotCount: 3, heads: 2, kvHeads: 2, headDim: 8, capacity: 90, gap: 0, window: 1000 },
+  { rows: 1, pages: 1, heads: 1, kvHeads: 1, headDim: 4, gap: 0, tableStride: 1 },
+  { rows: 3, pages: 5, heads: 4, kvHeads: 2, headDim: 7, gap: 3, tableStride: 2 },
+  { rows: 7, pages: 35, heads: 6, kvHeads: 6, headDim: 16, gap: 0, tableStride: 5 },
+  { rows: 2, pages: 12, heads: 2, kvHeads: 1, headDim: 64, gap: 1, tableStride: 10 },
+  { rows: 5, pages: 30, heads: 4, kvHeads: 2, headDim: 8, gap: 0, tableStride: 5, window: 1 },
+  { rows: 9, pages: 90, heads: 2, kvHeads: 1, headDim: 16, gap: 2, tableStride: 10, window: 70 },
+  { rows: 3, pages: 9, heads: 2, kvHeads: 2, headDim: 8, gap: 0, tableStride: 3, window: 1000 },
+  { rows: 2, pages: 70, heads: 14, kvHeads: 2, headDim: 20, gap: 0, tableStride: 67 },
 ];
 
+/** Places in a cache, each once: a run that goes on through pages, as those of a prompt, then every other place from the last on. */
+function placesOf(rows: number, pages: number): Int32Array {
+  const run = rows >> 1;
+  const last = pages * PAGE_TOKENS - 1;
+  return Int32Array.from({ length: rows }, (_, row) => (row < run ? 3 + row : last - 2 * (row - run)));
+}
+
 function cacheCases(shape: CacheShape): OpCase[] {
-  const { rows, slotCount, heads, kvHeads, headDim, capacity, gap, window = 0 } = shape;
+  const { rows, pages, heads, kvHeads, headDim, gap, tableStride, window = 0 } = shape;
   const suffix = window > 0 ? `, window ${window}` : "";
-  const name = `${rows} rows, ${heads}/${kvHeads} heads of ${headDim}, capacity ${capacity}${suffix}`;
+  const name = `${rows} rows, ${heads}/${kvHeads} heads of ${headDim}, ${tableStride} of ${pages} pages${suffix}`;
   const data = new CaseData(`cache ${name}`);
   const kvWidth = kvHeads * headDim;
-  const cacheSize = slotCount * kvWidth * capacity;
-  const slots = data.subset(slotCount, rows).reverse();
+  const cacheSize = pages * PAGE_TOKENS * kvWidth;
+  const appended = Math.min((pages * PAGE_TOKENS) >> 1, 20 * rows);
   return [
     {
       op: "kvAppend",
       name,
       args: {
-        rows,
+        rows: appended,
         kvHeads,
         headDim,
-        capacity,
+        pages,
         kStride: kvWidth + gap,
         vStride: kvWidth + 2 * gap,
-        slots,
-        positions: data.integers(rows, capacity),
-        k: data.matrix(rows, kvWidth, kvWidth + gap),
-        v: data.matrix(rows, kvWidth, kvWidth + 2 * gap),
+        places: placesOf(appended, pages),
+        k: data.matrix(appended, kvWidth, kvWidth + gap),
+        v: data.matrix(appended, kvWidth, kvWidth + 2 * gap),
         kCache: data.normal(cacheSize),
         vCache: data.normal(cacheSize),
       },
@@ -58,13 +67,14 @@ function cacheCases(shape: CacheShape): OpCase[] {
         heads,
         kvHeads,
         headDim,
-        capacity,
+        pages,
+        tableStride,
         qStride: heads * headDim + gap,
         oStride: heads * headDim + 2 * gap,
         window,
         scale: headDim ** -0.5,
-        slots,
-        lengths: data.integers(rows, capacity).map((length) => length + 1),
+        tables: data.integers(rows * tableStride, pages),
+        lengths: data.integers(rows, tableStride * PAGE_TOKENS).map((length) => length + 1),
         q: data.matrix(rows, heads * headDim, heads * headDim + gap, 2),
         kCache: data.normal(cacheSize),
         vCache: data.normal(cacheSize),
