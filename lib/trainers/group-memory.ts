@@ -16,7 +16,8 @@ export function groupWorkloads(
 ): TrainerWorkload[] {
   const reference = needsReference(settings);
   const { policy, frozen } = rolloutWorkloads(model, target, reward, settings, prompts, { reference });
+  const generation = policy.generation && { ...policy.generation, answersPerPrompt: settings.groupSize };
   const { adapter } = target;
   const divergence = settings.klLossCoefficient !== 0;
-  return [{ ...policy, networks: [{ adapter }], divergence }, ...frozen];
+  return [{ ...policy, generation, networks: [{ adapter }], divergence }, ...frozen];
 }

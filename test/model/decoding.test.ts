@@ -86,6 +86,22 @@ describe("generation of a model", () => {
     });
   }
 
+  for (const backend of ["ref", "cpu"])
+    it(`answers equal prompts as each by itself, whatever they share (${backend})`, () => {
+      const model = micro(backend, { ...MICRO_LLAMA, maxPositions: 128 });
+      const promptOf = (length: number) => Int32Array.from({ length }, (_, i) => (i * i + length) % 13);
+      // Full pages alone, a page that is not full alone, both; in an order that mixes them.
+      const lengths = [32, 5, 70, 32, 70, 5, 70, 33, 32, 5, 70];
+      const prompts = lengths.map(promptOf);
+      const settings = { ...SAMPLED, maxNewTokens: 40, stopTokens: Int32Array.of(4) };
+      const alone = prompts.flatMap((prompt, i) =>
+        tokensOf(model.generate([prompt], { ...settings, firstStream: i })),
+      );
+      assert.ok(new Set(alone.map((tokens) => tokens.join())).size === prompts.length);
+      for (const maxBatch of [1, 2, 3, 64])
+        assert.deepEqual(tokensOf(model.generate(prompts, { ...settings, maxBatch })), alone);
+    });
+
   it("ends after a stop token, keeps it, and gives its place to a prompt that waits", () => {
     const model = micro("cpu");
     const free = tokensOf(model.generate(PROMPTS, GREEDY));

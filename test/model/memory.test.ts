@@ -78,6 +78,14 @@ const TRAININGS: Training[] = [
     },
   },
   {
+    name: "nothing: several answers to a prompt",
+    config: TINY_GPT2,
+    workload: {
+      generation: { prompts: 12, promptTokens: 40, maxNewTokens: 6, answersPerPrompt: 4 },
+      ...PASS,
+    },
+  },
+  {
     name: "an adapter that is compared with its base over the vocabulary",
     config: TINY_LLAMA,
     workload: { adapters: { policy: LORA }, adapter: "policy", divergence: true, ...PASS },
@@ -134,9 +142,10 @@ async function run({ config, workload }: Training, engine: { threads: number }):
   const batch = packSequences(randomSequences(LENGTHS, model.vocabSize).map((tokens) => ({ tokens })));
   for (let round = 0; round < 3; round++) {
     if (generation) {
-      const { prompts, promptTokens, maxNewTokens, maxBatch } = generation;
-      const lengths = Array.from({ length: prompts }, () => promptTokens);
-      const drawn = randomSequences(lengths, model.vocabSize, round);
+      const { prompts, promptTokens, maxNewTokens, maxBatch, answersPerPrompt = 1 } = generation;
+      const lengths = Array.from({ length: prompts / answersPerPrompt }, () => promptTokens);
+      const different = randomSequences(lengths, model.vocabSize, round);
+      const drawn = Array.from({ length: prompts }, (_, i) => different[i % different.length]!);
       await model.generate(drawn, { maxNewTokens, maxBatch, adapter, seed: round, stop: [0] });
     }
     if (lossInside) {
@@ -250,6 +259,27 @@ describe("the memory budget", () => {
     Engine.shared({ ...engine, memoryBudget: needed.total });
     using pass = await model.forward(batch, { grad: true });
     assert.equal(pass.rows, TOKENS);
+  });
+
+  it("bounds how many sequences are decoded at a time, and nothing of what they say", async () => {
+    const generation = { prompts: 8, promptTokens: 20, maxNewTokens: 40 };
+    const prompts = randomSequences(new Array<number>(8).fill(20), 61);
+    /** What is said, and the cache for it, with all memory that an estimate asks for but a share of the cache. */
+    const run = async (missing: number) => {
+      const engine = { threads: threads++ };
+      const { total, bytes } = await estimateMemory({ model: TINY_LLAMA, generation }, engine);
+      const memoryBudget = Math.ceil(total - missing * bytes.cache);
+      using model = await CausalLM.create(TINY_LLAMA, { ...engine, memoryBudget });
+      const answers = await model.generate(prompts, { maxNewTokens: 40, stop: [], seed: 1 });
+      return { answers, cache: Engine.shared(engine).memory().held.cache };
+    };
+    const [free, half] = [await run(0), await run(0.5)];
+    assert.deepEqual(half.answers, free.answers);
+    assert.ok(half.cache < 0.55 * free.cache, `${half.cache} of ${free.cache}`);
+    await assert.rejects(run(0.95), {
+      code: "ERR_RLHF_MEMORY",
+      message: /the key\/value cache \(smaller with a lower maxBatch or maxNewTokens\)/,
+    });
   });
 
   it("is a number of bytes or text", () => {
