@@ -4,6 +4,7 @@
 
 #include <dlfcn.h>
 
+#include <cstdio>
 #include <memory>
 #include <string>
 
@@ -24,74 +25,104 @@ cudaStream_t cudaStream(Stream* stream) { return reinterpret_cast<cudaStream_t>(
 cudaEvent_t cudaEvent(Event* event) { return reinterpret_cast<cudaEvent_t>(event); }
 cudaGraphExec_t cudaGraph(Graph* graph) { return reinterpret_cast<cudaGraphExec_t>(graph); }
 
-Status statusOf(cudaError_t error) {
+/// The status of a call, whose error the device keeps the text of.
+Status statusOf(Device* device, cudaError_t error) {
   if (error == cudaSuccess) return kOk;
   (void)cudaGetLastError();  // clears it: the caller has the status, and the next launch shall not report it again
+  std::snprintf(device->error, sizeof device->error, "%s: %s", cudaGetErrorName(error), cudaGetErrorString(error));
   return error == cudaErrorMemoryAllocation ? kNoMemory : kDeviceFailure;
 }
 
+/// By `self`: the table may be a copy, as that of a planning device is.
+int indexOf(const Device* device) { return static_cast<const CudaDevice*>(device->self)->index; }
+
 /// The device of a call becomes the calling thread's current one.
-Status select(Device* device) { return statusOf(cudaSetDevice(static_cast<CudaDevice*>(device)->index)); }
+Status select(Device* device) { return statusOf(device, cudaSetDevice(indexOf(device))); }
 
 Status allocate(Device* device, size_t bytes, void** out) {
   if (const Status status = select(device)) return status;
-  return statusOf(cudaMalloc(out, bytes > 0 ? bytes : 1));
+  return statusOf(device, cudaMalloc(out, bytes > 0 ? bytes : 1));
 }
 
 void release(Device* device, void* memory) {
-  if (select(device) == kOk) (void)statusOf(cudaFree(memory));
+  if (select(device) == kOk) (void)statusOf(device, cudaFree(memory));
 }
 
 Status copyAsync(Device* device, Stream* stream, void* destination, const void* source, size_t bytes) {
   if (const Status status = select(device)) return status;
-  return statusOf(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, cudaStream(stream)));
+  return statusOf(device, cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, cudaStream(stream)));
 }
 
 Status fillAsync(Device* device, Stream* stream, void* destination, int byteValue, size_t bytes) {
   if (const Status status = select(device)) return status;
-  return statusOf(cudaMemsetAsync(destination, byteValue, bytes, cudaStream(stream)));
+  return statusOf(device, cudaMemsetAsync(destination, byteValue, bytes, cudaStream(stream)));
 }
 
 Status createStream(Device* device, Stream** out) {
   if (const Status status = select(device)) return status;
-  return statusOf(cudaStreamCreateWithFlags(reinterpret_cast<cudaStream_t*>(out), cudaStreamNonBlocking));
+  return statusOf(device, cudaStreamCreateWithFlags(reinterpret_cast<cudaStream_t*>(out), cudaStreamNonBlocking));
 }
 
-void destroyStream(Device*, Stream* stream) { (void)statusOf(cudaStreamDestroy(cudaStream(stream))); }
-Status synchronize(Device*, Stream* stream) { return statusOf(cudaStreamSynchronize(cudaStream(stream))); }
+void destroyStream(Device* device, Stream* stream) { (void)statusOf(device, cudaStreamDestroy(cudaStream(stream))); }
+Status synchronize(Device* device, Stream* stream) { return statusOf(device, cudaStreamSynchronize(cudaStream(stream))); }
 
 Status createEvent(Device* device, Event** out) {
   if (const Status status = select(device)) return status;
-  return statusOf(cudaEventCreateWithFlags(reinterpret_cast<cudaEvent_t*>(out), cudaEventDisableTiming));
+  return statusOf(device, cudaEventCreate(reinterpret_cast<cudaEvent_t*>(out)));
 }
 
-void destroyEvent(Device*, Event* event) { (void)statusOf(cudaEventDestroy(cudaEvent(event))); }
+void destroyEvent(Device* device, Event* event) { (void)statusOf(device, cudaEventDestroy(cudaEvent(event))); }
 
-Status recordEvent(Device*, Event* event, Stream* stream) {
-  return statusOf(cudaEventRecord(cudaEvent(event), cudaStream(stream)));
+Status recordEvent(Device* device, Event* event, Stream* stream) {
+  return statusOf(device, cudaEventRecord(cudaEvent(event), cudaStream(stream)));
 }
 
-Status waitEvent(Device*, Stream* stream, Event* event) {
-  return statusOf(cudaStreamWaitEvent(cudaStream(stream), cudaEvent(event), 0));
+Status waitEvent(Device* device, Stream* stream, Event* event) {
+  return statusOf(device, cudaStreamWaitEvent(cudaStream(stream), cudaEvent(event), 0));
 }
 
-Status beginCapture(Device*, Stream* stream) {
-  return statusOf(cudaStreamBeginCapture(cudaStream(stream), cudaStreamCaptureModeThreadLocal));
+Status eventSeconds(Device* device, Event* begin, Event* end, double* seconds) {
+  float milliseconds = 0;
+  const Status status = statusOf(device, cudaEventElapsedTime(&milliseconds, cudaEvent(begin), cudaEvent(end)));
+  *seconds = 1e-3 * static_cast<double>(milliseconds);
+  return status;
 }
 
-Status endCapture(Device*, Stream* stream, Graph** out) {
+Status limits(Device* device, DeviceLimits* out) {
+  *out = {};
+  cudaDeviceProp properties{};
+  const int index = indexOf(device);
+  if (const Status status = statusOf(device, cudaGetDeviceProperties(&properties, index))) return status;
+  std::snprintf(out->model, sizeof out->model, "%s", properties.name);
+  out->computeCapability = 10 * properties.major + properties.minor;
+  out->multiprocessors = properties.multiProcessorCount;
+  out->memoryBytes = static_cast<int64_t>(properties.totalGlobalMem);
+  out->l2Bytes = properties.l2CacheSize;
+  int clock = 0, memoryClock = 0;  // kHz; 0 where the driver does not tell
+  (void)statusOf(device, cudaDeviceGetAttribute(&clock, cudaDevAttrClockRate, index));
+  (void)statusOf(device, cudaDeviceGetAttribute(&memoryClock, cudaDevAttrMemoryClockRate, index));
+  out->clockHz = 1e3 * clock;
+  out->memoryBytesPerSecond = 2.0 * 1e3 * memoryClock * properties.memoryBusWidth / 8;  // twice a clock
+  return kOk;
+}
+
+Status beginCapture(Device* device, Stream* stream) {
+  return statusOf(device, cudaStreamBeginCapture(cudaStream(stream), cudaStreamCaptureModeThreadLocal));
+}
+
+Status endCapture(Device* device, Stream* stream, Graph** out) {
   cudaGraph_t graph = nullptr;
-  if (const Status status = statusOf(cudaStreamEndCapture(cudaStream(stream), &graph))) return status;
-  const Status status = statusOf(cudaGraphInstantiate(reinterpret_cast<cudaGraphExec_t*>(out), graph, 0));
+  if (const Status status = statusOf(device, cudaStreamEndCapture(cudaStream(stream), &graph))) return status;
+  const Status status = statusOf(device, cudaGraphInstantiate(reinterpret_cast<cudaGraphExec_t*>(out), graph, 0));
   (void)cudaGraphDestroy(graph);
   return status;
 }
 
-Status launchGraph(Device*, Stream* stream, Graph* graph) {
-  return statusOf(cudaGraphLaunch(cudaGraph(graph), cudaStream(stream)));
+Status launchGraph(Device* device, Stream* stream, Graph* graph) {
+  return statusOf(device, cudaGraphLaunch(cudaGraph(graph), cudaStream(stream)));
 }
 
-void destroyGraph(Device*, Graph* graph) { (void)statusOf(cudaGraphExecDestroy(cudaGraph(graph))); }
+void destroyGraph(Device* device, Graph* graph) { (void)statusOf(device, cudaGraphExecDestroy(cudaGraph(graph))); }
 
 /// The static runtime reports a missing driver as one that is too old, so the driver's library is looked for first.
 void requireDriver() {
@@ -130,6 +161,7 @@ void fillTable(CudaDevice& device) {
   device.name = device.label.c_str();
   device.self = &device;
   device.unifiedMemory = 0;
+  device.limits = limits;
   device.allocate = allocate;
   device.release = release;
   device.copyAsync = copyAsync;
@@ -141,6 +173,7 @@ void fillTable(CudaDevice& device) {
   device.destroyEvent = destroyEvent;
   device.recordEvent = recordEvent;
   device.waitEvent = waitEvent;
+  device.eventSeconds = eventSeconds;
   device.beginCapture = beginCapture;
   device.endCapture = endCapture;
   device.launchGraph = launchGraph;

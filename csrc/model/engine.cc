@@ -10,8 +10,9 @@ namespace {
 void check(const Engine& engine, Status status, const char* what) {
   if (status == kOk) return;
   const char* code = status == kNoMemory ? code::kOutOfMemory : code::kInternal;
-  throw Error(code,
-              format("%s failed on %s (status %d)", what, engine.device()->name, static_cast<int>(status)));
+  const Device& device = *engine.device();
+  throw Error(code, format("%s failed on %s (status %d)%s%s", what, device.name, static_cast<int>(status), *device.error ? ": " : "",
+                           device.error));
 }
 
 }  // namespace

@@ -1,4 +1,7 @@
+#include "node/cuda_plugin.h"
 #include "node/handles.h"
+
+const char* const rlhf::node::kCudaPluginFolder = "";  // beside this addon
 
 namespace {
 

@@ -24,12 +24,11 @@ struct Plugin {
   decltype(&rlhf_cuda_close_device) close = nullptr;
 };
 
-std::string pathBesideAddon() {
+std::string pluginPath() {
   Dl_info info{};
-  if (!dladdr(reinterpret_cast<void*>(&pathBesideAddon), &info) || !info.dli_fname) return kFileName;
+  if (!dladdr(reinterpret_cast<void*>(&pluginPath), &info) || !info.dli_fname) return kFileName;
   const std::string addon = info.dli_fname;
-  const size_t slash = addon.rfind('/');
-  return slash == std::string::npos ? kFileName : addon.substr(0, slash + 1) + kFileName;
+  return addon.substr(0, addon.rfind('/') + 1) + kCudaPluginFolder + kFileName;
 }
 
 [[noreturn]] void throwNoCuda(const std::string& path, const char* reason) {
@@ -39,7 +38,7 @@ std::string pathBesideAddon() {
 }
 
 Plugin openPlugin() {
-  const std::string path = pathBesideAddon();
+  const std::string path = pluginPath();
   if (access(path.c_str(), F_OK) != 0) throwNoCuda(path, "there is no CUDA backend beside the addon");
   // RTLD_LOCAL: both libraries hold the engine's core, and neither shall take the other's.
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);

@@ -5,7 +5,10 @@
 
 namespace rlhf::node {
 
-/// The CUDA backend's operator table, from the shared library beside this addon, which is opened at the first call and stays open.
+/// The folder of the shared library with the CUDA backend, from that of this addon: each addon says it.
+extern const char* const kCudaPluginFolder;
+
+/// The CUDA backend's operator table, from its shared library, which is opened at the first call and stays open.
 /// Throws Error(ERR_RLHF_NO_CUDA) that says why it cannot be used.
 const Ops& cudaOps();
 

@@ -1,131 +1,36 @@
 #include <napi.h>
 
-#include <chrono>
-#include <cmath>
-#include <cstdlib>
+#include <algorithm>
 
-#include "core/arena.h"
 #include "core/philox.h"
 #include "cpu/backend.h"
-#include "node/kernels_arguments.h"
-#include "node/kernels_backends.h"
+#include "node/cuda_plugin.h"
+#include "node/kernels_bench.h"
+#include "node/kernels_calls.h"
+#include "node/kernels_device.h"
 #include "node/kernels_model.h"
 #include "simt/backend.h"
 
 // rlhf_kernels.node: every op on every backend, for the repository's tests and microbenchmarks.
 // test/support/kernels.ts types it.
 
+const char* const rlhf::node::kCudaPluginFolder = "../Release/";  // beside the addon that is shipped
+
 namespace rlhf::kernels {
 namespace {
-
-/// Runs a function of the addon: an rlhf::Error becomes a JavaScript Error with its `code`.
-template <class Body>
-Napi::Value guarded(const Napi::CallbackInfo& info, Body&& body) {
-  try {
-    return body();
-  } catch (const Error& error) {
-    Napi::Error thrown = Napi::Error::New(info.Env(), error.what());
-    thrown.Value().Set("code", error.code());
-    throw thrown;
-  }
-}
-
-std::string toText(Napi::Value value, const char* what) {
-  if (!value.IsString()) throw Napi::TypeError::New(value.Env(), std::string(what) + " must be a string");
-  return value.As<Napi::String>().Utf8Value();
-}
-
-Napi::Object toObject(Napi::Value value, const char* what) {
-  if (!value.IsObject()) throw Napi::TypeError::New(value.Env(), std::string(what) + " must be an object");
-  return value.As<Napi::Object>();
-}
-
-int64_t toInteger(Napi::Value value, const char* what) {
-  if (!value.IsNumber()) throw Napi::TypeError::New(value.Env(), std::string(what) + " must be a number");
-  return value.As<Napi::Number>().Int64Value();
-}
-
-/// options.threads, 1 where nothing is said.
-int threadsOf(Napi::Value options) {
-  if (options.IsUndefined()) return 1;
-  const Napi::Value threads = toObject(options, "options").Get("threads");
-  return threads.IsUndefined() ? 1 : static_cast<int>(toInteger(threads, "options.threads"));
-}
-
-/// Calls body.operator()<Arguments>(name, entry) for the op of that name; `entry` is its place in the table.
-template <class Body>
-Napi::Value withOp(const Ops& ops, const std::string& op, Body&& body) {
-#define RLHF_MATCH_OP(name, Arguments) \
-  if (op == #name) return body.template operator()<Arguments>(#name, ops.name);
-  RLHF_FOR_EACH_OP(RLHF_MATCH_OP)
-#undef RLHF_MATCH_OP
-  throw Error(code::kUnknownName, format("there is no op \"%s\"", op.c_str()));
-}
 
 /// run(backend, op, arguments, { threads? })
 Napi::Value run(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     Backend& backend = openBackend(toText(info[0], "backend"), threadsOf(info[3]));
     return withOp(backend.ops(), toText(info[1], "op"), [&]<class Arguments>(const char* name, auto entry) {
-      const auto arguments = readArguments<Arguments>(name, toObject(info[2], "arguments"));
-      backend.reserveScratch(scratchLimits(arguments), true);
-      runOp(backend.context(), entry, arguments);
+      const auto given = readArguments<Arguments>(name, toObject(info[2], "arguments"));
+      backend.reserveScratch(scratchLimits(given.arguments), true);
+      DeviceCopies copies(backend, given.buffers);
+      runOp(backend.context(), entry, copies.onDevice(given.arguments));
+      copies.copyBack();
       return info.Env().Undefined();
     });
-  });
-}
-
-/// bench(backend, op, arguments, repetitions, { threads?, burst? }) → { seconds, peak } of each repetition; peak is the multiply-add rate
-/// right after it, NaN without `burst` and where the backend is not the CPU's
-Napi::Value bench(const Napi::CallbackInfo& info) {
-  return guarded(info, [&]() -> Napi::Value {
-    const std::string backendName = toText(info[0], "backend");
-    const bool hasPeak = backendName.rfind("cpu", 0) == 0 && toObject(info[4], "options").Get("burst").ToBoolean();
-    Backend& backend = openBackend(backendName, threadsOf(info[4]));
-    const int64_t repetitions = toInteger(info[3], "repetitions");
-    return withOp(backend.ops(), toText(info[1], "op"), [&]<class Arguments>(const char* name, auto entry) {
-      const auto arguments = readArguments<Arguments>(name, toObject(info[2], "arguments"));
-      backend.reserveScratch(scratchLimits(arguments), false);
-      Napi::Float64Array seconds = Napi::Float64Array::New(info.Env(), static_cast<size_t>(repetitions));
-      Napi::Float64Array peak = Napi::Float64Array::New(info.Env(), static_cast<size_t>(repetitions));
-      for (int64_t i = 0; i < repetitions; ++i) {
-        const auto start = std::chrono::steady_clock::now();
-        runOp(backend.context(), entry, arguments);
-        const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-        seconds[static_cast<size_t>(i)] = elapsed.count();
-        peak[static_cast<size_t>(i)] = hasPeak ? cpu::measureMultiplyAddBurst(backend.context()) : std::nan("");
-      }
-      Napi::Object result = Napi::Object::New(info.Env());
-      result.Set("seconds", seconds);
-      result.Set("peak", peak);
-      return result;
-    });
-  });
-}
-
-/// multiplyAddPeak(threads) → floating-point operations a second that the CPU reaches now, the measure of matrix products
-Napi::Value multiplyAddPeak(const Napi::CallbackInfo& info) {
-  return guarded(info, [&]() -> Napi::Value {
-    const int threads = static_cast<int>(toInteger(info[0], "threads"));
-    return Napi::Number::New(info.Env(), cpu::measureMultiplyAddPeak(threads));
-  });
-}
-
-/// bfloat16Peak(threads) → the same of products in bfloat16 by the kernel that is in use
-Napi::Value bfloat16Peak(const Napi::CallbackInfo& info) {
-  return guarded(info, [&]() -> Napi::Value {
-    return Napi::Number::New(info.Env(), cpu::measureBfloat16Peak(static_cast<int>(toInteger(info[0], "threads"))));
-  });
-}
-
-/// streamingRate(threads, { readBytes, writtenBytes, updatedBytes }) → bytes a second, going through arrays of these sizes again and again
-Napi::Value streamingRate(const Napi::CallbackInfo& info) {
-  return guarded(info, [&]() -> Napi::Value {
-    const int threads = static_cast<int>(toInteger(info[0], "threads"));
-    const Napi::Object work = toObject(info[1], "work");
-    const auto bytes = [&](const char* name) { return toInteger(work.Get(name), name); };
-    const cpu::Stream stream{bytes("readBytes"), bytes("writtenBytes"), bytes("updatedBytes")};
-    return Napi::Number::New(info.Env(), cpu::measureStreaming(threads, stream));
   });
 }
 
@@ -275,10 +180,6 @@ Napi::Value runSimtSelfTest(const Napi::CallbackInfo& info) {
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   const std::pair<const char*, Napi::Value (*)(const Napi::CallbackInfo&)> functions[] = {
       {"run", run},
-      {"bench", bench},
-      {"multiplyAddPeak", multiplyAddPeak},
-      {"bfloat16Peak", bfloat16Peak},
-      {"streamingRate", streamingRate},
       {"backends", backends},
       {"operators", operators},
       {"operatorFields", operatorFields},
@@ -296,6 +197,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   for (const auto& [name, function] : functions) exports.Set(name, Napi::Function::New(env, function, name));
   defineModel(env, exports);
   defineMlp(env, exports);
+  defineBench(env, exports);
   return exports;
 }
 

@@ -72,7 +72,7 @@ uint64_t ArgumentReader::unsignedInteger(const char* name, Napi::Value value) co
   throwType(object_.Env(), describe(name) + " must be from 0 to 2^64 − 1");
 }
 
-void* ArgumentReader::array(const char* name, Napi::Value value, const char* element) const {
+void* ArgumentReader::array(const char* name, Napi::Value value, const char* element) {
   const bool any = std::string(element) == "any";
   if (!value.IsTypedArray())
     throwType(object_.Env(), describe(name) + " must be a " + (any ? "typed array" : element));
@@ -80,7 +80,10 @@ void* ArgumentReader::array(const char* name, Napi::Value value, const char* ele
   const std::string given = arrayName(array.TypedArrayType());
   if (!any && given != element)
     throwType(object_.Env(), describe(name) + " must be a " + element + ", got " + given);
-  return static_cast<char*>(array.ArrayBuffer().Data()) + array.ByteOffset();
+  const HostBuffer buffer{static_cast<char*>(array.ArrayBuffer().Data()), array.ArrayBuffer().ByteLength()};
+  const auto isSame = [&](const HostBuffer& other) { return other.data == buffer.data; };
+  if (buffer.data && std::none_of(buffers_.begin(), buffers_.end(), isSame)) buffers_.push_back(buffer);
+  return buffer.data + array.ByteOffset();
 }
 
 DType ArgumentReader::inferredType() const {

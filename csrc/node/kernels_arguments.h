@@ -36,6 +36,12 @@ constexpr const char* kindName() {
 /// The data type that a string names. Throws a TypeError that lists the names.
 DType toDType(Napi::Value value, const std::string& what);
 
+/// The memory of an ArrayBuffer.
+struct HostBuffer {
+  char* data = nullptr;
+  size_t bytes = 0;
+};
+
 /// Fills an op's argument structure from a JavaScript object, field by field. What is absent keeps its default; a
 /// value of the wrong kind and a key that the op does not have are TypeErrors that name it.
 class ArgumentReader {
@@ -66,28 +72,40 @@ class ArgumentReader {
   /// Call when all fields have been read.
   void rejectUnknownKeys() const;
 
+  /// What the arrays that were read lie in, each once.
+  const std::vector<HostBuffer>& buffers() const { return buffers_; }
+
  private:
   std::string describe(const char* name) const { return std::string(op_) + ": " + name; }
   double number(const char* name, Napi::Value value) const;
   int64_t integer(const char* name, Napi::Value value) const;
   uint64_t unsignedInteger(const char* name, Napi::Value value) const;
-  void* array(const char* name, Napi::Value value, const char* element) const;
+  void* array(const char* name, Napi::Value value, const char* element);
   /// float64 if the first floating-point array of the object is a Float64Array, else float32.
   DType inferredType() const;
 
   const char* op_;
   Napi::Object object_;
   std::vector<std::string> known_;
+  std::vector<HostBuffer> buffers_;
   DType type_ = DType::F32;
 };
 
+/// An op's arguments, and the ArrayBuffers that their arrays are views of.
 template <class Arguments>
-Arguments readArguments(const char* op, Napi::Object object) {
+struct GivenArguments {
   Arguments arguments;
+  std::vector<HostBuffer> buffers;
+};
+
+template <class Arguments>
+GivenArguments<Arguments> readArguments(const char* op, Napi::Object object) {
+  GivenArguments<Arguments> given;
   ArgumentReader reader(op, object);
-  arguments.fields(reader);
+  given.arguments.fields(reader);
   reader.rejectUnknownKeys();
-  return arguments;
+  given.buffers = reader.buffers();
+  return given;
 }
 
 /// The sizes that an op's arguments name, as a model that runs this op alone would ask for them.

@@ -1,11 +1,11 @@
 #include "node/kernels_backends.h"
 
 #include <algorithm>
-#include <cstring>
 #include <map>
 #include <memory>
 
 #include "cpu/backend.h"
+#include "node/cuda_plugin.h"
 #include "ref/backend.h"
 #include "simt/backend.h"
 
@@ -19,6 +19,8 @@ const std::string kCpuPrefix = "cpu:";
 const Ops* findOps(const std::string& name) {
   if (name == "ref") return &refOps();
   if (name == "simt") return &simt::ops();
+  if (name == "simt:apart") return &simt::apartOps();
+  if (name == "cuda") return &node::cudaOps();
   if (name == "cpu") return &cpu::ops();
   if (name.starts_with(kCpuPrefix)) return cpu::opsFor(name.substr(kCpuPrefix.size()).c_str());
   return nullptr;
@@ -27,6 +29,11 @@ const Ops* findOps(const std::string& name) {
 /// Devices live as long as the process, as do the contexts that use them.
 Device* openDevice(const std::string& name, int threads) {
   if (name == "simt") return simt::device();
+  if (name == "simt:apart") return simt::apartDevice();
+  if (name == "cuda") {
+    static auto& cuda = *new std::shared_ptr<Device>(node::openCudaDevice(0));  // never closed: CUDA ends before what is static does
+    return cuda.get();
+  }
   if (name == "ref") {
     static const std::unique_ptr<Device> device = createRefDevice();
     return device.get();
@@ -42,12 +49,8 @@ Device* openDevice(const std::string& name, int threads) {
 Backend::Backend(const Ops& ops, Device* device) : ops_(ops) {
   if (ops.abiHash != abiHash() || device->abiHash != abiHash())
     throw Error(code::kInternal, format("backend %s was built from other headers than this addon", ops.backend));
-  if (!device->unifiedMemory)
-    throw Error(code::kUnsupported,
-                format("backend %s has memory of its own; rlhf_kernels runs ops on JavaScript's arrays", ops.backend));
   context_.device = device;
-  if (device->createStream(device, &context_.stream) != kOk)
-    throw Error(code::kInternal, format("%s cannot create a stream", device->name));
+  check(device->createStream(device, &context_.stream), "creating a stream");
 }
 
 Backend::~Backend() {
@@ -63,14 +66,35 @@ void Backend::reserveScratch(const ScratchLimits& limits, bool poison) {
     if (context_.scratch) device->release(device, context_.scratch);
     context_.scratch = nullptr;
     capacity_ = 0;
-    if (device->allocate(device, bytes, &context_.scratch) != kOk)
-      throw Error(code::kOutOfMemory,
-                  format("%s cannot allocate %zu bytes of scratch memory", device->name, bytes));
+    context_.scratch = allocate(bytes, "scratch memory");
     capacity_ = bytes;
   }
   context_.scratchBytes = bytes;
-  if (poison && bytes > 0) std::memset(context_.scratch, 0xFF, bytes);
+  if (poison) fill(context_.scratch, 0xFF, bytes);
 }
+
+void Backend::check(Status status, const char* what) const {
+  if (status == kOk) return;
+  const Device& device = *context_.device;
+  throw Error(errorCodeOf(status), format("%s failed on %s%s%s", what, device.name, *device.error ? ": " : "", device.error));
+}
+
+void* Backend::allocate(size_t bytes, const char* what) {
+  void* memory = nullptr;
+  if (device()->allocate(device(), bytes, &memory) != kOk)
+    throw Error(code::kOutOfMemory, format("%s cannot allocate %zu bytes of %s", device()->name, bytes, what));
+  return memory;
+}
+
+void Backend::copy(void* destination, const void* source, size_t bytes) {
+  if (bytes > 0) check(device()->copyAsync(device(), context_.stream, destination, source, bytes), "a copy");
+}
+
+void Backend::fill(void* destination, int byteValue, size_t bytes) {
+  if (bytes > 0) check(device()->fillAsync(device(), context_.stream, destination, byteValue, bytes), "a fill");
+}
+
+void Backend::synchronize() { check(device()->synchronize(device(), context_.stream), "waiting for the stream"); }
 
 std::vector<std::string> backendNames() {
   std::vector<std::string> names = {"ref"};
@@ -89,6 +113,7 @@ Backend& openBackend(const std::string& name, int threads) {
   if (!ops) {
     std::string known = "cpu";
     for (const std::string& each : backendNames()) known += ", " + each;
+    known += ", simt:apart, cuda";
     throw Error(code::kUnknownName, "there is no backend \"" + name + "\" here; these are: " + known);
   }
   backend = std::make_unique<Backend>(*ops, openDevice(name, std::max(1, threads)));

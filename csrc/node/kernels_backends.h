@@ -6,7 +6,8 @@
 
 namespace rlhf::kernels {
 
-/// A backend that is ready to run ops: its table, and a context whose scratch memory grows as ops ask for it.
+/// A backend that is ready to run ops: its table, and a context whose scratch memory grows as ops ask for it. What fails on its device
+/// is an Error with the driver's words.
 class Backend {
  public:
   Backend(const Ops& ops, Device* device);
@@ -23,6 +24,14 @@ class Backend {
   /// has no contents to rely on.
   void reserveScratch(const ScratchLimits& limits, bool poison);
 
+  void* allocate(size_t bytes, const char* what);
+  void release(void* memory) { device()->release(device(), memory); }
+  /// In the order of the stream, as ops are.
+  void copy(void* destination, const void* source, size_t bytes);
+  void fill(void* destination, int byteValue, size_t bytes);
+  void synchronize();
+  void check(Status status, const char* what) const;
+
  private:
   const Ops& ops_;
   OpContext context_;
@@ -33,8 +42,9 @@ class Backend {
 /// "cpu:scalar", "simt".
 std::vector<std::string> backendNames();
 
-/// The backend of that name on so many threads, opened at its first use and kept. "cpu" is the best instruction
-/// set. Throws Error(ERR_RLHF_UNKNOWN_NAME) for a name that backendNames() does not list.
+/// The backend of that name on so many threads, opened at its first use and kept. Beside those of backendNames() there are "cpu", the best
+/// instruction set; "simt:apart", the emulator with memory of its own; and "cuda", the first GPU.
+/// Throws Error(ERR_RLHF_UNKNOWN_NAME) for another name, and what openCudaDevice throws.
 Backend& openBackend(const std::string& name, int threads);
 
 }  // namespace rlhf::kernels

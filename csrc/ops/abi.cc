@@ -67,6 +67,7 @@ uint64_t computeHash() {
   RLHF_FOR_EACH_OP(RLHF_HASH_OP)
 #undef RLHF_HASH_OP
   hash.number(sizeof(Device));
+  hash.number(sizeof(DeviceLimits));
   hash.number(sizeof(OpContext));
   hash.number(sizeof(ScratchLimits));
   hash.number(sizeof(Ops));

@@ -27,12 +27,26 @@ struct Stream;  // an in-order queue of a device; the CPU has one and runs it at
 struct Event;
 struct Graph;
 
+/// What a device is and can do at most, as its driver states it; 0 where that is not known.
+struct DeviceLimits {
+  char model[256] = {0};  // "NVIDIA H200"
+  int64_t computeCapability = 0;  // 10 × major + minor
+  int64_t multiprocessors = 0;
+  int64_t memoryBytes = 0;
+  int64_t l2Bytes = 0;
+  double clockHz = 0;  // the highest of the multiprocessors
+  double memoryBytesPerSecond = 0;
+};
+
 /// Memory, queues and events of one backend. Every function is required unless marked (optional).
 struct Device {
   uint64_t abiHash;        // abiHash() of the headers the backend was built with
   const char* name;        // "cpu", "cuda:0", …
   void* self;              // the backend's own state
   int32_t unifiedMemory;   // 1 where the host may read and write arrays directly
+  char error[256];         // what the driver said of the last call that failed; empty where it says nothing
+
+  Status (*limits)(Device*, DeviceLimits* out);
 
   Status (*allocate)(Device*, size_t bytes, void** out);  // 64-byte aligned, contents undefined
   void (*release)(Device*, void* memory);
@@ -47,6 +61,7 @@ struct Device {
   void (*destroyEvent)(Device*, Event*);
   Status (*recordEvent)(Device*, Event*, Stream*);
   Status (*waitEvent)(Device*, Stream*, Event*);
+  Status (*eventSeconds)(Device*, Event* begin, Event* end, double* seconds);  // between two events that their streams have passed
 
   Status (*beginCapture)(Device*, Stream*);              // (optional) all four or none: recorded launches, replayed at once
   Status (*endCapture)(Device*, Stream*, Graph** out);

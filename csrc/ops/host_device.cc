@@ -1,8 +1,10 @@
 #include "ops/host_device.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 
 #include "core/arena.h"
 #include "ops/ops.h"
@@ -25,16 +27,37 @@ Status fill(Device*, Stream*, void* destination, int byteValue, size_t bytes) {
   return kOk;
 }
 
-template <class Handle>
-Status createNothing(Device*, Handle** out) {
+/// The one stream runs everything at once and holds nothing.
+Status createStream(Device*, Stream** out) {
   *out = nullptr;
   return kOk;
 }
-template <class Handle>
-void destroyNothing(Device*, Handle*) {}
+void destroyStream(Device*, Stream*) {}
 Status synchronize(Device*, Stream*) { return kOk; }
-Status recordEvent(Device*, Event*, Stream*) { return kOk; }
 Status waitEvent(Device*, Stream*, Event*) { return kOk; }
+
+/// An event is the time at which it was recorded: what came before it has run by then.
+using Clock = std::chrono::steady_clock;
+Clock::time_point& timeOf(Event* event) { return *reinterpret_cast<Clock::time_point*>(event); }
+
+Status createEvent(Device*, Event** out) {
+  *out = reinterpret_cast<Event*>(new (std::nothrow) Clock::time_point);
+  return *out ? kOk : kNoMemory;
+}
+void destroyEvent(Device*, Event* event) { delete reinterpret_cast<Clock::time_point*>(event); }
+Status recordEvent(Device*, Event* event, Stream*) {
+  timeOf(event) = Clock::now();
+  return kOk;
+}
+Status eventSeconds(Device*, Event* begin, Event* end, double* seconds) {
+  *seconds = std::chrono::duration<double>(timeOf(end) - timeOf(begin)).count();
+  return kOk;
+}
+
+Status noLimits(Device*, DeviceLimits* out) {
+  *out = {};
+  return kOk;
+}
 
 }  // namespace
 
@@ -47,13 +70,15 @@ Device makeHostDevice(const char* name) {
   device.release = release;
   device.copyAsync = copy;
   device.fillAsync = fill;
-  device.createStream = createNothing<Stream>;
-  device.destroyStream = destroyNothing<Stream>;
+  device.limits = noLimits;
+  device.createStream = createStream;
+  device.destroyStream = destroyStream;
   device.synchronize = synchronize;
-  device.createEvent = createNothing<Event>;
-  device.destroyEvent = destroyNothing<Event>;
+  device.createEvent = createEvent;
+  device.destroyEvent = destroyEvent;
   device.recordEvent = recordEvent;
   device.waitEvent = waitEvent;
+  device.eventSeconds = eventSeconds;
   return device;
 }
 

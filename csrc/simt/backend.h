@@ -14,6 +14,11 @@ const Ops& ops();
 /// The emulated device: host memory, and streams that run everything at once.
 Device* device();
 
+/// The same ops and device as a GPU looks from the host: the device's memory is its own, which the host cannot touch and outside which
+/// no array of an op may lie, and what is copied to the host arrives when the host waits.
+const Ops& apartOps();
+Device* apartDevice();
+
 /// Small kernels with one seeded bug each (and sound ones beside them), to prove that the emulator finds the bug.
 std::vector<std::string> selfTestNames();
 

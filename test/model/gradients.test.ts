@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import type { ModelConfig } from "../../lib/engine/native.ts";
+import { cudaBackend } from "../support/kernels.ts";
 import {
   ADAPTER,
   createModel,
@@ -316,7 +317,7 @@ describe("whole-model gradients", () => {
 
       for (const [backend, kernels] of [
         ["cpu", "the CPU"],
-        ["simt", "the CUDA kernels, emulated,"],
+        [cudaBackend, `the CUDA kernels (${cudaBackend})`],
       ] as const)
         it(`agree between ${kernels} in float32 and the oracle in float64`, () => {
           const expected = backwardGradients(test, upstream);

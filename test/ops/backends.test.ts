@@ -2,11 +2,13 @@ import assert from "node:assert/strict";
 import { Expectation } from "../support/compare.ts";
 import {
   bytesOf,
+  isCudaBackend,
   isKernelArray,
   type KernelArguments,
   type KernelType,
   kernels,
   runKernel,
+  testedBackends,
 } from "../support/kernels.ts";
 import { type CaseArguments, decodeOutputs, encode, toKernelArguments } from "../support/op-arguments.ts";
 import type { OpCase } from "./cases/case.ts";
@@ -14,7 +16,7 @@ import { opCases } from "./cases/index.ts";
 
 /** The element types in which a backend computes. */
 function typesOf(backend: string): KernelType[] {
-  return backend === "simt" ? ["float32", "bfloat16"] : ["float32"];
+  return isCudaBackend(backend) ? ["float32", "bfloat16"] : ["float32"];
 }
 
 const CPU_THREADS = [1, 2] as const;
@@ -111,7 +113,7 @@ function checkVariant(
     assertSameBits(runs[0]!, run, `${op} on ${backend}${variant.name}, ${threadCounts[index]} threads`);
 }
 
-for (const backend of ["ref", ...kernels.backends().filter((name) => name !== "ref")]) {
+for (const backend of ["ref", ...testedBackends.filter((name) => name !== "ref")]) {
   describe(`ops on ${backend}`, () => {
     const operators = new Set(kernels.operators(backend));
     for (const type of typesOf(backend)) {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { type KernelType, kernels } from "../support/kernels.ts";
+import { isCudaBackend, type KernelType, kernels, testedBackends } from "../support/kernels.ts";
 import { type CaseArguments, evaluate } from "../support/op-arguments.ts";
 import { attentionForwardArguments } from "./cases/attention.ts";
 import { CaseData, offsetsOf, unset } from "./cases/case.ts";
@@ -238,13 +238,13 @@ function checkKlDivergence(run: Run, direction: "reverse" | "forward"): void {
   }
 }
 
-for (const backend of kernels.backends().filter((name) => name !== "ref")) {
+for (const backend of testedBackends.filter((name) => name !== "ref")) {
   const operators = new Set(kernels.operators(backend));
-  const types: KernelType[] = backend === "simt" ? ["float32", "bfloat16"] : ["float32"];
+  const types: KernelType[] = isCudaBackend(backend) ? ["float32", "bfloat16"] : ["float32"];
   describe(`bits of a row on ${backend}`, () => {
     for (const type of types) {
       const run: Run = (op, args) =>
-        evaluate(op, args, type, backend, { threads: backend === "simt" ? 1 : 2 });
+        evaluate(op, args, type, backend, { threads: isCudaBackend(backend) ? 1 : 2 });
       if (operators.has("linearForward")) {
         it(`linearForward, ${type}`, () =>
           checkLinear(run, { inputs: 129, outputs: 70, rank: 0, transposed: false }));

@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
 import { opCases } from "../ops/cases/index.ts";
-import { type KernelArguments, runKernel } from "../support/kernels.ts";
+import { cudaBackend, type KernelArguments, runKernel } from "../support/kernels.ts";
 import { type CaseArguments, decodeOutputs, toKernelArguments } from "../support/op-arguments.ts";
 
 /**
  * What arrays hold cannot be refused by a kernel that runs after the call has returned: it reads nothing outside its arrays, and
  * what follows from a bad entry is not a number.
  */
-describe("arrays whose contents do not fit, on the emulator", () => {
+describe(`arrays whose contents do not fit, on ${cudaBackend}`, () => {
   type Outputs = Record<string, Float64Array>;
 
   /** The outputs of a case with and without a change of its arrays. */
@@ -15,7 +15,7 @@ describe("arrays whose contents do not fit, on the emulator", () => {
     const { args } = opCases.find((each) => each.op === op && each.name === name)!;
     const run = (given: CaseArguments, changed: KernelArguments): Outputs => {
       const converted = { ...toKernelArguments(op, given, "float32"), ...changed };
-      runKernel("simt", op, converted);
+      runKernel(cudaBackend, op, converted);
       return decodeOutputs(op, converted, "float32");
     };
     return { good: run(args, {}), bad: run(args, change) };

@@ -105,7 +105,8 @@ interface ModelBinding {
 
 /** Throws ERR_RLHF_NO_BINARY where the tests' addon has not been built. */
 export function createModel(config: ModelConfig, options: KernelsModelOptions): KernelsModel {
-  const model = new (loadKernelsBinary() as ModelBinding).Model(config, options);
+  const { Model } = loadKernelsBinary() as ModelBinding;
+  const model = new Model(config, options);
   const addNative = model.addAdapter.bind(model);
   const addAdapter = (name: string, { rank, ...adapter }: TestAdapterConfig): void => {
     const info = resolveAdapter({ ...adapter, r: rank }, model.linearLayers());

@@ -28,6 +28,20 @@ export interface OperatorField {
   readonly element?: string;
 }
 
+/** What a driver says of its device; 0 and "" where it says nothing. */
+export interface DeviceLimits {
+  readonly name: string;
+  readonly model: string;
+  /** 10 × major + minor. */
+  readonly computeCapability: number;
+  readonly multiprocessors: number;
+  readonly memoryBytes: number;
+  readonly l2Bytes: number;
+  /** The highest of the multiprocessors. */
+  readonly clockHz: number;
+  readonly memoryBytesPerSecond: number;
+}
+
 /** rlhf_kernels.node as it is (csrc/node/kernels.cc). Nothing checks that arrays are as long as the shapes say. */
 export interface KernelsAddon {
   run(backend: string, op: string, args: KernelArguments, options?: KernelOptions): void;
@@ -42,6 +56,21 @@ export interface KernelsAddon {
     repetitions: number,
     options: KernelOptions & { readonly burst?: boolean },
   ): { readonly seconds: Float64Array; readonly peak: Float64Array };
+  /**
+   * Seconds of each repetition by the device's own events, and the scratch memory that the op asks for. The arrays are brought to the device
+   * before, `copies` times, and repetitions take the copies in turn; `leadBytes` are overwritten first, for so long that the host has queued
+   * everything by then. Outputs stay on the device.
+   */
+  benchOnDevice(
+    backend: string,
+    op: string,
+    args: KernelArguments,
+    repetitions: number,
+    options: { readonly copies?: number; readonly leadBytes?: number },
+  ): { readonly seconds: Float64Array; readonly scratchBytes: number };
+  /** Seconds of copying so many bytes between two places of the device's memory, of each repetition. */
+  deviceCopySeconds(backend: string, bytes: number, repetitions: number): Float64Array;
+  deviceLimits(backend: string): DeviceLimits;
   /** Float32 operations a second that multiply-adds reach on so many threads of this CPU now; what products are compared with. */
   multiplyAddPeak(threads: number): number;
   /** The same of products in bfloat16, by the kernel in use on operands that stay in the first-level cache. */
@@ -88,7 +117,23 @@ export interface KernelsAddon {
 /** The addon; throws ERR_RLHF_NO_BINARY where it has not been built. */
 export const kernels = loadKernelsBinary() as KernelsAddon;
 
-const GUARD_BYTES = 64;
+/**
+ * The backends that tests of every backend are run on: those that any machine has, or those that RLHF_TEST_BACKENDS names, as
+ * `npm run test:cuda` does with "cuda".
+ */
+export const testedBackends: readonly string[] =
+  process.env["RLHF_TEST_BACKENDS"]?.split(",") ?? kernels.backends();
+
+/** Whether a backend has the ops of csrc/cuda: on a GPU, or emulated. */
+export function isCudaBackend(backend: string): boolean {
+  return backend === "cuda" || backend.startsWith("simt");
+}
+
+/** Where single tests of the CUDA kernels run: a device with memory of its own, for which the emulator's stands in where none was named. */
+export const cudaBackend =
+  testedBackends.find((name) => isCudaBackend(name) && name !== "simt") ?? "simt:apart";
+
+const GUARD_BYTES = 256;
 const GUARD_BYTE = 0xa5;
 
 /** A copy of an array between two guards, at a multiple of 64 bytes. */

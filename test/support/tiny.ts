@@ -2,7 +2,11 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Random } from "../../lib/data/random.ts";
+import type { DeviceName } from "../../lib/engine/device.ts";
 import type { HfConfig } from "../../lib/model/config.ts";
+
+/** Where the library computes in tests that any device can pass: the CPU, or what RLHF_TEST_DEVICE names (test/cuda/run.ts). */
+export const testDevice = (process.env["RLHF_TEST_DEVICE"] ?? "cpu") as DeviceName;
 
 /** A Llama small enough for tests: grouped queries, untied head. */
 export const TINY_LLAMA: HfConfig = {

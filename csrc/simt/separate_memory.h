@@ -1,0 +1,39 @@
+#pragma once
+#include <cstddef>
+#include <map>
+
+#include "ops/context.h"
+
+namespace rlhf::simt {
+
+/// Memory that the host can neither read nor write but while the device does its own work, as is that of a GPU.
+class SeparateMemory {
+ public:
+  Status allocate(size_t bytes, void** out);
+  void release(void* memory);
+
+  /// Whether `bytes` from an address on lie in one allocation.
+  bool holds(const void* address, size_t bytes) const;
+
+  /// Lets the device at its memory from here to the end of the scope.
+  class Access {
+   public:
+    explicit Access(SeparateMemory& memory) : memory_(memory) { memory_.open(); }
+    ~Access() { memory_.close(); }
+    Access(const Access&) = delete;
+    Access& operator=(const Access&) = delete;
+
+   private:
+    SeparateMemory& memory_;
+  };
+
+ private:
+  void open();
+  void close();
+  void protectAll(int protection) const;
+
+  std::map<char*, size_t> allocations_;  // bytes that were asked for, by address
+  int accesses_ = 0;
+};
+
+}  // namespace rlhf::simt
