@@ -12,9 +12,15 @@ export class Peer implements AsyncDisposable {
   readonly #lines: AsyncIterator<string>;
   readonly #reader: Interface;
 
-  constructor(script: string, args: readonly string[], environment: Record<string, string> = {}) {
+  /** `script` lies beside this file, or where a path from here says. */
+  constructor(
+    script: string,
+    args: readonly string[],
+    environment: Record<string, string> = {},
+    python: string = PYTHON,
+  ) {
     const path = fileURLToPath(new URL(script, import.meta.url));
-    this.#process = spawn(PYTHON, [path, ...args], {
+    this.#process = spawn(python, [path, ...args], {
       stdio: ["pipe", "pipe", "inherit"],
       env: { ...process.env, ...environment },
     });

@@ -10,6 +10,7 @@ import {
   Tokenizer,
 } from "../../lib/index.ts";
 import { itWithShared, sharedFile } from "../data/support.ts";
+import { testDevice } from "../support/tiny.ts";
 
 const ROLLOUTS = 64;
 const ITERATIONS = 12;
@@ -83,7 +84,7 @@ describe("online training of a pretrained model", function () {
     itWithShared(`${what}: ${ITERATIONS} iterations raise the reward at a bounded KL`, async () => {
       const path = sharedFile("models/stories260k");
       const tokenizer = await Tokenizer.load(path);
-      using model = await CausalLM.load(path, { device: "cpu", trainable });
+      using model = await CausalLM.load(path, { device: testDevice, trainable });
       using trainer = make(model, tokenizer);
       const rewards: number[] = [];
       let kl = 0;

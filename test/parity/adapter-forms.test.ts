@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { CausalLM, packSequences, RewardModel } from "../../lib/index.ts";
+import { testDevice } from "../support/tiny.ts";
 import { assertClose, assertElementsClose, norm } from "./compare.ts";
 import { modelDirectory, REFERENCE, readJson } from "./reference.ts";
 
@@ -35,7 +36,7 @@ describe("forms of LoRA against peft", () => {
       const forms = Object.entries(reference.adapters);
       const batch = packSequences(sequencesOf(reference).map((tokens) => ({ tokens })));
       const ones = new Float32Array(batch.tokens.length).fill(1);
-      using model = await CausalLM.load(modelDirectory(base), { device: "cpu" });
+      using model = await CausalLM.load(modelDirectory(base), { device: testDevice });
       const logProb = async (adapter?: string): Promise<Float32Array> => {
         using pass = await model.forward(batch, adapter === undefined ? {} : { adapter });
         return await pass.logProb();
@@ -69,7 +70,7 @@ describe("forms of LoRA against peft", () => {
     const reference = FORMS["llama"]!;
     const { seed, logProb, gradientNorms } = reference.adapters["llama-patterns"]!.dropped!;
     const batch = packSequences(sequencesOf(reference).map((tokens) => ({ tokens })));
-    using model = await CausalLM.load(modelDirectory("llama"), { device: "cpu" });
+    using model = await CausalLM.load(modelDirectory("llama"), { device: testDevice });
     await model.loadAdapter("policy", `${REFERENCE}adapters/llama-patterns`);
     assert.equal(model.adapters.get("policy")?.dropout, 0.1);
     const pass = await model.forward(batch, { adapter: "policy", grad: true, dropoutSeed: seed });
@@ -82,7 +83,7 @@ describe("forms of LoRA against peft", () => {
   it("a reward model's adapter, saved by peft with its head, gives its rewards on a base that is lent", async () => {
     const [base, name] = ["reward-llama", "reward-llama-adapter"];
     const reference = readJson<Record<string, Base<{ rewards: number[] }>>>("adapter-forms.json")[base]!;
-    using backbone = await CausalLM.load(modelDirectory(base), { device: "cpu" });
+    using backbone = await CausalLM.load(modelDirectory(base), { device: testDevice });
     using reward = await RewardModel.load(`${REFERENCE}adapters/${name}`, { backbone });
     const rewards = await reward.score(sequencesOf(reference));
     assertElementsClose(rewards, reference.adapters[name]!.rewards, 2e-5, "reward");

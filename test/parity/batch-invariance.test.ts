@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { answerValues, CausalLM, type Pass, packAnswers, packSequences } from "../../lib/index.ts";
 import { relativeDistance } from "../support/kernels-model.ts";
+import { testDevice } from "../support/tiny.ts";
 
 /** Large enough that sequences span several attention tiles and a pass several row blocks of every matrix product. */
 const CONFIGS = {
@@ -63,7 +64,7 @@ function randomSequences(): Int32Array[] {
 
 async function build(family: keyof typeof CONFIGS, threads: number): Promise<CausalLM> {
   const config = { ...CONFIGS[family], initializer_range: 0.2 };
-  const model = await CausalLM.create(config, { device: "cpu", threads, trainable: "all", seed: 3 });
+  const model = await CausalLM.create(config, { device: testDevice, threads, trainable: "all", seed: 3 });
   model.addAdapter("policy", { r: 5, alpha: 10, targetModules: "all-linear", seed: 4 });
   model.addHead("value", { kind: "mlp", initStd: 0.1, seed: 5 });
   for (const { name, shape } of model.parameters()) {

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { CausalLM, Tokenizer } from "../../lib/index.ts";
 import { itWithShared, sharedFile } from "../data/support.ts";
+import { testDevice } from "../support/tiny.ts";
 import { modelDirectory, readJson } from "./reference.ts";
 
 interface Continuation {
@@ -15,7 +16,7 @@ describe("greedy continuations against transformers", () => {
 
   for (const name of Object.keys(expected)) {
     it(`${name}: prompts of different lengths in one call, 40 tokens`, async () => {
-      using model = await CausalLM.load(modelDirectory(name), { device: "cpu" });
+      using model = await CausalLM.load(modelDirectory(name), { device: testDevice });
       const prompts = expected[name]!.map(({ prompt }) => Int32Array.from(prompt));
       const results = await model.generate(prompts, { maxNewTokens: 40, temperature: 0, stop: [] });
       assert.deepEqual(
@@ -32,7 +33,7 @@ describe("greedy continuations against transformers", () => {
       const { prompt, tokens, text } = stories260k![0]!;
       const tokenizer = await Tokenizer.load(directory);
       assert.deepEqual(Array.from(tokenizer.encode("Once upon a time")), prompt);
-      using model = await CausalLM.load(directory, { device: "cpu" });
+      using model = await CausalLM.load(directory, { device: testDevice });
       const [result] = await model.generate([Int32Array.from(prompt)], {
         maxNewTokens: 100,
         temperature: 0,

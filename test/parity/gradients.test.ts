@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { CausalLM, packSequences } from "../../lib/index.ts";
+import { testDevice } from "../support/tiny.ts";
 import { assertAllClose, assertGradientClose } from "./compare.ts";
 import { modelDirectory, ReferenceTensors } from "./reference.ts";
 
@@ -9,7 +10,7 @@ describe("gradients of every parameter against PyTorch", () => {
   for (const name of MODELS) {
     it(`${name}: random upstream gradients of logProb, entropy, lse and value at temperature 0.7`, async () => {
       const expected = new ReferenceTensors(`${name}-gradients.safetensors`);
-      using model = await CausalLM.load(modelDirectory(name), { device: "cpu", trainable: "all" });
+      using model = await CausalLM.load(modelDirectory(name), { device: testDevice, trainable: "all" });
       model.addHead("value", { kind: "linear" });
       await model.writeParameter("value:weight", expected.floats("head.weight"));
       await model.writeParameter("value:bias", expected.floats("head.bias"));

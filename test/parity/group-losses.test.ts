@@ -2,6 +2,7 @@ import { Engine } from "../../lib/engine/engine.ts";
 import { groupPolicyLoss } from "../../lib/engine/losses.ts";
 import { groupAdvantages, leaveOneOutAdvantages, type RewardScale } from "../../lib/index.ts";
 import { offsetsOf } from "../ops/cases/case.ts";
+import { testDevice } from "../support/tiny.ts";
 import { assertAllClose, assertClose } from "./compare.ts";
 import { readJson } from "./reference.ts";
 
@@ -58,7 +59,7 @@ const title = (settings: object): string =>
 describe("losses and advantages of GRPO and RLOO against TRL's trainers", () => {
   const { batch, ...reference } = readJson<Reference>("group-losses.json");
   const { lengths, allTokens, minibatches, maxNewTokens } = batch;
-  const engine = Engine.shared({ device: "cpu" });
+  const engine = Engine.shared({ device: testDevice });
   const tokens = batch.logProb.length;
   const answers = lengths.length;
   const given = {

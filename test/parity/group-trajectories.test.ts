@@ -12,6 +12,7 @@ import {
   RLOOTrainer,
   type Rollout,
 } from "../../lib/index.ts";
+import { testDevice } from "../support/tiny.ts";
 import { tinyTokenizer } from "../trainers/support.ts";
 import { assertAllClose, assertClose } from "./compare.ts";
 import { modelDirectory, readJson } from "./reference.ts";
@@ -99,7 +100,7 @@ describe("updates of TRL's GRPO and RLOO trainers from given answers, step by st
   });
 
   const load = (): Promise<CausalLM> =>
-    CausalLM.load(modelDirectory("micro-llama"), { device: "cpu", trainable: "all" });
+    CausalLM.load(modelDirectory("micro-llama"), { device: testDevice, trainable: "all" });
 
   /** Losses are compared with the largest of the run: those of a batch's first pass are 0 but for rounding. */
   function assertMinibatch(

@@ -1,4 +1,5 @@
 import { CausalLM, packSequences } from "../../lib/index.ts";
+import { testDevice } from "../support/tiny.ts";
 import { assertElementsClose, assertGradientClose } from "./compare.ts";
 import { modelDirectory, REFERENCE, ReferenceTensors } from "./reference.ts";
 
@@ -10,9 +11,9 @@ describe("KL over the whole vocabulary against PyTorch", () => {
       const trained = adapter ? "an adapter" : "all weights";
       it(`${klDirection}: divergences of mistral from qwen2 and the gradients of ${trained}`, async () => {
         const expected = new ReferenceTensors("kl.safetensors");
-        using reference = await CausalLM.load(modelDirectory("qwen2"), { device: "cpu" });
+        using reference = await CausalLM.load(modelDirectory("qwen2"), { device: testDevice });
         using model = await CausalLM.load(modelDirectory("mistral"), {
-          device: "cpu",
+          device: testDevice,
           trainable: adapter ? "none" : "all",
         });
         if (adapter) await model.loadAdapter(adapter, `${REFERENCE}adapters/mistral`);

@@ -1,5 +1,6 @@
 import { Engine } from "../../lib/engine/engine.ts";
 import * as losses from "../../lib/engine/losses.ts";
+import { testDevice } from "../support/tiny.ts";
 import { assertAllClose, assertClose } from "./compare.ts";
 import { readJson } from "./reference.ts";
 
@@ -74,7 +75,7 @@ describe("losses and advantages against PyTorch", () => {
   const expected = readJson<Losses>("losses.json");
   let engine: Engine;
   before(() => {
-    engine = Engine.shared({ device: "cpu" });
+    engine = Engine.shared({ device: testDevice });
   });
 
   it("clipped policy loss: loss, gradient, approximate KL and clip fraction", async () => {

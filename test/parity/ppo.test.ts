@@ -8,6 +8,7 @@ import {
   type Rollout,
 } from "../../lib/index.ts";
 import { estimateAdvantages } from "../../lib/trainers/experience.ts";
+import { testDevice } from "../support/tiny.ts";
 import { tinyTokenizer } from "../trainers/support.ts";
 import { assertAllClose, assertClose, relativeDistance } from "./compare.ts";
 import { modelDirectory, ReferenceTensors, readJson } from "./reference.ts";
@@ -60,7 +61,7 @@ const TITLES: Record<Case, string> = {
 
 /** The policy with the reference's value head on it. */
 async function loadPolicy(name: Case, expected: ReferenceTensors): Promise<CausalLM> {
-  const model = await CausalLM.load(modelDirectory("micro-llama"), { device: "cpu", trainable: "all" });
+  const model = await CausalLM.load(modelDirectory("micro-llama"), { device: testDevice, trainable: "all" });
   model.addHead("value", { kind: name === "mlp" ? "mlp" : "linear" });
   for (const [theirs, ours] of Object.entries(HEAD_NAMES[name])) {
     await model.writeParameter(`value:${ours}`, expected.floats(`head.${theirs}`));

@@ -4,6 +4,7 @@ import { Engine } from "../../lib/engine/engine.ts";
 import { tokenNllLoss } from "../../lib/engine/losses.ts";
 import * as losses from "../../lib/engine/preference-losses.ts";
 import { offsetsOf } from "../ops/cases/case.ts";
+import { testDevice } from "../support/tiny.ts";
 import { assertAllClose, assertClose } from "./compare.ts";
 import { readJson } from "./reference.ts";
 
@@ -79,7 +80,7 @@ describe("losses of the preference family against TRL's trainers", () => {
     });
   let engine: Engine;
   before(() => {
-    engine = Engine.shared({ device: "cpu" });
+    engine = Engine.shared({ device: testDevice });
   });
 
   const sums = async (x: number[], weight: FloatArray, within = offsets): Promise<DeviceArray> =>

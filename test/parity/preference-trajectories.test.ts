@@ -14,6 +14,7 @@ import {
   type TrainingStep,
 } from "../../lib/index.ts";
 import type { DpoLoss } from "../../lib/trainers/dpo-losses.ts";
+import { testDevice } from "../support/tiny.ts";
 import { preferenceRows, tinyTokenizer } from "../trainers/support.ts";
 import { assertAllClose, assertClose } from "./compare.ts";
 import { modelDirectory, REFERENCE, readJson } from "./reference.ts";
@@ -103,7 +104,7 @@ describe("ten steps of TRL's trainers, step by step within 1e-4", () => {
   const reference = readJson<Reference>("preference-trajectories.json");
   const tokenizer = tinyTokenizer();
   const load = (): Promise<CausalLM> =>
-    CausalLM.load(modelDirectory("micro-llama"), { device: "cpu", trainable: "all" });
+    CausalLM.load(modelDirectory("micro-llama"), { device: testDevice, trainable: "all" });
   const common = ({ settings, batchSize, betas, eps, maxGradNorm }: Trajectory<unknown>) => ({
     learningRate: settings.learning_rate,
     beta: settings.beta,
@@ -150,7 +151,7 @@ describe("ten steps of TRL's trainers, step by step within 1e-4", () => {
   }
 
   it("DPO of an adapter that had been trained before, against a frozen copy of itself", async () => {
-    using model = await CausalLM.load(modelDirectory("llama"), { device: "cpu" });
+    using model = await CausalLM.load(modelDirectory("llama"), { device: testDevice });
     await model.loadAdapter("policy", `${REFERENCE}adapters/llama`);
     const trainer = new DPOTrainer({ ...data, model, config: common(reference.adapter) });
     await follow(reference.adapter, reference.adapter.examples.map(pair), model, trainer, "policy");

@@ -7,6 +7,7 @@ import {
   ReinforcePlusPlusTrainer,
   type Rollout,
 } from "../../lib/index.ts";
+import { testDevice } from "../support/tiny.ts";
 import { tinyTokenizer } from "../trainers/support.ts";
 import { assertAllClose, assertClose } from "./compare.ts";
 import { modelDirectory, readJson } from "./reference.ts";
@@ -72,7 +73,10 @@ describe("updates of REINFORCE++ from given answers against plain PyTorch", () =
     for (const microBatchTokens of [4096, 20])
       it(`baseline of the ${baseline}, micro-batches of ${microBatchTokens} tokens`, async () => {
         const { options, advantages, steps, logProbs } = cases[baseline];
-        using model = await CausalLM.load(modelDirectory("micro-llama"), { device: "cpu", trainable: "all" });
+        using model = await CausalLM.load(modelDirectory("micro-llama"), {
+          device: testDevice,
+          trainable: "all",
+        });
         using trainer = makeTrainer(model, baseline, microBatchTokens);
         const largestLoss = Math.max(...steps.map(({ loss }) => Math.abs(loss)));
         for (const [index, batch] of batches.entries()) {

@@ -1,4 +1,5 @@
 import { Engine, rewardLoss } from "../../lib/index.ts";
+import { testDevice } from "../support/tiny.ts";
 import { assertAllClose, assertClose } from "./compare.ts";
 import { readJson } from "./reference.ts";
 
@@ -23,7 +24,7 @@ describe("reward losses against PyTorch", () => {
     it(`${name}: loss and gradient`, async () => {
       const pairs = chosen.length;
       const count = pairs + answers.length;
-      const { dValue, stats } = await rewardLoss(Engine.shared({ device: "cpu" }), {
+      const { dValue, stats } = await rewardLoss(Engine.shared({ device: testDevice }), {
         value: Float32Array.from([...chosen, ...rejected, ...answers]),
         chosen: Int32Array.from(chosen, (_, i) => i),
         rejected: Int32Array.from(rejected, (_, i) => pairs + i),

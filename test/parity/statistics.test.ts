@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { CausalLM, packSequences } from "../../lib/index.ts";
+import { testDevice } from "../support/tiny.ts";
 import { assertElementsClose } from "./compare.ts";
 import { modelDirectory, ReferenceTensors } from "./reference.ts";
 
@@ -25,7 +26,7 @@ describe("per-token statistics against transformers", () => {
     for (const temperature of [1, 0.7]) {
       it(`${name}, temperature ${temperature}: log-probs, entropies and lse within 2e-5`, async () => {
         const expected = new ReferenceTensors(file);
-        using model = await CausalLM.load(modelDirectory(name), { device: "cpu", dtype: "float32" });
+        using model = await CausalLM.load(modelDirectory(name), { device: testDevice, dtype: "float32" });
         const batch = packSequences(expected.sequences().map((tokens) => ({ tokens })));
         using pass = await model.forward(batch, { temperature });
         for (const key of ["logProb", "entropy", "lse"] as const) {
@@ -38,7 +39,7 @@ describe("per-token statistics against transformers", () => {
 
   it("the first token of every sequence has log-prob, entropy and lse 0", async () => {
     const expected = new ReferenceTensors("llama-gradients.safetensors");
-    using model = await CausalLM.load(modelDirectory("llama"), { device: "cpu" });
+    using model = await CausalLM.load(modelDirectory("llama"), { device: testDevice });
     const batch = packSequences(expected.sequences().map((tokens) => ({ tokens })));
     using pass = await model.forward(batch, {});
     for (const key of ["logProb", "entropy", "lse"] as const) {

@@ -1,4 +1,5 @@
 import { CausalLM, packSequences } from "../../lib/index.ts";
+import { testDevice } from "../support/tiny.ts";
 import { assertClose } from "./compare.ts";
 import { modelDirectory, REFERENCE, readJson } from "./reference.ts";
 
@@ -28,7 +29,7 @@ describe("twenty AdamW steps against PyTorch", () => {
       const base = name.replace("-lora", "");
       const adapter = base === name ? undefined : "policy";
       using model = await CausalLM.load(modelDirectory(base), {
-        device: "cpu",
+        device: testDevice,
         trainable: adapter === undefined ? "all" : "none",
       });
       if (adapter !== undefined) await model.loadAdapter(adapter, `${REFERENCE}adapters/${base}`);

@@ -24,7 +24,7 @@ import { loadSft } from "../../lib/data/sft.ts";
 import type { EvaluationReport } from "../../lib/index.ts";
 import type { Stage } from "../../lib/pipeline/schema.ts";
 import { readPipeline } from "../../lib/pipeline/settings-file.ts";
-import { withTemporaryDirectory } from "../support/tiny.ts";
+import { testDevice, withTemporaryDirectory } from "../support/tiny.ts";
 
 const data = makeData(0);
 
@@ -209,7 +209,7 @@ describe("the quickstart's data", () => {
 describe("the quickstart's pipeline", () => {
   /** The stages as they are, but for a model and a number of steps that take seconds. */
   function scaledDown(stage: Stage): Stage {
-    const settings: Record<string, unknown> = { ...stage.settings };
+    const settings: Record<string, unknown> = { ...stage.settings, device: testDevice };
     if (settings.init) settings.init = { ...(settings.init as object), hidden_size: 32, num_layers: 1 };
     if (stage.kind === "ppo") Object.assign(settings, { num_iterations: 3, batch_size: 16 });
     else if (stage.kind === "evaluate") Object.assign(settings, { num_samples: 2 });

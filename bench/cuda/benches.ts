@@ -1,0 +1,222 @@
+import { type KernelArguments, kernels } from "../../test/support/kernels.ts";
+import { type OpBench, uniformArray } from "../ops/op-bench.ts";
+
+/** What PyTorch is asked to do beside it (torch_ops.py). */
+export interface PeerWork {
+  readonly kind: string;
+  readonly [size: string]: number | string | boolean;
+}
+
+/** An op at a size that fills a GPU. */
+export interface CudaBench extends Omit<OpBench, "args"> {
+  readonly args: () => KernelArguments;
+  readonly peer?: PeerWork;
+}
+
+/** Numbers in bfloat16 at a multiple of 64 bytes, uniform in [−scale, scale); they repeat with a period that is no power of two. */
+function bfloat16Array(count: number, scale = 1): Uint16Array {
+  const period = uniformArray(Math.min(count, 65_521)).map((value) => value * scale);
+  const array = new Uint16Array(kernels.alignedBuffer(2 * count), 0, count);
+  array.set(kernels.toBits(period, "bfloat16"));
+  for (let filled = period.length; filled < count; filled *= 2)
+    array.copyWithin(filled, 0, Math.min(filled, count - filled));
+  return array;
+}
+
+const BFLOAT16 = { type: "bfloat16", weightType: "bfloat16", compute: "bfloat16" } as const;
+
+interface Linear {
+  readonly rows: number;
+  readonly inputs: number;
+  readonly outputs: number;
+}
+
+/** A linear layer forward, with and without an adapter of rank 16, and backward as for a trained weight. */
+function linear({ rows, inputs, outputs }: Linear): CudaBench[] {
+  const rank = 16;
+  const shape = { ...BFLOAT16, rows, inputs, outputs, xStride: inputs };
+  const factors = () => ({ x: bfloat16Array(rows * inputs), weight: bfloat16Array(inputs * outputs, 0.02) });
+  const adapter = () => ({
+    ...{
+      rank,
+      scale: 2,
+      loraA: bfloat16Array(rank * inputs, 0.02),
+      loraB: bfloat16Array(outputs * rank, 0.02),
+    },
+    loraHidden: bfloat16Array(rows * rank),
+  });
+  const forward = () => ({ ...shape, yStride: outputs, ...factors(), y: bfloat16Array(rows * outputs) });
+  const backward = () => ({
+    ...{ ...shape, dyStride: outputs, dxStride: inputs, ...factors() },
+    ...{ dy: bfloat16Array(rows * outputs), dx: bfloat16Array(rows * inputs) },
+    dWeight: uniformArray(inputs * outputs),
+  });
+  const label = `${rows}×${inputs}×${outputs}`;
+  const flops = 2 * rows * inputs * outputs;
+  const size = { rows, inputs, outputs };
+  const lora = 2 * rows * rank * (inputs + outputs);
+  return [
+    { op: "linearForward", label, flops, args: forward, peer: { kind: "linear", ...size } },
+    {
+      ...{ op: "linearForward", label: `${label}, LoRA of rank ${rank}`, flops: flops + lora },
+      args: () => ({ ...forward(), ...adapter() }),
+      peer: { kind: "lora", ...size, rank },
+    },
+    {
+      ...{ op: "linearBackward", label: `${label}, dx and dW`, flops: 2 * flops, updated: ["dWeight"] },
+      args: backward,
+      peer: { kind: "linearBackward", ...size },
+    },
+  ];
+}
+
+interface Attention {
+  readonly sequences: number;
+  readonly length: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+}
+
+/** Causal attention; operations are those of the pairs that are seen. */
+function attention({ sequences, length, heads, kvHeads, headDim }: Attention): CudaBench[] {
+  const rows = sequences * length;
+  const queries = () => bfloat16Array(rows * heads * headDim);
+  const keys = () => bfloat16Array(rows * kvHeads * headDim);
+  const forward = () => ({
+    ...{ type: "bfloat16", rows, sequences, maxLength: length, heads, kvHeads, headDim },
+    ...{ qStride: heads * headDim, kStride: kvHeads * headDim, vStride: kvHeads * headDim },
+    ...{ oStride: heads * headDim, scale: headDim ** -0.5 },
+    offsets: Int32Array.from({ length: sequences + 1 }, (_, s) => s * length),
+    ...{ q: queries(), k: keys(), v: keys(), o: queries(), lse: uniformArray(rows * heads).fill(9) },
+  });
+  const backward = () => ({
+    ...forward(),
+    ...{ dO: queries(), dq: queries(), dk: keys(), dv: keys(), delta: uniformArray(rows * heads) },
+  });
+  const product = sequences * length * (length + 1) * heads * headDim;
+  const label = `${sequences}×${length}, heads ${heads}/${kvHeads} of ${headDim}`;
+  const size = { sequences, length, heads, kvHeads, headDim };
+  return [
+    {
+      ...{ op: "attentionForward", label, flops: 2 * product, args: forward },
+      peer: { kind: "attention", ...size },
+    },
+    {
+      ...{ op: "attentionBackward", label, flops: 5 * product, args: backward },
+      peer: { kind: "attentionBackward", ...size },
+    },
+  ];
+}
+
+function norms(op: "rmsNorm" | "layerNorm", rows: number, cols: number): CudaBench[] {
+  const centred = op === "layerNorm";
+  const shared = () => ({
+    ...{ type: "bfloat16", rows, cols, x: bfloat16Array(rows * cols), weight: bfloat16Array(cols) },
+    rstd: uniformArray(rows).fill(1),
+    ...(centred && { mean: uniformArray(rows) }),
+  });
+  const forward = () => ({
+    ...shared(),
+    ...{ eps: 1e-5, y: bfloat16Array(rows * cols) },
+    ...(centred && { bias: bfloat16Array(cols) }),
+  });
+  const backward = () => ({
+    ...shared(),
+    ...{ dy: bfloat16Array(rows * cols), dx: bfloat16Array(rows * cols), dWeight: uniformArray(cols) },
+    ...(centred && { dBias: uniformArray(cols) }),
+  });
+  const updated = centred ? ["dWeight", "dBias"] : ["dWeight"];
+  const label = `${rows}×${cols}`;
+  return [
+    { op: `${op}Forward`, label, args: forward, peer: { kind: op, rows, cols } },
+    { op: `${op}Backward`, label, args: backward, updated, peer: { kind: `${op}Backward`, rows, cols } },
+  ];
+}
+
+/** The gate of a Llama's MLP. */
+function gatedSilu(rows: number, cols: number): CudaBench[] {
+  const arrays = (names: readonly string[]) =>
+    Object.fromEntries(names.map((name) => [name, bfloat16Array(rows * cols)]));
+  const shape = { type: "bfloat16", rows, cols, inputStride: cols };
+  const label = `${rows}×${cols}`;
+  return [
+    {
+      ...{ op: "gatedSiluForward", label, peer: { kind: "gatedSilu", rows, cols } },
+      args: () => ({ ...shape, ...arrays(["gate", "up", "y"]) }),
+    },
+    {
+      ...{ op: "gatedSiluBackward", label },
+      args: () => ({ ...shape, ...arrays(["gate", "up", "dy", "dGate", "dUp"]) }),
+    },
+  ];
+}
+
+function optimizer(count: number): CudaBench[] {
+  return [
+    {
+      ...{ op: "adamW", label: `${count} parameters, float32`, updated: ["parameter", "m", "v"] },
+      args: () => ({
+        ...{ type: "float32", count, step: 10, learningRate: 1e-4, weightDecay: 0.01 },
+        ...{ gradient: uniformArray(count), parameter: uniformArray(count), m: uniformArray(count) },
+        v: uniformArray(count).fill(0.1),
+      }),
+      peer: { kind: "adamW", count },
+    },
+    {
+      ...{ op: "squaredNorm", label: `${count} elements, float32` },
+      args: () => ({ type: "float32", count, x: uniformArray(count), out: new Float64Array(1) }),
+      peer: { kind: "squaredNorm", count },
+    },
+  ];
+}
+
+/** Log-probs of the next tokens, whose logits need not stand in memory. */
+function tokenLogProb(rows: number, cols: number, vocab: number): CudaBench[] {
+  const shared = () => ({
+    ...{ ...BFLOAT16, rows, cols, vocab, count: rows - 1, temperature: 1 },
+    predictions: Int32Array.from({ length: rows - 1 }, (_, p) => p + 1),
+    sources: Int32Array.from({ length: rows - 1 }, (_, p) => p),
+    tokens: Int32Array.from({ length: rows }, (_, n) => (n * 7919) % vocab),
+    ...{ x: bfloat16Array(rows * cols), weight: bfloat16Array(vocab * cols, 0.02) },
+    // With this the probabilities are neither all 0 nor infinite.
+    lse: new Float32Array(rows).fill(Math.log(vocab)),
+    entropy: new Float32Array(rows),
+  });
+  const product = 2 * (rows - 1) * cols * vocab;
+  const label = `${rows - 1}×${cols}×${vocab}`;
+  const size = { rows, cols, vocab };
+  return [
+    {
+      ...{ op: "tokenLogProbForward", label, flops: product, peer: { kind: "logProb", ...size } },
+      args: () => ({ ...shared(), logProb: new Float32Array(rows) }),
+    },
+    {
+      ...{ op: "tokenLogProbBackward", label: `${label}, dx`, flops: 2 * product, updated: ["dx"] },
+      args: () => ({ ...shared(), dLogProb: uniformArray(rows), dx: bfloat16Array(rows * cols) }),
+      peer: { kind: "logProbBackward", ...size },
+    },
+  ];
+}
+
+/** All of them; with `shrink` every extent but the heads' is divided by it, to walk the same way where no GPU is. */
+export function cudaBenches(shrink = 1): CudaBench[] {
+  const size = (extent: number): number => Math.max(1, Math.round(extent / shrink));
+  const heads = [
+    { heads: 32, kvHeads: 8, headDim: 64 },
+    { heads: 32, kvHeads: 8, headDim: 128 },
+  ].map((each) => ({ ...each, heads: size(each.heads), kvHeads: size(each.kvHeads) }));
+  const lengths = [
+    { sequences: size(4), length: size(4096) },
+    { sequences: 1, length: size(16_384) },
+  ];
+  return [
+    ...linear({ rows: size(8192), inputs: size(4096), outputs: size(4096) }),
+    ...heads.flatMap((each) => lengths.flatMap((length) => attention({ ...each, ...length }))),
+    ...norms("rmsNorm", size(16_384), size(4096)),
+    ...norms("layerNorm", size(16_384), size(4096)),
+    ...gatedSilu(size(16_384), size(8192)),
+    ...optimizer(size(size(2 ** 28))),
+    ...tokenLogProb(size(8192), size(4096), size(128_256)),
+  ];
+}

@@ -1,0 +1,116 @@
+import assert from "node:assert/strict";
+import { type SpawnSyncReturns, spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { cudaBenches } from "../../bench/cuda/benches.ts";
+import { statedLimits } from "../../bench/cuda/limits.ts";
+import { kernels } from "../support/kernels.ts";
+import { withTemporaryDirectory } from "../support/tiny.ts";
+
+const ROOT = join(import.meta.dirname, "../..");
+
+/** What test:cuda and bench:cuda do in a process of their own. */
+function run(script: string, ...args: string[]): SpawnSyncReturns<string> {
+  const { RLHF_TEST_BACKENDS: _, RLHF_TEST_DEVICE: __, ...env } = process.env;
+  return spawnSync(process.execPath, ["--import", "tsx", join(ROOT, script), ...args], {
+    encoding: "utf8",
+    cwd: ROOT,
+    env,
+  });
+}
+
+/** Why there is no GPU here; undefined where there is one. */
+function missing(): { code: string; message: string } | undefined {
+  try {
+    kernels.deviceLimits("cuda");
+    return undefined;
+  } catch (error) {
+    return error as { code: string; message: string };
+  }
+}
+
+describe("commands for a GPU", () => {
+  const reason = missing();
+  for (const [name, script] of [
+    ["test:cuda", "test/cuda/run.ts"],
+    ["bench:cuda", "bench/cuda/run.ts"],
+  ] as const)
+    it(`${name} without a GPU fails and says what is missing`, function () {
+      if (!reason) return this.skip();
+      assert.match(reason.code, /^ERR_RLHF_(NO|OLD)_CUDA/);
+      const { status, stdout, stderr } = run(script);
+      assert.equal(status, 1);
+      assert.ok(stderr.includes(`${name}: ${reason.code}: ${reason.message}`), stderr);
+      assert.equal(stdout, "");
+    });
+
+  it("test:cuda runs the tests of another device by name, and fails where one fails or there is none", () => {
+    const ops = ["ops", "--backend", "simt:apart", "--grep"];
+    const passing = run("test/cuda/run.ts", ...ops, "simt:apart rmsNormForward: 65×129");
+    assert.equal(passing.status, 0, passing.stdout + passing.stderr);
+    assert.match(passing.stdout, /simt:apart; \d+ ops.*\n {2}2 passing.*== ops: passed/s);
+    const none = run("test/cuda/run.ts", ...ops, "no test has this name");
+    assert.equal(none.status, 1);
+    assert.match(none.stdout, /failed: ops/);
+    const late = run("test/cuda/run.ts", "ops", "--backend", "simt:apart", "--minutes", "0");
+    assert.equal(late.status, 1);
+    assert.match(late.stdout, /its time was over.*failed: ops/s);
+    assert.match(run("test/cuda/run.ts", "everything", "--backend", "simt").stderr, /no part "everything"/);
+  });
+
+  it("bench:cuda measures and writes results as they come, here on the emulator", async () => {
+    await withTemporaryDirectory(async (directory) => {
+      const options = [
+        "--backend",
+        "simt:apart",
+        "--shrink",
+        "256",
+        "--python",
+        "none",
+        "--repetitions",
+        "3",
+      ];
+      const names = ["linearForward", "rmsNorm", "adamW"];
+      const { status, stdout, stderr } = run("bench/cuda/run.ts", ...names, ...options, "--out", directory);
+      assert.equal(status, 0, stdout + stderr);
+      const report = JSON.parse(readFileSync(join(directory, "cuda-simt-apart.json"), "utf8"));
+      assert.ok(report.copyBytesPerSecond > 0);
+      assert.deepEqual(
+        report.results.map(({ op }: { op: string }) => op),
+        ["linearForward", "linearForward", "rmsNormForward", "rmsNormBackward", "adamW"],
+      );
+      for (const { seconds, bytes, error } of report.results) {
+        assert.equal(error, undefined);
+        assert.ok(seconds > 0 && bytes > 0);
+      }
+    });
+  });
+
+  it("every bench is of an op that exists, with arguments that it takes", () => {
+    const known = new Set(kernels.operators("cpu"));
+    for (const { op, args } of cudaBenches(512)) {
+      assert.ok(known.has(op), op);
+      const fields = new Set(kernels.operatorFields(op).map(({ name }) => name));
+      for (const name of Object.keys(args())) assert.ok(fields.has(name), `${op}: ${name}`);
+    }
+  });
+
+  it("limits are the data sheet's, else those of the device's clocks", () => {
+    const device = kernels.deviceLimits("simt:apart");
+    assert.deepEqual(statedLimits({ ...device, model: "NVIDIA H200" }), {
+      flops: 989e12,
+      bandwidth: 4.8e12,
+      source: "data sheet",
+    });
+    const clocks = {
+      computeCapability: 90,
+      multiprocessors: 132,
+      clockHz: 1.83e9,
+      memoryBytesPerSecond: 4.9e12,
+    };
+    const { flops, bandwidth } = statedLimits({ ...device, ...clocks });
+    assert.ok(Math.abs(flops / 989e12 - 1) < 0.01);
+    assert.equal(bandwidth, 4.9e12);
+    assert.deepEqual([statedLimits(device).flops, statedLimits(device).bandwidth], [0, 0]);
+  });
+});
