@@ -33,6 +33,7 @@ __global__ void __launch_bounds__(kMaxRowThreads) embeddingForwardKernel(const _
 }
 
 constexpr int kBucketWarps = 4;  // of a block, each with a bucket of its own
+constexpr int kIndicesAhead = 8;  // that a lane loads before it looks at them: a load takes longer than all else here
 constexpr int64_t kRowsPerBucket = 128, kMaxBuckets = 512;
 
 /// Powers of two, for bucket = index mod buckets: neighbours of a frequent token go elsewhere.
@@ -70,10 +71,13 @@ __global__ void __launch_bounds__(32 * kBucketWarps)
   const int bucket = static_cast<int>(blockIdx.x * kBucketWarps + threadIdx.x / 32);
   if (bucket >= buckets.count) return;
   const auto forEachIndex = [&](auto&& f) {  // f(row, index, its bucket), by all lanes; the bucket is −1 for none
-    for (int64_t first = 0; first < rows; first += 32) {
-      const int64_t row = first + lane;
-      const int32_t index = row < rows ? indices[row] : -1;
-      f(row, index, index >= 0 && index < limit ? index & (buckets.count - 1) : -1);
+    for (int64_t first = 0; first < rows; first += 32 * kIndicesAhead) {
+      int32_t index[kIndicesAhead];
+#pragma unroll
+      for (int i = 0; i < kIndicesAhead; ++i) index[i] = first + 32 * i + lane < rows ? indices[first + 32 * i + lane] : -1;
+#pragma unroll
+      for (int i = 0; i < kIndicesAhead; ++i)
+        f(first + 32 * i + lane, index[i], index[i] >= 0 && index[i] < limit ? index[i] & (buckets.count - 1) : -1);
     }
   };
   int32_t end = 0;

@@ -57,6 +57,35 @@ function sizeOf({ args }: OpCase): number {
   return Number(args["rows"] ?? args["sequences"] ?? args["count"]);
 }
 
+/** Rows of several warps, which share what an index's first row is; tokens again and again. */
+function wideEmbedding(): OpCase {
+  const [rows, cols, vocab] = [40, 520, 9];
+  const data = new CaseData("simt wide rows");
+  const [tokens, dy, dTable] = [
+    data.integers(rows, vocab),
+    data.normal(rows * cols),
+    data.normal(vocab * cols),
+  ];
+  const args = { rows, cols, vocab, tokens, dy, dTable };
+  return {
+    op: "embeddingBackward",
+    name: `${rows}×${cols}, several warps`,
+    args,
+    criterion: { kind: "exact" },
+  };
+}
+
+const named = (op: string, name: string): OpCase =>
+  opCases.find((each) => each.op === op && each.name === name)!;
+
+/** What the smallest and the largest cases do not show. */
+const FURTHER_CASES = [
+  manyRowsPerBlock(),
+  wideEmbedding(),
+  named("sample", "a wide vocabulary, everything"),
+  named("sample", "tempered"),
+];
+
 /** For each op on the emulator, its largest and its smallest case: several blocks, and less than one. */
 function scheduledCases(): OpCase[] {
   return kernels.operators("simt").flatMap((op) => {
@@ -69,7 +98,7 @@ function scheduledCases(): OpCase[] {
 
 describe("CUDA kernels on the emulator, under several schedules", () => {
   for (const type of TYPES) {
-    for (const opCase of [...scheduledCases(), manyRowsPerBlock()]) {
+    for (const opCase of [...scheduledCases(), ...FURTHER_CASES]) {
       it(`${opCase.op}: ${opCase.name}, ${type}`, () => {
         const expectation = new Expectation(opCase, type);
         const runs = SEEDS.map((seed) => {

@@ -120,6 +120,13 @@ const steps = (count: number): Float64Array =>
     step === 2 && index % 2 === 0 ? -0 : step - 2,
   );
 
+/** Rows in which one token, to be forbidden, has by far the largest logit. */
+function withPeak(rows: number, vocab: number, token: number): Float64Array {
+  const logits = new CaseData("peak").normal(rows * vocab, 2);
+  for (let row = 0; row < rows; row++) logits[row * vocab + token] = 40;
+  return logits;
+}
+
 export const decodeCases: readonly OpCase[] = [
   ...CACHES.flatMap(cacheCases),
   sampleCase("greedy", 33, 65, { temperature: 0 }),
@@ -143,16 +150,18 @@ export const decodeCases: readonly OpCase[] = [
     forbidden: Int32Array.of(0, 7, 499),
     forbid: Uint8Array.from({ length: 33 }, (_, row) => row % 2),
   }),
-  sampleCase("a wide vocabulary, everything", 5, 5003, {
+  sampleCase("a wide vocabulary, everything", 3, 2203, {
     temperature: 1.2,
-    topK: 900,
+    topK: 400,
     topP: 0.95,
     minP: 1e-4,
     repetitionPenalty: 0.8,
-    seen: seenTokens(5, 5003),
+    seen: seenTokens(3, 2203),
     forbiddenCount: 2,
-    forbidden: Int32Array.of(5002, 77),
+    forbidden: Int32Array.of(2202, 1999),
+    logits: withPeak(3, 2203, 1999),
   }),
+  sampleCase("greedy among equal logits", 33, 300, { temperature: 0, logits: steps(33 * 300) }),
   sampleCase("equal logits, top-k and top-p", 33, 300, {
     topK: 20,
     topP: 0.5,
