@@ -98,6 +98,19 @@ const packing: readonly OpBench[] = [false, true].map((backward) => ({
   args: (place) => packArguments(place, uniformArray(768 * 3072), { inputs: 768, outputs: 3072, backward }),
 }));
 
+const unpacking: readonly OpBench[] = [false, true].map((transposed) => ({
+  op: "unpackWeight",
+  label: `768×3072${transposed ? ", transposed" : ""}`,
+  args: (place) => {
+    const sizes = { inputs: 768, outputs: 3072 };
+    const packed = pack({ ...place, compute: "float32" }, uniformArray(768 * 3072), {
+      ...sizes,
+      backward: false,
+    });
+    return { type: "float32", ...sizes, transposed, packed, weight: new Float32Array(768 * 3072) };
+  },
+}));
+
 /** The head of GPT-2 small, applied to all rows but the last. */
 const HEAD = { rows: 512, cols: 768, vocab: 50_257 } as const;
 const headProduct = 2 * (HEAD.rows - 1) * HEAD.cols * HEAD.vocab;
@@ -226,6 +239,7 @@ function klDivergence(): OpBench[] {
 export const gemmBenches: readonly OpBench[] = [
   ...SHAPES.flatMap(linear),
   ...packing,
+  ...unpacking,
   ...tokenLogProb(),
   ...tokenLoss(),
   ...klDivergence(),

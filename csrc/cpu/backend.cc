@@ -7,11 +7,8 @@
 #include "core/arena.h"
 #include "core/error.h"
 #include "cpu/bfloat16_kernel.h"
+#include "cpu/large_arrays.h"
 #include "ops/host_device.h"
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 // What the kernels of each instruction set export (kernels/table.h, which is compiled under one set's name at a time).
 #define RLHF_DECLARE_INSTRUCTION_SET(isa)       \
@@ -30,19 +27,6 @@ RLHF_DECLARE_INSTRUCTION_SET(avx512)
 
 namespace rlhf::cpu {
 namespace {
-
-// Large arrays ask for huge pages: packing walks down columns, which are a page apart, and runs out of translations otherwise.
-constexpr size_t kHugePage = size_t{2} << 20;
-
-Status allocate(Device*, size_t bytes, void** out) {
-  const size_t alignment = bytes >= 2 * kHugePage ? kHugePage : kAlignment;
-  const size_t size = alignUp(std::max<size_t>(bytes, 1), alignment);
-  *out = std::aligned_alloc(alignment, size);
-#if defined(__linux__)
-  if (*out && alignment == kHugePage) madvise(*out, size, MADV_HUGEPAGE);  // advice: works as well, only slower, if refused
-#endif
-  return *out ? kOk : kNoMemory;
-}
 
 /// Floats of scratch memory that all threads share. Products pack their left operand there, and go through its rows in passes
 /// where it is larger than kLargestPackedFloats.
@@ -185,7 +169,7 @@ const char* bfloat16KernelName() {
 
 CpuDevice::CpuDevice(int threads) : Device(makeHostDevice("cpu")), pool(threads) {
   self = this;
-  Device::allocate = cpu::allocate;
+  useLargeArrays(*this);
 }
 
 }  // namespace rlhf::cpu

@@ -40,7 +40,7 @@ MergedAdapter::MergedAdapter(Engine& engine, const Architecture& architecture, P
     restore();
     throw;
   }
-  base.markChanged();
+  forEachCopy([&](const LinearLayer& linear, size_t) { base.markChanged(linear.weight); });
   version_ = base.version();
 }
 
@@ -83,7 +83,7 @@ void MergedAdapter::unmerge() {
     throw Error(code::kArgument,
                 "the base's weights were written after the adapter was merged; restoring them would lose that");
   restore();
-  base_.markChanged();
+  forEachCopy([&](const LinearLayer& linear, size_t) { base_.markChanged(linear.weight); });
 }
 
 }  // namespace rlhf

@@ -111,6 +111,12 @@ void Model::writeParameter(const std::string& name, const float* values, int64_t
   group.write(index, values);
 }
 
+void Model::writeParameter(const std::string& name, int64_t count, const ParameterGroup::ReadValues& read) {
+  const auto [group, index] = impl_->find(name);
+  requireCount(group.parameter(index), count);
+  group.write(index, read);
+}
+
 void Model::readParameter(const std::string& name, float* values, int64_t count) {
   const auto [group, index] = impl_->find(name);
   requireCount(group.parameter(index), count);
@@ -127,8 +133,9 @@ void Model::readGradient(const std::string& name, float* values, int64_t count) 
 
 void* Model::parameterData(const std::string& name) {
   const auto [group, index] = impl_->find(name);
-  group.markChanged();  // the caller may write through the pointer before the next pass
-  return group.data(index);
+  void* const data = group.data(index);
+  group.markChanged(index);  // the caller may write through the pointer before the next pass
+  return data;
 }
 
 void* Model::gradientData(const std::string& name) {

@@ -148,6 +148,9 @@ class Model : public std::enable_shared_from_this<Model> {
   std::vector<ParameterInfo> parameters() const;
   /// Float32 in and out, `count` must equal the parameter's size. Unknown names are ERR_RLHF_UNKNOWN_NAME with the nearest known one.
   void writeParameter(const std::string& name, const float* values, int64_t count);
+  /// The same, of values that come piece by piece: read(first, count, values).
+  void writeParameter(const std::string& name, int64_t count,
+                      const std::function<void(int64_t first, int64_t count, float* values)>& read);
   void readParameter(const std::string& name, float* values, int64_t count);
   void readGradient(const std::string& name, float* values, int64_t count);
   /// Device memory of a parameter and of its gradient (null when not trainable), for tests and checkpoints.

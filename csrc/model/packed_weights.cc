@@ -1,69 +1,104 @@
 #include "model/packed_weights.h"
 
+#include <algorithm>
+
 namespace rlhf {
 
-void PackedWeights::prepareLinears(Use use) {
-  std::vector<Matrix> matrices;
-  for (const Block& block : architecture_.blocks)
-    for (const std::vector<LinearLayer>& stage : block.stages)
-      for (const LinearLayer& layer : stage)
-        matrices.push_back({layer.inputs, layer.outputs, architecture_.transposedLinears, layer.weight});
-  prepare(linears_[use], matrices, use);
-}
-
-void PackedWeights::prepareHead(Use use) {
-  prepare(head_[use], {{architecture_.config.hidden, architecture_.config.vocab, 0, architecture_.head}},
-          use);
-}
-
-void PackedWeights::prepare(Form& form, const std::vector<Matrix>& matrices, Use use) {
-  if (base_.trainable() || (form.ready && form.version == base_.version())) return;
-  Engine& engine = base_.engine();
-  if (form.weights.empty()) {
-    ArenaPlan plan;
-    std::vector<size_t> offsets, sizes;
-    for (const Matrix& matrix : matrices) {
-      sizes.push_back(engine.ops().packedWeightBytes(base_.storage(), engine.compute(), matrix.inputs, matrix.outputs, use));
-      offsets.push_back(plan.reserve(sizes.back()));
-    }
-    form.memory = DeviceMemory(engine, MemoryUse::PackedWeights, plan.bytes(), "packed weights");
-    for (size_t i = 0; i < matrices.size(); ++i)
-      form.weights.push_back(sizes[i] > 0 ? form.memory.data() + offsets[i] : nullptr);
+void PackedWeights::plan(Engine& engine, DType storage) {
+  matrices_.resize(static_cast<size_t>(architecture_.linears) + 1);
+  architecture_.forEachLinear([&](int, Stage, const LinearLayer& layer) {
+    Matrix& matrix = matrices_[static_cast<size_t>(layer.index)];
+    matrix.inputs = layer.inputs;
+    matrix.outputs = layer.outputs;
+    matrix.transposed = architecture_.transposedLinears;
+    matrix.parameter = layer.weight;
+  });
+  Matrix& head = matrices_.back();
+  head.inputs = architecture_.config.hidden;
+  head.outputs = architecture_.config.vocab;
+  head.parameter = architecture_.head;
+  if (base_.trainable()) return;
+  for (Matrix& matrix : matrices_) {
+    for (const Use use : {kForward, kBackward})
+      matrix.forms[use].bytes = engine.ops().packedWeightBytes(storage, engine.compute(), matrix.inputs, matrix.outputs, use);
+    matrix.apart = matrix.forms[kForward].bytes > 0 && storage == engine.compute();
+    if (matrix.apart) base_.keepApart(matrix.parameter, *this);
   }
-  form.ready = false;  // until all of them are packed
-  for (size_t i = 0; i < matrices.size(); ++i) {
-    if (!form.weights[i]) continue;
+}
+
+void PackedWeights::prepareLinears(Use use) {
+  for (size_t i = 0; i + 1 < matrices_.size(); ++i) prepare(matrices_[i], use);
+}
+
+void PackedWeights::prepareHead(Use use) { prepare(matrices_.back(), use); }
+
+bool PackedWeights::current(const Matrix& matrix, Use use) const {
+  const Form& form = matrix.forms[use];
+  return form.ready && form.version == base_.parameter(matrix.parameter).version;
+}
+
+void PackedWeights::prepare(Matrix& matrix, Use use) {
+  Form& form = matrix.forms[use];
+  if (form.bytes == 0) return;
+  if (!current(matrix, use)) {
+    Engine& engine = base_.engine();
+    const void* plain = base_.data(matrix.parameter);
+    if (!form.memory.data()) form.memory = DeviceMemory(engine, MemoryUse::PackedWeights, form.bytes, "a packed weight");
+    form.ready = false;  // until it is packed
     engine.run(engine.ops().packWeight, PackWeight{.type = base_.storage(),
                                                    .compute = engine.compute(),
-                                                   .inputs = matrices[i].inputs,
-                                                   .outputs = matrices[i].outputs,
-                                                   .transposed = matrices[i].transposed,
+                                                   .inputs = matrix.inputs,
+                                                   .outputs = matrix.outputs,
+                                                   .transposed = matrix.transposed,
                                                    .backward = use,
-                                                   .weight = base_.data(matrices[i].parameter),
-                                                   .packed = const_cast<void*>(form.weights[i])});
+                                                   .weight = plain,
+                                                   .packed = form.memory.data()});
+    form.version = base_.parameter(matrix.parameter).version;
+    form.ready = true;
   }
-  form.version = base_.version();
-  form.ready = true;
+  if (matrix.apart && current(matrix, kForward)) base_.letGo(matrix.parameter);
 }
 
-const void* PackedWeights::packed(const Form& form, int index) const {
-  return form.ready && form.version == base_.version() ? form.weights[static_cast<size_t>(index)] : nullptr;
+PackedWeights::Matrix& PackedWeights::matrixOf(int parameter) {
+  return *std::find_if(matrices_.begin(), matrices_.end(), [&](const Matrix& matrix) { return matrix.parameter == parameter; });
 }
 
-LinearWeight PackedWeights::linear(const LinearLayer& layer) const {
-  return {base_.storage(), base_.engine().compute(), architecture_.transposedLinears, base_.data(layer.weight),
-          packed(linears_[kForward], layer.index), packed(linears_[kBackward], layer.index)};
+void PackedWeights::keep(int parameter) { prepare(matrixOf(parameter), kForward); }
+
+bool PackedWeights::restore(int parameter, void* plain) {
+  const Matrix& matrix = matrixOf(parameter);
+  if (!current(matrix, kForward)) return false;
+  Engine& engine = base_.engine();
+  engine.run(engine.ops().unpackWeight, UnpackWeight{.type = base_.storage(),
+                                                     .inputs = matrix.inputs,
+                                                     .outputs = matrix.outputs,
+                                                     .transposed = matrix.transposed,
+                                                     .packed = matrix.forms[kForward].memory.data(),
+                                                     .weight = plain});
+  return true;
 }
 
-LinearWeight PackedWeights::head() const {
-  return {base_.storage(), base_.engine().compute(), 0, base_.data(architecture_.head), packed(head_[kForward], 0),
-          packed(head_[kBackward], 0)};
+LinearWeight PackedWeights::weight(const Matrix& matrix) const {
+  const auto form = [&](Use use) { return current(matrix, use) ? matrix.forms[use].memory.data() : nullptr; };
+  return {base_.storage(), base_.engine().compute(), matrix.transposed, base_.held(matrix.parameter), form(kForward),
+          form(kBackward)};
+}
+
+LinearWeight PackedWeights::linear(const LinearLayer& layer) const { return weight(matrices_[static_cast<size_t>(layer.index)]); }
+
+LinearWeight PackedWeights::head() const { return weight(matrices_.back()); }
+
+const void* PackedWeights::packedEmbedding() {
+  Matrix& head = matrices_.back();
+  if (head.parameter != architecture_.embedding || !head.apart) return nullptr;
+  prepare(head, kForward);
+  return head.forms[kForward].memory.data();
 }
 
 size_t PackedWeights::bytes() const {
   size_t bytes = 0;
-  for (const int use : {kForward, kBackward})
-    bytes += linears_[use].memory.bytes() + head_[use].memory.bytes();
+  for (const Matrix& matrix : matrices_)
+    for (const Form& form : matrix.forms) bytes += form.memory.bytes();
   return bytes;
 }
 

@@ -6,14 +6,19 @@
 
 namespace rlhf {
 
-/// Copies of a frozen base's matrices in the order in which the backend's matrix products stream them. They
-/// are made when a pass first needs them and again after a weight was written. A base that trains has
+/// A frozen base's matrices in the order in which the backend's matrix products stream them. Where products have the type that the
+/// weights are kept in, packing only moves numbers: then a matrix is packed for y = x·Wᵀ as soon as it is written, and the plain one goes
+/// (ParameterGroup::keepApart). Other forms are made when a pass first needs them, and all of them again after a weight was written. A base that trains has
 /// none, and neither has a type or backend without packed forms: weights kept in 16 bits for products in float32 are widened
 /// as these read them.
-class PackedWeights {
+class PackedWeights : public ParameterKeeper {
  public:
-  PackedWeights(const Architecture& architecture, const ParameterGroup& base)
-      : architecture_(architecture), base_(base) {}
+  PackedWeights(const Architecture& architecture, ParameterGroup& base) : architecture_(architecture), base_(base) {}
+  PackedWeights(const PackedWeights&) = delete;
+  PackedWeights& operator=(const PackedWeights&) = delete;
+
+  /// Once, before the base is allocated.
+  void plan(Engine& engine, DType storage);
 
   enum Use { kForward = 0, kBackward = 1 };
   void prepareLinears(Use use);
@@ -21,27 +26,35 @@ class PackedWeights {
 
   LinearWeight linear(const LinearLayer& layer) const;
   LinearWeight head() const;
+  /// The embedding as the head's packed form, where the two are one matrix and the plain one is not held; else null.
+  const void* packedEmbedding();
   size_t bytes() const;
+
+  bool restore(int parameter, void* plain) override;
+  void keep(int parameter) override;
 
  private:
   struct Form {
+    size_t bytes = 0;  // 0: there is no such form
     DeviceMemory memory;
-    std::vector<const void*> weights;
     uint64_t version = 0;
     bool ready = false;
   };
   struct Matrix {
-    int64_t inputs, outputs;
-    int32_t transposed;
-    int parameter;
+    int64_t inputs = 0, outputs = 0;
+    int32_t transposed = 0;
+    int parameter = -1;
+    bool apart = false;  // the plain one is not held beside the packed one
+    Form forms[2];
   };
-  void prepare(Form& form, const std::vector<Matrix>& matrices, Use use);
-  const void* packed(const Form& form, int index) const;
+  Matrix& matrixOf(int parameter);
+  void prepare(Matrix& matrix, Use use);
+  bool current(const Matrix& matrix, Use use) const;
+  LinearWeight weight(const Matrix& matrix) const;
 
   const Architecture& architecture_;
-  const ParameterGroup& base_;
-  Form linears_[2];
-  Form head_[2];
+  ParameterGroup& base_;
+  std::vector<Matrix> matrices_;  // of linear layers by LinearLayer::index, the head's last
 };
 
 }  // namespace rlhf

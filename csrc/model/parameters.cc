@@ -35,6 +35,14 @@ void exchange(int64_t outer, int64_t inner, int64_t count, const float* source, 
 
 bool sameOrder(const Parameter& parameter) { return parameter.rows.outer == 1 || parameter.rows.inner == 1; }
 
+void requireInRange(const Parameter& target, const float* values, int64_t count) {
+  constexpr float kLargestHalf = 65504;
+  const auto tooLarge = [](float value) { return std::abs(value) > kLargestHalf; };
+  if (target.type == DType::F16 && std::any_of(values, values + count, tooLarge))
+    throw Error(code::kWeights, format("parameter \"%s\" has values over %g, the largest of float16: keep it as bfloat16 or float32",
+                                       target.name.c_str(), static_cast<double>(kLargestHalf)));
+}
+
 }  // namespace
 
 int ParameterGroup::add(std::string name, std::vector<int64_t> shape, RowOrder rows) {
@@ -54,16 +62,23 @@ void ParameterGroup::allocate(Engine& engine, DType storage) {
     throw Error(code::kUnsupported,
                 format("weights that train are kept as %s: load the model frozen to keep it as %s, or without dtype to train it",
                        dtypeName(engine.type()), dtypeName(storage)));
-  const bool uniform = storage == engine.type();
+  const bool uniform = storage == engine.type() && !keeper_;
   ArenaPlan plan;
   for (Parameter& parameter : parameters_) {
     parameter.type = parameter.shape.size() > 1 ? storage : engine.type();
+    if (parameter.apart) continue;
     parameter.place = uniform ? static_cast<size_t>(parameter.offset) * dtypeSize(storage)
                               : plan.reserve(static_cast<size_t>(parameter.count) * dtypeSize(parameter.type));
   }
   const size_t bytes = uniform ? static_cast<size_t>(count_) * dtypeSize(storage) : plan.bytes();
   data_ = DeviceMemory(engine, MemoryUse::Weights, bytes, ("the parameters of " + name_).c_str());
   engine.zero(data_.data(), bytes);
+  if (keeper_) apart_.resize(parameters_.size());
+}
+
+void ParameterGroup::keepApart(int index, ParameterKeeper& keeper) {
+  parameters_[static_cast<size_t>(index)].apart = true;
+  keeper_ = &keeper;
 }
 
 int ParameterGroup::find(const std::string& name) const {
@@ -72,9 +87,35 @@ int ParameterGroup::find(const std::string& name) const {
   return -1;
 }
 
-void* ParameterGroup::data(int index) const {
+void* ParameterGroup::held(int index) const {
   if (index < 0) return nullptr;
+  if (parameter(index).apart) return apart_[static_cast<size_t>(index)].data();
   return data_.data() + parameter(index).place;
+}
+
+void* ParameterGroup::data(int index) const {
+  void* const present = held(index);
+  if (present || index < 0) return present;
+  const Parameter& parameter = this->parameter(index);
+  const size_t bytes = static_cast<size_t>(parameter.count) * dtypeSize(parameter.type);
+  DeviceMemory memory(*engine_, MemoryUse::Weights, bytes, parameter.name.c_str());
+  if (!keeper_->restore(index, memory.data())) engine_->zero(memory.data(), bytes);
+  DeviceMemory& place = apart_[static_cast<size_t>(index)];
+  place = std::move(memory);
+  return place.data();
+}
+
+void ParameterGroup::letGo(int index) const {
+  DeviceMemory& place = apart_[static_cast<size_t>(index)];
+  if (!place.data()) return;
+  engine_->synchronize();  // earlier commands may still read it
+  place = DeviceMemory();
+}
+
+size_t ParameterGroup::parameterBytes() const {
+  size_t bytes = data_.bytes();
+  for (const DeviceMemory& memory : apart_) bytes += memory.bytes();
+  return bytes;
 }
 
 void* ParameterGroup::gradients() {
@@ -99,17 +140,36 @@ void ParameterGroup::zeroGradients() {
 
 void ParameterGroup::write(int index, const float* values) {
   const Parameter& target = parameter(index);
-  constexpr float kLargestHalf = 65504;
-  const auto tooLarge = [](float value) { return std::abs(value) > kLargestHalf; };
-  if (target.type == DType::F16 && std::any_of(values, values + target.count, tooLarge))
-    throw Error(code::kWeights, format("parameter \"%s\" has values over %g, the largest of float16: keep it as bfloat16 or float32",
-                                       target.name.c_str(), static_cast<double>(kLargestHalf)));
+  requireInRange(target, values, target.count);
   writeTo(index, data(index), target.type, values);
-  markChanged();
+  markChanged(index);
+  if (target.apart) keeper_->keep(index);
+}
+
+void ParameterGroup::write(int index, const ReadValues& read) {
+  const Parameter& target = parameter(index);
+  if (!sameOrder(target)) {
+    std::vector<float> values(static_cast<size_t>(target.count));
+    read(0, target.count, values.data());
+    return write(index, values.data());
+  }
+  constexpr int64_t kPiece = int64_t{1} << 20;
+  char* const to = static_cast<char*>(data(index));
+  markChanged(index);  // from the first piece on
+  std::vector<float> piece(static_cast<size_t>(std::min(kPiece, target.count)));
+  for (int64_t first = 0; first < target.count; first += kPiece) {
+    const int64_t count = std::min(kPiece, target.count - first);
+    read(first, count, piece.data());
+    requireInRange(target, piece.data(), count);
+    writeFromFloat(*engine_, to + static_cast<size_t>(first) * dtypeSize(target.type), target.type, piece.data(), count);
+  }
+  if (target.apart) keeper_->keep(index);
 }
 
 void ParameterGroup::read(int index, float* values) const {
+  const bool present = held(index) != nullptr;
   readFrom(index, data(index), parameter(index).type, values);
+  if (!present) letGo(index);
 }
 
 void ParameterGroup::readGradient(int index, float* values) {

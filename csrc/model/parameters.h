@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,20 @@ struct Parameter {
   RowOrder rows{};
   DType type = DType::F32;  // in memory
   size_t place = 0;
+  uint64_t version = 0;  // of its values
+  bool apart = false;    // in memory of its own (ParameterGroup::keepApart)
+};
+
+/// Holds parameters of a frozen group in a form of its own.
+class ParameterKeeper {
+ public:
+  /// Writes the parameter's values to `plain`; false where the keeper does not have them.
+  virtual bool restore(int parameter, void* plain) = 0;
+  /// The parameter was written: takes its values over, and may letGo of it.
+  virtual void keep(int parameter) = 0;
+
+ protected:
+  ~ParameterKeeper() = default;
 };
 
 /// A flat block of parameters that train (or not) together. First `add` every parameter, then `allocate`
@@ -48,29 +63,39 @@ class ParameterGroup {
 
   int64_t count() const { return count_; }  // elements of the flat arrays, gaps included
   void* data() const { return data_.data(); }
-  /// Parameter `index` in the flat array; null for −1, so that absent biases need no case of their own.
+  /// Parameter `index`; null for −1, so that absent biases need no case of their own. One that is kept apart is brought back first, for
+  /// as long as nobody lets go of it.
   void* data(int index) const;
+  /// The same, but null where a parameter that is kept apart is not held at present.
+  void* held(int index) const;
+
+  /// Before `allocate`: `index` is not part of the flat array, and `keeper` has it most of the time.
+  void keepApart(int index, ParameterKeeper& keeper);
+  /// Gives the memory of a parameter back that its keeper has.
+  void letGo(int index) const;
   /// Gradients have the accumulator type. They are allocated, zeroed, when first asked for; null when the
   /// group is frozen.
   void* gradients();
   void* gradient(int index);
   bool hasGradients() const { return gradients_.data() != nullptr; }
   void zeroGradients();
-  size_t parameterBytes() const { return data_.bytes(); }
+  size_t parameterBytes() const;
   size_t gradientBytes() const { return gradients_.bytes(); }
 
   // Values come and go in the order of files.
   void write(int index, const float* values);
+  /// The same, of values that come piece by piece: read(first, count, values).
+  using ReadValues = std::function<void(int64_t first, int64_t count, float* values)>;
+  void write(int index, const ReadValues& read);
   void read(int index, float* values) const;
   void readGradient(int index, float* values);
   /// The same for an array of `type` that is laid out as the parameter is: an optimizer's moments.
   void writeTo(int index, void* array, DType type, const float* values);
   void readFrom(int index, const void* array, DType type, float* values) const;
 
-  /// Counts changes made from outside the optimizer; packed copies of a frozen weight are valid for one
-  /// version.
+  /// Counts changes made from outside the optimizer. Packed copies of a frozen weight are valid for one version of that parameter.
   uint64_t version() const { return version_; }
-  void markChanged() { ++version_; }
+  void markChanged(int index) { parameters_[static_cast<size_t>(index)].version = ++version_; }
 
  private:
   std::string name_;
@@ -81,6 +106,9 @@ class ParameterGroup {
   DType storage_ = DType::F32;
   Engine* engine_ = nullptr;
   DeviceMemory data_;
+  // Of parameters kept apart; empty where they are not held. Reading brings one back, which changes no value.
+  mutable std::vector<DeviceMemory> apart_;
+  ParameterKeeper* keeper_ = nullptr;
   DeviceMemory gradients_;
 };
 

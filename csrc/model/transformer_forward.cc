@@ -7,6 +7,7 @@ namespace rlhf {
 
 Transformer::Transformer(Engine& engine, const ModelConfig& config, bool trainable, DType storage)
     : engine_(engine), base_("base", trainable), architecture_(config, base_), packed_(architecture_, base_) {
+  packed_.plan(engine, storage);
   base_.allocate(engine, storage);
   if (architecture_.rotary() > 0) makeRotaryTables();
 }
@@ -92,7 +93,8 @@ void Transformer::embed(const ForwardBuffers& buffers, const RowSet& rows) {
                              .maxPositions = config.maxPositions};
   arguments.tokens = buffers.tokens;
   arguments.positions = buffers.positions;
-  arguments.table = base_.data(architecture_.embedding);
+  arguments.packedTable = packed_.packedEmbedding();
+  if (!arguments.packedTable) arguments.table = base_.data(architecture_.embedding);
   arguments.positionTable = base_.data(architecture_.positionEmbedding);
   arguments.y = buffers.blocks.front().input;
   engine_.run(engine_.ops().embeddingForward, arguments);

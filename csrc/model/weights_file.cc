@@ -18,8 +18,6 @@ struct CloseFile {
 };
 using File = std::unique_ptr<std::FILE, CloseFile>;
 
-constexpr int64_t kChunk = int64_t{1} << 20;  // elements converted at a time
-
 /// The bytes [offset, offset + bytes) must lie in the file: known before memory is taken for them.
 void requireInside(std::FILE* file, const std::string& path, const std::string& parameter, int64_t offset, int64_t bytes) {
   struct stat status {};
@@ -30,10 +28,47 @@ void requireInside(std::FILE* file, const std::string& path, const std::string& 
                                     parameter.c_str()));
 }
 
-void readChunk(std::FILE* file, const std::string& path, const std::string& parameter, void* destination, size_t bytes) {
-  if (std::fread(destination, 1, bytes, file) == bytes) return;
-  throw Error(code::kFile, format("%s: the data of %s cannot be read", path.c_str(), parameter.c_str()));
-}
+/// One parameter's numbers in a file, read piece by piece.
+class StoredNumbers {
+ public:
+  StoredNumbers(const std::string& path, const std::string& parameter, int64_t offset, DType type)
+      : path_(path), parameter_(parameter), offset_(offset), type_(type), file_(std::fopen(path.c_str(), "rb")) {
+    if (!file_) throw Error(code::kFile, format("%s: cannot be opened: %s", path.c_str(), std::strerror(errno)));
+  }
+
+  std::FILE* file() const { return file_.get(); }
+
+  void read(int64_t first, int64_t count, float* values) {
+    raw_.resize(static_cast<size_t>(count) * dtypeSize(type_));
+    const auto begin = static_cast<off_t>(offset_ + first * static_cast<int64_t>(dtypeSize(type_)));
+    if (fseeko(file_.get(), begin, SEEK_SET) != 0 || std::fread(raw_.data(), 1, raw_.size(), file_.get()) != raw_.size())
+      throw Error(code::kFile, format("%s: the data of %s cannot be read", path_.c_str(), parameter_.c_str()));
+    convertToFloat(raw_.data(), type_, values, static_cast<size_t>(count));
+  }
+
+  /// Throws where one of `count` numbers is not finite.
+  void requireFinite(int64_t count) {
+    constexpr int64_t kPiece = int64_t{1} << 20;
+    std::vector<float> values(static_cast<size_t>(std::min(count, kPiece)));
+    for (int64_t first = 0; first < count; first += kPiece) {
+      const int64_t length = std::min(kPiece, count - first);
+      read(first, length, values.data());
+      const auto end = values.begin() + length;
+      const auto bad = std::find_if(values.begin(), end, [](float value) { return !std::isfinite(value); });
+      if (bad != end)
+        throw Error(code::kWeights, format("%s: %s holds a value that is not finite at element %lld", path_.c_str(),
+                                           parameter_.c_str(), static_cast<long long>(first + (bad - values.begin()))));
+    }
+  }
+
+ private:
+  const std::string& path_;
+  const std::string& parameter_;
+  int64_t offset_;
+  DType type_;
+  File file_;
+  std::vector<char> raw_;
+};
 
 }  // namespace
 
@@ -42,24 +77,11 @@ void loadParameterFromFile(Model& model, const std::string& parameter, const std
   if (offset < 0 || count < 0)
     throw Error(code::kArgument, format("%s: offset and count must be at least 0, got %lld and %lld", parameter.c_str(),
                                         static_cast<long long>(offset), static_cast<long long>(count)));
-  const File file(std::fopen(path.c_str(), "rb"));
-  if (!file) throw Error(code::kFile, format("%s: cannot be opened: %s", path.c_str(), std::strerror(errno)));
-  requireInside(file.get(), path, parameter, offset, count * static_cast<int64_t>(dtypeSize(type)));
+  StoredNumbers numbers(path, parameter, offset, type);
+  requireInside(numbers.file(), path, parameter, offset, count * static_cast<int64_t>(dtypeSize(type)));
   if (model.engine().plans()) return;
-  if (fseeko(file.get(), static_cast<off_t>(offset), SEEK_SET) != 0)
-    throw Error(code::kFile, format("%s: cannot be read: %s", path.c_str(), std::strerror(errno)));
-  std::vector<float> values(static_cast<size_t>(count));
-  std::vector<char> raw(static_cast<size_t>(std::min(count, kChunk)) * dtypeSize(type));
-  for (int64_t first = 0; first < count; first += kChunk) {
-    const size_t length = static_cast<size_t>(std::min(kChunk, count - first));
-    readChunk(file.get(), path, parameter, raw.data(), length * dtypeSize(type));
-    convertToFloat(raw.data(), type, values.data() + first, length);
-  }
-  const auto bad = std::find_if(values.begin(), values.end(), [](float value) { return !std::isfinite(value); });
-  if (bad != values.end())
-    throw Error(code::kWeights, format("%s: %s holds a value that is not finite at element %lld", path.c_str(),
-                                       parameter.c_str(), static_cast<long long>(bad - values.begin())));
-  model.writeParameter(parameter, values.data(), count);
+  numbers.requireFinite(count);  // before anything is written
+  model.writeParameter(parameter, count, [&](int64_t first, int64_t length, float* values) { numbers.read(first, length, values); });
 }
 
 }  // namespace rlhf

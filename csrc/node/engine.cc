@@ -28,7 +28,7 @@ Backend cudaBackend() {
   std::shared_ptr<Device> device = openCudaDevice(0);
   std::string missing;  // weights are packed for the CPU alone
 #define RLHF_NAME_MISSING(name, Arguments) \
-  if (!ops.name && std::string(#name) != "packWeight") missing += missing.empty() ? #name : ", " #name;
+  if (!ops.name && !std::string(#name).ends_with("packWeight")) missing += missing.empty() ? #name : ", " #name;
   RLHF_FOR_EACH_OP(RLHF_NAME_MISSING)
 #undef RLHF_NAME_MISSING
   if (!missing.empty())

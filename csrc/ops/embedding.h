@@ -15,14 +15,15 @@ struct EmbeddingForward {
   int64_t rows = 0, cols = 0, vocab = 0, maxPositions = 0;
   const int32_t* tokens = nullptr;      // [N], each in [0, vocab), else kTokenOutOfRange
   const int32_t* positions = nullptr;   // [N] (optional, with positionTable)
-  const void* table = nullptr;          // [V, C]
+  const void* table = nullptr;          // [V, C] (optional with packedTable)
+  const void* packedTable = nullptr;    // (optional) read in its place: what packWeight made of it for a head whose products have its type
   const void* positionTable = nullptr;  // [maxPositions, C] (optional)
   void* y = nullptr;                    // [N, C]
 
   template <class F> void fields(F&& f) {
     f("type", type), f("tableType", tableType), f("rows", rows), f("cols", cols), f("vocab", vocab);
     f("maxPositions", maxPositions), f("tokens", tokens), f("positions", positions), f("table", table);
-    f("positionTable", positionTable), f("y", y);
+    f("packedTable", packedTable), f("positionTable", positionTable), f("y", y);
   }
 };
 

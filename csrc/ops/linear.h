@@ -102,4 +102,18 @@ struct PackWeight {
   }
 };
 
+/// The other way round: a weight whose products are computed in its own type, from its form for y = x·Wᵀ. Packing only moved its
+/// numbers, so every bit comes back.
+struct UnpackWeight {
+  DType type = DType::F32;     // of the weight and of its products
+  int64_t inputs = 0, outputs = 0;
+  int32_t transposed = 0;
+  const void* packed = nullptr;
+  void* weight = nullptr;
+
+  template <class F> void fields(F&& f) {
+    f("type", type), f("inputs", inputs), f("outputs", outputs), f("transposed", transposed), f("packed", packed), f("weight", weight);
+  }
+};
+
 }  // namespace rlhf

@@ -31,6 +31,7 @@ namespace rlhf {
   X(headNormBackward, HeadNormBackward)            \
   X(rotary, Rotary)                                \
   X(packWeight, PackWeight)                        \
+  X(unpackWeight, UnpackWeight)                    \
   X(linearForward, LinearForward)                  \
   X(linearBackward, LinearBackward)                \
   X(dropout, Dropout)                              \

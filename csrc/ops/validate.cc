@@ -11,7 +11,8 @@ void validate(const EmbeddingForward& a) {
   check.floating("type", a.type);
   check.floating("tableType", a.tableType);
   check.positive({{"rows", a.rows}, {"cols", a.cols}, {"vocab", a.vocab}});
-  check.present({{"tokens", a.tokens}, {"table", a.table}, {"y", a.y}});
+  check.present({{"tokens", a.tokens}, {"y", a.y}});
+  check.presentWhen(!a.packedTable, "table", a.table, "without packedTable");
   if (a.positionTable) check.atLeast("maxPositions", a.maxPositions, 1);
   check.presentWhen(a.positionTable != nullptr, "positions", a.positions, "with positionTable");
 }
@@ -102,6 +103,14 @@ void validate(const PackWeight& a) {
   check.flag("transposed", a.transposed);
   check.flag("backward", a.backward);
   check.present({{"weight", a.weight}, {"packed", a.packed}});
+}
+
+void validate(const UnpackWeight& a) {
+  const ArgumentCheck check("unpackWeight");
+  check.floating("type", a.type);
+  check.positive({{"inputs", a.inputs}, {"outputs", a.outputs}});
+  check.flag("transposed", a.transposed);
+  check.present({{"packed", a.packed}, {"weight", a.weight}});
 }
 
 void validate(const LinearForward& a) {

@@ -6,6 +6,8 @@ namespace {
 
 template <class T>
 void run(const EmbeddingForward& a) {
+  if (a.packedTable)
+    throw Error(code::kUnsupported, "embeddingForward: ref has no packed form, as its packedWeightBytes of 0 says");
   const Parameter<T> table(a.table, a.tableType), positionTable(a.positionTable, a.tableType);
   for (int64_t n = 0; n < a.rows; ++n) {
     checkIndex("embeddingForward", "tokens", n, a.tokens[n], a.vocab, code::kTokenRange);

@@ -143,5 +143,8 @@ RLHF_REF_OP(linearBackward, LinearBackward)
 void packWeight(OpContext&, const PackWeight&) {
   throw Error(code::kUnsupported, "packWeight: ref has no packed form, as its packedWeightBytes of 0 says");
 }
+void unpackWeight(OpContext&, const UnpackWeight&) {
+  throw Error(code::kUnsupported, "unpackWeight: ref has no packed form, as its packedWeightBytes of 0 says");
+}
 
 }  // namespace rlhf::ref

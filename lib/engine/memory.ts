@@ -4,7 +4,8 @@ import { RlhfError } from "../errors.ts";
 /**
  * What an engine's memory is for:
  * - `weights`: of models, adapters and heads, with the tables of rotary positions
- * - `packedWeights`: a frozen base's matrices in the order in which matrix products stream them
+ * - `packedWeights`: a frozen base's matrices in the order in which matrix products stream them, for the most part the only form they
+ *   are held in
  * - `gradients` and `optimizer`: of what is trained; AdamW has two moments
  * - `activations`: what forward passes keep for backward, their outputs, and work arrays
  * - `logits`: kept for backward while they fit 512 MiB a pass, else computed again

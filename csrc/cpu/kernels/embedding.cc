@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "cpu/kernels/gemm.h"
 #include "cpu/kernels/parallel.h"
 #include "cpu/kernels/requirements.h"
 #include "cpu/kernels/table.h"
@@ -23,11 +24,35 @@ void addTo(float* destination, const float* source, int64_t count) {
   });
 }
 
+/// The same from the head's packed form, where a row of the table is a column of the product and its numbers stand apart.
+void embedFromPacked(OpContext& context, const EmbeddingForward& a) {
+  withPackedOrder(a.tableType, "embeddingForward", [&]<class Order>(Order) {
+    const auto* table = static_cast<const typename Order::Element*>(a.packedTable);
+    withReader(a.tableType, [&]<class Reader>(Reader) {
+      const auto* positionTable = static_cast<const typename Reader::Element*>(a.positionTable);
+      forEachRange(context, a.rows, a.cols, [&](int64_t begin, int64_t end) {
+        for (int64_t n = begin; n < end; ++n) {
+          const auto* positionRow = positionTable ? positionTable + a.positions[n] * a.cols : nullptr;
+          float* y = static_cast<float*>(a.y) + n * a.cols;
+          for (int64_t c = 0; c < a.cols; c += kWidth) {
+            const int count = static_cast<int>(std::min<int64_t>(kWidth, a.cols - c));
+            typename Reader::Element row[kWidth] = {};
+            for (int i = 0; i < count; ++i) row[i] = table[Order::index(c + i, a.tokens[n], a.cols)];
+            const Vec value = Reader::loadPartial(row, count);
+            storePartial(y + c, positionRow ? value + Reader::loadPartial(positionRow + c, count) : value, count);
+          }
+        }
+      });
+    });
+  });
+}
+
 }  // namespace
 
 void embeddingForward(OpContext& context, const EmbeddingForward& a) {
   requireFloat32(a.type, "embeddingForward");
   requireIndices("embeddingForward", a, a.positionTable != nullptr);
+  if (a.packedTable) return embedFromPacked(context, a);
   withReader(a.tableType, [&]<class Reader>(Reader) {
     const auto* table = static_cast<const typename Reader::Element*>(a.table);
     const auto* positionTable = static_cast<const typename Reader::Element*>(a.positionTable);

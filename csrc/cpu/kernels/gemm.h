@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "core/error.h"
 #include "cpu/kernels/bfloat16.h"
 #include "cpu/kernels/pack.h"
 #include "ops/context.h"
@@ -92,6 +93,30 @@ constexpr int64_t panelStrideOf(int64_t depth, DType compute) {
 constexpr int64_t panelOffset(int64_t k, int64_t col, int64_t panelStride, DType compute) {
   return compute == DType::BF16 ? col / kBfloat16Tile * panelStride + k / kBfloat16Tile * kBfloat16StepFloats
                                 : col / kPanelCols * panelStride + k * kPanelCols;
+}
+
+/// Where element (k, col) of B stands in panels whose depth is B's, counted in elements: of float32, and of bfloat16 (cpu/bfloat16_kernel.h).
+struct PackedFloat32 {
+  using Element = float;
+  static int64_t index(int64_t k, int64_t col, int64_t depth) {
+    return panelOffset(k, col / kPanelCols * kPanelCols, panelStrideOf(depth, DType::F32), DType::F32) + col % kPanelCols;
+  }
+};
+struct PackedBfloat16 {
+  using Element = uint16_t;
+  static int64_t index(int64_t k, int64_t col, int64_t depth) {
+    constexpr int64_t kTile = kBfloat16Tile, kHalf = kTile / 2;
+    const int64_t block = 2 * panelOffset(k / kTile * kTile, col / kTile * kTile, panelStrideOf(depth, DType::BF16), DType::BF16);
+    return block + col % kTile / kHalf * kHalf * kTile + k % kTile / 2 * kTile + col % kHalf * 2 + k % 2;
+  }
+};
+
+/// Calls body with the order of packed weights whose products are computed in `type`, their own.
+template <class Body>
+void withPackedOrder(DType type, const char* op, Body&& body) {
+  if (type == DType::F32) return body(PackedFloat32{});
+  if (type == DType::BF16) return body(PackedBfloat16{});
+  throw Error(code::kUnsupported, format("%s: weights of %s have no packed form on the CPU", op, dtypeName(type)));
 }
 
 /// Packs all of B [depth, cols] into panels panelStrideOf(depth, compute) floats apart, on all threads.

@@ -130,6 +130,26 @@ void packWeight(OpContext& context, const PackWeight& p) {
   packColumns(context, b, depth, cols, floats(p.packed), p.compute);
 }
 
+void unpackWeight(OpContext& context, const UnpackWeight& p) {
+  withPackedOrder(p.type, "unpackWeight", [&]<class Order>(Order) {
+    using Element = typename Order::Element;
+    const auto* packed = static_cast<const Element*>(p.packed);
+    auto* weight = static_cast<Element*>(p.weight);
+    // A few panels of columns at a time, each read from end to end while it is in a cache.
+    constexpr int64_t kColumns = 64;
+    forEachTask(context, ceilDivide(p.outputs, kColumns), p.inputs * p.outputs >= kElementsPerTask, [&](int64_t task, int) {
+      const int64_t begin = task * kColumns, end = std::min(begin + kColumns, p.outputs);
+      if (p.transposed) {
+        for (int64_t k = 0; k < p.inputs; ++k)
+          for (int64_t m = begin; m < end; ++m) weight[k * p.outputs + m] = packed[Order::index(k, m, p.inputs)];
+      } else {
+        for (int64_t m = begin; m < end; ++m)
+          for (int64_t k = 0; k < p.inputs; ++k) weight[m * p.inputs + k] = packed[Order::index(k, m, p.inputs)];
+      }
+    });
+  });
+}
+
 void linearForward(OpContext& context, const LinearForward& f) {
   requireFloat32(f.type, "linearForward");
   requireWeight("linearForward", f.weight, f.weight.packedForward);
