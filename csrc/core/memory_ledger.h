@@ -17,7 +17,7 @@ enum class MemoryUse {
   Logits,       // kept for backward passes
   Scratch,      // of the operators
   Cache,        // keys and values of the sequences being decoded, with what belongs to them
-  Arrays,       // results of loss functions: some numbers per token
+  Arrays,       // results of loss functions: some numbers per token; a matrix while it is packed or read
 };
 inline constexpr size_t kMemoryUses = 9;
 

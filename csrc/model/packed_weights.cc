@@ -26,6 +26,18 @@ void PackedWeights::plan(Engine& engine, DType storage) {
   }
 }
 
+void PackedWeights::allocate() {
+  Engine& engine = base_.engine();
+  for (Matrix& matrix : matrices_) {
+    if (!matrix.apart) continue;
+    Form& form = matrix.forms[kForward];
+    form.memory = DeviceMemory(engine, MemoryUse::PackedWeights, form.bytes, "a packed weight");
+    engine.zero(form.memory.data(), form.bytes);
+    form.version = base_.parameter(matrix.parameter).version;
+    form.ready = true;
+  }
+}
+
 void PackedWeights::prepareLinears(Use use) {
   for (size_t i = 0; i + 1 < matrices_.size(); ++i) prepare(matrices_[i], use);
 }
@@ -65,9 +77,8 @@ PackedWeights::Matrix& PackedWeights::matrixOf(int parameter) {
 
 void PackedWeights::keep(int parameter) { prepare(matrixOf(parameter), kForward); }
 
-bool PackedWeights::restore(int parameter, void* plain) {
+void PackedWeights::restore(int parameter, void* plain) {
   const Matrix& matrix = matrixOf(parameter);
-  if (!current(matrix, kForward)) return false;
   Engine& engine = base_.engine();
   engine.run(engine.ops().unpackWeight, UnpackWeight{.type = base_.storage(),
                                                      .inputs = matrix.inputs,
@@ -75,7 +86,6 @@ bool PackedWeights::restore(int parameter, void* plain) {
                                                      .transposed = matrix.transposed,
                                                      .packed = matrix.forms[kForward].memory.data(),
                                                      .weight = plain});
-  return true;
 }
 
 LinearWeight PackedWeights::weight(const Matrix& matrix) const {

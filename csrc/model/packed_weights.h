@@ -17,8 +17,9 @@ class PackedWeights : public ParameterKeeper {
   PackedWeights(const PackedWeights&) = delete;
   PackedWeights& operator=(const PackedWeights&) = delete;
 
-  /// Once, before the base is allocated.
+  /// Once each, before and after the base is allocated: with no value written yet all weights are zero.
   void plan(Engine& engine, DType storage);
+  void allocate();
 
   enum Use { kForward = 0, kBackward = 1 };
   void prepareLinears(Use use);
@@ -30,7 +31,7 @@ class PackedWeights : public ParameterKeeper {
   const void* packedEmbedding();
   size_t bytes() const;
 
-  bool restore(int parameter, void* plain) override;
+  void restore(int parameter, void* plain) override;
   void keep(int parameter) override;
 
  private:

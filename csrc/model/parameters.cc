@@ -98,8 +98,8 @@ void* ParameterGroup::data(int index) const {
   if (present || index < 0) return present;
   const Parameter& parameter = this->parameter(index);
   const size_t bytes = static_cast<size_t>(parameter.count) * dtypeSize(parameter.type);
-  DeviceMemory memory(*engine_, MemoryUse::Weights, bytes, parameter.name.c_str());
-  if (!keeper_->restore(index, memory.data())) engine_->zero(memory.data(), bytes);
+  DeviceMemory memory(*engine_, MemoryUse::Arrays, bytes, parameter.name.c_str());
+  keeper_->restore(index, memory.data());
   DeviceMemory& place = apart_[static_cast<size_t>(index)];
   place = std::move(memory);
   return place.data();
@@ -110,12 +110,6 @@ void ParameterGroup::letGo(int index) const {
   if (!place.data()) return;
   engine_->synchronize();  // earlier commands may still read it
   place = DeviceMemory();
-}
-
-size_t ParameterGroup::parameterBytes() const {
-  size_t bytes = data_.bytes();
-  for (const DeviceMemory& memory : apart_) bytes += memory.bytes();
-  return bytes;
 }
 
 void* ParameterGroup::gradients() {

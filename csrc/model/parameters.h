@@ -31,8 +31,8 @@ struct Parameter {
 /// Holds parameters of a frozen group in a form of its own.
 class ParameterKeeper {
  public:
-  /// Writes the parameter's values to `plain`; false where the keeper does not have them.
-  virtual bool restore(int parameter, void* plain) = 0;
+  /// Writes the values of a parameter that is not held plainly to `plain`.
+  virtual void restore(int parameter, void* plain) = 0;
   /// The parameter was written: takes its values over, and may letGo of it.
   virtual void keep(int parameter) = 0;
 
@@ -79,7 +79,7 @@ class ParameterGroup {
   void* gradient(int index);
   bool hasGradients() const { return gradients_.data() != nullptr; }
   void zeroGradients();
-  size_t parameterBytes() const;
+  size_t parameterBytes() const { return data_.bytes(); }  // without those that are kept apart
   size_t gradientBytes() const { return gradients_.bytes(); }
 
   // Values come and go in the order of files.

@@ -9,6 +9,7 @@ Transformer::Transformer(Engine& engine, const ModelConfig& config, bool trainab
     : engine_(engine), base_("base", trainable), architecture_(config, base_), packed_(architecture_, base_) {
   packed_.plan(engine, storage);
   base_.allocate(engine, storage);
+  packed_.allocate();
   if (architecture_.rotary() > 0) makeRotaryTables();
 }
 

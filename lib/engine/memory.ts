@@ -11,7 +11,8 @@ import { RlhfError } from "../errors.ts";
  * - `logits`: kept for backward while they fit 512 MiB a pass, else computed again
  * - `scratch`: of the operators
  * - `cache`: keys and values of the sequences that are generated together
- * - `arrays`: results of loss functions, some numbers per token; estimates leave them out
+ * - `arrays`: results of loss functions, some numbers per token, and one matrix at a time while weights are loaded, read or packed;
+ *   estimates leave them out
  */
 export const MEMORY_USES = [
   "weights",

@@ -72,8 +72,8 @@ export interface MemoryEstimate {
 /**
  * The memory that an engine will hold for one or several models and what is done with them, before any of it is taken: the engine's
  * own code runs on a device that only counts, so the estimate is what `engine.memory().peak` will be after the real thing. It is
- * the largest where passes are as large as said; smaller ones take no more. Results of loss functions and the process itself
- * (Node.js, data) come on top. Throws what loading a model or a pass of that size throws.
+ * the largest where passes are as large as said; smaller ones take no more. Results of loss functions, one matrix while weights are
+ * loaded or packed, and the process itself (Node.js, data) come on top. Throws what loading a model or a pass of that size throws.
  */
 export async function estimateMemory(
   workload: ModelWorkload | readonly ModelWorkload[],
@@ -84,7 +84,7 @@ export async function estimateMemory(
     const held: Disposable[] = [];
     try {
       for (const each of Array.isArray(workload) ? workload : [workload]) await plan(each, engine, held);
-      const bytes = engine.memory().peak;
+      const bytes = { ...engine.memory().peak, arrays: 0 };
       return { bytes, total: totalBytes(bytes) };
     } finally {
       for (const each of held.reverse()) each[Symbol.dispose]();
