@@ -32,9 +32,6 @@ void PackedWeights::allocate() {
     if (!matrix.apart) continue;
     Form& form = matrix.forms[kForward];
     form.memory = DeviceMemory(engine, MemoryUse::PackedWeights, form.bytes, "a packed weight");
-    engine.zero(form.memory.data(), form.bytes);
-    form.version = base_.parameter(matrix.parameter).version;
-    form.ready = true;
   }
 }
 
@@ -75,11 +72,16 @@ PackedWeights::Matrix& PackedWeights::matrixOf(int parameter) {
   return *std::find_if(matrices_.begin(), matrices_.end(), [&](const Matrix& matrix) { return matrix.parameter == parameter; });
 }
 
+size_t PackedWeights::matrixBytes(const Matrix& matrix) const {
+  return static_cast<size_t>(matrix.inputs * matrix.outputs) * dtypeSize(base_.storage());
+}
+
 void PackedWeights::keep(int parameter) { prepare(matrixOf(parameter), kForward); }
 
 void PackedWeights::restore(int parameter, void* plain) {
   const Matrix& matrix = matrixOf(parameter);
   Engine& engine = base_.engine();
+  if (!current(matrix, kForward)) return engine.zero(plain, matrixBytes(matrix));  // nothing was written yet
   engine.run(engine.ops().unpackWeight, UnpackWeight{.type = base_.storage(),
                                                      .inputs = matrix.inputs,
                                                      .outputs = matrix.outputs,

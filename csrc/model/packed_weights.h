@@ -49,6 +49,7 @@ class PackedWeights : public ParameterKeeper {
     Form forms[2];
   };
   Matrix& matrixOf(int parameter);
+  size_t matrixBytes(const Matrix& matrix) const;
   void prepare(Matrix& matrix, Use use);
   bool current(const Matrix& matrix, Use use) const;
   LinearWeight weight(const Matrix& matrix) const;
