@@ -64,6 +64,8 @@ Ops makeOps(const char* backend, const char* instructionSet) {
   ops.adamW = opEntry<AdamW, adamW>;
   ops.squaredNorm = opEntry<SquaredNorm, squaredNorm>;
   ops.sample = opEntry<Sample, sample>;
+  ops.kvAppend = opEntry<KvAppend, kvAppend>;
+  ops.decodeAttention = opEntry<DecodeAttention, decodeAttention>;
   return ops;
 }
 

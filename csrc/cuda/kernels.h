@@ -69,6 +69,9 @@ void squaredNorm(OpContext& context, const SquaredNorm& arguments);
 void sample(OpContext& context, const Sample& arguments);
 size_t sampleScratchBytes(int64_t rows, int64_t vocab);
 
+void kvAppend(OpContext& context, const KvAppend& arguments);
+void decodeAttention(OpContext& context, const DecodeAttention& arguments);
+
 /// The table, under the given name ("cuda", "simt").
 Ops makeOps(const char* backend, const char* instructionSet);
 
