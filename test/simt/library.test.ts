@@ -1,0 +1,46 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { copyFile, mkdir } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { dirname, join, resolve } from "node:path";
+import { withTemporaryDirectory } from "../support/tiny.ts";
+
+const ROOT = resolve(import.meta.dirname, "../..");
+const BUILD = resolve(process.env["RLHF_BUILD_DIR"] ?? join(ROOT, "build"));
+const MOCHA = join(dirname(createRequire(import.meta.url).resolve("mocha/package.json")), "bin", "mocha.js");
+
+/** Tests of the library that any device can pass. Each is held to PyTorch's or transformers' results, or to bits. */
+const TESTS = ["parity/ppo", "parity/trajectories", "parity/generation", "parity/batch-invariance"];
+
+/**
+ * The library with device "cuda" where there is no GPU: the addon opens the emulator in the place of the CUDA backend, whose memory
+ * is its own, so that what trainers, passes and generation ask of a GPU is what the CUDA sources then do.
+ */
+describe("the library on device cuda, emulated", () => {
+  for (const name of TESTS)
+    it(`passes test/${name}.test.ts`, async () => {
+      await withTemporaryDirectory(async (directory) => {
+        for (const folder of ["Release", "kernels"]) await mkdir(join(directory, folder));
+        const parts = [
+          ["Release/rlhf.node", "Release/rlhf.node"],
+          ["kernels/emulated/librlhf_cuda.so", "Release/librlhf_cuda.so"],
+          ["kernels/rlhf_kernels.node", "kernels/rlhf_kernels.node"],
+        ] as const;
+        for (const [from, to] of parts) await copyFile(join(BUILD, from), join(directory, to));
+        const options = ["--no-config", "--timeout", "0", "--reporter", "json"];
+        const { status, stdout, stderr } = spawnSync(
+          process.execPath,
+          ["--import", "tsx", MOCHA, ...options, join(ROOT, "test", `${name}.test.ts`)],
+          {
+            cwd: ROOT,
+            encoding: "utf8",
+            maxBuffer: 1 << 28,
+            env: { ...process.env, RLHF_BUILD_DIR: directory, RLHF_TEST_DEVICE: "cuda" },
+          },
+        );
+        assert.equal(status, 0, stdout + stderr);
+        const { stats } = JSON.parse(stdout.slice(stdout.indexOf("{"))) as { stats: { passes: number } };
+        assert.ok(stats.passes > 0);
+      });
+    });
+});
