@@ -146,7 +146,11 @@ async function examineCuda(): Promise<Finding> {
   try {
     const { Engine } = await import("../engine/engine.ts");
     const { device, instructionSet } = Engine.shared({ device: "cuda" }).info;
-    return { ...about, ok: true, text: `${device}, ${instructionSet}; device "auto" takes it` };
+    return {
+      ...about,
+      ok: true,
+      text: `${device}, ${instructionSet}; device "auto" takes the CPU until the backend is proved on a GPU`,
+    };
   } catch (error) {
     const [text = "", ...cure] = messageOf(error).split("\n");
     return {

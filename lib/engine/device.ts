@@ -1,7 +1,7 @@
 import { messageOf, RlhfError } from "../errors.ts";
 import { call, type NativeEngineOptions, native } from "./native.ts";
 
-/** Where a model computes. "auto" takes the best device there is; a device named outright is used or it is an error. */
+/** Where a model computes. "auto" takes the best device that is proved; a device named outright is used or it is an error. */
 export type DeviceName = "auto" | "cpu" | "cuda";
 
 /** The device that a name stands for on this machine. */
@@ -34,10 +34,14 @@ export function chooseDevice(name: DeviceName = "auto"): DeviceChoice {
   return automatic;
 }
 
+/** The CPU, until the CUDA backend has been proved on a GPU (npm run test:cuda): so far only an emulator has run it. */
 function best(): DeviceChoice {
   try {
     call(() => native().requireCuda());
-    return { device: "cuda", reason: "auto: a GPU can be used" };
+    return {
+      device: "cpu",
+      reason: 'auto: there is a GPU, but the CUDA backend has not been proved on one; device "cuda" takes it',
+    };
   } catch (error) {
     const [reason = ""] = messageOf(error).split("\n");
     return { device: "cpu", reason: `auto: ${reason}` };
