@@ -9,7 +9,7 @@
 namespace rlhf::cuda {
 namespace {
 
-constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+constexpr float kLn2 = 0.6931471805599453f;
 
 template <class T>
 struct ForwardArrays {

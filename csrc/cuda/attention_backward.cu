@@ -11,7 +11,6 @@ namespace rlhf::cuda {
 namespace {
 
 constexpr int kDeltaThreads = 128;
-constexpr float kLog2E = 1.4426950408889634f;
 
 template <class T>
 struct BackwardArrays {

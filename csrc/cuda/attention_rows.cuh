@@ -9,6 +9,8 @@
 
 namespace rlhf::cuda {
 
+inline constexpr float kLog2E = 1.4426950408889634f;
+
 RLHF_DEVICE int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /// One of q, k, v, o, dO: rows of `heads` heads, each `dim` wide.
