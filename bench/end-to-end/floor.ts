@@ -1,3 +1,4 @@
+import type { ModelConfig } from "../../lib/engine/native.ts";
 import type { HfConfig } from "../../lib/model/config.ts";
 import type { Compute } from "../ops/op-bench.ts";
 
@@ -16,14 +17,11 @@ export interface Machine {
 }
 
 /** Sizes of a model, and of a linear layer's weights [outputs, inputs] of each layer. */
-export interface Shape {
-  readonly layers: number;
-  readonly hidden: number;
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly headDim: number;
-  readonly intermediate: number;
-  readonly vocab: number;
+export interface Shape
+  extends Pick<
+    ModelConfig,
+    "layers" | "hidden" | "heads" | "kvHeads" | "headDim" | "intermediate" | "vocab"
+  > {
   readonly gated: boolean;
   readonly linears: readonly (readonly [outputs: number, inputs: number])[];
 }
