@@ -92,7 +92,7 @@ function main() {
   buildNative(values);
 }
 
-module.exports = { buildNative };
+module.exports = { buildNative, runCmake };
 
 if (require.main === module) {
   try {

@@ -134,7 +134,8 @@ export const cudaBackend =
   testedBackends.find((name) => isCudaBackend(name) && name !== "simt") ?? "simt:apart";
 
 const GUARD_BYTES = 256;
-const GUARD_BYTE = 0xa5;
+/** NaN to whoever reads it as real numbers: what is read outside an array shows as what is written there does. */
+const GUARD_BYTE = 0xff;
 
 /** A copy of an array between two guards, at a multiple of 64 bytes. */
 class GuardedCopy {

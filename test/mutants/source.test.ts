@@ -1,0 +1,116 @@
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { type Equivalent, entryOf, unmatchedEntries } from "../../scripts/mutants/equivalent.ts";
+import { kernelFiles, mutate, operatorsOf, realArguments } from "../../scripts/mutants/source.ts";
+import { mutatedSources } from "../../scripts/mutants/tree.ts";
+
+const ROOT = resolve(import.meta.dirname, "../..");
+const CUDA = join(ROOT, "csrc", "cuda");
+
+const SAMPLE = `
+struct Arguments { int count; float limit; };
+int rounds(int count) { return count > 3 ? count : 3; }
+
+__global__ void kernel(Arguments a, const float* x, float* y) {
+  cpAsyncWait<kStages - 2>();
+  syncThreads();  // a < b
+#pragma unroll
+  for (int i = 0; i < 4; ++i) y[i] = i < a.count ? x[i] : 0.0f;
+  if (threadIdx.x >= a.count || x[0] > a.limit) return;
+  const int last = lesser(a.count, 7);
+  static_assert(sizeof(int) < 8);
+}
+`;
+
+describe("mutants of the CUDA sources", () => {
+  const { text, mutants } = mutate("sample.cu", SAMPLE, 10, new Set());
+  const changes = mutants.map(({ line, change }) => `${line}: ${change}`);
+
+  it("are barriers, waits and bounds of integers in functions of the device", () => {
+    assert.deepEqual(changes, [
+      "6: cpAsyncWait<kStages - 2>(), one group less",
+      "7: no syncThreads()",
+      "9: < a.count, + 1",
+      "9: < a.count, − 1",
+      "10: >= a.count, + 1",
+      "10: >= a.count, − 1",
+      "11: lesser(a.count, 7), + 1",
+      "11: lesser(a.count, 7), − 1",
+    ]);
+    assert.deepEqual(
+      mutants.map(({ id }) => id),
+      mutants.map((_, index) => 10 + index),
+    );
+  });
+
+  it("stand in the lines where they were", () => {
+    const lines = text.split("\n");
+    assert.equal(lines.length, SAMPLE.split("\n").length);
+    assert.equal(
+      lines[5],
+      "  (rlhf::mutants::is(10) ? cpAsyncWait<(kStages - 2) + 1>() : cpAsyncWait<kStages - 2>());",
+    );
+    assert.equal(lines[6]!.trimEnd(), "  (rlhf::mutants::is(11) ? void() : syncThreads());");
+    assert.equal(
+      lines[8],
+      "  for (int i = 0; i < 4; ++i) y[i] = i < rlhf::mutants::shift(12) + a.count ? x[i] : 0.0f;",
+    );
+    assert.equal(lines[10], "  const int last = rlhf::mutants::shift(16) + lesser(a.count, 7);");
+  });
+
+  it("leave comparisons of arguments that are reals alone", () => {
+    const reals = realArguments("struct Sample {\n  double topP = 1, minP = 0;  // shares\n};\n");
+    assert.deepEqual([...reals], ["topP", "minP"]);
+    const source = "RLHF_DEVICE bool f(const Sample& a) { return a.topP < 1 && a.topK > 0; }";
+    assert.deepEqual(
+      mutate("f.cu", source, 0, reals).mutants.map(({ change }) => change),
+      ["> 0, + 1", "> 0, − 1"],
+    );
+  });
+
+  it("are in every source with kernels, and each of these runs in ops that are known", () => {
+    const files = kernelFiles(CUDA);
+    assert.ok(files.includes("attention.cu") && files.includes("prim/pipeline.cuh"));
+    assert.ok(!files.includes("device.cu"));
+    for (const file of files) assert.notDeepEqual(operatorsOf(CUDA, file), [], file);
+    assert.deepEqual(operatorsOf(CUDA, "rotary.cu"), ["rotary"]);
+    assert.ok(operatorsOf(CUDA, "prim/pipeline.cuh").includes("tokenLogProbForward"));
+  });
+
+  it("compile", () => {
+    const folder = mkdtempSync(join(tmpdir(), "rlhf-mutants-"));
+    try {
+      const { files, mutants: all } = mutatedSources(ROOT);
+      const found = all.filter(({ file }) => file === "prim/pipeline.cuh");
+      assert.ok(found.some(({ change }) => change === "cpAsyncWait<kStages - 2>(), one group less"));
+      for (const [file, content] of files) {
+        const path = join(folder, "cuda", file);
+        execFileSync("mkdir", ["-p", resolve(path, "..")]);
+        writeFileSync(path, content);
+      }
+      const source = join(folder, "cuda", "dropout.cu");
+      const flags = ["-std=c++20", "-fsyntax-only", "-Wno-unknown-pragmas", `-I${folder}`, `-I${ROOT}/csrc`];
+      execFileSync("c++", [...flags, "-x", "c++", source]);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+
+  it("have no entry among the equivalent ones that is not a mutant, and each has a reason", () => {
+    const path = join(ROOT, "scripts", "mutants", "equivalent.json");
+    const entries = JSON.parse(readFileSync(path, "utf8")) as Equivalent[];
+    assert.deepEqual(unmatchedEntries(entries, mutatedSources(ROOT).mutants), []);
+    for (const { reason } of entries) assert.ok(reason.length > 20);
+    const [first] = mutants;
+    const entry = { file: "sample.cu", text: first!.text, changes: [first!.change, "< x, + 1"], reason: "" };
+    assert.equal(entryOf([entry], first!), entry);
+    assert.equal(entryOf([entry], mutants[1]!), undefined);
+    assert.deepEqual(
+      unmatchedEntries([entry], mutants).map(({ changes }) => changes),
+      [["< x, + 1"]],
+    );
+  });
+});
