@@ -34,17 +34,29 @@ if(NOT cuda_sources)
   message(WARNING "csrc/cuda holds no sources: the CUDA backend is not built")
   return()
 endif()
-add_library(rlhf_cuda SHARED ${cuda_sources})
-set_target_properties(rlhf_cuda PROPERTIES
-  CUDA_STANDARD 20
-  CUDA_RUNTIME_LIBRARY Static
-  CUDA_VISIBILITY_PRESET hidden
-  LIBRARY_OUTPUT_DIRECTORY "${RLHF_OUTPUT_DIRECTORY}" RUNTIME_OUTPUT_DIRECTORY "${RLHF_OUTPUT_DIRECTORY}")
-if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13.0)
-  target_compile_options(rlhf_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--compress-mode=size>)
+
+# Settings of every target with CUDA code.
+function(rlhf_set_cuda_options target)
+  set_target_properties(${target} PROPERTIES CUDA_STANDARD 20 CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13.0)
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--compress-mode=size>)
+  endif()
+  # A kernel that spills registers, or whose wgmma the assembler puts in a row, is slow in a way that no test shows, so it does not build.
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=--warn-on-spills,--warning-as-error>)
+endfunction()
+
+# Kernels of Hopper's own instructions run on nothing else, and are chosen at run time.
+rlhf_glob(hopper_sources cuda/hopper/*.cu)
+rlhf_add_objects(rlhf_cuda_hopper ${hopper_sources})
+if(hopper_sources)
+  rlhf_set_cuda_options(rlhf_cuda_hopper)
+  set_target_properties(rlhf_cuda_hopper PROPERTIES CUDA_ARCHITECTURES "90a-real")
 endif()
-target_link_libraries(rlhf_cuda PRIVATE rlhf_core)
+
+add_library(rlhf_cuda SHARED ${cuda_sources})
+rlhf_set_cuda_options(rlhf_cuda)
+set_target_properties(rlhf_cuda PROPERTIES
+  LIBRARY_OUTPUT_DIRECTORY "${RLHF_OUTPUT_DIRECTORY}" RUNTIME_OUTPUT_DIRECTORY "${RLHF_OUTPUT_DIRECTORY}")
+target_link_libraries(rlhf_cuda PRIVATE rlhf_core rlhf_cuda_hopper)
 target_link_options(rlhf_cuda PRIVATE ${RLHF_LINK_OPTIONS})
-# A kernel that spills registers is slow in a way that no test shows, so it does not build.
-target_compile_options(rlhf_cuda PRIVATE
-  $<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=--warn-on-spills,--warning-as-error>)

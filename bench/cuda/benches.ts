@@ -11,6 +11,8 @@ export interface PeerWork {
 export interface CudaBench extends Omit<OpBench, "args"> {
   readonly args: () => KernelArguments;
   readonly peer?: PeerWork;
+  /** The compute capability for which the op has kernels beside those that run everywhere. */
+  readonly ownKernelsFor?: number;
 }
 
 /** Numbers in bfloat16 at a multiple of 64 bytes, uniform in [−scale, scale); they repeat with a period that is no power of two. */
@@ -55,7 +57,7 @@ function linear({ rows, inputs, outputs }: Linear): CudaBench[] {
   const flops = 2 * rows * inputs * outputs;
   const size = { rows, inputs, outputs };
   const lora = 2 * rows * rank * (inputs + outputs);
-  return [
+  const benches: CudaBench[] = [
     { op: "linearForward", label, flops, args: forward, peer: { kind: "linear", ...size } },
     {
       ...{ op: "linearForward", label: `${label}, LoRA of rank ${rank}`, flops: flops + lora },
@@ -68,6 +70,7 @@ function linear({ rows, inputs, outputs }: Linear): CudaBench[] {
       peer: { kind: "linearBackward", ...size },
     },
   ];
+  return benches.map((bench) => ({ ...bench, ownKernelsFor: 90 }));
 }
 
 interface Attention {

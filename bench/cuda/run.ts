@@ -6,6 +6,7 @@
  *   npm run bench:cuda -- --python python3            the Python with PyTorch (default: PEER_PYTHON, else python3; --python none)
  *   npm run bench:cuda -- --backend simt:apart --shrink 64 --python none    the same way on the emulator: no figure means anything
  *
+ * Where the device has kernels of its own for an op (Hopper), a line also tells the time without them.
  * Other options: --repetitions (30), --out FOLDER (bench/results), --minutes (8.5, after which no bench begins). Times are medians by the device's events. Inputs are random, in as many
  * copies, taken in turn, as are several times the second-level cache. A share is that of the limit that bounds the op: operations, or bytes as
  * a copy between two places of the device's memory moves them in this run. After each line FOLDER/cuda-NAME.json is written anew.
@@ -49,6 +50,8 @@ interface Result {
   readonly peer?: PeerResult;
   /** PyTorch's seconds over ours. */
   readonly ratio?: number;
+  /** The median by the kernels that run everywhere, where the device has others. */
+  readonly portableSeconds?: number;
   readonly clocks?: string;
 }
 
@@ -97,6 +100,18 @@ async function askPeer(peer: Peer, work: object, copies: number, repetitions: nu
   };
 }
 
+/** Runs with only those kernels that every device has (csrc/cuda/prim/capability.h). */
+function withPortableKernels<T>(body: () => T): T {
+  const before = process.env["RLHF_CUDA_CAPABILITY"];
+  process.env["RLHF_CUDA_CAPABILITY"] = "80";
+  try {
+    return body();
+  } finally {
+    if (before === undefined) delete process.env["RLHF_CUDA_CAPABILITY"];
+    else process.env["RLHF_CUDA_CAPABILITY"] = before;
+  }
+}
+
 async function measure(bench: CudaBench, place: Place): Promise<Result> {
   const { backend, repetitions, limits, stated, copyRate, peer, leadBytes } = place;
   const { op, label } = bench;
@@ -104,8 +119,11 @@ async function measure(bench: CudaBench, place: Place): Promise<Result> {
   const args = bench.args();
   const arrayBytes = bytesOf(args);
   const copies = Math.min(MOST_COPIES, Math.max(2, Math.ceil((CACHES * limits.l2Bytes) / arrayBytes)));
-  const timed = kernels.benchOnDevice(backend, op, args, repetitions, { copies, leadBytes });
+  const time = () => kernels.benchOnDevice(backend, op, args, repetitions, { copies, leadBytes });
+  const timed = time();
   const clocks = readClocks();
+  const portable =
+    bench.ownKernelsFor === limits.computeCapability ? withPortableKernels(time).seconds : undefined;
   const work: Work = workOf({ ...bench, args: () => args }, args);
   const seconds = median(timed.seconds);
   const bytes = bytesMoved(work);
@@ -118,6 +136,7 @@ async function measure(bench: CudaBench, place: Place): Promise<Result> {
     ...(beside && { peer: beside }),
     ...(beside?.seconds !== undefined && { ratio: beside.seconds / seconds }),
     ...(clocks !== undefined && { clocks }),
+    ...(portable && { portableSeconds: median(portable) }),
   };
 }
 
@@ -137,7 +156,9 @@ function lineOf(result: Result, copyRate: number, stated: StatedLimits): string 
     ratio === undefined
       ? (peer?.error ?? "")
       : `PyTorch ${(1e3 * (peer?.seconds ?? 0)).toFixed(3)} ms: ${ratio.toFixed(2)}`;
-  return [name + (1e3 * seconds).toFixed(3).padStart(10), "ms ", rate, scratch, torch]
+  const { portableSeconds } = result;
+  const portable = portableSeconds ? `without Hopper's kernels ${(1e3 * portableSeconds).toFixed(3)} ms` : "";
+  return [name + (1e3 * seconds).toFixed(3).padStart(10), "ms ", rate, scratch, torch, portable]
     .filter(Boolean)
     .join("  ");
 }

@@ -1,51 +1,13 @@
 // The linear layer: bias, activation, residual and a LoRA adapter inside one product, and the gradients of all its inputs.
 
+#include "cuda/hopper/matmul.h"
 #include "cuda/kernels.h"
 #include "cuda/launch_checks.h"
-#include "cuda/matmul.cuh"
+#include "cuda/linear_epilogue.cuh"
 #include "cuda/reduce.cuh"
 
 namespace rlhf::cuda {
 namespace {
-
-RLHF_DEVICE float activate(Activation activation, float x) {
-  switch (activation) {
-    case Activation::None: return x;
-    case Activation::GeluTanh: return 0.5f * x * (1.0f + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
-    case Activation::GeluErf: return 0.5f * x * (1.0f + erff(x * 0.7071067812f));
-    case Activation::Tanh: return tanhf(x);
-    case Activation::Relu: return x > 0 ? x : (x == x ? 0.0f : x);  // NaN stays NaN
-    case Activation::Silu: return x / (1.0f + expf(-x));
-  }
-  return x;
-}
-
-/// y = activation(D + bias) + residual.
-template <class T>
-struct LinearEpilogue {
-  using Shared = NoShared;
-  const T* bias;
-  const T* residual;
-  T* preActivation;
-  T* y;
-  int64_t stride;
-  Activation activation;
-
-  template <class Tile>
-  RLHF_DEVICE void operator()(Tile& tile, int64_t firstRow, int64_t firstCol, int64_t rows, int64_t cols,
-                              Shared&) const {
-    forEachSlot(tile, [&](int rowSlot, int colSlot, float sum) {
-      const int64_t row = firstRow + Tile::rowOf(rowSlot), col = firstCol + Tile::colOf(colSlot);
-      if (row >= rows || col >= cols) return;
-      const int64_t at = row * stride + col;
-      if (bias) sum += toFloat(bias[col]);
-      if (preActivation) preActivation[at] = fromFloat<T>(sum);
-      sum = activate(activation, sum);
-      if (residual) sum += toFloat(residual[at]);
-      y[at] = fromFloat<T>(sum);
-    });
-  }
-};
 
 constexpr int64_t kRowsPerPartial = 64;  // rows that one thread adds up for dBias
 
@@ -76,9 +38,17 @@ Operand weightForBackward(const LinearWeight& weight, int64_t inputs, int64_t ou
   return makeOperand<T>(weight.data, weight.transposed ? outputs : inputs, weight.transposed == 0);
 }
 
+/// By Hopper's tensor cores where the device has them and the kernel covers the operands; what decides must not be the number of rows.
+template <class T, class Epilogue>
+void multiply(OpContext& context, const MatmulArguments& product, const Epilogue& epilogue) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (launchHopperMatmul(context, product, epilogue)) return;
+  }
+  launchMatmul<TileFor<T>>(context, product, epilogue);
+}
+
 template <class T>
 void forward(OpContext& context, const LinearForward& a) {
-  using Tile = TileFor<T>;
   const Operand x = makeOperand<T>(a.x, a.xStride, false);
   MatmulArguments product;
   product.rows = a.rows;
@@ -93,16 +63,16 @@ void forward(OpContext& context, const LinearForward& a) {
     hidden.a[1] = a.loraInput ? makeOperand<T>(a.loraInput, a.inputs, false) : x;
     hidden.b[1] = makeOperand<T>(a.lora.a, a.inputs, false);
     hidden.depth[1] = a.inputs;
-    launchMatmul<Tile>(context, hidden, StoreEpilogue<T>{static_cast<T*>(a.loraHidden), rank});
+    multiply<T>(context, hidden, StoreEpilogue<T>{static_cast<T*>(a.loraHidden), rank});
 
     product.a[0] = makeOperand<T>(a.loraHidden, rank, false);
     product.b[0] = makeOperand<T>(a.lora.b, rank, false);
     product.depth[0] = rank;
     product.firstScale = static_cast<float>(a.lora.scale);
   }
-  launchMatmul<Tile>(context, product,
-                     LinearEpilogue<T>{static_cast<const T*>(a.bias), static_cast<const T*>(a.residual),
-                                       static_cast<T*>(a.preActivation), static_cast<T*>(a.y), a.yStride, a.activation});
+  multiply<T>(context, product,
+              LinearEpilogue<T>{static_cast<const T*>(a.bias), static_cast<const T*>(a.residual),
+                                static_cast<T*>(a.preActivation), static_cast<T*>(a.y), a.yStride, a.activation});
 }
 
 /// loraGradient = scale·dy·B
@@ -114,7 +84,7 @@ void adapterGradient(OpContext& context, const LinearBackward& a) {
   product.a[1] = makeOperand<T>(a.dy, a.dyStride, false);
   product.b[1] = makeOperand<T>(a.lora.b, a.lora.rank, true);
   product.depth[1] = a.outputs;
-  launchMatmul<TileFor<T>>(
+  multiply<T>(
       context, product,
       StoreEpilogue<T>{static_cast<T*>(a.loraGradient), a.lora.rank, static_cast<float>(a.lora.scale)});
 }
@@ -128,7 +98,7 @@ void adapterInputGradient(OpContext& context, const LinearBackward& a) {
   product.a[1] = makeOperand<T>(a.loraGradient, a.lora.rank, false);
   product.b[1] = makeOperand<T>(a.lora.a, a.inputs, true);
   product.depth[1] = a.lora.rank;
-  launchMatmul<TileFor<T>>(context, product, StoreEpilogue<T>{static_cast<T*>(a.dLoraInput), a.inputs});
+  multiply<T>(context, product, StoreEpilogue<T>{static_cast<T*>(a.dLoraInput), a.inputs});
 }
 
 /// dx = dy·W + loraGradient·A, the last term left out where dLoraInput takes it
@@ -145,8 +115,8 @@ void inputGradient(OpContext& context, const LinearBackward& a) {
     product.b[0] = makeOperand<T>(a.lora.a, a.inputs, true);
     product.depth[0] = a.lora.rank;
   }
-  launchMatmul<TileFor<T>>(context, product,
-                           StoreEpilogue<T>{static_cast<T*>(a.dx), a.dxStride, 1.0f, a.accumulateDx != 0});
+  multiply<T>(context, product,
+              StoreEpilogue<T>{static_cast<T*>(a.dx), a.dxStride, 1.0f, a.accumulateDx != 0});
 }
 
 struct Columns {
@@ -164,7 +134,7 @@ void parameterGradient(OpContext& context, void* gradient, float factor, int64_t
   product.a[1] = makeOperand<T>(left.data, left.stride, true);
   product.b[1] = makeOperand<T>(right.data, right.stride, true);
   product.depth[1] = rows;
-  launchMatmul<TileFor<T>>(context, product, StoreEpilogue<float>{static_cast<float*>(gradient), right.count, factor, true});
+  multiply<T>(context, product, StoreEpilogue<float>{static_cast<float*>(gradient), right.count, factor, true});
 }
 
 template <class T>

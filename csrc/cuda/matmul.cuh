@@ -89,6 +89,17 @@ struct StoreEpilogue {
       element = fromFloat<Out>(accumulate ? toFloat(element) + alpha * sum : alpha * sum);
     });
   }
+
+  bool takesPacks(int64_t cols) const { return cols % 4 == 0 && stride % 4 == 0 && isPackAligned(out) && !sources; }
+
+  /// The same for four neighbouring columns, where the array takes packs.
+  RLHF_DEVICE void storePack(int64_t row, int64_t col, Pack<float, 4> sum) const {
+    Out* pack = out + row * stride + col;
+#pragma unroll
+    for (float& each : sum.item) each *= alpha;
+    if (accumulate) addPack(sum, pack);
+    writePack(pack, sum);
+  }
 };
 
 }  // namespace rlhf::cuda

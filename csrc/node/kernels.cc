@@ -162,6 +162,15 @@ Napi::Value simtSelfTests(const Napi::CallbackInfo& info) {
   });
 }
 
+/// simtLaunches() → names of the kernels that the emulator has run since the last call
+Napi::Value simtLaunches(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    Napi::Array result = Napi::Array::New(info.Env());
+    for (const std::string& name : simt::takeLaunches()) result.Set(result.Length(), name);
+    return result;
+  });
+}
+
 /// chooseBfloat16Kernel(name) → whether this machine has it: "amx", "dot" or "convert"; the CPU's products use it from now on
 Napi::Value chooseBfloat16Kernel(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
@@ -192,6 +201,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
       {"abiHash", abiHashValue},
       {"simtSelfTests", simtSelfTests},
       {"runSimtSelfTest", runSimtSelfTest},
+      {"simtLaunches", simtLaunches},
       {"chooseBfloat16Kernel", chooseBfloat16Kernel},
   };
   for (const auto& [name, function] : functions) exports.Set(name, Napi::Function::New(env, function, name));

@@ -6,6 +6,7 @@
 #include "ops/entry.h"
 #include "ops/host_device.h"
 #include "simt/backend.h"
+#include "simt/hopper.h"
 #include "simt/separate_memory.h"
 
 namespace rlhf::simt {
@@ -105,6 +106,7 @@ Device* apartDevice() {
     static_cast<Device&>(device) = makeHostDevice("simt:apart");
     device.self = &device;
     device.unifiedMemory = 0;
+    device.limits = limits;
     device.allocate = allocate;
     device.release = release;
     device.copyAsync = copy;

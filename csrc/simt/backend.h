@@ -19,6 +19,9 @@ Device* device();
 const Ops& apartOps();
 Device* apartDevice();
 
+/// The kernels that were launched on this thread since the last call, the latest thousands at least.
+std::vector<std::string> takeLaunches();
+
 /// Small kernels with one seeded bug each (and sound ones beside them), to prove that the emulator finds the bug.
 std::vector<std::string> selfTestNames();
 

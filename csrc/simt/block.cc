@@ -3,20 +3,23 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <utility>
 
 #include "core/error.h"
+#include "simt/backend.h"
+#include "simt/hopper.h"
 
 namespace rlhf::simt {
 namespace {
 
-constexpr size_t kGuardBytes = 256;
-constexpr size_t kMaxSharedBytes = 163 << 10;  // of a block on sm_80
+constexpr size_t kGuardBytes = 1024;           // keeps the alignment that shared memory has on a GPU
+constexpr size_t kMaxSharedBytes = 227 << 10;  // of a block on sm_90
 constexpr int kMaxThreads = 1024;
 
 /// What every launch on this operating-system thread reuses: stacks are costly to map.
 struct Resources {
   std::vector<std::unique_ptr<Thread>> threads;
-  alignas(128) unsigned char shared[kGuardBytes + kMaxSharedBytes + kGuardBytes];
+  alignas(1024) unsigned char shared[kGuardBytes + kMaxSharedBytes + kGuardBytes];
 };
 
 Resources& resources() {
@@ -27,6 +30,8 @@ Resources& resources() {
 thread_local BlockExecutor* executor = nullptr;
 thread_local uint64_t scopedSeed = 0;
 thread_local bool hasScopedSeed = false;
+thread_local std::vector<std::string> launchLog;  // kernels' names
+constexpr size_t kLoggedLaunches = 4096;
 
 uint64_t currentSeed() {
   if (hasScopedSeed) return scopedSeed;
@@ -34,12 +39,15 @@ uint64_t currentSeed() {
   return text && *text ? std::strtoull(text, nullptr, 10) : 1;
 }
 
+/// Of a block on the emulated device.
+size_t maxSharedBytes() { return computeCapability() >= 90 ? kMaxSharedBytes : 163 << 10; }
+
+}  // namespace
+
 BlockExecutor& running() {
   require(executor, code::kInternal, "a CUDA primitive was called outside an emulated kernel");
   return *executor;
 }
-
-}  // namespace
 
 std::string siteName(Site site) {
   const char* slash = std::strrchr(site.file, '/');
@@ -51,8 +59,8 @@ BlockExecutor::BlockExecutor(const char* kernel, Dim3 grid, Dim3 block, size_t s
   require(!executor, code::kInternal, "an emulated kernel launched another one");
   if (block.count() < 1 || block.count() > kMaxThreads) fail(format("%d threads per block, of 1 to %d that are allowed",
                                                                    static_cast<int>(block.count()), kMaxThreads));
-  if (sharedBytes > kMaxSharedBytes)
-    fail(format("%zu bytes of shared memory, of %zu that a block has on sm_80", sharedBytes, kMaxSharedBytes));
+  if (sharedBytes > maxSharedBytes())
+    fail(format("%zu bytes of shared memory, of %zu that a block has on sm_%d", sharedBytes, maxSharedBytes(), computeCapability()));
   if (grid.count() < 1 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
     fail(format("the grid %u x %u x %u is empty or too large", grid.x, grid.y, grid.z));
   auto& threads = resources().threads;
@@ -96,6 +104,8 @@ void BlockExecutor::startThreads(Dim3 blockIndex) {
   live_ = count;
   atBarrier_ = 0;
   schedule_.startBlock(warps);
+  transactions_.startBlock();
+  warpgroups_.startBlock(warps);
   std::memset(resources().shared, AsyncCopies::kPoison, kGuardBytes + sharedBytes_ + kGuardBytes);
   for (int number = 0; number < count; ++number) {
     Thread& thread = *resources().threads[number];
@@ -113,8 +123,7 @@ void BlockExecutor::run(Dim3 blockIndex, void (*body)(void*), void* argument) {
   argument_ = argument;
   startThreads(blockIndex);
   while (live_ > 0) {
-    const int number = schedule_.pick(runnable_);
-    if (number < 0) reportDeadlock();
+    const int number = pickThread();
     current_ = resources().threads[number].get();
     runnable_[current_->warp()] &= ~(1u << current_->lane());
     threadIdx = current_->index;
@@ -122,6 +131,35 @@ void BlockExecutor::run(Dim3 blockIndex, void (*body)(void*), void* argument) {
     if (failure_) std::rethrow_exception(failure_);
   }
   checkGuards();
+  transactions_.finishBlock();
+  warpgroups_.finishBlock();
+}
+
+/// The thread to run next. Copies land at random moments, and else when nobody can go on without them.
+int BlockExecutor::pickThread() {
+  if (transactions_.hasCopies() && schedule_.chance(1024)) transactions_.landCopy();
+  while (true) {
+    const int number = schedule_.pick(runnable_);
+    if (number >= 0) return number;
+    if (!transactions_.hasCopies()) reportDeadlock();
+    transactions_.landCopy();
+  }
+}
+
+void BlockExecutor::waitUntilWoken(const char* waitsFor, Site site) {
+  Thread& self = *current_;
+  park(Thread::State::Waiting, waitsFor, site);
+  self.fiber.suspend();
+}
+
+void BlockExecutor::wake(int thread) { setRunnable(*resources().threads[thread]); }
+
+void BlockExecutor::yieldSometimes() {
+  if (!schedule_.chance(4)) return;
+  Thread& self = *current_;
+  schedule_.demoteWarp(self.warp());
+  setRunnable(self);
+  self.fiber.suspend();
 }
 
 void BlockExecutor::setRunnable(Thread& thread) {
@@ -200,7 +238,7 @@ void BlockExecutor::reportDeadlock() const {
   std::string text = format("deadlock: %d threads have ended", static_cast<int>(block_.count()) - live_);
   for (const auto& [where, who] : waiting)
     text += format(", %d (first: %s) wait in %s", who.first, who.second.c_str(), where.c_str());
-  fail(text);
+  fail(text + transactions_.describe());
 }
 
 void BlockExecutor::checkGuards() const {
@@ -214,9 +252,13 @@ void BlockExecutor::checkGuards() const {
 
 void launchErased(const char* kernel, Dim3 grid, Dim3 block, size_t sharedBytes, void (*body)(void*), void* argument) {
   BlockExecutor execution(kernel, grid, block, sharedBytes, currentSeed());
+  if (launchLog.size() >= kLoggedLaunches) launchLog.clear();
+  launchLog.emplace_back(kernel);
   for (const uint32_t number : execution.schedule().blockOrder(static_cast<uint32_t>(grid.count())))
     execution.run(Dim3(number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y), body, argument);
 }
+
+std::vector<std::string> takeLaunches() { return std::exchange(launchLog, {}); }
 
 unsigned char* sharedMemory() { return running().shared(); }
 void blockBarrier(Site site) { running().barrier(site); }

@@ -8,12 +8,14 @@
 #include "simt/execution.h"
 #include "simt/fiber.h"
 #include "simt/schedule.h"
+#include "simt/transactions.h"
+#include "simt/warpgroup.h"
 
 namespace rlhf::simt {
 
 /// One CUDA thread of the block that runs.
 struct Thread {
-  enum class State { Runnable, AtBarrier, AtRendezvous, Ended };
+  enum class State { Runnable, AtBarrier, AtRendezvous, Waiting, Ended };
 
   Fiber fiber;
   State state = State::Ended;
@@ -45,6 +47,14 @@ class BlockExecutor {
   [[noreturn]] void fail(const std::string& what) const;
 
   Schedule& schedule() { return schedule_; }
+  Transactions& transactions() { return transactions_; }
+  Warpgroups& warpgroups() { return warpgroups_; }
+
+  /// Stops the thread that runs now until another one wakes it.
+  void waitUntilWoken(const char* waitsFor, Site site);
+  void wake(int thread);
+  /// Lets others run first, at random.
+  void yieldSometimes();
 
  private:
   struct Rendezvous {
@@ -59,6 +69,7 @@ class BlockExecutor {
   void setRunnable(Thread& thread);
   void park(Thread::State state, const char* waitsFor, Site site);
   void releaseBarrierIfComplete();
+  int pickThread();
   void checkGuards() const;
   [[noreturn]] void reportDeadlock() const;
   std::string describe(const Thread& thread) const;
@@ -68,6 +79,8 @@ class BlockExecutor {
   size_t sharedBytes_;
   uint64_t seed_;
   Schedule schedule_;
+  Transactions transactions_{*this};
+  Warpgroups warpgroups_{*this};
   Dim3 blockIndex_{0, 0, 0};
   void (*body_)(void*) = nullptr;
   void* argument_ = nullptr;
@@ -78,6 +91,9 @@ class BlockExecutor {
   Site barrierSite_;
   std::exception_ptr failure_;
 };
+
+/// The one that lives on this operating-system thread; throws Error where none does.
+BlockExecutor& running();
 
 /// "file.cu:12", without the directories.
 std::string siteName(Site site);

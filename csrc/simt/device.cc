@@ -4,6 +4,7 @@
 #include "core/arena.h"
 #include "ops/host_device.h"
 #include "simt/backend.h"
+#include "simt/hopper.h"
 
 namespace rlhf::simt {
 namespace {
@@ -17,11 +18,18 @@ Status allocate(Device*, size_t bytes, void** out) {
 
 Device makeDevice() {
   Device device = makeHostDevice("simt");
+  device.limits = limits;
   device.allocate = allocate;
   return device;
 }
 
 }  // namespace
+
+Status limits(Device*, DeviceLimits* out) {
+  *out = {};
+  out->computeCapability = computeCapability();
+  return kOk;
+}
 
 Device* device() {
   static Device instance = makeDevice();

@@ -38,6 +38,15 @@ class Schedule {
     return -1;
   }
 
+  /// True once in `oneIn` times, at random; never in the fixed order.
+  bool chance(uint64_t oneIn) { return !isFixed_ && next() % oneIn == 0; }
+
+  /// A number below `count`, at random; 0 in the fixed order.
+  size_t below(size_t count) { return isFixed_ ? 0 : next() % count; }
+
+  /// Puts a warp behind all others.
+  void demoteWarp(int warp) { demote(static_cast<size_t>(std::ranges::find(order_, warp) - order_.begin())); }
+
   /// The order in which the blocks of a grid run: nothing may rely on the one by index.
   std::vector<uint32_t> blockOrder(uint32_t count) {
     std::vector<uint32_t> order(count);

@@ -10,6 +10,7 @@ namespace {
 std::vector<SelfTest> allTests() {
   std::vector<SelfTest> tests = bugTests();
   for (const SelfTest& test : laneMapTests()) tests.push_back(test);
+  for (const SelfTest& test : hopperTests()) tests.push_back(test);
   return tests;
 }
 

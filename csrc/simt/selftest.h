@@ -17,4 +17,7 @@ std::vector<SelfTest> bugTests();
 /// Register layouts of ldmatrix and mma against the maps that the PTX ISA documents (selftest_lanes.cc).
 std::vector<SelfTest> laneMapTests();
 
+/// sm_90a's copies, barriers and products, with one bug each and without (selftest_hopper.cc).
+std::vector<SelfTest> hopperTests();
+
 }  // namespace rlhf::simt

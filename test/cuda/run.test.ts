@@ -10,14 +10,16 @@ import { withTemporaryDirectory } from "../support/tiny.ts";
 const ROOT = join(import.meta.dirname, "../..");
 
 /** What test:cuda and bench:cuda do in a process of their own, in which there is no GPU. */
-function run(script: string, ...args: string[]): SpawnSyncReturns<string> {
+function runWith(settings: NodeJS.ProcessEnv, script: string, ...args: string[]): SpawnSyncReturns<string> {
   const { RLHF_TEST_BACKENDS: _, RLHF_TEST_DEVICE: __, ...env } = process.env;
   return spawnSync(process.execPath, ["--import", "tsx", join(ROOT, script), ...args], {
     encoding: "utf8",
     cwd: ROOT,
-    env: { ...env, CUDA_VISIBLE_DEVICES: "" },
+    env: { ...env, CUDA_VISIBLE_DEVICES: "", ...settings },
   });
 }
+
+const run = (script: string, ...args: string[]): SpawnSyncReturns<string> => runWith({}, script, ...args);
 
 describe("commands for a GPU", () => {
   for (const [name, script] of [
@@ -70,6 +72,27 @@ describe("commands for a GPU", () => {
         assert.equal(error, undefined);
         assert.ok(seconds > 0 && bytes > 0);
       }
+    });
+  });
+
+  it("bench:cuda shows Hopper's kernels beside the portable ones where the device has them", async () => {
+    await withTemporaryDirectory(async (directory) => {
+      const where = ["--backend", "simt:apart", "--python", "none", "--out", directory];
+      const small = [...where, "--shrink", "64", "--repetitions", "2"];
+      const settings = { RLHF_CUDA_CAPABILITY: "90" };
+      const { status, stdout, stderr } = runWith(
+        settings,
+        "bench/cuda/run.ts",
+        "linear",
+        "squaredNorm",
+        ...small,
+      );
+      assert.equal(status, 0, stdout + stderr);
+      const lines = stdout.split("\n").filter((line) => line.includes("without Hopper's kernels"));
+      assert.deepEqual(
+        lines.map((line) => line.split(" ")[0]),
+        ["linearForward", "linearForward", "linearBackward"],
+      );
     });
   });
 

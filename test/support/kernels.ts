@@ -112,6 +112,8 @@ export interface KernelsAddon {
   chooseBfloat16Kernel(name: "amx" | "dot" | "convert"): boolean;
   simtSelfTests(): string[];
   runSimtSelfTest(name: string, seed: number): string;
+  /** Names of the kernels that the emulator has run since the last call. */
+  simtLaunches(): string[];
 }
 
 /** The addon; throws ERR_RLHF_NO_BINARY where it has not been built. */

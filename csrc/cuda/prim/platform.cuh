@@ -25,9 +25,10 @@ struct Site {
   RLHF_DEVICE static constexpr Site here() { return {}; }
 };
 
-// Declares `name`, a reference to the block's dynamic shared memory seen as a Type; its size is given at the launch.
-#define RLHF_SHARED_MEMORY(Type, name)                         \
-  extern __shared__ __align__(128) unsigned char name##Bytes[]; \
+// Declares `name`, a reference to the block's dynamic shared memory seen as a Type; its size is given at the launch. The
+// alignment is what swizzled tiles need.
+#define RLHF_SHARED_MEMORY(Type, name)                          \
+  extern __shared__ __align__(1024) unsigned char name##Bytes[]; \
   Type& name = *reinterpret_cast<Type*>(name##Bytes)
 
 RLHF_DEVICE void syncThreads(Site = Site::here()) { __syncthreads(); }
@@ -84,5 +85,24 @@ struct alignas(sizeof(T) * kCount) Pack {
 
 template <class T>
 inline constexpr int kWidestPack = 16 / static_cast<int>(sizeof(T));
+
+/// Whether packs of four may be read and written at an array's multiples of four; true of an array that is not there.
+template <class T>
+bool isPackAligned(const T* array) {
+  return reinterpret_cast<uintptr_t>(array) % sizeof(Pack<T, 4>) == 0;
+}
+
+RLHF_DEVICE void writePack(float* out, const Pack<float, 4>& values) { *reinterpret_cast<Pack<float, 4>*>(out) = values; }
+RLHF_DEVICE void writePack(bf16* out, const Pack<float, 4>& values) {
+  *reinterpret_cast<Pack<uint32_t, 2>*>(out) = {packBf16(values.item[0], values.item[1]),
+                                                packBf16(values.item[2], values.item[3])};
+}
+
+template <class T>
+RLHF_DEVICE void addPack(Pack<float, 4>& sum, const T* terms) {
+  const auto pack = *reinterpret_cast<const Pack<T, 4>*>(terms);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) sum.item[i] += toFloat(pack.item[i]);
+}
 
 }  // namespace rlhf::cuda

@@ -1,6 +1,7 @@
 #pragma once
 // Every instruction that CUDA C++ has no name for, and the warp intrinsics. Each wrapper has two bodies: PTX (or the
-// intrinsic) for nvcc, the emulator's model for the host compiler. The only file with inline assembly.
+// intrinsic) for nvcc, the emulator's model for the host compiler. The only file with inline assembly, but for what sm_90a alone has
+// (hopper_ptx.cuh).
 
 #include "cuda/prim/platform.cuh"
 
@@ -105,6 +106,15 @@ RLHF_DEVICE T shuffleXor(T value, int laneMask, Site site = Site::here()) {
   return __shfl_xor_sync(kFullWarp, value, laneMask);
 #else
   return simt::shuffle(kFullWarp, value, static_cast<int>(threadIdx.x % 32) ^ laneMask, site);
+#endif
+}
+
+/// What a lane wrote to shared memory before is what the others read from here on. All lanes of the warp take part.
+RLHF_DEVICE void syncWarp(Site site = Site::here()) {
+#if defined(__CUDACC__)
+  __syncwarp();
+#else
+  simt::syncWarp(kFullWarp, site);
 #endif
 }
 

@@ -97,12 +97,14 @@ export function linearBackwardArguments(data: CaseData, options: LinearBackwardO
   };
 }
 
-function forwardCase(name: string, options: LinearForwardOptions): OpCase {
+/** A case of linearForward whose data follow from its name. */
+export function forwardCase(name: string, options: LinearForwardOptions): OpCase {
   const args = linearForwardArguments(new CaseData(`linearForward ${name}`), options);
   return { op: "linearForward", name, args, criterion: product(options.inputs + (options.rank ?? 0) + 2) };
 }
 
-function backwardCase(name: string, options: LinearBackwardOptions): OpCase {
+/** A case of linearBackward whose data follow from its name. */
+export function backwardCase(name: string, options: LinearBackwardOptions): OpCase {
   const args = linearBackwardArguments(new CaseData(`linearBackward ${name}`), options);
   const terms = options.rows + options.outputs + (options.rank ?? 0);
   return { op: "linearBackward", name, args, criterion: product(terms) };

@@ -1,0 +1,181 @@
+#pragma once
+// matmulKernel of cuda/matmul.cuh for Hopper: tiles of both operands by TMA into a ring of stages, products by wgmma with their sums in
+// registers. One warp copies, two warpgroups multiply, and they meet at the stages' barriers alone.
+
+#include "cuda/matmul.cuh"
+#include "cuda/prim/hopper_ptx.cuh"
+
+namespace rlhf::cuda {
+
+/// A block's share of D, 128 × kColumns, and the ring that its operands go through, 64 values of k a stage.
+template <int kColumns_>
+struct HopperTile {
+  static constexpr int kRows = 128, kColumns = kColumns_, kDepth = 64;
+  static constexpr int kStages = kColumns == 256 ? 4 : 6;  // 192 KiB of the 227 that a block may have
+  static constexpr int kConsumers = 2, kThreads = 128 * (1 + kConsumers);
+  static constexpr int kSums = kColumns / 2;  // of a thread: 64 × kColumns over a warpgroup
+  // Registers of a thread: what the copying warpgroup does not need goes to the sums. 128 · (40 + 2 · 232) = 384 · 168.
+  static constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
+
+  struct Stage {
+    alignas(1024) bf16 a[kRows * kDepth];
+    alignas(1024) bf16 b[kColumns * kDepth];
+  };
+  // Sums of a warp on their way to the epilogue. The padding puts the eight lanes that write a column into different banks.
+  struct WarpSums {
+    float row[16][kColumns + 8];
+  };
+  struct Shared {
+    union {
+      Stage stage[kStages];
+      WarpSums sums[4 * kConsumers];
+    };
+    TransactionBarrier filled[kStages];  // by the producer's arrival and the bytes that it expects
+    TransactionBarrier free[kStages];    // by an arrival of each consuming warp
+  };
+};
+
+/// MatmulArguments as the kernel needs them.
+struct HopperOperands {
+  TensorMap a[2], b[2];
+  int tiles[2];  // of kDepth values of k
+  int64_t rows, cols;
+  float firstScale;
+};
+
+/// Where the ring stands: which stage is next, and for which time it is gone through.
+template <int kStages>
+struct RingPosition {
+  int stage = 0, parity = 0;
+
+  RLHF_DEVICE void advance() {
+    if (++stage < kStages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
+/// Row and column of a block's tile. Blocks that run at the same time shall share what they read: kGroup tiles of rows go through all
+/// columns before the next kGroup do.
+struct TileOrder {
+  int64_t row, col;
+
+  RLHF_DEVICE TileOrder(int64_t block, int64_t rowTiles, int64_t colTiles) {
+    constexpr int64_t kGroup = 16;
+    const int64_t group = block / (kGroup * colTiles), inGroup = block % (kGroup * colTiles);
+    const int64_t rowsOfGroup = rowTiles - group * kGroup < kGroup ? rowTiles - group * kGroup : kGroup;
+    row = group * kGroup + inGroup % rowsOfGroup;
+    col = inGroup / rowsOfGroup;
+  }
+};
+
+/// Copies kExtent values of i by 64 of k: one box whose rows are of k, or panels of 64 values of i whose rows are of i.
+template <int kExtent, bool kOuter>
+RLHF_DEVICE void copyOperand(bf16* shared, const TensorMap& map, int i, int k, TransactionBarrier* barrier) {
+  if constexpr (kOuter) {
+#pragma unroll
+    for (int panel = 0; panel < kExtent / kBoxColumns; ++panel)
+      copyBox(shared + panel * kBoxColumns * kBoxColumns, map, i + panel * kBoxColumns, k, barrier);
+  } else {
+    copyBox(shared, map, k, i, barrier);
+  }
+}
+
+template <class Tile, bool kOuterA, bool kOuterB>
+RLHF_DEVICE void producePair(typename Tile::Shared& shared, RingPosition<Tile::kStages>& ring, const TensorMap& a,
+                             const TensorMap& b, int row, int col, int tiles) {
+  for (int tile = 0; tile < tiles; ++tile, ring.advance()) {
+    typename Tile::Stage& stage = shared.stage[ring.stage];
+    TransactionBarrier* filled = &shared.filled[ring.stage];
+    waitFor(&shared.free[ring.stage], ring.parity ^ 1);  // passes at once when the ring is gone through for the first time
+    arriveExpecting(filled, sizeof stage.a + sizeof stage.b);
+    copyOperand<Tile::kRows, kOuterA>(stage.a, a, row, tile * Tile::kDepth, filled);
+    copyOperand<Tile::kColumns, kOuterB>(stage.b, b, col, tile * Tile::kDepth, filled);
+  }
+}
+
+template <class Tile, bool kOuterA, bool kOuterB>
+RLHF_DEVICE void consumePair(typename Tile::Shared& shared, RingPosition<Tile::kStages>& ring, int tiles, int warpgroup,
+                             float (&sums)[Tile::kSums]) {
+  constexpr int kPanelBytes = kBoxColumns * kBoxColumns * static_cast<int>(sizeof(bf16));
+  constexpr int kStepA = kOuterA ? 2048 : 32, kStepB = kOuterB ? 2048 : 32;  // bytes to the next 16 values of k
+  const bool isFirstLane = threadIdx.x % 32 == 0;
+  int previous = -1;  // the stage whose products may still run
+  for (int tile = 0; tile < tiles; ++tile, ring.advance()) {
+    typename Tile::Stage& stage = shared.stage[ring.stage];
+    waitFor(&shared.filled[ring.stage], ring.parity);
+    // 64 rows of A are a panel's worth of bytes in either order.
+    const uint64_t a = advance(matrixDescriptor(stage.a, kPanelBytes), warpgroup * kPanelBytes);
+    const uint64_t b = matrixDescriptor(stage.b, kPanelBytes);
+    beginProducts(sums);
+#pragma unroll
+    for (int step = 0; step < Tile::kDepth / 16; ++step)
+      multiplyTiles<kOuterA, kOuterB>(sums, advance(a, step * kStepA), advance(b, step * kStepB));
+    commitProducts();
+    waitForProducts<1>(sums);
+    if (previous >= 0 && isFirstLane) arrive(&shared.free[previous]);
+    previous = ring.stage;
+  }
+  waitForProducts<0>(sums);
+  if (previous >= 0 && isFirstLane) arrive(&shared.free[previous]);
+}
+
+/// Hands the sums to the epilogue by rows, four neighbouring columns a lane, through shared memory.
+template <class Tile, class Epilogue>
+RLHF_DEVICE void storeSums(typename Tile::WarpSums& shared, const float (&sums)[Tile::kSums], const Epilogue& epilogue,
+                           int64_t firstRow, int64_t firstCol, int64_t rows, int64_t cols) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, group = lane / 4, pair = lane % 4;
+#pragma unroll
+  for (int i = 0; i < Tile::kSums; i += 2)
+    *reinterpret_cast<Pack<float, 2>*>(&shared.row[group + i / 2 % 2 * 8][i / 4 * 8 + 2 * pair]) = {sums[i], sums[i + 1]};
+  syncWarp();
+  for (int row = 0; row < 16 && firstRow + row < rows; ++row) {
+#pragma unroll
+    for (int part = 0; part < Tile::kColumns; part += 128) {
+      const int col = part + 4 * lane;
+      if (firstCol + col >= cols) continue;
+      epilogue.storePack(firstRow + row, firstCol + col, *reinterpret_cast<const Pack<float, 4>*>(&shared.row[row][col]));
+    }
+  }
+}
+
+/// A block per kRows × kColumns tile of D; arguments as matmulKernel's. kOuter: the operand's rows are of i, not of k.
+template <class Tile, bool kOuterA, bool kOuterB0, bool kOuterB1, class Epilogue>
+__global__ void __launch_bounds__(Tile::kThreads, 1)
+    hopperMatmulKernel(const __grid_constant__ HopperOperands operands, const __grid_constant__ Epilogue epilogue) {
+  using Shared = typename Tile::Shared;
+  RLHF_SHARED_MEMORY(Shared, shared);
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
+  const TileOrder tile(blockIdx.x, (operands.rows + Tile::kRows - 1) / Tile::kRows,
+                       (operands.cols + Tile::kColumns - 1) / Tile::kColumns);
+  const int64_t firstRow = tile.row * Tile::kRows, firstCol = tile.col * Tile::kColumns;
+  if (thread == 0) {
+    for (int stage = 0; stage < Tile::kStages; ++stage) {
+      initBarrier(&shared.filled[stage], 1);
+      initBarrier(&shared.free[stage], 4 * Tile::kConsumers);
+    }
+    publishBarriers();
+  }
+  syncThreads();
+
+  RingPosition<Tile::kStages> ring;
+  if (warp < 4) {
+    lowerRegisters<Tile::kProducerRegisters>();
+    if (thread > 0) return;
+    const int row = static_cast<int>(firstRow), col = static_cast<int>(firstCol);
+    producePair<Tile, kOuterA, kOuterB0>(shared, ring, operands.a[0], operands.b[0], row, col, operands.tiles[0]);
+    producePair<Tile, kOuterA, kOuterB1>(shared, ring, operands.a[1], operands.b[1], row, col, operands.tiles[1]);
+  } else {
+    raiseRegisters<Tile::kConsumerRegisters>();
+    float sums[Tile::kSums] = {};
+    consumePair<Tile, kOuterA, kOuterB0>(shared, ring, operands.tiles[0], warp / 4 - 1, sums);
+#pragma unroll
+    for (float& sum : sums) sum *= operands.firstScale;
+    consumePair<Tile, kOuterA, kOuterB1>(shared, ring, operands.tiles[1], warp / 4 - 1, sums);
+    syncNamed(1, 128 * Tile::kConsumers);  // all have read the stages that the sums now overwrite
+    const int warpRow = (warp - 4) * 16;
+    storeSums<Tile>(shared.sums[warp - 4], sums, epilogue, firstRow + warpRow, firstCol, operands.rows, operands.cols);
+  }
+}
+
+}  // namespace rlhf::cuda

@@ -1,0 +1,62 @@
+#pragma once
+#include "cuda/matmul.cuh"
+#include "ops/activation.h"
+
+namespace rlhf::cuda {
+
+RLHF_DEVICE float activate(Activation activation, float x) {
+  switch (activation) {
+    case Activation::None: return x;
+    case Activation::GeluTanh: return 0.5f * x * (1.0f + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
+    case Activation::GeluErf: return 0.5f * x * (1.0f + erff(x * 0.7071067812f));
+    case Activation::Tanh: return tanhf(x);
+    case Activation::Relu: return x > 0 ? x : (x == x ? 0.0f : x);  // NaN stays NaN
+    case Activation::Silu: return x / (1.0f + expf(-x));
+  }
+  return x;
+}
+
+/// y = activation(D + bias) + residual.
+template <class T>
+struct LinearEpilogue {
+  using Shared = NoShared;
+  const T* bias;
+  const T* residual;
+  T* preActivation;
+  T* y;
+  int64_t stride;
+  Activation activation;
+
+  template <class Tile>
+  RLHF_DEVICE void operator()(Tile& tile, int64_t firstRow, int64_t firstCol, int64_t rows, int64_t cols,
+                              Shared&) const {
+    forEachSlot(tile, [&](int rowSlot, int colSlot, float sum) {
+      const int64_t row = firstRow + Tile::rowOf(rowSlot), col = firstCol + Tile::colOf(colSlot);
+      if (row >= rows || col >= cols) return;
+      const int64_t at = row * stride + col;
+      if (bias) sum += toFloat(bias[col]);
+      if (preActivation) preActivation[at] = fromFloat<T>(sum);
+      sum = activate(activation, sum);
+      if (residual) sum += toFloat(residual[at]);
+      y[at] = fromFloat<T>(sum);
+    });
+  }
+
+  bool takesPacks(int64_t cols) const {
+    return cols % 4 == 0 && stride % 4 == 0 && isPackAligned(bias) && isPackAligned(residual) && isPackAligned(preActivation) &&
+           isPackAligned(y);
+  }
+
+  /// The same for four neighbouring columns, where all arrays take packs.
+  RLHF_DEVICE void storePack(int64_t row, int64_t col, Pack<float, 4> sum) const {
+    const int64_t at = row * stride + col;
+    if (bias) addPack(sum, bias + col);
+    if (preActivation) writePack(preActivation + at, sum);
+#pragma unroll
+    for (float& each : sum.item) each = activate(activation, each);
+    if (residual) addPack(sum, residual + at);
+    writePack(y + at, sum);
+  }
+};
+
+}  // namespace rlhf::cuda

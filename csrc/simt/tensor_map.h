@@ -1,0 +1,20 @@
+#pragma once
+#include <cstdint>
+
+namespace rlhf::simt {
+
+/// How a tile's 16-byte pieces are permuted in shared memory, by the bytes of a row that it reaches over.
+enum class Swizzle { None, Bytes128 };
+
+/// What TMA knows of a bfloat16 array: `rows` of `cols`, and the box that a copy moves.
+struct TensorMap {
+  const char* data = nullptr;
+  int64_t rows = 0, cols = 0, strideBytes = 0;
+  int boxCols = 0, boxRows = 0;
+  Swizzle swizzle = Swizzle::None;
+};
+
+/// Throws Error where cuTensorMapEncodeTiled would refuse.
+TensorMap makeTensorMap(const void* data, int64_t rows, int64_t cols, int64_t stride, int boxCols, int boxRows, Swizzle swizzle);
+
+}  // namespace rlhf::simt

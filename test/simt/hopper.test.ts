@@ -1,0 +1,151 @@
+import assert from "node:assert/strict";
+import { CaseData, type OpCase } from "../ops/cases/case.ts";
+import { ACTIVATION, backwardCase, forwardCase, linearForwardArguments } from "../ops/cases/linear.ts";
+import { Expectation } from "../support/compare.ts";
+import {
+  bytesOf,
+  isKernelArray,
+  type KernelArguments,
+  type KernelArray,
+  kernels,
+  runKernel,
+} from "../support/kernels.ts";
+import { type CaseArguments, decodeOutputs, toKernelArguments } from "../support/op-arguments.ts";
+
+/*
+ * The linear layer in bfloat16 by Hopper's own instructions (csrc/cuda/hopper), on the emulator as a device of compute capability 9.0.
+ * It claims to have two multiprocessors: tiles of 256 columns are used where there are two of them or more, else tiles of 128.
+ */
+
+const SEEDS = [0, 2, 3, 5];
+
+/** A case, and how many of its products go by the Hopper kernel. */
+interface HopperCase {
+  readonly opCase: OpCase;
+  readonly products: number;
+}
+
+const forward = (products: number, ...options: Parameters<typeof forwardCase>): HopperCase => ({
+  opCase: forwardCase(...options),
+  products,
+});
+const backward = (products: number, ...options: Parameters<typeof backwardCase>): HopperCase => ({
+  opCase: backwardCase(...options),
+  products,
+});
+
+const CASES: readonly HopperCase[] = [
+  forward(1, "1×64×64, one row", { rows: 1, inputs: 64, outputs: 64 }),
+  forward(1, "130×72×264, beyond one block each way, geluTanh", {
+    ...{ rows: 130, inputs: 72, outputs: 264, gap: 8, bias: true, residual: "separate", preActivation: true },
+    activation: ACTIVATION.geluTanh,
+  }),
+  forward(1, "20×520×200 transposed, beyond the ring of six stages", {
+    ...{ rows: 20, inputs: 520, outputs: 200, transposed: true, bias: true, activation: ACTIVATION.silu },
+  }),
+  forward(1, "140×392×68, beyond the ring of four stages", { rows: 140, inputs: 392, outputs: 68 }),
+  forward(1, "70×136×132 with LoRA, residual in place", {
+    ...{ rows: 70, inputs: 136, outputs: 132, rank: 8, bias: true, residual: "inPlace" },
+  }),
+  forward(1, "140×64×72 transposed, with LoRA on an input of its own", {
+    ...{ rows: 140, inputs: 64, outputs: 72, transposed: true, rank: 16, loraInput: true },
+  }),
+  forward(2, "33×40×72 with LoRA of rank 72", { rows: 33, inputs: 40, outputs: 72, rank: 72 }),
+  forward(1, "2177×8×260, more than a group of rows' tiles", { rows: 2177, inputs: 8, outputs: 260 }),
+  backward(2, "130×264×72", { rows: 130, inputs: 264, outputs: 72, dx: "write", dWeight: true, dBias: true }),
+  backward(2, "72×136×200 transposed, strided, dx accumulated", {
+    ...{ rows: 72, inputs: 136, outputs: 200, gap: 8, transposed: true, dx: "accumulate", dWeight: true },
+  }),
+  backward(2, "70×136×128 with LoRA", {
+    ...{ rows: 70, inputs: 136, outputs: 128, rank: 8, dx: "write", dWeight: true, dLora: true },
+  }),
+  backward(1, "9×64×600 transposed, through a frozen adapter", {
+    ...{ rows: 9, inputs: 64, outputs: 600, transposed: true, rank: 8, dx: "write" },
+  }),
+];
+
+/** What the kernel leaves to the one that runs everywhere. */
+const LEFT: readonly HopperCase[] = [
+  forward(0, "9×60×64, rows not at multiples of 16 bytes", { rows: 9, inputs: 60, outputs: 64 }),
+  forward(0, "9×64×66, columns that are no packs", { rows: 9, inputs: 64, outputs: 66 }),
+  forward(0, "9×64×64 strided by 3", { rows: 9, inputs: 64, outputs: 64, gap: 3 }),
+  forward(0, "9×64×60, few columns", { rows: 9, inputs: 64, outputs: 60 }),
+  forward(0, "9×64×64 with LoRA of rank 3", { rows: 9, inputs: 64, outputs: 64, rank: 3 }),
+];
+
+/** Runs an op on an emulated device of a compute capability, under a schedule; how many products the Hopper kernel did. */
+function run(op: string, args: KernelArguments, capability: number, seed: number): number {
+  const settings = { RLHF_CUDA_CAPABILITY: String(capability), RLHF_SIMT_SEED: String(seed) };
+  const before = Object.keys(settings).map((name) => [name, process.env[name]] as const);
+  Object.assign(process.env, settings);
+  try {
+    kernels.simtLaunches();
+    runKernel("simt", op, args);
+    return kernels.simtLaunches().filter((name) => name.includes("hopperMatmulKernel")).length;
+  } finally {
+    for (const [name, value] of before)
+      if (value === undefined) delete process.env[name];
+      else process.env[name] = value;
+  }
+}
+
+function assertSameBits(left: KernelArguments, right: KernelArguments, label: string): void {
+  for (const [field, value] of Object.entries(left)) {
+    if (!isKernelArray(value)) continue;
+    const same = Buffer.from(bytesOf(value)).equals(bytesOf(right[field] as KernelArray));
+    assert.ok(same, `${label}: ${field}`);
+  }
+}
+
+function runCase({ opCase, products }: HopperCase, seeds: readonly number[]): void {
+  const { op } = opCase;
+  const expectation = new Expectation(opCase, "bfloat16");
+  const portable = toKernelArguments(op, expectation.args, "bfloat16");
+  assert.equal(run(op, portable, 80, 0), 0);
+  for (const seed of seeds) {
+    const args = toKernelArguments(op, expectation.args, "bfloat16");
+    assert.equal(run(op, args, 90, seed), products, `seed ${seed}: products by the Hopper kernel`);
+    expectation.verify(decodeOutputs(op, args, "bfloat16"), `${op}, seed ${seed}`);
+    assertSameBits(
+      args,
+      portable,
+      `seed ${seed}: other bits than by mma.sync, which the emulator adds up in the same order`,
+    );
+  }
+}
+
+describe("the linear layer on Hopper, emulated", () => {
+  for (const each of CASES)
+    it(`${each.opCase.op}: ${each.opCase.name}, ${SEEDS.length} schedules`, () => runCase(each, SEEDS));
+
+  for (const each of LEFT)
+    it(`${each.opCase.op}: ${each.opCase.name}: is left to mma.sync`, () => runCase(each, [0]));
+
+  it("computes in float32 as elsewhere", () => {
+    const { op, args } = CASES[0]!.opCase;
+    assert.equal(run(op, toKernelArguments(op, args, "float32"), 90, 1), 0);
+  });
+
+  it("gives a row the same bits alone and among others, in tiles of either width", () => {
+    const [rows, inputs, outputs, rank] = [300, 136, 200, 8]; // one row is less than two tiles of 256 columns
+    const data = new CaseData("hopper rows");
+    const together = linearForwardArguments(data, { rows, inputs, outputs, rank, bias: true });
+    const all = toKernelArguments("linearForward", together, "bfloat16");
+    assert.equal(run("linearForward", all, 90, 1), 1);
+    for (const row of [0, 63, 64, 127, 128, 299]) {
+      const alone: CaseArguments = {
+        ...together,
+        rows: 1,
+        x: (together["x"] as Float64Array).slice(row * inputs, (row + 1) * inputs),
+        loraHidden: new Float64Array(rank),
+        y: new Float64Array(outputs),
+      };
+      const one = toKernelArguments("linearForward", alone, "bfloat16");
+      assert.equal(run("linearForward", one, 90, 1), 1);
+      const bits = (args: KernelArguments, first: number) => [
+        ...(args["y"] as Uint16Array).subarray(first, first + outputs),
+      ];
+      assert.deepEqual(bits(one, 0), bits(all, row * outputs), `row ${row}`);
+    }
+  });
+});
