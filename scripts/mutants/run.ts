@@ -27,6 +27,7 @@ const TESTS = [
   "simt/sums",
   "simt/schedules",
   "simt/apart",
+  "simt/hopper",
   "ops/invariance",
 ].map((name) => join(ROOT, "test", `${name}.test.ts`));
 const REQUIRED_SHARE = 0.95;

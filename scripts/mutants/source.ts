@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 
 /** One change of the CUDA sources. All of them are compiled into one build, which applies the one that RLHF_MUTANT names. */
@@ -51,7 +51,10 @@ export function mutateLaunch(text: string): string {
 }
 
 /** Sources without kernels: the device, the table, and what both compilers share. */
-const WITHOUT_KERNELS = ["device.cu", "plugin.cu", "backend.cu", "platform.cuh", "launch.cuh", "ptx.cuh"];
+const WITHOUT_KERNELS = [
+  ...["device.cu", "plugin.cu", "backend.cu", "platform.cuh", "launch.cuh", "ptx.cuh"],
+  ...["hopper_ptx.cuh", "tensor_map.cuh"],
+];
 
 /** Files of csrc/cuda that kernels are made of, as paths from it. */
 export function kernelFiles(cuda: string): string[] {
@@ -59,16 +62,24 @@ export function kernelFiles(cuda: string): string[] {
   return names.filter((name) => /\.cuh?$/.test(name) && !WITHOUT_KERNELS.includes(basename(name))).sort();
 }
 
-/** Every op that a file's code runs in: those it exports, and those of the files that include it. */
+/** Every op that a file's code runs in: those it exports, and those of the files that include it, or the header of its name. */
 export function operatorsOf(cuda: string, file: string): string[] {
+  const kernels = kernelFiles(cuda);
+  const headers = kernels
+    .map((name) => name.replace(/\.cu$/, ".h"))
+    .filter((name) => existsSync(join(cuda, name)));
   const texts = new Map(
-    [...kernelFiles(cuda), "backend.cu"].map((name) => [name, readFileSync(join(cuda, name), "utf8")]),
+    [...kernels, ...headers, "backend.cu"].map((name) => [name, readFileSync(join(cuda, name), "utf8")]),
   );
   const reached = new Set([file]);
   for (let before = 0; before !== reached.size; ) {
     before = reached.size;
     for (const [name, text] of texts)
-      if ([...reached].some((other) => text.includes(`#include "cuda/${other}"`))) reached.add(name);
+      if (
+        [...reached].some((other) => text.includes(`#include "cuda/${other}"`)) ||
+        (name.endsWith(".h") && reached.has(name.replace(/\.h$/, ".cu")))
+      )
+        reached.add(name);
   }
   const known = [...texts.get("backend.cu")!.matchAll(/ops\.(\w+) = /g)].map((match) => match[1]!);
   const exported = [...reached].flatMap((name) =>
@@ -118,8 +129,9 @@ function operandAt(code: string, from: number): string {
   return code.slice(from, at).trim();
 }
 
-const BARRIER = /\bsync(?:Threads|Warp)\([^()]*\)/g;
-const WAIT = /\bcpAsyncWait<([^;()]*)>\(\)/g;
+const BARRIER =
+  /\b(?:sync(?:Threads|Warp|Named)|waitFor|arrive|arriveExpecting|publishBarriers|beginProducts|commitProducts)\([^()]*\)/g;
+const WAIT = /\b(cpAsyncWait|waitForProducts)<([^;()]*)>\((\w*)\)/g;
 /** A comparison, or a call whose result is the smaller of two. */
 const BOUND = /(?<= )(?:<|<=|>|>=)(?= |$)|\b(?:lesser|min)(?=\()/g;
 /** An operand of a comparison that says that reals are compared. */
@@ -147,7 +159,7 @@ function comparesReals(code: string, at: number, end: number, reals: ReadonlySet
 }
 
 /**
- * A source with every barrier left out, every wait one group shallower and every bound one higher and one lower, each where
+ * A source with every barrier and every arrival left out, every wait one group shallower and every bound one higher and one lower, each where
  * RLHF_MUTANT is its number; numbers begin at `firstId`. The bounds of loops that are unrolled are sizes of arrays, and stay, as do
  * comparisons of reals, which `knownReals` and the source itself name.
  */
@@ -192,9 +204,9 @@ export function mutate(
       .replace(BARRIER, (call, at: number) =>
         inFunction(at) ? `(rlhf::mutants::is(${add(`no ${call}`)}) ? void() : ${call})` : call,
       )
-      .replace(WAIT, (call, pending: string, at: number) =>
+      .replace(WAIT, (call, wait: string, pending: string, sums: string, at: number) =>
         inFunction(at)
-          ? `(rlhf::mutants::is(${add(`${call}, one group less`)}) ? cpAsyncWait<(${pending}) + 1>() : ${call})`
+          ? `(rlhf::mutants::is(${add(`${call}, one group less`)}) ? ${wait}<(${pending}) + 1>(${sums}) : ${call})`
           : call,
       );
   };

@@ -121,12 +121,12 @@ describe("the linear layer on Hopper, emulated", () => {
   for (const each of LEFT)
     it(`${each.opCase.op}: ${each.opCase.name}: is left to mma.sync`, () => runCase(each, [0]));
 
-  it("computes in float32 as elsewhere", () => {
+  it("linearForward computes in float32 as elsewhere", () => {
     const { op, args } = CASES[0]!.opCase;
     assert.equal(run(op, toKernelArguments(op, args, "float32"), 90, 1), 0);
   });
 
-  it("gives a row the same bits alone and among others, in tiles of either width", () => {
+  it("linearForward gives a row the same bits alone and among others, in tiles of either width", () => {
     const [rows, inputs, outputs, rank] = [300, 136, 200, 8]; // one row is less than two tiles of 256 columns
     const data = new CaseData("hopper rows");
     const together = linearForwardArguments(data, { rows, inputs, outputs, rank, bias: true });
