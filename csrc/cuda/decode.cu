@@ -123,9 +123,16 @@ __global__ void __launch_bounds__(kThreads) decodeAttentionKernel(const __grid_c
   }
 }
 
+void requireCacheType(const char* op, DType type, DType cacheType) {
+  if (cacheType != type)
+    throw Error(code::kUnsupported, format("%s: a %s cache of %s activations; the CUDA backend needs them to be equal", op,
+                                           dtypeName(cacheType), dtypeName(type)));
+}
+
 }  // namespace
 
 void kvAppend(OpContext& context, const KvAppend& a) {
+  requireCacheType("kvAppend", a.type, a.cacheType);
   dispatchType(a.type, "kvAppend", [&](auto zero) {
     using T = decltype(zero);
     const AppendArrays<T> arrays{a.places,
@@ -143,6 +150,7 @@ void kvAppend(OpContext& context, const KvAppend& a) {
 }
 
 void decodeAttention(OpContext& context, const DecodeAttention& a) {
+  requireCacheType("decodeAttention", a.type, a.cacheType);
   if (a.headDim > kMaxHeadDim)
     throw Error(code::kUnsupported, format("decodeAttention: headDim is %lld, the CUDA backend supports at most %d",
                                            static_cast<long long>(a.headDim), kMaxHeadDim));

@@ -82,7 +82,7 @@ void Generator::read(const Admitted& admitted) {
 }
 
 void Generator::copyPage(int32_t from, int32_t to) {
-  const size_t bytes = static_cast<size_t>(pageElements()) * dtypeSize(engine_.type());
+  const size_t bytes = static_cast<size_t>(pageElements()) * dtypeSize(cache_.type);
   for (const std::vector<void*>* arrays : {&cache_.keys, &cache_.values})
     for (void* pages : *arrays)
       engine_.copy(static_cast<char*>(pages) + static_cast<size_t>(to) * bytes,

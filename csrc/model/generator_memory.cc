@@ -56,6 +56,8 @@ Generator::Generator(Model::Impl& model, const std::vector<std::vector<int32_t>>
       waiting_(prompts, options, config_),
       generations_(prompts.size()) {
   validate(prompts, options, config_);
+  // What products round anyway is not worth reading at twice the width for every token.
+  cache_.type = engine_.compute() == DType::BF16 ? DType::BF16 : engine_.type();
   if (prompts.empty() || options.maxNewTokens == 0) return;  // nothing is asked for: empty generations
   int64_t longest = 0;
   for (const PromptGroup& group : waiting_.groups()) {
@@ -120,7 +122,7 @@ void Generator::layOut(BufferLayout& layout) {
   cache_.values.clear();
   for (int64_t block = 0; block < config_.layers; ++block)
     for (std::vector<void*>* arrays : {&cache_.keys, &cache_.values})
-      arrays->push_back(layout.reserve(cache_.pages * pageElements(), element));
+      arrays->push_back(layout.reserve(cache_.pages * pageElements(), dtypeSize(cache_.type)));
   hidden_ = layout.reserve(slots_ * config_.hidden, element);
   heldHidden_ = layout.reserve(config_.hidden, element);
   logits_ = layout.reserve(slots_ * config_.vocab, statistic);

@@ -15,6 +15,7 @@ struct RowSet {
 
 /// Keys and values of the sequences being decoded: two arrays of pages per block (ops/decode.h).
 struct KeyValueCache {
+  DType type = DType::F32;
   int64_t pages = 0;
   std::vector<void*> keys, values;
 };

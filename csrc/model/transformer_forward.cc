@@ -179,6 +179,7 @@ void Transformer::attend(const ForwardBuffers& buffers, const RowSet& rows, size
   const double scale = 1 / std::sqrt(static_cast<double>(config.headDim));
   if (cache) {
     KvAppend append{.type = engine_.type(),
+                    .cacheType = cache->cache.type,
                     .rows = rows.rows,
                     .kvHeads = config.kvHeads,
                     .headDim = config.headDim,
@@ -194,6 +195,7 @@ void Transformer::attend(const ForwardBuffers& buffers, const RowSet& rows, size
   }
   if (cache && cache->tables) {
     DecodeAttention decode{.type = engine_.type(),
+                           .cacheType = cache->cache.type,
                            .rows = rows.rows,
                            .heads = config.heads,
                            .kvHeads = config.kvHeads,

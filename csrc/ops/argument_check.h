@@ -34,6 +34,12 @@ class ArgumentCheck {
     if (type == DType::C128) fail(code::kArgument, field, dtypeName(type), "a real floating-point type");
   }
 
+  /// A type of storage: that of the activations, or bfloat16.
+  void sameOrBfloat16(const char* field, DType storage, DType type) const {
+    if (storage != type && storage != DType::BF16)
+      fail(code::kArgument, field, dtypeName(storage), std::string(dtypeName(type)) + " or bfloat16");
+  }
+
   void atLeast(const char* field, int64_t value, int64_t minimum) const {
     if (value < minimum) failShape(field, value, format("≥ %lld", static_cast<long long>(minimum)));
   }

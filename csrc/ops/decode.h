@@ -6,15 +6,15 @@ namespace rlhf {
 // A cache of keys and values is a pool of pages of kCachePageTokens tokens each. In a page the keys of a head lie transposed,
 // [D][kCachePageTokens], so that scores are sums over D of whole vectors of tokens, and the values as they come, [kCachePageTokens][D]:
 // kCache is [pages, G, D, kCachePageTokens], vCache [pages, G, kCachePageTokens, D]. Which pages hold a sequence, in order, a table tells;
-// sequences that begin alike may share pages.
+// sequences that begin alike may share pages. Numbers in it are of `cacheType`: that of the op, or bfloat16.
 inline constexpr int64_t kCachePageTokens = 32;
 
 /// Pages that `tokens` tokens take.
 constexpr int64_t cachePages(int64_t tokens) { return (tokens + kCachePageTokens - 1) / kCachePageTokens; }
 
-/// Writes keys and values of `rows` tokens into a cache, each to a place of its own.
+/// Writes keys and values of `rows` tokens into a cache, each to a place of its own, rounded to its type.
 struct KvAppend {
-  DType type = DType::F32;
+  DType type = DType::F32, cacheType = DType::F32;
   int64_t rows = 0, kvHeads = 0, headDim = 0, pages = 0, kStride = 0, vStride = 0;
   const int32_t* places = nullptr;  // [rows]: page · kCachePageTokens + place in the page
   const void* k = nullptr;          // [rows, G, D]
@@ -23,7 +23,8 @@ struct KvAppend {
   void* vCache = nullptr;
 
   template <class F> void fields(F&& f) {
-    f("type", type), f("rows", rows), f("kvHeads", kvHeads), f("headDim", headDim), f("pages", pages);
+    f("type", type), f("cacheType", cacheType);
+    f("rows", rows), f("kvHeads", kvHeads), f("headDim", headDim), f("pages", pages);
     f("kStride", kStride), f("vStride", vStride), f("places", places), f("k", k), f("v", v);
     f("kCache", kCache), f("vCache", vCache);
   }
@@ -32,7 +33,7 @@ struct KvAppend {
 /// One query per sequence against its cached keys and values: o = softmax(scale·q·Kᵀ)·V over the first lengths[b] positions, or
 /// over the last `window` of them. A row of o depends on its own sequence alone, bit for bit.
 struct DecodeAttention {
-  DType type = DType::F32;
+  DType type = DType::F32, cacheType = DType::F32;
   int64_t rows = 0, heads = 0, kvHeads = 0, headDim = 0, pages = 0, tableStride = 0, qStride = 0, oStride = 0;
   int64_t window = 0;                // positions that a query sees, its own included; 0: all of them
   double scale = 0;
@@ -44,7 +45,7 @@ struct DecodeAttention {
   void* o = nullptr;                 // [B, H, D]
 
   template <class F> void fields(F&& f) {
-    f("type", type), f("rows", rows), f("heads", heads), f("kvHeads", kvHeads), f("headDim", headDim), f("pages", pages);
+    f("type", type), f("cacheType", cacheType), f("rows", rows), f("heads", heads), f("kvHeads", kvHeads), f("headDim", headDim), f("pages", pages);
     f("tableStride", tableStride), f("qStride", qStride), f("oStride", oStride), f("window", window), f("scale", scale);
     f("tables", tables), f("lengths", lengths), f("q", q), f("kCache", kCache), f("vCache", vCache), f("o", o);
   }

@@ -338,6 +338,7 @@ void validate(const SquaredNorm& a) {
 void validate(const KvAppend& a) {
   const ArgumentCheck check("kvAppend");
   check.floating("type", a.type);
+  check.sameOrBfloat16("cacheType", a.cacheType, a.type);
   check.positive({{"rows", a.rows}, {"kvHeads", a.kvHeads}, {"headDim", a.headDim}, {"pages", a.pages}});
   check.stride("kStride", a.kStride, "kvHeads · headDim", a.kvHeads * a.headDim);
   check.stride("vStride", a.vStride, "kvHeads · headDim", a.kvHeads * a.headDim);
@@ -347,6 +348,7 @@ void validate(const KvAppend& a) {
 void validate(const DecodeAttention& a) {
   const ArgumentCheck check("decodeAttention");
   check.floating("type", a.type);
+  check.sameOrBfloat16("cacheType", a.cacheType, a.type);
   check.positive({{"rows", a.rows}, {"heads", a.heads}, {"kvHeads", a.kvHeads}});
   check.multiple("heads", a.heads, "kvHeads", a.kvHeads);
   check.positive({{"headDim", a.headDim}, {"pages", a.pages}, {"tableStride", a.tableStride}});

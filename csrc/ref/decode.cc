@@ -23,13 +23,21 @@ int64_t valueAt(const Arguments& a, int64_t place, int64_t g, int64_t d) {
 }
 
 template <class T>
+void store(void* cache, DType type, int64_t index, const T& value) {
+  if (type == DType::BF16)
+    out<uint16_t>(cache)[index] = floatToBfloat16(static_cast<float>(realPart(value)));
+  else
+    out<T>(cache)[index] = value;
+}
+
+template <class T>
 void run(const KvAppend& a) {
   for (int64_t n = 0; n < a.rows; ++n) {
     checkIndex("kvAppend", "places", n, a.places[n], a.pages * kCachePageTokens);
     for (int64_t g = 0; g < a.kvHeads; ++g)
       for (int64_t d = 0; d < a.headDim; ++d) {
-        out<T>(a.kCache)[keyAt(a, a.places[n], g, d)] = in<T>(a.k)[n * a.kStride + g * a.headDim + d];
-        out<T>(a.vCache)[valueAt(a, a.places[n], g, d)] = in<T>(a.v)[n * a.vStride + g * a.headDim + d];
+        store(a.kCache, a.cacheType, keyAt(a, a.places[n], g, d), in<T>(a.k)[n * a.kStride + g * a.headDim + d]);
+        store(a.vCache, a.cacheType, valueAt(a, a.places[n], g, d), in<T>(a.v)[n * a.vStride + g * a.headDim + d]);
       }
   }
 }
@@ -37,6 +45,7 @@ void run(const KvAppend& a) {
 template <class T>
 void run(const DecodeAttention& a) {
   const int64_t width = a.headDim;
+  const Parameter<T> keys(a.kCache, a.cacheType), values(a.vCache, a.cacheType);
   std::vector<T> weights(static_cast<size_t>(a.tableStride * kCachePageTokens));
   for (int64_t b = 0; b < a.rows; ++b) {
     const int64_t length = a.lengths[b];
@@ -54,7 +63,7 @@ void run(const DecodeAttention& a) {
       double largest = -std::numeric_limits<double>::infinity();
       for (int64_t j = first; j < length; ++j) {
         T score = 0;
-        for (int64_t d = 0; d < width; ++d) score += q[d] * in<T>(a.kCache)[keyAt(a, placeOf(j), g, d)];
+        for (int64_t d = 0; d < width; ++d) score += q[d] * keys[keyAt(a, placeOf(j), g, d)];
         weights[j] = T(a.scale) * score;
         largest = std::max(largest, realPart(weights[j]));
       }
@@ -62,7 +71,7 @@ void run(const DecodeAttention& a) {
       for (int64_t j = first; j < length; ++j) total += weights[j] = std::exp(weights[j] - T(largest));
       for (int64_t d = 0; d < width; ++d) {
         T sum = 0;
-        for (int64_t j = first; j < length; ++j) sum += weights[j] * in<T>(a.vCache)[valueAt(a, placeOf(j), g, d)];
+        for (int64_t j = first; j < length; ++j) sum += weights[j] * values[valueAt(a, placeOf(j), g, d)];
         out<T>(a.o)[b * a.oStride + h * width + d] = sum / total;
       }
     }

@@ -67,7 +67,7 @@ T* out(void* array) {
   return static_cast<T*>(array);
 }
 
-/// Read access to a parameter whose type need not be that of the activations.
+/// Read access to a parameter, or a cache, whose type need not be that of the activations.
 template <class T>
 class Parameter {
  public:

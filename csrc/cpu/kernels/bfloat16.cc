@@ -12,18 +12,8 @@ using cpu::Bfloat16Kernel;
 using cpu::Bfloat16Prefetch;
 using cpu::Bfloat16Segment;
 
-typedef uint32_t BitVec __attribute__((vector_size(RLHF_SIMD_WIDTH * 4)));
-
 constexpr int64_t kHalfTile = kBfloat16Tile / 2;
 static_assert(kHalfTile % kWidth == 0);
-
-/// Each lane's nearest bfloat16, ties to even, in the upper 16 bits; a NaN stays one.
-BitVec roundToBfloat16(Vec value) {
-  const auto bits = std::bit_cast<BitVec>(value);
-  const BitVec rounded = bits + (((bits >> 16) & 1) + 0x7fffu);
-  const BitVec quiet = bits | 0x400000u;
-  return (value == value ? rounded : quiet) & 0xffff0000u;
-}
 
 /// A block of half a panel and one step: 16 rows (or columns) by 16 pairs of neighbours in k, the earlier one in the lower bits.
 using Pairs = uint32_t[kHalfTile][kHalfTile];
@@ -44,8 +34,7 @@ void roundLine(const typename Reader::Element* values, int depth, float factor, 
   for (int k = 0; k < kBfloat16Tile; k += kWidth) {
     const int count = std::clamp(depth - k, 0, kWidth);
     const Vec value = count == kWidth ? Reader::load(values + k) : Reader::loadPartial(values + k, count);
-    const HalfVec rounded = __builtin_convertvector(roundToBfloat16(value * factor) >> 16, HalfVec);
-    std::memcpy(line + k, &rounded, sizeof rounded);
+    Bfloat16::store(line + k, value * factor);
   }
 }
 

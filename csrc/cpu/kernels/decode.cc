@@ -4,6 +4,7 @@
 #include "cpu/kernels/attention_tiles.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/vector_loops.h"
+#include "cpu/kernels/widen.h"
 
 namespace rlhf::RLHF_ISA {
 namespace {
@@ -32,15 +33,16 @@ float softmaxRow(int64_t count, float* scores, float& runningMaximum, float& run
 }
 
 /// Asks for what will be read next: other heads lie between a head's parts of two pages, where the hardware does not follow.
-void fetch(const float* block, int64_t floats) {
-  for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(block + i);
+void fetch(const void* block, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(block) + i);
 }
 
 /// All query heads of one sequence that share a key/value head, so that its cache is streamed once.
+template <class Cache>
 class DecodeGroup {
  public:
   static int64_t scratchFloats(const DecodeAttention& a) {
-    return a.heads / a.kvHeads * (2 * a.headDim + kBlockTokens + 2) + 6 * 16;
+    return a.heads / a.kvHeads * (2 * a.headDim + kBlockTokens + 2) + a.headDim * kPage + 7 * 16;
   }
 
   DecodeGroup(const DecodeAttention& a, int64_t row, int64_t kvHead, char* memory)
@@ -49,6 +51,7 @@ class DecodeGroup {
     query_ = scratch.take(group_ * a.headDim);
     output_ = scratch.take(group_ * a.headDim);
     scores_ = scratch.take(group_ * kBlockTokens);
+    widened_ = scratch.take(a.headDim * kPage);
     maxima_ = scratch.take(group_);
     sums_ = scratch.take(group_);
     const float* q = static_cast<const float*>(a.q) + row * a.qStride + kvHead * group_ * a.headDim;
@@ -75,18 +78,18 @@ class DecodeGroup {
   void addBlock(int64_t begin, int64_t first, int64_t end) {
     const int64_t dim = a_.headDim, padded = roundUp(end - begin, kWidth);
     for (int64_t at = begin; at < end; at += kPage) {
-      if (at + kPage < end) fetch(keys(at + kPage), dim * kPage);
+      if (at + kPage < end) fetch(keys(at + kPage), blockBytes());
       multiply<Contiguous::Depth>(group_, roundUp(std::min(kPage, end - at), kWidth),
                                   {.depth = dim,
                                    .a = query_,
                                    .aStride = dim,
-                                   .b = keys(at),
+                                   .b = widen(keys(at), dim * kPage),
                                    .bStride = kPage,
                                    .c = scores_ + (at - begin),
                                    .cStride = kBlockTokens,
                                    .accumulate = false});
     }
-    fetch(values(begin), dim * kPage);
+    fetch(values(begin), blockBytes());
     for (int64_t h = 0; h < group_; ++h) {
       float* const scores = scores_ + h * kBlockTokens;
       std::fill(scores, scores + (first - begin), -INFINITY);
@@ -96,13 +99,13 @@ class DecodeGroup {
       forEachVector(dim, [&](int64_t d, auto lanes) { lanes.store(sums + d, lanes.load(sums + d) * correction); });
     }
     for (int64_t at = begin; at < end; at += kPage) {
-      if (at + kPage < end) fetch(values(at + kPage), dim * kPage);
+      if (at + kPage < end) fetch(values(at + kPage), blockBytes());
       const int64_t from = std::max(at, first), to = std::min(at + kPage, end);
       multiply<Contiguous::Depth>(group_, dim,
                                   {.depth = to - from,
                                    .a = scores_ + (from - begin),
                                    .aStride = kBlockTokens,
-                                   .b = values(at) + (from - at) * dim,
+                                   .b = widen(values(at) + (from - at) * dim, (to - from) * dim),
                                    .bStride = dim,
                                    .c = output_,
                                    .cStride = dim,
@@ -110,8 +113,22 @@ class DecodeGroup {
     }
   }
 
-  const float* keys(int64_t position) const { return static_cast<const float*>(a_.kCache) + blockOf(position); }
-  const float* values(int64_t position) const { return static_cast<const float*>(a_.vCache) + blockOf(position); }
+  using Element = typename Cache::Element;
+
+  /// Numbers of a page as float32: as they lie, or in memory of the thread that the next call overwrites.
+  const float* widen(const Element* block, int64_t count) const {
+    if constexpr (std::is_same_v<Element, float>) return block;
+    else {
+      int64_t i = 0;
+      for (; i + kWidth <= count; i += kWidth) store(widened_ + i, Cache::load(block + i));
+      if (i < count) store(widened_ + i, Cache::loadPartial(block + i, static_cast<int>(count - i)));
+      return widened_;
+    }
+  }
+
+  int64_t blockBytes() const { return a_.headDim * kPage * static_cast<int64_t>(sizeof(Element)); }
+  const Element* keys(int64_t position) const { return static_cast<const Element*>(a_.kCache) + blockOf(position); }
+  const Element* values(int64_t position) const { return static_cast<const Element*>(a_.vCache) + blockOf(position); }
   int64_t blockOf(int64_t position) const {
     return (table_[position / kPage] * a_.kvHeads + kvHead_) * a_.headDim * kPage;
   }
@@ -119,51 +136,73 @@ class DecodeGroup {
   const DecodeAttention& a_;
   const int32_t* table_;
   int64_t kvHead_, group_, length_;
-  float *query_, *output_, *scores_, *maxima_, *sums_;
+  float *query_, *output_, *scores_, *widened_, *maxima_, *sums_;
 };
 
 /// Keys of tokens whose places follow one another in a page: each vector of numbers of up to kWidth tokens is turned.
-void appendKeys(const float* k, int64_t stride, int64_t tokens, int64_t dim, float* keys) {
+template <class Cache>
+void appendKeys(const float* k, int64_t stride, int64_t tokens, int64_t dim, typename Cache::Element* keys) {
   for (int64_t t = 0; t < tokens; t += kWidth) {
     const int height = static_cast<int>(std::min<int64_t>(kWidth, tokens - t));
     for (int64_t d = 0; d < dim; d += kWidth) {
       const int width = static_cast<int>(std::min<int64_t>(kWidth, dim - d));
       if (height == 1) {
-        for (int i = 0; i < width; ++i) keys[(d + i) * kPage + t] = k[t * stride + d + i];
+        typename Cache::Element numbers[kWidth];
+        Cache::storePartial(numbers, loadPartial(k + t * stride + d, width), width);
+        for (int i = 0; i < width; ++i) keys[(d + i) * kPage + t] = numbers[i];
         continue;
       }
       Vec block[kWidth];
       for (int i = 0; i < kWidth; ++i) block[i] = i < height ? loadPartial(k + (t + i) * stride + d, width) : Vec{};
       transpose(block);
-      for (int i = 0; i < width; ++i) storePartial(keys + (d + i) * kPage + t, block[i], height);
+      for (int i = 0; i < width; ++i) Cache::storePartial(keys + (d + i) * kPage + t, block[i], height);
     }
   }
 }
 
 /// Rows [begin, end), whose places follow one another in a page.
+template <class Cache>
 void appendRun(const KvAppend& a, int64_t begin, int64_t end) {
+  using Element = typename Cache::Element;
   const int64_t page = a.places[begin] / kPage, token = a.places[begin] % kPage;
-  const size_t bytes = static_cast<size_t>(a.headDim) * sizeof(float);
   for (int64_t g = 0; g < a.kvHeads; ++g) {
     const int64_t block = (page * a.kvHeads + g) * a.headDim * kPage;
-    appendKeys(static_cast<const float*>(a.k) + begin * a.kStride + g * a.headDim, a.kStride, end - begin, a.headDim,
-               static_cast<float*>(a.kCache) + block + token);
-    for (int64_t n = begin; n < end; ++n)
-      std::memcpy(static_cast<float*>(a.vCache) + block + (token + n - begin) * a.headDim,
-                  static_cast<const float*>(a.v) + n * a.vStride + g * a.headDim, bytes);
+    appendKeys<Cache>(static_cast<const float*>(a.k) + begin * a.kStride + g * a.headDim, a.kStride, end - begin, a.headDim,
+                      static_cast<Element*>(a.kCache) + block + token);
+    for (int64_t n = begin; n < end; ++n) {
+      const float* const from = static_cast<const float*>(a.v) + n * a.vStride + g * a.headDim;
+      Element* const to = static_cast<Element*>(a.vCache) + block + (token + n - begin) * a.headDim;
+      for (int64_t d = 0; d < a.headDim; d += kWidth) {
+        const int width = static_cast<int>(std::min<int64_t>(kWidth, a.headDim - d));
+        Cache::storePartial(to + d, loadPartial(from + d, width), width);
+      }
+    }
   }
+}
+
+/// Whether a cache is in bfloat16 or in float32. Throws for other types.
+bool isBfloat16Cache(DType type, const char* op) {
+  if (type == DType::F32 || type == DType::BF16) return type == DType::BF16;
+  throw Error(code::kUnsupported, format("%s: a cache of %s is not supported on the CPU, use float32 or bfloat16", op, dtypeName(type)));
+}
+
+template <class Cache>
+void decodeRow(const DecodeAttention& a, int64_t row, int64_t kvHead, char* scratch) {
+  float* const o = static_cast<float*>(a.o) + row * a.oStride + kvHead * (a.heads / a.kvHeads) * a.headDim;
+  DecodeGroup<Cache>(a, row, kvHead, scratch).run(o);
 }
 
 }  // namespace
 
 void kvAppend(OpContext& context, const KvAppend& a) {
   requireFloat32(a.type, "kvAppend");
+  const auto append = isBfloat16Cache(a.cacheType, "kvAppend") ? appendRun<Bfloat16> : appendRun<Float32>;
   for (int64_t n = 0; n < a.rows; ++n) requireIndex("kvAppend", "places", n, a.places[n], a.pages * kPage);
   forEachRange(context, a.rows, 2 * a.kvHeads * a.headDim, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end;) {
       int64_t next = n + 1;
       while (next < end && a.places[next] == a.places[next - 1] + 1 && a.places[next] % kPage != 0) ++next;
-      appendRun(a, n, next);
+      append(a, n, next);
       n = next;
     }
   });
@@ -172,7 +211,8 @@ void kvAppend(OpContext& context, const KvAppend& a) {
 void decodeAttention(OpContext& context, const DecodeAttention& a) {
   requireFloat32(a.type, "decodeAttention");
   requireHeadDim(a.headDim, "decodeAttention");
-  if (DecodeGroup::scratchFloats(a) * static_cast<int64_t>(sizeof(float)) > static_cast<int64_t>(cpu::kScratchPerThread))
+  const auto decode = isBfloat16Cache(a.cacheType, "decodeAttention") ? decodeRow<Bfloat16> : decodeRow<Float32>;
+  if (DecodeGroup<Float32>::scratchFloats(a) * static_cast<int64_t>(sizeof(float)) > static_cast<int64_t>(cpu::kScratchPerThread))
     throw Error(code::kUnsupported, "decodeAttention: too many query heads per key/value head for the CPU");
   int64_t positions = 0;
   for (int64_t n = 0; n < a.rows; ++n) {
@@ -183,9 +223,7 @@ void decodeAttention(OpContext& context, const DecodeAttention& a) {
   }
   const bool worthSharing = positions * a.heads * a.headDim > kElementsPerTask;
   forEachTask(context, a.rows * a.kvHeads, worthSharing, [&](int64_t index, int slot) {
-    const int64_t row = index / a.kvHeads, kvHead = index % a.kvHeads;
-    float* const o = static_cast<float*>(a.o) + row * a.oStride + kvHead * (a.heads / a.kvHeads) * a.headDim;
-    DecodeGroup(a, row, kvHead, cpu::threadScratch(context, slot)).run(o);
+    decode(a, index / a.kvHeads, index % a.kvHeads, cpu::threadScratch(context, slot));
   });
 }
 

@@ -11,6 +11,7 @@ using cpu::Bfloat16Prefetch;
 using cpu::Bfloat16Segment;
 
 constexpr int64_t kStripPanels = kStripCols / kBfloat16Tile;
+constexpr int64_t kLinesOfStep = kBfloat16StepFloats / 16;
 
 // A group of rows' packed A stays in the second-level cache while the panels of B pass by.
 constexpr int64_t kGroupFloats = 160 << 10;
@@ -100,7 +101,8 @@ class Part {
     alignas(64) float tile[kBfloat16Tile * kBfloat16Tile];
     for (int64_t j = cols.begin; j < cols.end; ++j)
       for (int64_t i = rows.begin; i < rows.end; ++i) {
-        Bfloat16Prefetch prefetch = fetchPart(j + 1, i - rows.begin, rows.end - rows.begin);
+        const int64_t height = rows.end - rows.begin;
+        Bfloat16Prefetch prefetch = height == 1 ? fetchAhead(j) : fetchPart(j + 1, i - rows.begin, height);
         fetchDestination(i, j, prefetch);
         multiplyTile(kernel, i, j, tile, prefetch);
         finish(i, j, 1, tile, kBfloat16Tile, slot);
@@ -134,9 +136,15 @@ class Part {
     kernel.multiply(segments, count, static_cast<int>(heightOf(rowPanel)), tile, prefetch);
   }
 
+  /// For rows that use B once: what is a few steps ahead of the multiplication, into the next panel at the end.
+  Bfloat16Prefetch fetchAhead(int64_t colPanel) const {
+    constexpr int64_t kBytesAhead = 8192;
+    if (steps_[0] == 0) return {};
+    return {reinterpret_cast<const char*>(panelsB_[0] + colPanel * strideB_[0]) + kBytesAhead, kLinesOfStep};
+  }
+
   /// Part `part` of `parts` of the first term's panel of B.
   Bfloat16Prefetch fetchPart(int64_t colPanel, int64_t part, int64_t parts) const {
-    constexpr int64_t kLinesOfStep = kBfloat16StepFloats / 16;
     if (colPanel * kBfloat16Tile >= cols_ || steps_[0] == 0) return {};
     const int64_t lines = ceilDivide(kLinesOfStep, parts);
     if (part * lines >= kLinesOfStep) return {};

@@ -3,12 +3,13 @@
 #include "core/error.h"
 #include "cpu/simd.h"
 
-// Weights that are kept in 16 bits, read as float32. Widening is exact, so that products have the bits of the same numbers kept
-// as float32.
+// Weights and caches that are kept in 16 bits, read as float32. Widening is exact, so that products have the bits of the same numbers
+// kept as float32.
 
 namespace rlhf::RLHF_ISA {
 
 typedef uint16_t HalfVec __attribute__((vector_size(RLHF_SIMD_WIDTH * 2)));
+typedef uint32_t BitVec __attribute__((vector_size(RLHF_SIMD_WIDTH * 4)));
 
 /// The first `count` ≤ kWidth numbers, the rest zero. Nothing beyond them is touched.
 inline HalfVec loadHalves(const uint16_t* source, int count) {
@@ -17,14 +18,28 @@ inline HalfVec loadHalves(const uint16_t* source, int count) {
   return bits;
 }
 
+/// Each lane's nearest bfloat16, ties to even, in the upper 16 bits; a NaN stays one.
+inline BitVec roundToBfloat16(Vec value) {
+  const auto bits = std::bit_cast<BitVec>(value);
+  const BitVec rounded = bits + (((bits >> 16) & 1) + 0x7fffu);
+  const BitVec quiet = bits | 0x400000u;
+  return (value == value ? rounded : quiet) & 0xffff0000u;
+}
+
 struct Float32 {
   using Element = float;
+  static void storePartial(float* destination, Vec value, int count) { RLHF_ISA::storePartial(destination, value, count); }
   static Vec load(const float* source) { return RLHF_ISA::load(source); }
   static Vec loadPartial(const float* source, int count) { return RLHF_ISA::loadPartial(source, count); }
 };
 
 struct Bfloat16 {
   using Element = uint16_t;
+  static void store(uint16_t* destination, Vec value) { storePartial(destination, value, kWidth); }
+  static void storePartial(uint16_t* destination, Vec value, int count) {
+    const HalfVec rounded = __builtin_convertvector(roundToBfloat16(value) >> 16, HalfVec);
+    std::memcpy(destination, &rounded, static_cast<size_t>(count) * sizeof(uint16_t));
+  }
   static Vec widen(HalfVec bits) { return std::bit_cast<Vec>(__builtin_convertvector(bits, IntVec) << 16); }
   static Vec load(const uint16_t* source) { return widen(loadHalves(source, kWidth)); }
   static Vec loadPartial(const uint16_t* source, int count) { return widen(loadHalves(source, count)); }
