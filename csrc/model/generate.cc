@@ -19,7 +19,9 @@ bool Generator::admit() {
   Admitted admitted = nextSequences();
   if (admitted.sequences.empty()) return false;
   read(admitted);
-  draw(admitted.sequences);
+  uploadInputs(admitted.sequences);
+  sample(static_cast<int64_t>(admitted.sequences.size()));
+  keepDrawn(admitted.sequences);
   active_.insert(active_.end(), admitted.sequences.begin(), admitted.sequences.end());
   return true;
 }
@@ -100,12 +102,22 @@ void Generator::decode() {
     host_.lengths[row] = static_cast<int32_t>(sequence.length);
     std::copy(sequence.pages.begin(), sequence.pages.end(), host_.tables + static_cast<int64_t>(row) * tableStride_);
   }
-  engine_.copy(deviceInputs_, hostInputs_.data(), hostInputs_.size());
+  uploadInputs(active_);
   const int64_t rows = static_cast<int64_t>(active_.size());
+  Step& step = steps_[rows];
+  if (step.runs++ == kRunsBeforeRecording && Recording::isPossible(engine_))
+    step.recording.emplace(engine_, [&] { decodeOnce(rows); });
+  if (step.recording) step.recording->run();
+  else decodeOnce(rows);
+  keepDrawn(active_);
+}
+
+/// What a step does on the device. It depends on the number of sequences alone: all else stands in arrays that keep their places.
+void Generator::decodeOnce(int64_t rows) {
   const ForwardBuffers buffers =
       forward({rows, rows, 1}, {cache_, device_.places, device_.tables, tableStride_, device_.lengths}, nullptr);
   model_.transformer.logits(rows, buffers.hidden, logits_);
-  draw(active_);
+  sample(rows);
 }
 
 /// Runs the transformer over packed prompts, or over the inputs of a decoding step.
@@ -127,8 +139,8 @@ ForwardBuffers Generator::forward(const RowSet& rows, const CacheUse& use, Batch
   return buffers;
 }
 
-/// Draws a token per sequence from logits_, in the sequences' order, and drops the sequences that end.
-void Generator::draw(std::vector<Sequence>& sequences) {
+/// Brings what host_ holds, and what the draws of these sequences depend on, to the device.
+void Generator::uploadInputs(const std::vector<Sequence>& sequences) {
   const size_t rows = sequences.size(), vocab = static_cast<size_t>(config_.vocab);
   for (size_t row = 0; row < rows; ++row) {
     const Sequence& sequence = sequences[row];
@@ -142,9 +154,12 @@ void Generator::draw(std::vector<Sequence>& sequences) {
                    vocab);
   }
   engine_.copy(deviceInputs_, hostInputs_.data(), hostInputs_.size());
+}
 
+/// Draws a token per sequence from logits_, in the sequences' order.
+void Generator::sample(int64_t rows) {
   Sample sample{.type = engine_.type(),
-                .rows = static_cast<int64_t>(rows),
+                .rows = rows,
                 .vocab = config_.vocab,
                 .forbiddenCount = static_cast<int64_t>(options_.stopTokens.size()),
                 .temperature = options_.temperature,
@@ -164,7 +179,11 @@ void Generator::draw(std::vector<Sequence>& sequences) {
   sample.token = drawn_;
   sample.logProb = drawnLogProb_;
   engine_.run(engine_.ops().sample, sample);
+}
 
+/// Appends the tokens that were drawn, and drops the sequences that end.
+void Generator::keepDrawn(std::vector<Sequence>& sequences) {
+  const size_t rows = sequences.size();
   std::vector<int32_t> tokens(rows);
   engine_.copy(tokens.data(), drawn_, rows * sizeof(int32_t));
   engine_.synchronize();

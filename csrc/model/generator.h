@@ -1,4 +1,6 @@
 #pragma once
+#include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -6,6 +8,7 @@
 #include "model/batch.h"
 #include "model/model_impl.h"
 #include "model/prompt_queue.h"
+#include "model/recording.h"
 
 namespace rlhf {
 
@@ -34,6 +37,13 @@ class Generator {
     int32_t last = 0;            // newest token, not yet in the cache
     std::string tail;            // end of the new text, where a stop string may have begun
   };
+
+  /// The decoding step for some number of sequences: after a few times it is worth recording.
+  struct Step {
+    int64_t runs = 0;
+    std::optional<Recording> recording;
+  };
+  static constexpr int64_t kRunsBeforeRecording = 2;
 
   /// Inputs of one step on the device, mirrored on the host and copied at once.
   struct Inputs {
@@ -72,9 +82,12 @@ class Generator {
   void read(const Admitted& admitted);
   void copyPage(int32_t from, int32_t to);
   void decode();
+  void decodeOnce(int64_t rows);
   PassShape shapeOf(int64_t rows, int64_t sequences) const;
   ForwardBuffers forward(const RowSet& rows, const CacheUse& use, Batch* packed);
-  void draw(std::vector<Sequence>& sequences);
+  void uploadInputs(const std::vector<Sequence>& sequences);
+  void sample(int64_t rows);
+  void keepDrawn(std::vector<Sequence>& sequences);
   bool advance(Sequence& sequence, int32_t token);
   bool isStop(int32_t token) const;
   /// Numbers of a page's keys in one block, and of its values.
@@ -114,6 +127,7 @@ class Generator {
   char* deviceInputs_ = nullptr;
   std::vector<char> hostInputs_;
   Inputs host_{}, device_{};
+  std::map<int64_t, Step> steps_;  // by the number of sequences
 };
 
 }  // namespace rlhf

@@ -36,6 +36,7 @@ Device planningDevice(const Device& device) {
   planning.release = releaseNothing;
   planning.copyAsync = copyNothing;
   planning.fillAsync = fillNothing;
+  planning.beginCapture = nullptr;  // there is nothing to record
   return planning;
 }
 

@@ -19,8 +19,9 @@ Device* device();
 const Ops& apartOps();
 Device* apartDevice();
 
-/// The kernels that were launched on this thread since the last call, the latest thousands at least.
+/// The kernels that were launched on this thread since the last call, "graph" before those of a recording; the latest thousands.
 std::vector<std::string> takeLaunches();
+void logLaunch(const char* name);
 
 /// Small kernels with one seeded bug each (and sound ones beside them), to prove that the emulator finds the bug.
 std::vector<std::string> selfTestNames();

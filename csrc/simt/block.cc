@@ -252,10 +252,14 @@ void BlockExecutor::checkGuards() const {
 
 void launchErased(const char* kernel, Dim3 grid, Dim3 block, size_t sharedBytes, void (*body)(void*), void* argument) {
   BlockExecutor execution(kernel, grid, block, sharedBytes, currentSeed());
-  if (launchLog.size() >= kLoggedLaunches) launchLog.clear();
-  launchLog.emplace_back(kernel);
+  logLaunch(kernel);
   for (const uint32_t number : execution.schedule().blockOrder(static_cast<uint32_t>(grid.count())))
     execution.run(Dim3(number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y), body, argument);
+}
+
+void logLaunch(const char* name) {
+  if (launchLog.size() >= kLoggedLaunches) launchLog.clear();
+  launchLog.emplace_back(name);
 }
 
 std::vector<std::string> takeLaunches() { return std::exchange(launchLog, {}); }

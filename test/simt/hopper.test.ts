@@ -51,7 +51,8 @@ const CASES: readonly HopperCase[] = [
     ...{ rows: 140, inputs: 64, outputs: 72, transposed: true, rank: 16, loraInput: true },
   }),
   forward(2, "33×40×72 with LoRA of rank 72", { rows: 33, inputs: 40, outputs: 72, rank: 72 }),
-  forward(1, "2177×8×260, more than a group of rows' tiles", { rows: 2177, inputs: 8, outputs: 260 }),
+  // 31 tiles of rows: a group of 16, and one less than another.
+  forward(1, "3900×8×260, groups of rows' tiles", { rows: 3900, inputs: 8, outputs: 260 }),
   backward(2, "130×264×72", { rows: 130, inputs: 264, outputs: 72, dx: "write", dWeight: true, dBias: true }),
   backward(2, "72×136×200 transposed, strided, dx accumulated", {
     ...{ rows: 72, inputs: 136, outputs: 200, gap: 8, transposed: true, dx: "accumulate", dWeight: true },
@@ -115,8 +116,10 @@ function runCase({ opCase, products }: HopperCase, seeds: readonly number[]): vo
 }
 
 describe("the linear layer on Hopper, emulated", () => {
-  for (const each of CASES)
-    it(`${each.opCase.op}: ${each.opCase.name}, ${SEEDS.length} schedules`, () => runCase(each, SEEDS));
+  for (const each of CASES) {
+    const seeds = Number(each.opCase.args["rows"]) < 1000 ? SEEDS : SEEDS.slice(0, 2);
+    it(`${each.opCase.op}: ${each.opCase.name}, ${seeds.length} schedules`, () => runCase(each, seeds));
+  }
 
   for (const each of LEFT)
     it(`${each.opCase.op}: ${each.opCase.name}: is left to mma.sync`, () => runCase(each, [0]));
