@@ -36,7 +36,7 @@ interface Part {
 
 const OPS = ["test/ops/backends", "test/ops/invariance"];
 const PARTS: Readonly<Record<string, Part>> = {
-  ops: { files: [...OPS, "test/simt/contents"] },
+  ops: { files: [...OPS, "test/simt/contents", "test/simt/filled-device"] },
   models: { files: ["test/model/gradients"], grep: "CUDA kernels" },
   parity: { files: ["test/parity"], library: true },
   quickstart: { files: ["test/pipeline/quickstart.test"], grep: "quickstart's pipeline", library: true },

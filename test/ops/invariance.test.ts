@@ -250,6 +250,7 @@ for (const backend of testedBackends.filter((name) => name !== "ref")) {
           checkLinear(run, { inputs: 129, outputs: 70, rank: 0, transposed: false }));
         it(`linearForward with LoRA, ${type}`, () => {
           checkLinear(run, { inputs: 65, outputs: 130, rank: 4, transposed: true });
+          checkLinear(run, { inputs: 136, outputs: 200, rank: 8, transposed: false }); // as Hopper's kernel takes them
         });
       }
       if (operators.has("attentionForward")) {

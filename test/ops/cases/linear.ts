@@ -110,7 +110,45 @@ export function backwardCase(name: string, options: LinearBackwardOptions): OpCa
   return { op: "linearBackward", name, args, criterion: product(terms) };
 }
 
+/** Rows and columns as Hopper's kernel takes them (csrc/cuda/hopper), around the edges of its tiles and of its ring. */
+export const hopperCases: readonly OpCase[] = [
+  forwardCase("1×64×64, one row", { rows: 1, inputs: 64, outputs: 64 }),
+  forwardCase("130×72×264, beyond one block each way, geluTanh", {
+    ...{ rows: 130, inputs: 72, outputs: 264, gap: 8, bias: true, residual: "separate", preActivation: true },
+    activation: ACTIVATION.geluTanh,
+  }),
+  forwardCase("20×520×200 transposed, beyond the ring of six stages", {
+    ...{ rows: 20, inputs: 520, outputs: 200, transposed: true, bias: true, activation: ACTIVATION.silu },
+  }),
+  forwardCase("140×392×68, beyond the ring of four stages", { rows: 140, inputs: 392, outputs: 68 }),
+  forwardCase("70×136×132 with LoRA, residual in place", {
+    ...{ rows: 70, inputs: 136, outputs: 132, rank: 8, bias: true, residual: "inPlace" },
+  }),
+  forwardCase("140×64×72 transposed, with LoRA on an input of its own", {
+    ...{ rows: 140, inputs: 64, outputs: 72, transposed: true, rank: 16, loraInput: true },
+  }),
+  forwardCase("33×40×72 with LoRA of rank 72", { rows: 33, inputs: 40, outputs: 72, rank: 72 }),
+  backwardCase("130×264×72", {
+    rows: 130,
+    inputs: 264,
+    outputs: 72,
+    dx: "write",
+    dWeight: true,
+    dBias: true,
+  }),
+  backwardCase("72×136×200 transposed, strided, dx accumulated", {
+    ...{ rows: 72, inputs: 136, outputs: 200, gap: 8, transposed: true, dx: "accumulate", dWeight: true },
+  }),
+  backwardCase("70×136×128 with LoRA", {
+    ...{ rows: 70, inputs: 136, outputs: 128, rank: 8, dx: "write", dWeight: true, dLora: true },
+  }),
+  backwardCase("9×64×600 transposed, through a frozen adapter", {
+    ...{ rows: 9, inputs: 64, outputs: 600, transposed: true, rank: 8, dx: "write" },
+  }),
+];
+
 export const linearCases: readonly OpCase[] = [
+  ...hopperCases,
   forwardCase("1×1×1", { rows: 1, inputs: 1, outputs: 1 }),
   forwardCase("2×7×3 with bias", { rows: 2, inputs: 7, outputs: 3, bias: true }),
   forwardCase("1×65×129, one row", { rows: 1, inputs: 65, outputs: 129, bias: true }),
