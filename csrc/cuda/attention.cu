@@ -105,7 +105,6 @@ __global__ void __launch_bounds__(128, 2)
     syncThreads();  // values have come, weights stand where all find them
     Attention::accumulate(output, scores, shared.weights, shared.v);
   }
-  cpAsyncWait<0>();
 
 #pragma unroll
   for (int row = 0; row < Attention::kRowSlots; ++row) {

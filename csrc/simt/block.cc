@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "simt/backend.h"
+#include "simt/fault.h"
 #include "simt/hopper.h"
 
 namespace rlhf::simt {
@@ -65,6 +66,7 @@ BlockExecutor::BlockExecutor(const char* kernel, Dim3 grid, Dim3 block, size_t s
     fail(format("the grid %u x %u x %u is empty or too large", grid.x, grid.y, grid.z));
   auto& threads = resources().threads;
   while (threads.size() < block.count()) threads.push_back(std::make_unique<Thread>());
+  catchFaults();
   executor = this;
 }
 
@@ -90,6 +92,15 @@ void BlockExecutor::threadMain(void* argument) {
   --self.live_;
   self.releaseBarrierIfComplete();
   thread->fiber.suspend();
+}
+
+void BlockExecutor::leaveAfterFault() {
+  try {
+    fail(format("%s reads or writes outside the arrays", describe(*current_).c_str()));
+  } catch (...) {
+    failure_ = std::current_exception();
+  }
+  while (true) current_->fiber.suspend();  // not to be resumed: its registers are lost
 }
 
 void BlockExecutor::startThreads(Dim3 blockIndex) {
@@ -127,7 +138,9 @@ void BlockExecutor::run(Dim3 blockIndex, void (*body)(void*), void* argument) {
     current_ = resources().threads[number].get();
     runnable_[current_->warp()] &= ~(1u << current_->lane());
     threadIdx = current_->index;
+    isInThread_ = true;
     current_->fiber.resume();
+    isInThread_ = false;
     if (failure_) std::rethrow_exception(failure_);
   }
   checkGuards();
@@ -264,6 +277,9 @@ void logLaunch(const char* name) {
 
 std::vector<std::string> takeLaunches() { return std::exchange(launchLog, {}); }
 
+bool isInEmulatedThread() { return executor && executor->isInThread(); }
+void leaveEmulatedThread() { executor->leaveAfterFault(); }
+
 unsigned char* sharedMemory() { return running().shared(); }
 void blockBarrier(Site site) { running().barrier(site); }
 
@@ -277,6 +293,7 @@ void asyncCopy16(void* shared, const void* global, int validBytes, Site site) {
   if (reinterpret_cast<uintptr_t>(global) % AsyncCopies::kBytes || validBytes < 0 || validBytes > AsyncCopies::kBytes)
     execution.fail(format("cp.async at %s: the source must be aligned to 16 bytes and 0 to 16 of them valid (%d are)",
                           siteName(site).c_str(), validBytes));
+  static_cast<void>(*static_cast<const volatile char*>(global));  // an address that must be valid even if nothing is read
   execution.current().copies.issue(shared, global, validBytes);
 }
 

@@ -46,6 +46,11 @@ class BlockExecutor {
   size_t sharedBytes() const { return sharedBytes_; }
   [[noreturn]] void fail(const std::string& what) const;
 
+  /// Whether a thread of the block runs now, and not what schedules it.
+  bool isInThread() const { return isInThread_; }
+  /// Ends the launch with an error, from the stack of the thread that runs now.
+  [[noreturn]] void leaveAfterFault();
+
   Schedule& schedule() { return schedule_; }
   Transactions& transactions() { return transactions_; }
   Warpgroups& warpgroups() { return warpgroups_; }
@@ -89,6 +94,7 @@ class BlockExecutor {
   std::vector<std::vector<Rendezvous>> rendezvous_;  // per warp: those that still wait for lanes
   int live_ = 0, atBarrier_ = 0;
   Site barrierSite_;
+  bool isInThread_ = false;
   std::exception_ptr failure_;
 };
 

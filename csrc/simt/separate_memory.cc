@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 #include "core/arena.h"
@@ -20,11 +22,16 @@ size_t wholePages(size_t bytes) { return alignUp(std::max<size_t>(bytes, 1), pag
 
 }  // namespace
 
+char* SeparateMemory::pagesOf(char* begin) { return begin - reinterpret_cast<uintptr_t>(begin) % pageBytes(); }
+
 Status SeparateMemory::allocate(size_t bytes, void** out) {
-  // The page behind it is nobody's, so that no allocation begins where another ends.
-  void* memory = mmap(nullptr, wholePages(bytes) + pageBytes(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) return kNoMemory;
-  allocations_[static_cast<char*>(memory)] = bytes;
+  const size_t pages = wholePages(bytes);
+  void* mapping = mmap(nullptr, pages + 2 * pageBytes(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapping == MAP_FAILED) return kNoMemory;
+  const char* fence = std::getenv("RLHF_SIMT_FENCE");
+  const bool endsPage = fence && std::strcmp(fence, "after") == 0;
+  char* const memory = static_cast<char*>(mapping) + pageBytes() + (endsPage && bytes > 0 ? pages - bytes : 0);
+  allocations_[memory] = bytes;
   const Access access(*this);
   std::memset(memory, 0xff, bytes);  // NaN: contents are undefined, and shall not look like zeros
   *out = memory;
@@ -34,7 +41,7 @@ Status SeparateMemory::allocate(size_t bytes, void** out) {
 void SeparateMemory::release(void* memory) {
   const auto found = allocations_.find(static_cast<char*>(memory));
   if (found == allocations_.end()) return;
-  munmap(memory, wholePages(found->second) + pageBytes());
+  munmap(pagesOf(found->first) - pageBytes(), wholePages(found->second) + 2 * pageBytes());
   allocations_.erase(found);
 }
 
@@ -55,7 +62,7 @@ void SeparateMemory::close() {
 }
 
 void SeparateMemory::protectAll(int protection) const {
-  for (const auto& [begin, bytes] : allocations_) mprotect(begin, wholePages(bytes), protection);
+  for (const auto& [begin, bytes] : allocations_) mprotect(pagesOf(begin), wholePages(bytes), protection);
 }
 
 }  // namespace rlhf::simt

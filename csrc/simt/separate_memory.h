@@ -6,7 +6,9 @@
 
 namespace rlhf::simt {
 
-/// Memory that the host can neither read nor write but while the device does its own work, as is that of a GPU.
+/// Memory that the host can neither read nor write but while the device does its own work, as is that of a GPU. Pages that nobody may
+/// touch lie before and behind each allocation, which begins where its first page does; with RLHF_SIMT_FENCE=after it ends where its last
+/// page does, and is aligned no more than that leaves it.
 class SeparateMemory {
  public:
   Status allocate(size_t bytes, void** out);
@@ -31,6 +33,7 @@ class SeparateMemory {
   void open();
   void close();
   void protectAll(int protection) const;
+  static char* pagesOf(char* begin);
 
   std::map<char*, size_t> allocations_;  // bytes that were asked for, by address
   int accesses_ = 0;

@@ -2,9 +2,9 @@
  * Mutation testing of the CUDA sources on the emulator: every barrier deleted, every wait one group shallower, every bound of a
  * comparison moved by one either way. Which of these does the suite notice?
  *
- *   npm run mutants [-- FILE…] [--list] [--jobs N]
+ *   npm run mutants [-- FILE…] [--survivors] [--list] [--jobs N]
  *
- * FILE is a part of a source's name ("attention", "prim/"). All of them together are written to bench/results/mutants.json. Exit code 1
+ * FILE is a part of a source's name ("attention", "prim/"); --survivors takes those that the last run left. All of them together are written to bench/results/mutants.json. Exit code 1
  * if less than 95 % are noticed, or if equivalent.json holds what is not so.
  */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -153,6 +153,7 @@ async function main(): Promise<void> {
     options: {
       jobs: { type: "string", default: String(availableParallelism()) },
       list: { type: "boolean", default: false },
+      survivors: { type: "boolean", default: false },
     },
   });
   const equivalents = JSON.parse(
@@ -162,9 +163,10 @@ async function main(): Promise<void> {
   const unmatched = unmatchedEntries(equivalents, all);
   for (const entry of unmatched)
     process.stderr.write(`equivalent.json: no such mutant: ${JSON.stringify(entry)}\n`);
-  const chosen = all.filter(
-    ({ file }) => positionals.length === 0 || positionals.some((part) => file.includes(part)),
-  );
+  const left = values.survivors ? lastSurvivors() : undefined;
+  const chosen = all
+    .filter(({ file }) => positionals.length === 0 || positionals.some((part) => file.includes(part)))
+    .filter(({ file, text, change }) => left?.has([file, text, change].join()) ?? true);
   if (values.list)
     return void process.stdout.write(chosen.map((each) => `${describeMutant(each)}\n`).join(""));
   build();
@@ -179,6 +181,14 @@ async function main(): Promise<void> {
     process.stderr.write(`equivalent.json: was killed: ${describeMutant(mutant)}\n`);
   if (chosen.length === all.length) writeResults(results, files, share);
   if (share < REQUIRED_SHARE || unmatched.length > 0 || refuted.length > 0) process.exitCode = 1;
+}
+
+/** What the last run of all mutants left, as writeResults() names it. */
+function lastSurvivors(): Set<string> {
+  const { survivors } = JSON.parse(readFileSync(RESULTS, "utf8")) as {
+    survivors: Pick<Mutant, "file" | "text" | "change">[];
+  };
+  return new Set(survivors.map(({ file, text, change }) => [file, text, change].join()));
 }
 
 function writeResults(results: readonly Result[], files: Record<string, Counts>, share: number): void {

@@ -7,10 +7,12 @@ import {
   type KernelArguments,
   type KernelType,
   kernels,
+  runFenced,
   runKernel,
   testedBackends,
 } from "../support/kernels.ts";
 import { type CaseArguments, decodeOutputs, encode, toKernelArguments } from "../support/op-arguments.ts";
+import { assertUntouched, markUnset } from "../support/untouched.ts";
 import type { OpCase } from "./cases/case.ts";
 import { opCases } from "./cases/index.ts";
 
@@ -105,12 +107,23 @@ function checkVariant(
       if (!copies.has(value)) copies.set(value, value.slice());
       args[name] = copies.get(value)!;
     }
+    markUnset(op, args);
     runKernel(backend, op, args, { threads });
+    assertUntouched(op, args, expectation.values, expectation.fields());
     return args;
   });
   expectation.verify(decodeOutputs(op, runs[0]!, type), `${op} on ${backend} in ${type}${variant.name}`);
   for (const [index, run] of runs.entries())
     assertSameBits(runs[0]!, run, `${op} on ${backend}${variant.name}, ${threadCounts[index]} threads`);
+}
+
+/** What the op reads and writes lies in its arrays: on the emulator, no byte beside them is anybody's. */
+function checkFenced({ op }: OpCase, type: KernelType, expectation: Expectation): void {
+  for (const fence of ["before", "after"] as const) {
+    const args = toKernelArguments(op, expectation.args, type);
+    runFenced(fence, op, args);
+    expectation.verify(decodeOutputs(op, args, type), `${op} in ${type}, fence ${fence} its arrays`);
+  }
 }
 
 for (const backend of ["ref", ...testedBackends.filter((name) => name !== "ref")]) {
@@ -123,6 +136,7 @@ for (const backend of ["ref", ...testedBackends.filter((name) => name !== "ref")
           const expectation = new Expectation(opCase, type);
           for (const variant of variantsOf(backend, opCase, expectation.args, type))
             checkVariant(backend, opCase, type, variant, expectation);
+          if (backend === "simt") checkFenced(opCase, type, expectation);
         });
       }
     }

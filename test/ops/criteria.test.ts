@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
 import { Expectation } from "../support/compare.ts";
+import type { KernelArray } from "../support/kernels.ts";
+import { assertUntouched, markUnset } from "../support/untouched.ts";
 import { opCases } from "./cases/index.ts";
 
 /** The criteria that backends are held to can fail: every case notices one wrong, one missing and one stray element. */
@@ -36,6 +38,23 @@ describe("criteria of the table of cases", () => {
         const untouched = values[field]!.findIndex(Number.isNaN);
         if (untouched >= 0) rejects(field, untouched, 0);
       }
+    });
+  }
+});
+
+describe("elements that an op must not write", () => {
+  for (const [name, array] of [
+    ["float32", Float32Array.of(1, Number.NaN)],
+    ["bfloat16", Uint16Array.of(0x3f80, 0x7fc0)],
+  ] as const) {
+    it(`are noticed when NaN is written over them, ${name}`, () => {
+      const expected = { y: Float64Array.of(1, Number.NaN) };
+      const check = (y: KernelArray): void => assertUntouched("rmsNormForward", { y }, expected, ["y"]);
+      const marked = array.slice();
+      markUnset("rmsNormForward", { y: marked });
+      check(marked);
+      assert.equal(marked[0], array[0]);
+      assert.throws(() => check(array), { message: /y\[1\] was written/ });
     });
   }
 });

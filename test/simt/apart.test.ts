@@ -8,6 +8,7 @@ import {
   type KernelArguments,
   type KernelArray,
   kernels,
+  runFenced,
   runKernel,
 } from "../support/kernels.ts";
 import { decodeOutputs, toKernelArguments } from "../support/op-arguments.ts";
@@ -77,6 +78,23 @@ describe("ops on a device with memory of its own", () => {
       assert.throws(() => runKernel(backend, "rmsNormForward", shortened(119)), {
         message: new RegExp(`rmsNormForward on ${backend}: y was written past its end`),
       });
+  });
+
+  it("finds what an op reads beside an array, on the side of the fence, and goes on", () => {
+    const message = /emulated kernel .*: warp \d+ lane \d+ reads or writes outside the arrays/;
+    const short = { ...shortened(120), x: new Float32Array(119) };
+    runFenced("before", "rmsNormForward", short);
+    assert.throws(() => runFenced("after", "rmsNormForward", short), { message });
+    const sums = {
+      sequences: 1,
+      rows: 3,
+      offsets: Int32Array.of(-1, 3),
+      weight: new Float32Array(3).fill(1),
+      x: new Float32Array(3),
+      sum: new Float32Array(1),
+    };
+    assert.throws(() => runFenced("before", "sequenceSum", sums), { message });
+    runFenced("after", "rmsNormForward", shortened(120));
   });
 
   it("says what is wrong with a call, and goes on", () => {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { opCases } from "../ops/cases/index.ts";
-import { cudaBackend, type KernelArguments, runKernel } from "../support/kernels.ts";
+import { cudaBackend, type KernelArguments, PAGE_TOKENS, runFenced, runKernel } from "../support/kernels.ts";
 import { type CaseArguments, decodeOutputs, toKernelArguments } from "../support/op-arguments.ts";
 
 /**
@@ -14,9 +14,14 @@ describe(`arrays whose contents do not fit, on ${cudaBackend}`, () => {
   function compare(op: string, name: string, change: KernelArguments): { good: Outputs; bad: Outputs } {
     const { args } = opCases.find((each) => each.op === op && each.name === name)!;
     const run = (given: CaseArguments, changed: KernelArguments): Outputs => {
-      const converted = { ...toKernelArguments(op, given, "float32"), ...changed };
-      runKernel(cudaBackend, op, converted);
-      return decodeOutputs(op, converted, "float32");
+      const converted = (): KernelArguments => ({ ...toKernelArguments(op, given, "float32"), ...changed });
+      if (cudaBackend === "simt:apart") {
+        runFenced("before", op, converted());
+        runFenced("after", op, converted());
+      }
+      const result = converted();
+      runKernel(cudaBackend, op, result);
+      return decodeOutputs(op, result, "float32");
     };
     return { good: run(args, {}), bad: run(args, change) };
   }
@@ -83,12 +88,13 @@ describe(`arrays whose contents do not fit, on ${cudaBackend}`, () => {
     });
   }
 
-  it("rotary: a row with a position beyond the tables turns to NaN", () => {
-    const name = "7 rows, 3 heads, 6 of 10";
-    const { good, bad } = compare("rotary", name, replaced("rotary", name, "positions", 3, 40));
-    const turned = range(0, 3).flatMap((head) => range(3 * 35 + head * 10, 6));
-    assertOnlyNaN(good["x"]!, bad["x"]!, turned);
-  });
+  for (const position of [40, -1])
+    it(`rotary: a row with position ${position}, beyond the tables, turns to NaN`, () => {
+      const name = "7 rows, 3 heads, 6 of 10";
+      const { good, bad } = compare("rotary", name, replaced("rotary", name, "positions", 3, position));
+      const turned = range(0, 3).flatMap((head) => range(3 * 35 + head * 10, 6));
+      assertOnlyNaN(good["x"]!, bad["x"]!, turned);
+    });
 
   it("gae: a counted first token makes its sequence NaN where the advantage is known, and no other", () => {
     const name = "7, 1, 2 tokens";
@@ -104,11 +110,60 @@ describe(`arrays whose contents do not fit, on ${cudaBackend}`, () => {
     assert.deepEqual(bad["dValue"], good["dValue"]);
   });
 
-  it("rewardLoss: a row outside the batch makes the loss NaN and gets no gradient", () => {
-    const name = "logistic, 7 pairs and 0 scored answers";
-    const { bad } = compare("rewardLoss", name, replaced("rewardLoss", name, "chosen", 2, 23));
-    assert.ok(Number.isNaN(bad["stats"]![0]));
+  for (const row of [23, -1])
+    it(`rewardLoss: row ${row}, outside the batch, makes the loss NaN and gets no gradient`, () => {
+      const name = "logistic, 7 pairs and 0 scored answers";
+      const { bad } = compare("rewardLoss", name, replaced("rewardLoss", name, "chosen", 2, row));
+      assert.ok(Number.isNaN(bad["stats"]![0]));
+    });
+
+  const cache = "3 rows, 4/2 heads of 7, 2 of 5 pages";
+
+  for (const place of [-1, 5 * PAGE_TOKENS])
+    it(`kvAppend: a token whose place is ${place} is left out`, () => {
+      const { good, bad } = compare("kvAppend", cache, replaced("kvAppend", cache, "places", 0, place));
+      const width = 2 * 7;
+      for (const field of ["kCache", "vCache"]) {
+        const before = Float32Array.from(caseOf("kvAppend", cache)[field] as Float64Array);
+        const differing = range(0, before.length).filter((i) => good[field]![i] !== bad[field]![i]);
+        assert.equal(differing.length, width);
+        for (const index of differing) assert.equal(bad[field]![index], before[index]);
+      }
+    });
+
+  for (const page of [-1, 5])
+    it(`decodeAttention: page ${page}, of none, is left out, and other rows stay as they are`, () => {
+      const { good, bad } = compare(
+        "decodeAttention",
+        cache,
+        replaced("decodeAttention", cache, "tables", 0, page),
+      );
+      const stride = 4 * 7 + 2 * 3;
+      const others = (values: Float64Array): Float64Array => values.subarray(stride);
+      assert.deepEqual(others(bad["o"]!), others(good["o"]!));
+      assert.notDeepEqual(bad["o"], good["o"]);
+    });
+
+  it("decodeAttention: a sequence longer than its table is cut to it", () => {
+    const change = replaced("decodeAttention", cache, "lengths", 2, 1000);
+    const { good, bad } = compare("decodeAttention", cache, change);
+    assert.deepEqual(bad["o"], good["o"]);
   });
+
+  it("sample: forbidden tokens that are none forbid nothing", () => {
+    const name = "the last token of all";
+    const { vocab } = caseOf("sample", name) as { vocab: number };
+    const change = { forbiddenCount: 2, forbidden: Int32Array.of(-1, vocab) };
+    const { good, bad } = compare("sample", name, change);
+    assert.deepEqual(bad, good);
+  });
+
+  for (const sequence of [-1, 3])
+    it(`wpoWeight: the pair of sequence ${sequence} is NaN`, () => {
+      const name = "3, 2, 5 tokens";
+      const { good, bad } = compare("wpoWeight", name, replaced("wpoWeight", name, "chosen", 1, sequence));
+      assertOnlyNaN(good["weight"]!, bad["weight"]!, [1]);
+    });
 
   it("wpoWeight: the pair of an answer without tokens is NaN", () => {
     const name = "3, 2, 5 tokens";
@@ -140,12 +195,13 @@ describe(`arrays whose contents do not fit, on ${cudaBackend}`, () => {
     assert.ok(Number.isNaN(bad["dLogProb"]![chosen]));
   });
 
-  it("ktoLoss: a label that is none makes its gradient and the loss NaN", () => {
-    const name = "33 answers";
-    const { good, bad } = compare("ktoLoss", name, replaced("ktoLoss", name, "label", 5, 2));
-    assertOnlyNaN(good["dLogProb"]!, bad["dLogProb"]!, [5]);
-    assert.ok(Number.isNaN(bad["stats"]![0]));
-  });
+  for (const label of [2, -2])
+    it(`ktoLoss: the label ${label}, which is none, makes its gradient and the loss NaN`, () => {
+      const name = "33 answers";
+      const { good, bad } = compare("ktoLoss", name, replaced("ktoLoss", name, "label", 5, label));
+      assertOnlyNaN(good["dLogProb"]!, bad["dLogProb"]!, [5]);
+      assert.ok(Number.isNaN(bad["stats"]![0]));
+    });
 
   for (const [what, value] of [
     ["NaN", Number.NaN],

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { CaseData, type OpCase } from "../ops/cases/case.ts";
+import { sampleArguments } from "../ops/cases/decode.ts";
 import { opCases } from "../ops/cases/index.ts";
 import { linearForwardArguments } from "../ops/cases/linear.ts";
 import { normBackwardArguments, normForwardArguments } from "../ops/cases/norm.ts";
@@ -13,6 +14,7 @@ import {
   type KernelType,
   kernels,
   runKernel,
+  withEnvironment,
 } from "../support/kernels.ts";
 import { type CaseArguments, decodeOutputs, toKernelArguments } from "../support/op-arguments.ts";
 
@@ -21,14 +23,7 @@ const SEEDS = [0, 2, 3, 5, 8, 13];
 
 /** Runs an op on the emulator under the schedule of a seed; seed 0 is the fixed order. */
 function runUnderSeed(seed: number, op: string, args: KernelArguments): void {
-  const before = process.env["RLHF_SIMT_SEED"];
-  process.env["RLHF_SIMT_SEED"] = String(seed);
-  try {
-    runKernel("simt", op, args);
-  } finally {
-    if (before === undefined) delete process.env["RLHF_SIMT_SEED"];
-    else process.env["RLHF_SIMT_SEED"] = before;
-  }
+  withEnvironment("RLHF_SIMT_SEED", String(seed), () => runKernel("simt", op, args));
 }
 
 function assertSameBits(op: string, left: KernelArguments, right: KernelArguments, seed: number): void {
@@ -75,6 +70,16 @@ function wideEmbedding(): OpCase {
   };
 }
 
+/** Logits so large that top-p's search, whose interval is a number then, has no barrier between two sums that share memory. */
+function topPOfLargeLogits(): OpCase {
+  const [rows, vocab, dropped] = [1, 600, 32];
+  const logits = new Float64Array(rows * vocab).fill(1e9);
+  logits.fill(1e9 - 64, 0, dropped); // e⁻²⁰ of the others each, which makes 427 of the 568 of what would be 426
+  const settings = { topP: 0.75, temperature: 3.2, logits };
+  const args = sampleArguments(new CaseData("simt large logits"), rows, vocab, settings);
+  return { op: "sample", name: "top-p of large logits", args, criterion: { kind: "general", floor: 0 } };
+}
+
 const named = (op: string, name: string): OpCase =>
   opCases.find((each) => each.op === op && each.name === name)!;
 
@@ -82,6 +87,8 @@ const named = (op: string, name: string): OpCase =>
 const FURTHER_CASES = [
   manyRowsPerBlock(),
   wideEmbedding(),
+  named("embeddingBackward", "200×8"),
+  topPOfLargeLogits(),
   named("sample", "a wide vocabulary, everything"),
   named("sample", "tempered"),
 ];

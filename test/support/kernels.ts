@@ -20,6 +20,9 @@ export interface KernelOptions {
   readonly threads?: number;
 }
 
+/** Where a page that nobody may touch lies right beside each array of a call; the other side has its own only behind the array's page. */
+export type Fence = "before" | "after";
+
 /** One field of an op's argument structure. "output" arrays may be written, "input" arrays never are. */
 export interface OperatorField {
   readonly name: string;
@@ -139,20 +142,20 @@ const GUARD_BYTES = 256;
 /** NaN to whoever reads it as real numbers: what is read outside an array shows as what is written there does. */
 const GUARD_BYTE = 0xff;
 
-/** A copy of an array between two guards, at a multiple of 64 bytes. */
+/** A copy of an array, at a multiple of 64 bytes and between two guards if they have any bytes. */
 class GuardedCopy {
   readonly array: KernelArray;
   readonly #before: Uint8Array;
   readonly #after: Uint8Array;
   readonly #source: KernelArray;
 
-  constructor(source: KernelArray) {
-    const buffer = kernels.alignedBuffer(2 * GUARD_BYTES + source.byteLength);
+  constructor(source: KernelArray, guardBytes: number) {
+    const buffer = kernels.alignedBuffer(2 * guardBytes + source.byteLength);
     this.#source = source;
-    this.#before = new Uint8Array(buffer, 0, GUARD_BYTES).fill(GUARD_BYTE);
-    this.#after = new Uint8Array(buffer, GUARD_BYTES + source.byteLength).fill(GUARD_BYTE);
-    new Uint8Array(buffer, GUARD_BYTES, source.byteLength).set(bytesOf(source));
-    this.array = viewLike(source, buffer, GUARD_BYTES);
+    this.#before = new Uint8Array(buffer, 0, guardBytes).fill(GUARD_BYTE);
+    this.#after = new Uint8Array(buffer, guardBytes + source.byteLength, guardBytes).fill(GUARD_BYTE);
+    new Uint8Array(buffer, guardBytes, source.byteLength).set(bytesOf(source));
+    this.array = viewLike(source, buffer, guardBytes);
   }
 
   /** Throws if anything outside the array was written. */
@@ -214,11 +217,38 @@ export function runKernel(
   args: KernelArguments,
   options: KernelOptions = {},
 ): void {
+  runOnCopies(backend, op, args, options, GUARD_BYTES);
+}
+
+/** The same on "simt:apart" with fences in the place of guards: an access to what lies there, be it reading or writing, throws. */
+export function runFenced(fence: Fence, op: string, args: KernelArguments): void {
+  withEnvironment("RLHF_SIMT_FENCE", fence, () => runOnCopies("simt:apart", op, args, {}, 0));
+}
+
+/** Calls `run` with an environment variable set, which the emulator reads as it goes. */
+export function withEnvironment(name: string, value: string, run: () => void): void {
+  const before = process.env[name];
+  process.env[name] = value;
+  try {
+    run();
+  } finally {
+    if (before === undefined) delete process.env[name];
+    else process.env[name] = before;
+  }
+}
+
+function runOnCopies(
+  backend: string,
+  op: string,
+  args: KernelArguments,
+  options: KernelOptions,
+  guardBytes: number,
+): void {
   const copies = new Map<KernelArray, GuardedCopy>();
   const staged: Record<string, KernelArguments[string]> = {};
   for (const [name, value] of Object.entries(args)) {
     if (isKernelArray(value)) {
-      const copy = copies.get(value) ?? new GuardedCopy(value);
+      const copy = copies.get(value) ?? new GuardedCopy(value, guardBytes);
       copies.set(value, copy);
       staged[name] = copy.array;
     } else {

@@ -25,11 +25,11 @@ const CACHES: readonly CacheShape[] = [
   { rows: 2, pages: 70, heads: 14, kvHeads: 2, headDim: 20, gap: 0, tableStride: 67 },
 ];
 
-/** Places in a cache, each once: a run that goes on through pages, as those of a prompt, then every other place from the last on. */
+/** Places in a cache, each once: the first and then a run through pages, as those of a prompt, then every other place from the last on. */
 function placesOf(rows: number, pages: number): Int32Array {
   const run = rows >> 1;
   const last = pages * PAGE_TOKENS - 1;
-  return Int32Array.from({ length: rows }, (_, row) => (row < run ? 3 + row : last - 2 * (row - run)));
+  return Int32Array.from({ length: rows }, (_, row) => (row < run ? row && 3 + row : last - 2 * (row - run)));
 }
 
 function cacheCases(shape: CacheShape): OpCase[] {
@@ -74,7 +74,7 @@ function cacheCases(shape: CacheShape): OpCase[] {
         window,
         scale: headDim ** -0.5,
         tables: data.integers(rows * tableStride, pages),
-        lengths: data.integers(rows, tableStride * PAGE_TOKENS).map((length) => length + 1),
+        lengths: lengthsOf(data, rows, tableStride * PAGE_TOKENS),
         q: data.matrix(rows, heads * headDim, heads * headDim + gap, 2),
         kCache: data.normal(cacheSize),
         vCache: data.normal(cacheSize),
@@ -83,6 +83,14 @@ function cacheCases(shape: CacheShape): OpCase[] {
       criterion: GENERAL,
     },
   ];
+}
+
+/** Lengths of sequences, the first of which lacks one token to fill its pages, and the last none. */
+function lengthsOf(data: CaseData, rows: number, capacity: number): Int32Array {
+  const lengths = data.integers(rows, capacity).map((length) => length + 1);
+  lengths[0] = capacity - 1;
+  lengths[rows - 1] = capacity;
+  return lengths;
 }
 
 /** Arguments of sample for `rows` draws from distributions of `spread`. */
@@ -120,6 +128,16 @@ const steps = (count: number): Float64Array =>
     step === 2 && index % 2 === 0 ? -0 : step - 2,
   );
 
+/** Rows in which two tokens have logits above all others: 5, and the float32 before or behind it. */
+function withNeighbours(rows: number, vocab: number): Float64Array {
+  const logits = new CaseData("neighbours").normal(rows * vocab);
+  for (let row = 0; row < rows; row++) {
+    logits[row * vocab + 7] = 5;
+    logits[row * vocab + 40] = 5 + (row % 2 === 0 ? 1 : -1) * 2 ** -21;
+  }
+  return logits;
+}
+
 /** Rows in which one token, to be forbidden, has by far the largest logit. */
 function withPeak(rows: number, vocab: number, token: number): Float64Array {
   const logits = new CaseData("peak").normal(rows * vocab, 2);
@@ -135,6 +153,10 @@ export const decodeCases: readonly OpCase[] = [
   sampleCase("tempered", 33, 1000, { temperature: 0.7 }),
   sampleCase("top-k", 33, 129, { topK: 7 }),
   sampleCase("top-k of 1", 33, 129, { topK: 1 }),
+  sampleCase("top-k of all but one token", 65, 3, { topK: 2 }),
+  sampleCase("greedy among neighbouring numbers", 33, 65, { temperature: 0, logits: withNeighbours(33, 65) }),
+  sampleCase("top-k of neighbouring numbers", 33, 65, { topK: 2, logits: withNeighbours(33, 65) }),
+  sampleCase("the last token of all", 2, 33, { logits: withPeak(2, 33, 32) }),
   sampleCase("top-k beyond the vocabulary", 7, 33, { topK: 100 }),
   sampleCase("top-p", 33, 129, { topP: 0.8 }),
   sampleCase("top-p near 0", 33, 129, { topP: 1e-6 }),

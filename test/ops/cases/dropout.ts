@@ -1,5 +1,9 @@
+import { kernels } from "../../support/kernels.ts";
 import type { CaseArguments } from "../../support/op-arguments.ts";
 import { CaseData, EXACT, GENERAL, type OpCase, unset } from "./case.ts";
+
+const SEED = 12345678901;
+const LAYER = 37;
 
 interface DropoutOptions {
   rows: number;
@@ -20,15 +24,14 @@ export function dropoutArguments(data: CaseData, options: DropoutOptions): CaseA
   const keys = BigInt64Array.from({ length: rows }, (_, row) =>
     BigInt.asIntN(64, (BigInt(halves[2 * row]!) << 33n) ^ BigInt(halves[2 * row + 1]!)),
   );
-  const seed = 12345678901;
   return {
     rows,
     cols,
     xStride: stride,
     yStride: stride,
     probability,
-    seed,
-    layer: 37,
+    seed: SEED,
+    layer: LAYER,
     accumulate,
     keys,
     x,
@@ -43,6 +46,26 @@ function dropoutCase(name: string, options: DropoutOptions): OpCase {
   return { op: "dropout", name, args, criterion: exact ? EXACT : GENERAL };
 }
 
+/** Each row is kept as it were by a hair: the random word of its last element is the bound that smaller ones are dropped by. */
+function dropoutAtBound(): OpCase {
+  const [rows, cols] = [1, 10];
+  const name = `${rows}×${cols}, a random word that is the bound`;
+  const args = dropoutArguments(new CaseData(`dropout ${name}`), { rows, cols, probability: 0.5 });
+  const [key] = args["keys"] as BigInt64Array;
+  const last = cols - 1;
+  const words = kernels.philox(
+    BigInt(SEED),
+    BigInt.asUintN(64, key!),
+    (BigInt(LAYER) << 32n) + BigInt(last >> 2),
+  );
+  return {
+    op: "dropout",
+    name,
+    args: { ...args, probability: words[last % 4]! / 2 ** 32 },
+    criterion: GENERAL,
+  };
+}
+
 export const dropoutCases: readonly OpCase[] = [
   dropoutCase("1×1, half", { rows: 1, cols: 1, probability: 0.5 }),
   dropoutCase("7×33 strided, half", { rows: 7, cols: 33, gap: 5, probability: 0.5 }),
@@ -54,5 +77,6 @@ export const dropoutCases: readonly OpCase[] = [
   }),
   dropoutCase("5×257, nothing dropped", { rows: 5, cols: 257, probability: 0 }),
   dropoutCase("9×70 accumulated, a tenth", { rows: 9, cols: 70, gap: 2, probability: 0.1, accumulate: true }),
+  dropoutAtBound(),
   dropoutCase("150×301, a tenth, many tasks", { rows: 150, cols: 301, probability: 0.1 }),
 ];

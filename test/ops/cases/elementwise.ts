@@ -8,6 +8,7 @@ function embeddingCases(): OpCase[] {
     { rows: 1, cols: 1, vocab: 1, maxPositions: 1 },
     { rows: 7, cols: 33, vocab: 11, maxPositions: 9 },
     { rows: 65, cols: 129, vocab: 50, maxPositions: 70 },
+    { rows: 200, cols: 8, vocab: 40, maxPositions: 33 }, // in two lists by their indices, for which CUDA's kernel has four warps
     { rows: 300, cols: 8, vocab: 40, maxPositions: 33 }, // tokens again and again
   ].flatMap((shape) =>
     [false, true].flatMap((withPositions) => {

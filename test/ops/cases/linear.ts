@@ -338,6 +338,12 @@ export const linearCases: readonly OpCase[] = [
     dx: "write",
     dLoraInput: true,
   }),
+  backwardCase("65×3×5, one row more than CUDA adds up at once", {
+    rows: 65,
+    inputs: 3,
+    outputs: 5,
+    dBias: true,
+  }),
   backwardCase("9×20×30, dWeight alone", { rows: 9, inputs: 20, outputs: 30, dWeight: true }),
   backwardCase("130×260×300, beyond one block each way", {
     rows: 130,

@@ -70,6 +70,22 @@ export function tokenCases(lengths: readonly number[]): OpCase[] {
       criterion: SUMS,
     })),
     {
+      op: "klReward",
+      name: `${name}, first tokens too`,
+      args: {
+        ...packed,
+        mask: new Float64Array(rows).fill(1),
+        estimator: 1,
+        klCoefficient: 0.05,
+        logProb,
+        refLogProb: near(logProb, 0.3),
+        score: data.normal(lengths.length),
+        reward: unset(rows),
+        kl: unset(rows),
+      },
+      criterion: SUMS,
+    },
+    {
       op: "gae",
       name,
       args: {

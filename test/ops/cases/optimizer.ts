@@ -25,7 +25,7 @@ export const optimizerCases: readonly OpCase[] = [
   adamWCase(1, 1, {}),
   adamWCase(33, 7, { weightDecay: 0.1 }),
   adamWCase(1000, 250, { weightDecay: 0.01, gradientScale: 0.37, beta1: 0.8, beta2: 0.95, eps: 1e-5 }),
-  ...[0, 1, 33, 5000].map((count): OpCase => {
+  ...[0, 1, 33, 39, 5000].map((count): OpCase => {
     const data = new CaseData(`squaredNorm ${count}`);
     return {
       op: "squaredNorm",

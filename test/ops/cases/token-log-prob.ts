@@ -13,11 +13,13 @@ export interface TokenLogProbShape {
   sources?: number;
   /** Multiplies the hidden states: large logits make the distribution sharp. */
   sharpness?: number;
+  /** About what the logits are; 0 by default. */
+  level?: number;
 }
 
 /** Arguments of tokenLogProbForward. */
 export function tokenLogProbForwardArguments(data: CaseData, shape: TokenLogProbShape): CaseArguments {
-  const { rows, cols, vocab, count, temperature = 1, sharpness = 1 } = shape;
+  const { rows, cols, vocab, count, temperature = 1, sharpness = 1, level = 0 } = shape;
   const sources = shape.sources ? data.integers(count, shape.sources).sort() : data.subset(rows - 1, count);
   return {
     rows,
@@ -25,11 +27,11 @@ export function tokenLogProbForwardArguments(data: CaseData, shape: TokenLogProb
     vocab,
     count,
     temperature,
-    x: data.normal(rows * cols, sharpness),
+    x: data.normal(rows * cols, sharpness, level === 0 ? 0 : 1),
     tokens: data.integers(rows, vocab),
     predictions: shape.sources ? data.subset(rows, count).reverse() : sources.map((row) => row + 1),
     sources,
-    weight: data.normal(vocab * cols, 1.5 / Math.sqrt(cols)),
+    weight: data.normal(vocab * cols, 1.5 / Math.sqrt(cols), level / cols),
     logProb: unset(rows),
     lse: unset(rows),
     entropy: unset(rows),
@@ -88,6 +90,12 @@ const SHAPES: readonly [string, TokenLogProbShape, Parameters<typeof tokenLogPro
   [
     "1100 rows, all tokens from a few, logits kept",
     { rows: 1100, cols: 5, vocab: 33, count: 1090, sources: 3, temperature: 0.9, keepLogits: true },
+    ALL,
+  ],
+  // What stands beside the vocabulary in a tile must not be taken for a logit of 0.
+  [
+    "12 rows, logits about -200",
+    { rows: 12, cols: 20, vocab: 130, count: 11, sharpness: 0.1, level: -200 },
     ALL,
   ],
   ["12 rows, sharp", { rows: 12, cols: 20, vocab: 130, count: 11, sharpness: 15 }, ALL],
