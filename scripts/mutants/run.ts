@@ -55,7 +55,7 @@ function build(): void {
     RLHF_OUTPUT_DIRECTORY: join(WORK, "Release"),
     RLHF_KERNELS_OUTPUT_DIRECTORY: join(WORK, "kernels"),
   };
-  runCmake("mutants/cmake", options, "rlhf_kernels");
+  runCmake("cmake-mutants", options, "rlhf_kernels");
 }
 
 /** The titles of the tests that run any of these ops on the emulator. */
@@ -64,15 +64,14 @@ const testsOf = (operators: readonly string[]): string => `^(?!ops on ref).*\\b(
 const describeMutant = ({ file, line, change, text }: Mutant): string =>
   `${file}:${line}: ${change}\n           ${text}`;
 
-/** The unchanged code must pass; its slowest test says how long one may take. */
-async function calibrate(runner: Runner, tests: string): Promise<void> {
+/** The unchanged code must pass; its slowest test says how long one may take, which is the result, in milliseconds. */
+async function calibrate(runner: Runner, tests: string): Promise<number> {
   const { outcome, test, message, passed, slowestMs } = await runner.run({ mutant: -1, tests });
   if (outcome !== "survived")
     throw new Error(`without any mutant, ${test || "a test"} ${outcome}: ${message}`);
-  runner.limitMs = 10_000 + 10 * slowestMs;
-  process.stdout.write(
-    `without any mutant ${passed} tests pass; one that takes ${runner.limitMs} ms hangs\n`,
-  );
+  const limitMs = 10_000 + 10 * slowestMs;
+  process.stdout.write(`without any mutant ${passed} tests pass; one that takes ${limitMs} ms hangs\n`);
+  return limitMs;
 }
 
 interface Result {
@@ -91,10 +90,14 @@ async function runAll(
   const concerned = [...files].flatMap((file) => operators.get(file)!);
   const results: Result[] = [];
   const waiting = [...mutants];
-  const work = async (): Promise<void> => {
-    const worker = join(import.meta.dirname, "worker.ts");
-    const runner = new Runner(worker, TESTS, { RLHF_BUILD_DIR: WORK, RLHF_TEST_BACKENDS: "simt" });
-    await calibrate(runner, testsOf([...new Set(concerned)]));
+  const worker = join(import.meta.dirname, "worker.ts");
+  const runners = Array.from(
+    { length: jobs },
+    () => new Runner(worker, TESTS, { RLHF_BUILD_DIR: WORK, RLHF_TEST_BACKENDS: "simt" }),
+  );
+  const limitMs = await calibrate(runners[0]!, testsOf([...new Set(concerned)]));
+  const work = async (runner: Runner): Promise<void> => {
+    runner.limitMs = limitMs;
     for (let mutant = waiting.shift(); mutant; mutant = waiting.shift()) {
       const verdict = await runner.run({ mutant: mutant.id, tests: testsOf(operators.get(mutant.file)!) });
       const result = { mutant, verdict, equivalent: entryOf(equivalents, mutant) };
@@ -103,7 +106,7 @@ async function runAll(
     }
     runner.close();
   };
-  await Promise.all(Array.from({ length: jobs }, work));
+  await Promise.all(runners.map(work));
   return results;
 }
 
