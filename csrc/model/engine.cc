@@ -39,6 +39,7 @@ Engine::Engine(const Ops& ops, Device* device, DType type, DType compute)
 Engine::~Engine() {
   device_->synchronize(device_, context_.stream);
   device_->release(device_, context_.scratch);
+  blocks_.empty([this](char* block) { device_->release(device_, block); });
   device_->destroyStream(device_, context_.stream);
 }
 
@@ -51,7 +52,7 @@ void Engine::reserveScratch(const ScratchLimits& limits) {
   ledger_.give(MemoryUse::Scratch, std::exchange(context_.scratchBytes, 0));
   ledger_.take(MemoryUse::Scratch, bytes, "the operators' scratch memory");
   void* scratch = nullptr;
-  if (device_->allocate(device_, bytes, &scratch) != kOk) {
+  if (allocate(bytes, &scratch) != kOk) {
     ledger_.give(MemoryUse::Scratch, bytes);
     throw Error(
         code::kOutOfMemory,
@@ -60,6 +61,11 @@ void Engine::reserveScratch(const ScratchLimits& limits) {
   }
   context_.scratch = scratch;
   context_.scratchBytes = bytes;
+}
+
+Status Engine::allocate(size_t bytes, void** out) {
+  ++allocations_;
+  return device_->allocate(device_, bytes, out);
 }
 
 void Engine::copy(void* destination, const void* source, size_t bytes) {
@@ -76,38 +82,44 @@ void Engine::synchronize() {
 }
 
 DeviceMemory::DeviceMemory(Engine& engine, MemoryUse use, size_t bytes, const char* what)
-    : engine_(&engine), use_(use), bytes_(bytes) {
+    : engine_(&engine), use_(use), bytes_(bytes), block_(use == MemoryUse::Arrays ? BlockCache::blockBytes(bytes) : 0) {
   if (bytes == 0) return;
-  engine.ledger().take(use, bytes, what);
-  Device* device = engine.device();
+  engine.ledger().take(use, taken(), what);
+  if (block_ > 0) data_ = engine.blocks().take(block_);
+  if (data_) return;
   void* memory = nullptr;
-  if (device->allocate(device, bytes, &memory) != kOk) {
-    engine.ledger().give(use, bytes);
+  if (engine.allocate(taken(), &memory) != kOk) {
+    engine.ledger().give(use, taken());
     throw Error(code::kOutOfMemory,
                 format("%s has no %zu bytes (%.1f MiB) for %s: lower the tokens per micro-batch, use LoRA, "
                        "or free a model",
-                       device->name, bytes, static_cast<double>(bytes) / (1 << 20), what));
+                       engine.device()->name, bytes, static_cast<double>(bytes) / (1 << 20), what));
   }
   data_ = static_cast<char*>(memory);
 }
 
 DeviceMemory::~DeviceMemory() {
   if (!data_) return;
-  engine_->device()->release(engine_->device(), data_);
-  engine_->ledger().give(use_, bytes_);
+  if (block_ > 0)
+    engine_->blocks().keep(data_, block_);
+  else
+    engine_->device()->release(engine_->device(), data_);
+  engine_->ledger().give(use_, taken());
 }
 
 DeviceMemory::DeviceMemory(DeviceMemory&& other) noexcept
     : engine_(other.engine_),
       use_(other.use_),
       data_(std::exchange(other.data_, nullptr)),
-      bytes_(std::exchange(other.bytes_, 0)) {}
+      bytes_(std::exchange(other.bytes_, 0)),
+      block_(std::exchange(other.block_, 0)) {}
 
 DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
   std::swap(engine_, other.engine_);
   std::swap(use_, other.use_);
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
+  std::swap(block_, other.block_);
   return *this;
 }
 

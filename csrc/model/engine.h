@@ -1,9 +1,11 @@
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <memory>
 
 #include "core/arena.h"
 #include "core/memory_ledger.h"
+#include "model/block_cache.h"
 #include "ops/entry.h"
 
 namespace rlhf {
@@ -28,6 +30,9 @@ class Engine {
   DType accumulator() const { return accumulatorType(type_); }
   bool plans() const { return planningDevice_ != nullptr; }
   MemoryLedger& ledger() { return ledger_; }
+  BlockCache& blocks() { return blocks_; }
+  /// How often memory of the device was taken so far.
+  size_t allocations() const { return allocations_; }
 
   /// Grows the scratch memory so that every op within `limits` can run.
   void reserveScratch(const ScratchLimits& limits);
@@ -39,6 +44,8 @@ class Engine {
   void copy(void* destination, const void* source, size_t bytes);  // any direction, in stream order
   void zero(void* destination, size_t bytes);
   void synchronize();
+  /// Device::allocate, counted.
+  Status allocate(size_t bytes, void** out);
 
  private:
   Engine(const Ops& ops, std::unique_ptr<Device> planningDevice, DType type, DType compute);
@@ -47,12 +54,13 @@ class Engine {
   std::unique_ptr<Device> planningDevice_;
   Device* device_;
   MemoryLedger ledger_;
+  BlockCache blocks_;
+  std::atomic<size_t> allocations_{0};
   DType type_, compute_;
   OpContext context_;
 };
 
-/// Device memory with an owner, counted in the engine's ledger. Throws Error(ERR_RLHF_MEMORY) that names `what` and the bytes
-/// asked for. The engine must outlive it.
+/// Device memory with an owner, counted in the engine's ledger. Small arrays come from the engine's blocks and go back there. Throws Error(ERR_RLHF_MEMORY) that names `what` and the bytes asked for. The engine must outlive it.
 class DeviceMemory {
  public:
   DeviceMemory() = default;
@@ -65,10 +73,13 @@ class DeviceMemory {
   size_t bytes() const { return bytes_; }
 
  private:
+  size_t taken() const { return block_ > 0 ? block_ : bytes_; }
+
   Engine* engine_ = nullptr;
   MemoryUse use_ = MemoryUse::Arrays;
   char* data_ = nullptr;
   size_t bytes_ = 0;
+  size_t block_ = 0;  // size of the block it is; 0: it is none
 };
 
 }  // namespace rlhf

@@ -107,11 +107,13 @@ Napi::Value EngineWrap::createModel(const Napi::CallbackInfo& info) {
 
 Napi::Value EngineWrap::memory(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
-    const MemoryLedger& ledger = handle()->engine->ledger();
+    Engine& engine = *handle()->engine;
+    const MemoryLedger& ledger = engine.ledger();
     Napi::Object result = Napi::Object::New(info.Env());
     result.Set("held", toMemoryObject(info.Env(), ledger.held()));
     result.Set("peak", toMemoryObject(info.Env(), ledger.peak()));
     result.Set("budget", static_cast<double>(ledger.budget()));
+    result.Set("allocations", static_cast<double>(engine.allocations()));
     return result;
   });
 }

@@ -111,4 +111,13 @@ export class Engine {
   memory(): EngineMemory {
     return call(() => this.native.memory());
   }
+
+  /**
+   * Gives back what an engine still holds when its models are disposed: threads, scratch memory, a GPU's context. The next use makes
+   * another one.
+   */
+  dispose(): void {
+    for (const [key, engine] of shared) if (engine === this) shared.delete(key);
+    this.native.dispose();
+  }
 }

@@ -31,11 +31,15 @@ export type MemoryUse = (typeof MEMORY_USES)[number];
 /** Bytes by use. */
 export type MemoryBytes = Readonly<Record<MemoryUse, number>>;
 
-/** What an engine holds now, the most that each use has ever held, and what it may hold in all. */
+/**
+ * What an engine holds now, the most that each use has ever held, what it may hold in all, and how often memory was taken so far: steps
+ * like those before them take none.
+ */
 export interface EngineMemory {
   readonly held: MemoryBytes;
   readonly peak: MemoryBytes;
   readonly budget: number;
+  readonly allocations: number;
 }
 
 /** A memory budget: bytes, or text such as "12GiB" or "500 MB". */

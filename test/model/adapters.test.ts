@@ -241,7 +241,7 @@ describe("adapters side by side", () => {
   });
 
   it("merge into all layers or, where memory runs out, into none", () => {
-    // Every allocation fails in turn, until merging needs no more of them.
+    // Every allocation fails in turn, until merging needs no more of them. Small arrays it takes from what reading left.
     for (const config of [MICRO_LLAMA, MICRO_GPT2]) {
       let failures = 0;
       for (let allowed = 0; ; allowed++) {
@@ -264,7 +264,7 @@ describe("adapters side by side", () => {
         model.failAllocationsAfter(-1);
         break;
       }
-      assert.ok(failures >= 2, `${failures} allocations`);
+      assert.ok(failures >= 1, `${failures} allocations`);
     }
   });
 });

@@ -11,15 +11,16 @@ import {
   type ModelWorkload,
   type PackedBatch,
   packSequences,
+  type TransformerEngineOptions,
 } from "../../lib/index.ts";
 import type { HfConfig } from "../../lib/model/config.ts";
-import { randomSequences, TINY_GPT2, TINY_LLAMA } from "../support/tiny.ts";
+import { randomSequences, TINY_GPT2, TINY_LLAMA, testDevice } from "../support/tiny.ts";
 
 /** Engines are shared by number of threads: one that no other test uses has high-water marks that begin at zero. */
 let threads = 16;
 
 /** What the engine of these options has held at most, results of losses aside, as an estimate names it. */
-function peakOf(options: { threads: number }): MemoryEstimate {
+function peakOf(options: TransformerEngineOptions): MemoryEstimate {
   const { arrays: _, ...peak } = Engine.shared(options).memory().peak;
   const bytes = { ...peak, arrays: 0 };
   return { bytes, total: Object.values(bytes).reduce((sum, each) => sum + each, 0) };
@@ -119,8 +120,8 @@ async function trainWithLossInside(
   (await model.forwardBackward(batch, { kind: "ppo", ...given }, { ...options, ...value })).dispose();
 }
 
-/** The real thing: three rounds of what the workload describes. */
-async function run({ config, workload }: Training, engine: { threads: number }): Promise<void> {
+/** The real thing: three rounds of what the workload describes. Returns how often memory had been taken after each. */
+async function run({ config, workload }: Training, engine: TransformerEngineOptions): Promise<number[]> {
   const {
     trainable,
     recomputeLayers,
@@ -140,7 +141,9 @@ async function run({ config, workload }: Training, engine: { threads: number }):
   const trains = trainable === "all" || adapter !== undefined;
   using optimizer = trains ? model.createOptimizer({ adapter, heads: head ? [head] : [] }) : null;
   const batch = packSequences(randomSequences(LENGTHS, model.vocabSize).map((tokens) => ({ tokens })));
+  const allocations: number[] = [];
   for (let round = 0; round < 3; round++) {
+    allocations.push(Engine.shared(engine).memory().allocations);
     if (generation) {
       const { prompts, promptTokens, maxNewTokens, maxBatch, answersPerPrompt = 1 } = generation;
       const lengths = Array.from({ length: prompts / answersPerPrompt }, () => promptTokens);
@@ -166,14 +169,17 @@ async function run({ config, workload }: Training, engine: { threads: number }):
     }
     await optimizer?.step({ learningRate: 1e-3, maxGradNorm: 1 });
   }
+  return [...allocations, Engine.shared(engine).memory().allocations];
 }
 
 describe("the memory estimate", () => {
   for (const training of TRAININGS) {
-    it(`equals what the engine holds at most, use by use: training ${training.name}`, async () => {
-      const engine = { threads: threads++ };
+    it(`equals what the engine holds at most, use by use, and later steps take none: training ${training.name}`, async () => {
+      const engine = { device: testDevice };
+      Engine.shared(engine).dispose(); // the next one's high-water marks begin at zero
       const estimate = await estimateMemory({ model: training.config, ...training.workload }, engine);
-      await run(training, engine);
+      const allocations = await run(training, engine);
+      assert.equal(allocations[3], allocations[2], "the third round takes no memory");
       assert.deepEqual(estimate, peakOf(engine));
       for (const use of MEMORY_USES) if (use !== "arrays") assert.ok(estimate.bytes[use] >= 0);
       assert.equal(estimate.bytes.optimizer > 0, training.name.startsWith("nothing") === false);
@@ -181,6 +187,7 @@ describe("the memory estimate", () => {
   }
 
   it("takes no memory", async () => {
+    Engine.shared().dispose(); // and with it models of other tests that wait for their collection
     const held = (): MemoryBytes => Engine.shared().memory().held;
     const before = held();
     // Two hundred times what any machine of today has.
