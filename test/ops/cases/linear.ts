@@ -148,7 +148,6 @@ export const hopperCases: readonly OpCase[] = [
 ];
 
 export const linearCases: readonly OpCase[] = [
-  ...hopperCases,
   forwardCase("1×1×1", { rows: 1, inputs: 1, outputs: 1 }),
   forwardCase("2×7×3 with bias", { rows: 2, inputs: 7, outputs: 3, bias: true }),
   forwardCase("1×65×129, one row", { rows: 1, inputs: 65, outputs: 129, bias: true }),
@@ -353,4 +352,5 @@ export const linearCases: readonly OpCase[] = [
     dWeight: true,
     dBias: true,
   }),
+  ...hopperCases,
 ];
