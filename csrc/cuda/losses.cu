@@ -1,23 +1,42 @@
-// Losses of tokens, by the formulas that the CPU has (ops/token_loss_math.h). A thread per token; statistics as in sums.cuh.
+// Losses of tokens, in double as on the CPU: a ratio exp(Δ log-prob) loses nothing. A thread per token; statistics as in sums.cuh.
 
 #include "cuda/kernels.h"
 #include "cuda/sums.cuh"
-#include "ops/token_loss_math.h"
 
 namespace rlhf::cuda {
 namespace {
 
+// All arrays here have the accumulator's type.
+RLHF_DEVICE double at(const void* array, int64_t index) { return static_cast<const float*>(array)[index]; }
 RLHF_DEVICE float& out(void* array, int64_t index) { return static_cast<float*>(array)[index]; }
+
+RLHF_DEVICE double clip(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
 
 struct PolicyToken {
   PpoPolicyLoss a;
 
   RLHF_DEVICE void operator()(int64_t t, double (&sums)[PpoPolicyLoss::kStatCount]) const {
-    const bool counts = token_loss::at(a.mask, t) != 0;
-    const auto term = counts ? token_loss::ppoPolicyTerm(a, t) : token_loss::PpoPolicyTerm{};
-    out(a.dLogProb, t) = term.slope.logProb;
-    if (a.dEntropy) out(a.dEntropy, t) = term.slope.entropy;
-    if (counts) token_loss::addSums(a, term, t, sums);
+    const bool counts = at(a.mask, t) != 0;
+    if (a.dEntropy) out(a.dEntropy, t) = counts ? static_cast<float>(-a.entropyCoefficient * a.scale) : 0.0f;
+    if (!counts) {
+      out(a.dLogProb, t) = 0;
+      return;
+    }
+    const double change = at(a.logProb, t) - at(a.oldLogProb, t), advantage = at(a.advantage, t), ratio = exp(change);
+    const double plain = -advantage * ratio;
+    const double clipped = -advantage * clip(ratio, 1 - a.clipRange, 1 + a.clipRange);
+    const double bound = -advantage * a.dualClip;
+    const bool clippedWins = clipped > plain;
+    const bool boundWins = a.dualClip > 0 && advantage < 0 && bound < plain;
+    out(a.dLogProb, t) = clippedWins || boundWins ? 0.0f : static_cast<float>(a.scale * plain);
+    sums[PpoPolicyLoss::kLoss] += boundWins ? bound : clippedWins ? clipped : plain;
+    sums[PpoPolicyLoss::kApproxKl] += 0.5 * change * change;
+    sums[PpoPolicyLoss::kClipped] += clippedWins;
+    sums[PpoPolicyLoss::kRatio] += ratio;
+    sums[PpoPolicyLoss::kRatioSquared] += ratio * ratio;
+    if (a.entropy) sums[PpoPolicyLoss::kEntropy] += at(a.entropy, t);
+    sums[PpoPolicyLoss::kTokens] += 1;
+    sums[PpoPolicyLoss::kDualClipped] += boundWins;
   }
 };
 
@@ -26,10 +45,24 @@ struct ValueOfNextToken {
   PpoValueLoss a;
 
   RLHF_DEVICE void operator()(int64_t i, double (&sums)[PpoValueLoss::kStatCount]) const {
-    if (i == 0 && token_loss::at(a.mask, 0) != 0) sums[PpoValueLoss::kLoss] = NAN;
+    if (i == 0 && at(a.mask, 0) != 0) sums[PpoValueLoss::kLoss] = NAN;
     const int64_t t = i + 1;
-    const bool counts = t < a.rows && token_loss::at(a.mask, t) != 0;
-    out(a.dValue, i) = counts ? token_loss::addValueLoss(a, t, sums) : 0.0f;
+    if (t == a.rows || at(a.mask, t) == 0) {
+      out(a.dValue, i) = 0;
+      return;
+    }
+    const double value = at(a.value, i), old = at(a.oldValue, i), target = at(a.returns, t);
+    const double bounded = a.clipRange > 0 ? clip(value, old - a.clipRange, old + a.clipRange) : value;
+    const double plain = (value - target) * (value - target), clipped = (bounded - target) * (bounded - target);
+    const bool clippedWins = clipped > plain;
+    out(a.dValue, i) = clippedWins ? 0.0f : static_cast<float>(a.scale * (value - target));
+    sums[PpoValueLoss::kLoss] += 0.5 * (clippedWins ? clipped : plain);
+    sums[PpoValueLoss::kClipped] += clippedWins;
+    sums[PpoValueLoss::kValue] += value;
+    sums[PpoValueLoss::kReturn] += target;
+    sums[PpoValueLoss::kReturnSquared] += target * target;
+    sums[PpoValueLoss::kErrorSquared] += plain;
+    sums[PpoValueLoss::kTokens] += 1;
   }
 };
 
@@ -37,8 +70,10 @@ struct NllToken {
   TokenNllLoss a;
 
   RLHF_DEVICE void operator()(int64_t t, double (&sums)[TokenNllLoss::kStatCount]) const {
-    out(a.dLogProb, t) = token_loss::nllSlope(a, t).logProb;
-    token_loss::addSums(a, t, sums);
+    const double weight = at(a.weight, t);
+    out(a.dLogProb, t) = static_cast<float>(-weight * a.scale);
+    sums[TokenNllLoss::kLoss] -= weight * at(a.logProb, t);
+    sums[TokenNllLoss::kWeight] += weight;
   }
 };
 

@@ -20,7 +20,14 @@ void groupPolicyLoss(OpContext&, const GroupPolicyLoss& a) {
       if (static_cast<const float*>(a.mask)[t] == 0) continue;
       const GroupPolicyTerm term = termOf(a, shared, s, t);
       dLogProb[t] = term.slope.logProb;
-      token_loss::addSums(term, sums.data());
+      sums[GroupPolicyLoss::kLoss] += term.loss;
+      sums[GroupPolicyLoss::kApproxKl] += 0.5 * term.change * term.change;
+      sums[GroupPolicyLoss::kClippedLow] += term.low;
+      sums[GroupPolicyLoss::kClippedHigh] += term.high;
+      sums[GroupPolicyLoss::kRatio] += term.ratio;
+      sums[GroupPolicyLoss::kRatioSquared] += term.ratio * term.ratio;
+      sums[GroupPolicyLoss::kKl] += term.kl;
+      sums[GroupPolicyLoss::kTokens] += 1;
     }
   }
   for (size_t i = 0; i < sums.size(); ++i) static_cast<float*>(a.stats)[i] = static_cast<float>(sums[i]);

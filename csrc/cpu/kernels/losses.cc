@@ -101,7 +101,14 @@ void ppoPolicyLoss(OpContext&, const PpoPolicyLoss& a) {
     const PpoPolicyTerm term = termOf(a, t);
     out(a.dLogProb)[t] = term.slope.logProb;
     if (a.dEntropy) out(a.dEntropy)[t] = term.slope.entropy;
-    token_loss::addSums(a, term, t, sums.data());
+    sums[PpoPolicyLoss::kLoss] += term.loss;
+    sums[PpoPolicyLoss::kApproxKl] += 0.5 * term.change * term.change;
+    sums[PpoPolicyLoss::kClipped] += term.clipped;
+    sums[PpoPolicyLoss::kRatio] += term.ratio;
+    sums[PpoPolicyLoss::kRatioSquared] += term.ratio * term.ratio;
+    if (a.entropy) sums[PpoPolicyLoss::kEntropy] += in(a.entropy)[t];
+    sums[PpoPolicyLoss::kTokens] += 1;
+    sums[PpoPolicyLoss::kDualClipped] += term.dualClipped;
   }
   writeStats(a.stats, sums);
 }
@@ -113,7 +120,19 @@ void ppoValueLoss(OpContext&, const PpoValueLoss& a) {
   for (int64_t t = 0; t < a.rows; ++t) {
     if (in(a.mask)[t] == 0) continue;
     const int64_t at = valueIndex("ppoValueLoss", t, 0);
-    out(a.dValue)[at] = token_loss::addValueLoss(a, t, sums.data());
+    const double value = in(a.value)[at], old = in(a.oldValue)[at], target = in(a.returns)[t];
+    const double bounded = a.clipRange > 0 ? std::clamp(value, old - a.clipRange, old + a.clipRange) : value;
+    const double plain = (value - target) * (value - target),
+                 clipped = (bounded - target) * (bounded - target);
+    const bool clippedWins = clipped > plain;
+    out(a.dValue)[at] = clippedWins ? 0.0f : static_cast<float>(a.scale * (value - target));
+    sums[PpoValueLoss::kLoss] += 0.5 * (clippedWins ? clipped : plain);
+    sums[PpoValueLoss::kClipped] += clippedWins;
+    sums[PpoValueLoss::kValue] += value;
+    sums[PpoValueLoss::kReturn] += target;
+    sums[PpoValueLoss::kReturnSquared] += target * target;
+    sums[PpoValueLoss::kErrorSquared] += plain;
+    sums[PpoValueLoss::kTokens] += 1;
   }
   writeStats(a.stats, sums);
 }
@@ -122,8 +141,10 @@ void tokenNllLoss(OpContext&, const TokenNllLoss& a) {
   requireFloat32(a.type, "tokenNllLoss");
   std::array<double, TokenNllLoss::kStatCount> sums{};
   for (int64_t t = 0; t < a.rows; ++t) {
+    const double weight = in(a.weight)[t];
     out(a.dLogProb)[t] = slopeOf(a, t).logProb;
-    token_loss::addSums(a, t, sums.data());
+    sums[TokenNllLoss::kLoss] -= weight * in(a.logProb)[t];
+    sums[TokenNllLoss::kWeight] += weight;
   }
   writeStats(a.stats, sums);
 }
