@@ -132,7 +132,7 @@ export abstract class GroupTrainer<
     scored: ScoredRollouts,
   ): Promise<MeasuredGroups> {
     const { policy, reference } = await this.ready();
-    const batch = new RolloutBatch(rollouts);
+    const batch = new RolloutBatch(rollouts, { sharePrompts: true });
     // Old log-probs come from the training forward, never from decoding, so that the first ratio is exactly 1.
     const { logProb } = await measureRollouts(batch, policy, this.config);
     const refLogProb = reference ? (await measureRollouts(batch, reference, this.config)).logProb : null;
@@ -166,7 +166,7 @@ export abstract class GroupTrainer<
     const weightOf = new Map(Array.from(minibatch, (rollout, i) => [rollout, weights[i] as number]));
     const parts: GroupSums[] = [];
     for (const indices of batch.microBatches(this.config.microBatchTokens, minibatch)) {
-      const weight = Float32Array.from(indices, (index) => weightOf.get(index) as number);
+      const weight = batch.ofSequences(indices, (index) => weightOf.get(index) as number);
       parts.push(await this.#backward(experience, indices, weight));
     }
     return parts.reduce(addSums);
@@ -187,7 +187,7 @@ export abstract class GroupTrainer<
       ...(refLogProb ? { refLogProb: batch.gather(refLogProb, indices) } : {}),
       ...(this.tokenAdvantages
         ? { tokenAdvantage: batch.gather(advantage, indices) }
-        : { advantage: Float32Array.from(indices, (index) => advantage[index] as number) }),
+        : { advantage: batch.ofSequences(indices, (index) => advantage[index] as number) }),
       weight,
     };
     if (this.#lossInside) {

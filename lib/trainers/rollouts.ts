@@ -9,6 +9,15 @@ export interface Rollout extends ScoredAnswer {
   readonly promptLength: number;
 }
 
+/** A run of a rollout's tokens that lie together in a micro-batch: all of them, or those that a prompt's answers share, or what follows. */
+interface Part {
+  readonly index: number;
+  readonly begin: number;
+  readonly end: number;
+  /** Which part of the micro-batch it continues. */
+  readonly parent?: number;
+}
+
 /**
  * Rollouts as one packed batch, so that a per-token array [N] of the whole batch can be whitened or turned into advantages at
  * once, and cut into the micro-batches that passes are run on.
@@ -17,10 +26,17 @@ export class RolloutBatch {
   readonly rollouts: readonly Rollout[];
   /** All sequences, in order; the mask is 1 at response tokens. */
   readonly packed: PackedBatch;
+  /** Which prompt each rollout answers; null where each is computed with its answer. */
+  readonly #prompts: readonly number[] | null;
 
-  constructor(rollouts: readonly Rollout[]) {
+  /** @param sharePrompts whether passes compute a prompt once for its answers. Values before the first response token have no place then. */
+  constructor(
+    rollouts: readonly Rollout[],
+    { sharePrompts = false }: { readonly sharePrompts?: boolean } = {},
+  ) {
     this.rollouts = rollouts;
     this.packed = packSequences(rollouts);
+    this.#prompts = sharePrompts ? promptsOf(rollouts) : null;
   }
 
   get size(): number {
@@ -35,23 +51,78 @@ export class RolloutBatch {
 
   /** Shares some rollouts out to micro-batches of at most so many tokens; each is a list of rollout indices. */
   microBatches(maxTokens: number, indices: Iterable<number>): number[][] {
-    const chosen = Array.from(indices);
-    const lengths = chosen.map((index) => (this.rollouts[index] as Rollout).tokens.length);
-    return planMicroBatches(lengths, maxTokens).map((group) => group.map((i) => chosen[i] as number));
+    const units = this.#prompts
+      ? this.#groups(Array.from(indices), maxTokens)
+      : Array.from(indices, (i) => [i]);
+    const lengths = units.map((unit) => this.#tokensOf(unit));
+    return planMicroBatches(lengths, maxTokens).map((group) => group.flatMap((i) => units[i] as number[]));
+  }
+
+  /** Rollouts of one prompt together, as many as fit. */
+  #groups(indices: readonly number[], maxTokens: number): number[][] {
+    const open = new Map<number, number[]>();
+    const groups: number[][] = [];
+    for (const index of indices) {
+      const prompt = this.#prompts?.[index] as number;
+      const group = open.get(prompt);
+      if (group && this.#tokensOf([...group, index]) <= maxTokens) {
+        group.push(index);
+        continue;
+      }
+      const begun = [index];
+      open.set(prompt, begun);
+      groups.push(begun);
+    }
+    return groups;
+  }
+
+  #tokensOf(indices: readonly number[]): number {
+    return this.#parts(indices).reduce((sum, { begin, end }) => sum + end - begin, 0);
+  }
+
+  /** How some rollouts lie in a micro-batch. */
+  #parts(indices: readonly number[]): Part[] {
+    const answers = new Map<number, number>();
+    for (const index of indices) {
+      const prompt = this.#prompts?.[index] ?? -1;
+      answers.set(prompt, (answers.get(prompt) ?? 0) + 1);
+    }
+    const parts: Part[] = [];
+    const places = new Map<number, number>();
+    for (const index of indices) {
+      const { tokens, promptLength } = this.rollouts[index] as Rollout;
+      const prompt = this.#prompts?.[index] ?? -1;
+      if (prompt < 0 || answers.get(prompt) === 1) {
+        parts.push({ index, begin: 0, end: tokens.length });
+        continue;
+      }
+      const parent = places.get(prompt) ?? parts.push({ index, begin: 0, end: promptLength }) - 1;
+      places.set(prompt, parent);
+      parts.push({ index, begin: promptLength, end: tokens.length, parent });
+    }
+    return parts;
   }
 
   /** Some rollouts as a batch of their own. */
   select(indices: readonly number[]): PackedBatch {
-    return packSequences(indices.map((index) => this.rollouts[index] as Rollout));
+    return packSequences(
+      this.#parts(indices).map(({ index, begin, end, parent }) => {
+        const { tokens, promptLength } = this.rollouts[index] as Rollout;
+        const own = { tokens: tokens.subarray(begin, end), promptLength: promptLength - begin };
+        return parent === undefined ? own : { ...own, parent };
+      }),
+    );
   }
 
-  #rows(index: number): [begin: number, end: number] {
-    return [this.packed.offsets[index] as number, this.packed.offsets[index + 1] as number];
+  /** Where a part lies in the whole batch. */
+  #rows({ index, begin, end }: Part): [begin: number, end: number] {
+    const first = this.packed.offsets[index] as number;
+    return [first + begin, first + end];
   }
 
   /** The part of a per-token array of the whole batch that belongs to `select(indices)`. */
   gather(values: Float32Array, indices: readonly number[]): Float32Array {
-    const parts = indices.map((index) => values.subarray(...this.#rows(index)));
+    const parts = this.#parts(indices).map((part) => values.subarray(...this.#rows(part)));
     const result = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
     let at = 0;
     for (const part of parts) {
@@ -64,11 +135,18 @@ export class RolloutBatch {
   /** The inverse of `gather`: writes what a pass over `select(indices)` gave into an array of the whole batch. */
   scatter(target: Float32Array, indices: readonly number[], values: Float32Array): void {
     let at = 0;
-    for (const index of indices) {
-      const [begin, end] = this.#rows(index);
+    for (const part of this.#parts(indices)) {
+      const [begin, end] = this.#rows(part);
       target.set(values.subarray(at, at + end - begin), begin);
       at += end - begin;
     }
+  }
+
+  /** Numbers of rollouts, by their index, as those of the sequences of `select(indices)`; 0 at prompts that stand alone. */
+  ofSequences(indices: readonly number[], value: (index: number) => number): Float32Array {
+    return Float32Array.from(this.#parts(indices), ({ index, end }) =>
+      end < (this.rollouts[index] as Rollout).tokens.length ? 0 : value(index),
+    );
   }
 
   /** Σ over the response tokens of all rollouts ÷ the number of rollouts. */
@@ -76,4 +154,16 @@ export class RolloutBatch {
     const { mask } = this.packed;
     return values.reduce((sum, value, t) => sum + (mask[t] as number) * value, 0) / this.size;
   }
+}
+
+/** Numbers the prompts; −1 of rollouts without an answer, which cannot continue a prompt. */
+function promptsOf(rollouts: readonly Rollout[]): number[] {
+  const numbers = new Map<string, number>();
+  return rollouts.map(({ tokens, promptLength }) => {
+    if (promptLength === 0 || promptLength >= tokens.length) return -1;
+    const text = tokens.subarray(0, promptLength).join();
+    const number = numbers.get(text) ?? numbers.size;
+    numbers.set(text, number);
+    return number;
+  });
 }
