@@ -4,8 +4,8 @@
  *
  *   npm run mutants [-- FILE…] [--survivors] [--list] [--jobs N]
  *
- * FILE is a part of a source's name ("attention", "prim/"); --survivors takes those that the last run left. All of them together are written to bench/results/mutants.json. Exit code 1
- * if less than 95 % are noticed, or if equivalent.json holds what is not so.
+ * FILE is a part of a source's name ("attention", "prim/"). bench/results/mutants.json is the record of the last run of all; --survivors runs
+ * again what that one left, and brings it up to date. Exit code 1 if less than 95 % are noticed, or if equivalent.json holds what is not so.
  */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -13,7 +13,19 @@ import { availableParallelism } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { type Equivalent, entryOf, unmatchedEntries } from "./equivalent.ts";
-import { Runner, type Verdict } from "./runner.ts";
+import {
+  type Counts,
+  kindOf,
+  type MutantRecord,
+  type Result,
+  readRecord,
+  recordOfAll,
+  shareOf,
+  sumOf,
+  withSurvivorsAgain,
+  writeRecord,
+} from "./record.ts";
+import { Runner } from "./runner.ts";
 import { kernelFiles, type Mutant, operatorsOf } from "./source.ts";
 import { mutatedSources } from "./tree.ts";
 
@@ -74,12 +86,6 @@ async function calibrate(runner: Runner, tests: string): Promise<number> {
   return limitMs;
 }
 
-interface Result {
-  readonly mutant: Mutant;
-  readonly verdict: Verdict;
-  readonly equivalent: Equivalent | undefined;
-}
-
 async function runAll(
   mutants: readonly Mutant[],
   equivalents: readonly Equivalent[],
@@ -110,44 +116,24 @@ async function runAll(
   return results;
 }
 
-function lineOf({ mutant, verdict, equivalent }: Result): string {
+function lineOf(result: Result): string {
+  const { mutant, verdict } = result;
   const { outcome, test } = verdict;
-  if (outcome === "survived") return `${equivalent ? "equivalent" : "SURVIVED  "} ${describeMutant(mutant)}`;
+  const kind = kindOf(result);
+  if (kind !== "killed") return `${kind === "equivalent" ? kind : "SURVIVED  "} ${describeMutant(mutant)}`;
   return `${outcome.padEnd(10)} ${describeMutant(mutant)}\n           by ${test}`;
 }
 
-interface Counts {
-  killed: number;
-  survived: number;
-  equivalent: number;
-}
-
-function countByFile(results: readonly Result[]): Record<string, Counts> {
-  const files: Record<string, Counts> = {};
-  for (const { mutant, verdict, equivalent } of results) {
-    files[mutant.file] ??= { killed: 0, survived: 0, equivalent: 0 };
-    const counts = files[mutant.file]!;
-    if (verdict.outcome !== "survived") counts.killed++;
-    else if (equivalent) counts.equivalent++;
-    else counts.survived++;
-  }
-  return Object.fromEntries(Object.entries(files).sort(([a], [b]) => (a < b ? -1 : 1)));
-}
-
-/** Prints the counts of each file and of all; returns those of all. */
-function printCounts(files: Readonly<Record<string, Counts>>): Counts {
-  const total: Counts = { killed: 0, survived: 0, equivalent: 0 };
+function printCounts(files: MutantRecord["files"]): void {
   const print = (name: string, { killed, survived, equivalent }: Counts): void =>
     void process.stdout.write(
       `${name.padEnd(24)} ${[killed, survived, equivalent].map((count) => String(count).padStart(10)).join(" ")}\n`,
     );
   process.stdout.write(`\n${"file".padEnd(24)}     killed   survived equivalent\n`);
-  for (const [name, counts] of Object.entries(files)) {
-    print(name, counts);
-    for (const key of ["killed", "survived", "equivalent"] as const) total[key] += counts[key];
-  }
+  for (const [name, counts] of Object.entries(files)) print(name, counts);
+  const total = sumOf(files);
   print("all", total);
-  return total;
+  process.stdout.write(`${(100 * shareOf(total)).toFixed(1)} % of what is not equivalent was killed\n`);
 }
 
 async function main(): Promise<void> {
@@ -166,49 +152,27 @@ async function main(): Promise<void> {
   const unmatched = unmatchedEntries(equivalents, all);
   for (const entry of unmatched)
     process.stderr.write(`equivalent.json: no such mutant: ${JSON.stringify(entry)}\n`);
-  const left = values.survivors ? lastSurvivors() : undefined;
+  const last = values.survivors ? readRecord(RESULTS) : undefined;
+  const left = last && new Set(last.survivors.map(keyOf));
   const chosen = all
     .filter(({ file }) => positionals.length === 0 || positionals.some((part) => file.includes(part)))
-    .filter(({ file, text, change }) => left?.has([file, text, change].join()) ?? true);
+    .filter((mutant) => left?.has(keyOf(mutant)) ?? true);
   if (values.list)
     return void process.stdout.write(chosen.map((each) => `${describeMutant(each)}\n`).join(""));
   build();
 
   const results = await runAll(chosen, equivalents, Number(values.jobs));
-  const files = countByFile(results);
-  const { killed, survived } = printCounts(files);
-  const share = killed / (killed + survived);
-  process.stdout.write(`${(100 * share).toFixed(1)} % of what is not equivalent was killed\n`);
+  const record = last ? withSurvivorsAgain(last, results) : recordOfAll(results);
+  printCounts(record.files);
   const refuted = results.filter(({ verdict, equivalent }) => equivalent && verdict.outcome !== "survived");
   for (const { mutant } of refuted)
     process.stderr.write(`equivalent.json: was killed: ${describeMutant(mutant)}\n`);
-  if (chosen.length === all.length) writeResults(results, files, share);
-  if (share < REQUIRED_SHARE || unmatched.length > 0 || refuted.length > 0) process.exitCode = 1;
+  if (chosen.length === (left?.size ?? all.length)) writeRecord(RESULTS, record);
+  if (record.killedShare < REQUIRED_SHARE || unmatched.length > 0 || refuted.length > 0) process.exitCode = 1;
 }
 
-/** What the last run of all mutants left, as writeResults() names it. */
-function lastSurvivors(): Set<string> {
-  const { survivors } = JSON.parse(readFileSync(RESULTS, "utf8")) as {
-    survivors: Pick<Mutant, "file" | "text" | "change">[];
-  };
-  return new Set(survivors.map(({ file, text, change }) => [file, text, change].join()));
-}
-
-function writeResults(results: readonly Result[], files: Record<string, Counts>, share: number): void {
-  const survivors = results
-    .filter(({ verdict, equivalent }) => verdict.outcome === "survived" && !equivalent)
-    .sort((a, b) => a.mutant.id - b.mutant.id)
-    .map(({ mutant: { file, text, change } }) => ({ file, text, change }));
-  const ways = { failed: 0, crashed: 0, hung: 0 };
-  for (const { verdict } of results) if (verdict.outcome !== "survived") ways[verdict.outcome]++;
-  const result = {
-    mutants: results.length,
-    killedShare: Number(share.toFixed(4)),
-    killedBy: ways,
-    files,
-    survivors,
-  };
-  writeFileSync(RESULTS, `${JSON.stringify(result, null, 2)}\n`);
-}
+/** What identifies a mutant from one run to the next. */
+const keyOf = ({ file, text, change }: Pick<Mutant, "file" | "text" | "change">): string =>
+  [file, text, change].join();
 
 await main();

@@ -4,6 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { type Equivalent, entryOf, unmatchedEntries } from "../../scripts/mutants/equivalent.ts";
+import { type Result, recordOfAll, withSurvivorsAgain } from "../../scripts/mutants/record.ts";
 import { kernelFiles, mutate, operatorsOf, realArguments } from "../../scripts/mutants/source.ts";
 import { mutatedSources } from "../../scripts/mutants/tree.ts";
 
@@ -112,6 +113,44 @@ describe("mutants of the CUDA sources", () => {
     assert.deepEqual(
       unmatchedEntries([entry], mutants).map(({ changes }) => changes),
       [["< x, + 1"]],
+    );
+  });
+});
+
+describe("the record of a run of mutants", () => {
+  const mutants = [1, 2, 3, 4].map((id) => ({
+    id,
+    file: "a.cu",
+    line: id,
+    text: `line ${id}`,
+    change: "< n, + 1",
+  }));
+  const verdict = { outcome: "survived", test: "", message: "", passed: 1, slowestMs: 1 } as const;
+  const results: Result[] = mutants.map((mutant) => ({
+    mutant,
+    verdict: mutant.id === 1 ? { ...verdict, outcome: "hung" } : verdict,
+    equivalent: mutant.id === 2 ? { file: "a.cu", text: mutant.text, changes: [], reason: "" } : undefined,
+  }));
+  const record = recordOfAll(results);
+
+  it("counts what is equivalent apart, and names those that survived", () => {
+    assert.deepEqual(record.files, { "a.cu": { killed: 1, survived: 2, equivalent: 1 } });
+    assert.equal(record.killedShare, 0.3333);
+    assert.deepEqual(
+      record.survivors.map(({ text }) => text),
+      ["line 3", "line 4"],
+    );
+  });
+
+  it("changes with those that were run again", () => {
+    const again = withSurvivorsAgain(record, [
+      { ...results[2]!, verdict: { ...verdict, outcome: "failed" } },
+      results[3]!,
+    ]);
+    assert.deepEqual(again.files, { "a.cu": { killed: 2, survived: 1, equivalent: 1 } });
+    assert.deepEqual(
+      again.survivors.map(({ text }) => text),
+      ["line 4"],
     );
   });
 });
