@@ -19,6 +19,10 @@ import { decodeOutputs, toKernelArguments } from "../support/op-arguments.ts";
  */
 const APART = "simt:apart";
 
+/** Where the emulator makes an error of such an access (csrc/simt/fault.h); elsewhere, and under AddressSanitizer, it ends the process. */
+const CATCHES_FAULTS =
+  process.platform === "linux" && process.arch === "x64" && !process.env["LD_PRELOAD"]?.includes("asan");
+
 /** The largest case of every op by the numbers that its arrays hold. */
 function largestCases(): OpCase[] {
   const size = ({ args }: OpCase): number =>
@@ -80,22 +84,23 @@ describe("ops on a device with memory of its own", () => {
       });
   });
 
-  it("finds what an op reads beside an array, on the side of the fence, and goes on", () => {
-    const message = /emulated kernel .*: warp \d+ lane \d+ reads or writes outside the arrays/;
-    const short = { ...shortened(120), x: new Float32Array(119) };
-    runFenced("before", "rmsNormForward", short);
-    assert.throws(() => runFenced("after", "rmsNormForward", short), { message });
-    const sums = {
-      sequences: 1,
-      rows: 3,
-      offsets: Int32Array.of(-1, 3),
-      weight: new Float32Array(3).fill(1),
-      x: new Float32Array(3),
-      sum: new Float32Array(1),
-    };
-    assert.throws(() => runFenced("before", "sequenceSum", sums), { message });
-    runFenced("after", "rmsNormForward", shortened(120));
-  });
+  if (CATCHES_FAULTS)
+    it("finds what an op reads beside an array, on the side of the fence, and goes on", () => {
+      const message = /emulated kernel .*: warp \d+ lane \d+ reads or writes outside the arrays/;
+      const short = { ...shortened(120), x: new Float32Array(119) };
+      runFenced("before", "rmsNormForward", short);
+      assert.throws(() => runFenced("after", "rmsNormForward", short), { message });
+      const sums = {
+        sequences: 1,
+        rows: 3,
+        offsets: Int32Array.of(-1, 3),
+        weight: new Float32Array(3).fill(1),
+        x: new Float32Array(3),
+        sum: new Float32Array(1),
+      };
+      assert.throws(() => runFenced("before", "sequenceSum", sums), { message });
+      runFenced("after", "rmsNormForward", shortened(120));
+    });
 
   it("says what is wrong with a call, and goes on", () => {
     assert.throws(() => kernels.run(APART, "rmsNormForward", { ...shortened(120), cols: 0 }), {
