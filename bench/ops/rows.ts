@@ -139,6 +139,11 @@ const optimizers: readonly OpBench[] = [1 << 16, 1 << 24].flatMap((count): OpBen
     }),
   },
   {
+    op: "narrow",
+    label: `${count} elements to bfloat16`,
+    args: () => ({ type: "bfloat16", count, x: uniformArray(count), y: new Uint16Array(count) }),
+  },
+  {
     op: "squaredNorm",
     label: `${count} elements`,
     args: () => ({ type: "float32", count, x: uniformArray(count), out: new Float64Array(1) }),

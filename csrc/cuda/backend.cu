@@ -62,6 +62,7 @@ Ops makeOps(const char* backend, const char* instructionSet) {
   ops.preferenceLoss = opEntry<PreferenceLoss, preferenceLoss>;
   ops.ktoLoss = opEntry<KtoLoss, ktoLoss>;
   ops.adamW = opEntry<AdamW, adamW>;
+  ops.narrow = opEntry<Narrow, narrow>;
   ops.squaredNorm = opEntry<SquaredNorm, squaredNorm>;
   ops.sample = opEntry<Sample, sample>;
   ops.kvAppend = opEntry<KvAppend, kvAppend>;

@@ -64,6 +64,7 @@ void preferenceLoss(OpContext& context, const PreferenceLoss& arguments);
 void ktoLoss(OpContext& context, const KtoLoss& arguments);
 
 void adamW(OpContext& context, const AdamW& arguments);
+void narrow(OpContext& context, const Narrow& arguments);
 void squaredNorm(OpContext& context, const SquaredNorm& arguments);
 
 void sample(OpContext& context, const Sample& arguments);

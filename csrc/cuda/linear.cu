@@ -71,8 +71,8 @@ void forward(OpContext& context, const LinearForward& a) {
     product.firstScale = static_cast<float>(a.lora.scale);
   }
   multiply<T>(context, product,
-              LinearEpilogue<T>{static_cast<const T*>(a.bias), static_cast<const T*>(a.residual),
-                                static_cast<T*>(a.preActivation), static_cast<T*>(a.y), a.yStride, a.activation});
+              LinearEpilogue<T>{static_cast<const T*>(a.bias), static_cast<const T*>(a.residual), static_cast<T*>(a.preActivation),
+                                a.y, a.wideOutput != 0, a.yStride, a.activation});
 }
 
 /// loraGradient = scale·dy·B

@@ -23,7 +23,8 @@ struct LinearEpilogue {
   const T* bias;
   const T* residual;
   T* preActivation;
-  T* y;
+  void* y;    // of float where it is wide, else of T
+  bool wide;
   int64_t stride;
   Activation activation;
 
@@ -38,13 +39,17 @@ struct LinearEpilogue {
       if (preActivation) preActivation[at] = fromFloat<T>(sum);
       sum = activate(activation, sum);
       if (residual) sum += toFloat(residual[at]);
-      y[at] = fromFloat<T>(sum);
+      if (wide) {
+        static_cast<float*>(y)[at] = sum;
+      } else {
+        static_cast<T*>(y)[at] = fromFloat<T>(sum);
+      }
     });
   }
 
   bool takesPacks(int64_t cols) const {
     return cols % 4 == 0 && stride % 4 == 0 && isPackAligned(bias) && isPackAligned(residual) && isPackAligned(preActivation) &&
-           isPackAligned(y);
+           (wide ? isPackAligned(static_cast<float*>(y)) : isPackAligned(static_cast<T*>(y)));
   }
 
   /// The same for four neighbouring columns, where all arrays take packs.
@@ -55,7 +60,11 @@ struct LinearEpilogue {
 #pragma unroll
     for (float& each : sum.item) each = activate(activation, each);
     if (residual) addPack(sum, residual + at);
-    writePack(y + at, sum);
+    if (wide) {
+      writePack(static_cast<float*>(y) + at, sum);
+    } else {
+      writePack(static_cast<T*>(y) + at, sum);
+    }
   }
 };
 

@@ -1,4 +1,4 @@
-// AdamW and the norm of gradients over flat arrays, a thread per pack.
+// AdamW, rounding and the norm of gradients over flat arrays, a thread per pack.
 
 #include "cuda/kernels.h"
 #include "cuda/rows.cuh"
@@ -42,6 +42,17 @@ __global__ void __launch_bounds__(kThreads)
   storePack(a.v + i, squares);
 }
 
+template <class T, int kPack>
+__global__ void __launch_bounds__(kThreads) narrowKernel(const float* x, T* y, int64_t count) {
+  const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kPack;
+  if (i >= count) return;
+  const auto wide = loadPack<kPack>(x + i);
+  Pack<T, kPack> rounded;
+#pragma unroll
+  for (int j = 0; j < kPack; ++j) rounded.item[j] = fromFloat<T>(wide.item[j]);
+  storePack(y + i, rounded);
+}
+
 /// Adds the squares of a pack. Where packs are not aligned they are read by element, and the bits are the same.
 template <class T>
 struct SquaredPack {
@@ -75,6 +86,17 @@ void adamW(OpContext& context, const AdamW& a) {
       const int64_t width = static_cast<int64_t>(kThreads) * kPack;
       RLHF_LAUNCH((adamWKernel<T, kPack>), dim3(static_cast<uint32_t>((count + width - 1) / width)), dim3(kThreads), 0, context.stream,
                   arrays.from(first), constants, count);
+    });
+  });
+}
+
+void narrow(OpContext& context, const Narrow& a) {
+  dispatchType(a.type, "narrow", [&](auto zero) {
+    using T = decltype(zero);
+    launchFlat<float>(a.count, {a.x, a.y}, [&]<int kPack>(int64_t first, int64_t count) {
+      const int64_t width = static_cast<int64_t>(kThreads) * kPack;
+      RLHF_LAUNCH((narrowKernel<T, kPack>), dim3(static_cast<uint32_t>((count + width - 1) / width)), dim3(kThreads), 0, context.stream,
+                  static_cast<const float*>(a.x) + first, static_cast<T*>(a.y) + first, count);
     });
   });
 }

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kMaxThreads = 512;
 constexpr int64_t kLogitsPerThread = 8;  // at least, where there are so many
-constexpr int64_t kChunkRows = 1024;     // whose adjusted logits are in scratch memory at once
+constexpr int64_t kChunkRows = 512;      // whose adjusted logits are in scratch memory at once
 constexpr int kPivots = 7;
 
 struct SampleShared {

@@ -159,8 +159,8 @@ BackwardBuffers layOutBackward(const Engine& engine, const Architecture& archite
     buffers.loraInput = work.reserve(rows * shape.adapter->maxInputs, element);
     buffers.dLoraInput = work.reserve(rows * shape.adapter->maxInputs, element);
   }
-  if (shape.head && shape.head->config.inner > 0)
-    buffers.dInner = work.reserve(rows * shape.head->config.inner, element);
+  if (shape.head && element != statistic) buffers.head.dValue = work.reserve(rows, element);
+  if (shape.head && shape.head->config.inner > 0) buffers.head.dInner = work.reserve(rows * shape.head->config.inner, element);
   const size_t mark = work.mark();
   buffers.dActivated = work.reserve(rows * architecture.config.intermediate, element);
   work.release(mark);  // the MLP's gradient is used up before attention's begins

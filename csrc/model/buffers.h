@@ -65,6 +65,12 @@ struct HeadBuffers {
   void* activated = nullptr;      // [N, inner]
 };
 
+/// Work of its backward pass.
+struct HeadBackwardBuffers {
+  void* dValue = nullptr;  // [N] rounded to the engine's type (only where that is narrower than its accumulators)
+  void* dInner = nullptr;  // [N, inner]
+};
+
 /// What decides the memory of a forward pass. Counts are capacities.
 struct PassShape {
   int64_t rows = 0, sequences = 0, predictions = 0;
@@ -124,7 +130,7 @@ struct BackwardBuffers {
   void* loraGradient = nullptr;  // [N, R]
   void* loraInput = nullptr;     // [N, K] a layer's input after dropout (only with dropout), and its gradient
   void* dLoraInput = nullptr;
-  void* dInner = nullptr;        // [N, inner] of the scalar head
+  HeadBackwardBuffers head;
 };
 
 BackwardBuffers layOutBackward(const Engine& engine, const Architecture& architecture, const PassShape& shape,

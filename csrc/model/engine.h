@@ -11,8 +11,8 @@
 namespace rlhf {
 
 /// A backend in use: its operator table, its device, the stream that commands queue on, and scratch memory.
-/// `type` is the type of activations and parameters (F32 on the CPU; F64 or C128 on the oracle for gradient checks), `compute` that of
-/// a transformer's matrix products (ops/linear.h).
+/// `type` is the type of activations and of parameters as ops read them (F32 on the CPU, also BF16 on CUDA; F64 or C128 on the oracle
+/// for gradient checks), `compute` that of a transformer's matrix products where their factors are wider (ops/linear.h).
 class Engine {
  public:
   Engine(const Ops& ops, Device* device, DType type, DType compute = DType::F32);

@@ -62,10 +62,10 @@ std::unique_ptr<Pass> Model::Impl::forwardBackward(const Batch& batch, const For
 
   if (losses.value) {
     PpoValueLoss value = *losses.value;
-    value.type = engine->type(), value.rows = state.rows.rows;
+    value.type = engine->accumulator(), value.rows = state.rows.rows;
     value.value = pass->value_, value.dValue = loss.dValue, value.stats = loss.valueStats;
     engine->run(engine->ops().ppoValueLoss, value);
-    state.head->backward(state.rows.rows, state.buffers.hidden, state.buffers.head, loss.dValue, work.dInner,
+    state.head->backward(state.rows.rows, state.buffers.hidden, state.buffers.head, loss.dValue, work.head,
                          reachesBase ? work.dNormed : nullptr);
   } else if (reachesBase) {
     engine->zero(work.dNormed, static_cast<size_t>(state.rows.rows * config().hidden) * dtypeSize(engine->type()));

@@ -158,7 +158,7 @@ void Generator::uploadInputs(const std::vector<Sequence>& sequences) {
 
 /// Draws a token per sequence from logits_, in the sequences' order.
 void Generator::sample(int64_t rows) {
-  Sample sample{.type = engine_.type(),
+  Sample sample{.type = engine_.accumulator(),
                 .rows = rows,
                 .vocab = config_.vocab,
                 .forbiddenCount = static_cast<int64_t>(options_.stopTokens.size()),

@@ -47,7 +47,7 @@ void Head::forward(int64_t rows, const void* hiddenStates, const HeadBuffers& bu
     width = config.inner;
   }
   LinearForward last{
-      .type = engine.type(), .rows = rows, .inputs = width, .outputs = 1, .xStride = width, .yStride = 1};
+      .type = engine.type(), .rows = rows, .inputs = width, .outputs = 1, .xStride = width, .yStride = 1, .wideOutput = 1};
   last.x = x;
   last.weight = {.type = engine.type(), .data = group.data(weight)};
   last.bias = group.data(bias);
@@ -56,8 +56,9 @@ void Head::forward(int64_t rows, const void* hiddenStates, const HeadBuffers& bu
 }
 
 void Head::backward(int64_t rows, const void* hiddenStates, const HeadBuffers& buffers, const void* dValue,
-                    void* dInner, void* dHidden) {
+                    const HeadBackwardBuffers& work, void* dHidden) {
   Engine& engine = group.engine();
+  if (work.dValue) engine.run(engine.ops().narrow, Narrow{.type = engine.type(), .count = rows, .x = dValue, .y = work.dValue});
   const bool linear = config.inner == 0;
   const int64_t width = linear ? hidden : config.inner;
   LinearBackward last{.type = engine.type(),
@@ -68,9 +69,9 @@ void Head::backward(int64_t rows, const void* hiddenStates, const HeadBuffers& b
                       .dyStride = 1,
                       .dxStride = width};
   last.x = linear ? hiddenStates : buffers.activated;
-  last.dy = dValue;
+  last.dy = work.dValue ? work.dValue : dValue;
   last.weight = {.type = engine.type(), .data = group.data(weight)};
-  last.dx = linear ? dHidden : dInner;
+  last.dx = linear ? dHidden : work.dInner;
   last.dWeight = group.gradient(weight);
   last.dBias = group.gradient(bias);
   engine.run(engine.ops().linearBackward, last);
@@ -80,8 +81,8 @@ void Head::backward(int64_t rows, const void* hiddenStates, const HeadBuffers& b
                                                                  .activation = config.activation,
                                                                  .count = rows * config.inner,
                                                                  .x = buffers.preActivation,
-                                                                 .dy = dInner,
-                                                                 .dx = dInner});
+                                                                 .dy = work.dInner,
+                                                                 .dx = work.dInner});
   LinearBackward inner{.type = engine.type(),
                        .rows = rows,
                        .inputs = hidden,
@@ -90,7 +91,7 @@ void Head::backward(int64_t rows, const void* hiddenStates, const HeadBuffers& b
                        .dyStride = config.inner,
                        .dxStride = hidden};
   inner.x = hiddenStates;
-  inner.dy = dInner;
+  inner.dy = work.dInner;
   inner.weight = {.type = engine.type(), .data = group.data(innerWeight)};
   inner.dx = dHidden;
   inner.dWeight = group.gradient(innerWeight);

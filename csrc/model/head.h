@@ -17,11 +17,11 @@ struct Head {
   int64_t hidden;
   int innerWeight = -1, innerBias = -1, weight = -1, bias = -1;
 
-  /// value[rows] from hidden [rows, C].
+  /// value[rows], of the accumulator type, from hidden [rows, C].
   void forward(int64_t rows, const void* hiddenStates, const HeadBuffers& buffers, void* value) const;
   /// Adds to the group's gradients; dHidden [rows, C] is overwritten unless it is null.
   void backward(int64_t rows, const void* hiddenStates, const HeadBuffers& buffers, const void* dValue,
-                void* dInner, void* dHidden);
+                const HeadBackwardBuffers& work, void* dHidden);
 };
 
 }  // namespace rlhf

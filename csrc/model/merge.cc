@@ -12,7 +12,7 @@ size_t MergedAdapter::forEachCopy(Body&& body) const {
 }
 
 size_t MergedAdapter::weightBytes(const LinearLayer& linear) const {
-  return static_cast<size_t>(base_.parameter(linear.weight).count) * dtypeSize(engine_.type());
+  return static_cast<size_t>(base_.parameter(linear.weight).count) * dtypeSize(engine_.accumulator());
 }
 
 MergedAdapter::MergedAdapter(Engine& engine, const Architecture& architecture, ParameterGroup& base,
@@ -26,12 +26,12 @@ MergedAdapter::MergedAdapter(Engine& engine, const Architecture& architecture, P
     limits.maxWidth = std::max({limits.maxWidth, linear.inputs, linear.outputs});
   });
   engine.reserveScratch(limits);
-  const size_t factorBytes = static_cast<size_t>(factorElements) * dtypeSize(engine.type());
+  const size_t factorBytes = static_cast<size_t>(factorElements) * dtypeSize(engine.accumulator());
   DeviceMemory dy(engine, MemoryUse::Arrays, factorBytes, "merging an adapter");
   originals_ =
       DeviceMemory(engine, MemoryUse::Weights, bytes, "a copy of the weights that an adapter is merged into");
   forEachCopy([&](const LinearLayer& linear, size_t offset) {
-    engine.copy(originals_.data() + offset, base.data(linear.weight), weightBytes(linear));
+    engine.copy(originals_.data() + offset, base.master(linear.weight), weightBytes(linear));
   });
   try {
     forEachCopy([&](const LinearLayer& linear, size_t) { add(linear, dy); });
@@ -40,7 +40,7 @@ MergedAdapter::MergedAdapter(Engine& engine, const Architecture& architecture, P
     restore();
     throw;
   }
-  forEachCopy([&](const LinearLayer& linear, size_t) { base.markChanged(linear.weight); });
+  forEachCopy([&](const LinearLayer& linear, size_t) { changed(linear); });
   version_ = base.version();
 }
 
@@ -49,31 +49,29 @@ void MergedAdapter::add(const LinearLayer& linear, DeviceMemory& dy) {
   const Adapter::Layer& layer = adapter_->layer(linear);
   const int64_t rank = layer.rank;
   std::vector<float> b(static_cast<size_t>(linear.outputs * rank)), transposed(b.size());
-  readAsFloat(engine_, adapter_->group.data(layer.b), engine_.type(), b.data(), linear.outputs * rank);
+  readAsFloat(engine_, adapter_->group.master(layer.b), engine_.accumulator(), b.data(), linear.outputs * rank);
   for (int64_t m = 0; m < linear.outputs; ++m)
     for (int64_t r = 0; r < rank; ++r)
       transposed[static_cast<size_t>(r * linear.outputs + m)] =
           static_cast<float>(layer.scale) * b[static_cast<size_t>(m * rank + r)];
-  writeFromFloat(engine_, dy.data(), engine_.type(), transposed.data(), static_cast<int64_t>(transposed.size()));
-  LinearBackward merge{.type = engine_.type(),
+  writeFromFloat(engine_, dy.data(), engine_.accumulator(), transposed.data(), static_cast<int64_t>(transposed.size()));
+  LinearBackward merge{.type = engine_.accumulator(),
                        .rows = rank,
                        .inputs = linear.inputs,
                        .outputs = linear.outputs,
                        .xStride = linear.inputs,
                        .dyStride = linear.outputs,
                        .dxStride = linear.inputs};
-  merge.x = adapter_->factors(linear).a;
+  merge.x = adapter_->group.master(layer.a);
   merge.dy = dy.data();
-  merge.weight = {.type = engine_.type(),
-                  .transposed = architecture_.transposedLinears,
-                  .data = base_.data(linear.weight)};
-  merge.dWeight = base_.data(linear.weight);
+  merge.weight = {.type = engine_.accumulator(), .transposed = architecture_.transposedLinears};
+  merge.dWeight = base_.master(linear.weight);
   engine_.run(engine_.ops().linearBackward, merge);
 }
 
 void MergedAdapter::restore() {
   forEachCopy([&](const LinearLayer& linear, size_t offset) {
-    engine_.copy(base_.data(linear.weight), originals_.data() + offset, weightBytes(linear));
+    engine_.copy(base_.master(linear.weight), originals_.data() + offset, weightBytes(linear));
   });
   engine_.synchronize();
 }
@@ -83,7 +81,12 @@ void MergedAdapter::unmerge() {
     throw Error(code::kArgument,
                 "the base's weights were written after the adapter was merged; restoring them would lose that");
   restore();
-  forEachCopy([&](const LinearLayer& linear, size_t) { base_.markChanged(linear.weight); });
+  forEachCopy([&](const LinearLayer& linear, size_t) { changed(linear); });
+}
+
+void MergedAdapter::changed(const LinearLayer& linear) {
+  base_.roundMaster(linear.weight);
+  base_.markChanged(linear.weight);
 }
 
 }  // namespace rlhf

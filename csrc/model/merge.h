@@ -22,6 +22,7 @@ class MergedAdapter {
  private:
   void add(const LinearLayer& linear, DeviceMemory& dy);
   void restore();
+  void changed(const LinearLayer& linear);
   size_t weightBytes(const LinearLayer& linear) const;
   /// Calls body(layer, offset of its copy) for the adapted layers; returns the bytes of all copies.
   template <class Body>

@@ -28,10 +28,10 @@ std::vector<Layer> layersOf(const MlpShape& shape, int64_t rows) {
 }
 
 const char* at(const Engine& engine, const void* array, int64_t element) {
-  return static_cast<const char*>(array) + static_cast<size_t>(element) * dtypeSize(engine.type());
+  return static_cast<const char*>(array) + static_cast<size_t>(element) * dtypeSize(engine.accumulator());
 }
 char* at(const Engine& engine, void* array, int64_t element) {
-  return static_cast<char*>(array) + static_cast<size_t>(element) * dtypeSize(engine.type());
+  return static_cast<char*>(array) + static_cast<size_t>(element) * dtypeSize(engine.accumulator());
 }
 
 }  // namespace
@@ -64,7 +64,7 @@ void mlpForward(Engine& engine, const MlpShape& shape, int64_t rows, const void*
   const void* input = x;
   for (const Layer& layer : layers) {
     const bool last = &layer == &layers.back();
-    LinearForward linear{.type = engine.type(),
+    LinearForward linear{.type = engine.accumulator(),
                          .rows = rows,
                          .inputs = layer.inputs,
                          .outputs = layer.outputs,
@@ -72,7 +72,7 @@ void mlpForward(Engine& engine, const MlpShape& shape, int64_t rows, const void*
                          .yStride = layer.outputs};
     linear.activation = last ? Activation::None : shape.activation;
     linear.x = input;
-    linear.weight = {.type = engine.type(), .data = at(engine, parameters, layer.weight)};
+    linear.weight = {.type = engine.accumulator(), .data = at(engine, parameters, layer.weight)};
     linear.bias = at(engine, parameters, layer.bias);
     linear.preActivation = last ? nullptr : at(engine, kept, layer.preActivation);
     linear.y = last ? y : at(engine, kept, layer.activated);
@@ -83,15 +83,14 @@ void mlpForward(Engine& engine, const MlpShape& shape, int64_t rows, const void*
 
 void mlpBackward(Engine& engine, const MlpShape& shape, int64_t rows, const void* x, const void* parameters, const void* kept,
                  const void* dy, void* work, void* gradient, void* dx) {
-  if (engine.accumulator() != engine.type()) throw Error(code::kUnsupported, "an MLP trains in float32 or float64 only");
   engine.reserveScratch({.rows = rows, .maxWidth = widestOf(shape)});
-  engine.zero(gradient, static_cast<size_t>(shape.parameterCount()) * dtypeSize(engine.type()));
+  engine.zero(gradient, static_cast<size_t>(shape.parameterCount()) * dtypeSize(engine.accumulator()));
   const std::vector<Layer> layers = layersOf(shape, rows);
   void* const halves[] = {work, at(engine, work, rows * widestOf(shape))};
   const void* dOutput = dy;
   for (size_t i = layers.size(); i-- > 0;) {
     const Layer& layer = layers[i];
-    LinearBackward linear{.type = engine.type(),
+    LinearBackward linear{.type = engine.accumulator(),
                           .rows = rows,
                           .inputs = layer.inputs,
                           .outputs = layer.outputs,
@@ -100,13 +99,13 @@ void mlpBackward(Engine& engine, const MlpShape& shape, int64_t rows, const void
                           .dxStride = layer.inputs};
     linear.x = i == 0 ? x : at(engine, kept, layers[i - 1].activated);
     linear.dy = dOutput;
-    linear.weight = {.type = engine.type(), .data = at(engine, parameters, layer.weight)};
+    linear.weight = {.type = engine.accumulator(), .data = at(engine, parameters, layer.weight)};
     linear.dx = i == 0 ? dx : halves[i % 2];
     linear.dWeight = at(engine, gradient, layer.weight);
     linear.dBias = at(engine, gradient, layer.bias);
     engine.run(engine.ops().linearBackward, linear);
     if (i == 0) return;
-    ActivationBackward activation{.type = engine.type(), .activation = shape.activation, .count = rows * layer.inputs};
+    ActivationBackward activation{.type = engine.accumulator(), .activation = shape.activation, .count = rows * layer.inputs};
     activation.x = at(engine, kept, layers[i - 1].preActivation);
     activation.dy = activation.dx = linear.dx;
     engine.run(engine.ops().activationBackward, activation);

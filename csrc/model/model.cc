@@ -12,15 +12,12 @@ Model::~Model() = default;
 std::shared_ptr<Model> Model::create(std::shared_ptr<Engine> engine, const ModelConfig& config,
                                      bool trainable, std::optional<DType> storage) {
   config.validate();
-  if (engine->type() != engine->accumulator())
-    throw Error(code::kUnsupported, format("models of %s are not supported by this build; use float32",
-                                           dtypeName(engine->type())));
-  const DType type = storage.value_or(engine->type());
-  if (type != engine->type() && engine->type() != DType::F32)
+  const DType type = engine->type(), kept = storage.value_or(engine->accumulator());
+  if (kept != type && kept != engine->accumulator() && type != DType::F32)
     throw Error(code::kUnsupported, format("the %s backend with %s arithmetic cannot keep weights as %s", engine->ops().backend,
-                                           dtypeName(engine->type()), dtypeName(type)));
+                                           dtypeName(type), dtypeName(kept)));
   std::shared_ptr<Model> model(new Model());
-  model->impl_ = std::make_unique<Impl>(std::move(engine), config, trainable, type);
+  model->impl_ = std::make_unique<Impl>(std::move(engine), config, trainable, kept);
   return model;
 }
 
@@ -204,8 +201,7 @@ void Model::copyAdapter(const std::string& from, const std::string& to, bool tra
   config.trainable = trainable;
   Engine& engine = *impl_->engine;
   auto copy = std::make_shared<Adapter>(engine, impl_->transformer.architecture(), to, config);
-  engine.copy(copy->group.data(), source->group.data(), source->group.parameterBytes());
-  engine.synchronize();
+  copy->group.copyFrom(source->group);
   impl_->adapters[to] = std::move(copy);
 }
 
@@ -216,10 +212,10 @@ void Model::mergeAdapter(const std::string& name, bool reversible) {
     throw Error(code::kArgument, format("adapter \"%s\" is merged already: unmergeAdapter(\"%s\") first",
                                         impl_->mergedName.c_str(), impl_->mergedName.c_str()));
   ParameterGroup& base = impl_->transformer.base();
-  if (base.storage() != impl_->engine->type())
+  if (base.kept() != impl_->engine->accumulator())
     throw Error(code::kUnsupported,
                 format("weights kept as %s cannot take an adapter in without rounding: load the model as float32, or save it merged",
-                       dtypeName(base.storage())));
+                       dtypeName(base.kept())));
   if (reversible && base.trainable())
     throw Error(code::kArgument,
                 "merging for a while needs a frozen base: training it would be lost by unmergeAdapter");

@@ -136,8 +136,9 @@ struct AdamWConfig {
 class Model : public std::enable_shared_from_this<Model> {
  public:
   struct Impl;
-  /// Parameters are zero until written or initialised. `trainable` decides whether the base gets gradients. The matrices of a
-  /// frozen base may be kept as F16 or BF16: half the memory; they are widened, which is exact, for arithmetic of the engine's type.
+  /// Parameters are zero until written or initialised. `trainable` decides whether the base gets gradients. On an engine of F32 the
+  /// matrices of a frozen base may be kept as F16 or BF16: half the memory; they are widened, which is exact, for arithmetic in float32.
+  /// On one of a narrower type they are kept as F32, of which the passes read a rounded copy, or frozen in that type alone.
   static std::shared_ptr<Model> create(std::shared_ptr<Engine> engine, const ModelConfig& config, bool trainable,
                                        std::optional<DType> storage = {});
   ~Model();

@@ -126,7 +126,7 @@ void Optimizer::Impl::update(double learningRate, double gradientScale) {
     ParameterGroup& group = model->group(name);
     Engine& engine = group.engine();
     Moments& state = of(group);
-    AdamW arguments{.type = engine.type(),
+    AdamW arguments{.type = engine.accumulator(),
                     .count = group.count(),
                     .step = steps,
                     .learningRate = learningRate,
@@ -136,10 +136,11 @@ void Optimizer::Impl::update(double learningRate, double gradientScale) {
                     .weightDecay = config.weightDecay,
                     .gradientScale = gradientScale};
     arguments.gradient = group.gradients();
-    arguments.parameter = group.data();
+    arguments.parameter = group.master();
     arguments.m = state.m.data();
     arguments.v = state.v.data();
     engine.run(engine.ops().adamW, arguments);
+    group.roundMaster();
   }
 }
 

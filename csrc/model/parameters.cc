@@ -57,22 +57,27 @@ int ParameterGroup::add(std::string name, std::vector<int64_t> shape, RowOrder r
 
 void ParameterGroup::allocate(Engine& engine, DType storage) {
   engine_ = &engine;
-  storage_ = storage;
-  if (trainable_ && storage != engine.type())
+  if (trainable_ && storage != engine.accumulator())
     throw Error(code::kUnsupported,
                 format("weights that train are kept as %s: load the model frozen to keep it as %s, or without dtype to train it",
-                       dtypeName(engine.type()), dtypeName(storage)));
-  const bool uniform = storage == engine.type() && !keeper_;
+                       dtypeName(engine.accumulator()), dtypeName(storage)));
+  const bool rounds = storage == engine.accumulator() && storage != engine.type();
+  storage_ = rounds ? engine.type() : storage;
+  const bool uniform = storage_ == engine.type() && !keeper_;
   ArenaPlan plan;
   for (Parameter& parameter : parameters_) {
-    parameter.type = parameter.shape.size() > 1 ? storage : engine.type();
+    parameter.type = parameter.shape.size() > 1 ? storage_ : engine.type();
     if (parameter.apart) continue;
-    parameter.place = uniform ? static_cast<size_t>(parameter.offset) * dtypeSize(storage)
+    parameter.place = uniform ? static_cast<size_t>(parameter.offset) * dtypeSize(storage_)
                               : plan.reserve(static_cast<size_t>(parameter.count) * dtypeSize(parameter.type));
   }
-  const size_t bytes = uniform ? static_cast<size_t>(count_) * dtypeSize(storage) : plan.bytes();
-  data_ = DeviceMemory(engine, MemoryUse::Weights, bytes, ("the parameters of " + name_).c_str());
-  engine.zero(data_.data(), bytes);
+  const auto take = [&](size_t bytes, const char* what) {
+    DeviceMemory memory(engine, MemoryUse::Weights, bytes, (what + name_).c_str());
+    engine.zero(memory.data(), bytes);
+    return memory;
+  };
+  data_ = take(uniform ? static_cast<size_t>(count_) * dtypeSize(storage_) : plan.bytes(), "the parameters of ");
+  if (rounds) master_ = take(static_cast<size_t>(count_) * dtypeSize(storage), "the master weights of ");
   if (keeper_) apart_.resize(parameters_.size());
 }
 
@@ -105,6 +110,27 @@ void* ParameterGroup::data(int index) const {
   return place.data();
 }
 
+void* ParameterGroup::master(int index) const {
+  if (!hasMaster() || index < 0) return data(index);
+  return master_.data() + static_cast<size_t>(parameter(index).offset) * dtypeSize(engine_->accumulator());
+}
+
+void ParameterGroup::round(int64_t first, int64_t count, void* to) {
+  if (!hasMaster()) return;
+  const char* const from = master_.data() + static_cast<size_t>(first) * dtypeSize(engine_->accumulator());
+  engine_->run(engine_->ops().narrow, Narrow{.type = engine_->type(), .count = count, .x = from, .y = to});
+}
+
+void ParameterGroup::roundMaster() { round(0, count_, data_.data()); }
+
+void ParameterGroup::roundMaster(int index) { round(parameter(index).offset, parameter(index).count, data(index)); }
+
+void ParameterGroup::copyFrom(const ParameterGroup& other) {
+  engine_->copy(data_.data(), other.data_.data(), data_.bytes());
+  engine_->copy(master_.data(), other.master_.data(), master_.bytes());
+  engine_->synchronize();
+}
+
 void ParameterGroup::letGo(int index) const {
   DeviceMemory& place = apart_[static_cast<size_t>(index)];
   if (!place.data()) return;
@@ -135,7 +161,8 @@ void ParameterGroup::zeroGradients() {
 void ParameterGroup::write(int index, const float* values) {
   const Parameter& target = parameter(index);
   requireInRange(target, values, target.count);
-  writeTo(index, data(index), target.type, values);
+  writeTo(index, master(index), keptType(index), values);
+  roundMaster(index);
   markChanged(index);
   if (target.apart) keeper_->keep(index);
 }
@@ -148,21 +175,23 @@ void ParameterGroup::write(int index, const ReadValues& read) {
     return write(index, values.data());
   }
   constexpr int64_t kPiece = int64_t{1} << 20;
-  char* const to = static_cast<char*>(data(index));
+  char* const to = static_cast<char*>(master(index));
+  const DType type = keptType(index);
   markChanged(index);  // from the first piece on
   std::vector<float> piece(static_cast<size_t>(std::min(kPiece, target.count)));
   for (int64_t first = 0; first < target.count; first += kPiece) {
     const int64_t count = std::min(kPiece, target.count - first);
     read(first, count, piece.data());
     requireInRange(target, piece.data(), count);
-    writeFromFloat(*engine_, to + static_cast<size_t>(first) * dtypeSize(target.type), target.type, piece.data(), count);
+    writeFromFloat(*engine_, to + static_cast<size_t>(first) * dtypeSize(type), type, piece.data(), count);
   }
+  roundMaster(index);
   if (target.apart) keeper_->keep(index);
 }
 
 void ParameterGroup::read(int index, float* values) const {
   const bool present = held(index) != nullptr;
-  readFrom(index, data(index), parameter(index).type, values);
+  readFrom(index, master(index), keptType(index), values);
   if (!present) letGo(index);
 }
 

@@ -48,14 +48,16 @@ class ParameterGroup {
 
   /// Returns the index by which the parameter is known from now on.
   int add(std::string name, std::vector<int64_t> shape, RowOrder rows = {});
-  /// Zeroes all parameters. `storage` is the type of the matrices; vectors, of which there are few, have the engine's. A group
-  /// that trains has the engine's type throughout: that and no other is what an optimizer updates.
+  /// Zeroes all parameters. Matrices are kept as `storage`; vectors, of which there are few, have the engine's type. A group that
+  /// trains is kept in the accumulator's type throughout: that and no other is what an optimizer updates. Where the engine's type is
+  /// narrower, what is kept so are master weights (Micikevicius et al., 2018), and ops read a copy that is rounded to the engine's type.
   void allocate(Engine& engine, DType storage);
-  void allocate(Engine& engine) { allocate(engine, engine.type()); }
+  void allocate(Engine& engine) { allocate(engine, engine.accumulator()); }
 
   const std::string& name() const { return name_; }
   bool trainable() const { return trainable_; }
-  DType storage() const { return storage_; }  // of matrices
+  DType storage() const { return storage_; }  // of matrices, as ops read them
+  DType kept() const { return hasMaster() ? engine_->accumulator() : storage_; }  // of matrices, as they are written, read and trained
   const std::vector<Parameter>& parameters() const { return parameters_; }
   const Parameter& parameter(int index) const { return parameters_[static_cast<size_t>(index)]; }
   int find(const std::string& name) const;  // −1 if there is none
@@ -69,6 +71,15 @@ class ParameterGroup {
   /// The same, but null where a parameter that is kept apart is not held at present.
   void* held(int index) const;
 
+  /// The master weights, or the parameters themselves where there are none.
+  void* master() const { return hasMaster() ? master_.data() : data_.data(); }
+  void* master(int index) const;
+  /// Rounds the master weights, of all parameters or of one, to what ops read; nothing without them.
+  void roundMaster();
+  void roundMaster(int index);
+  /// Takes the values of a group that is laid out alike.
+  void copyFrom(const ParameterGroup& other);
+
   /// Before `allocate`: `index` is not part of the flat array, and `keeper` has it most of the time.
   void keepApart(int index, ParameterKeeper& keeper);
   /// Gives the memory of a parameter back that its keeper has.
@@ -79,7 +90,7 @@ class ParameterGroup {
   void* gradient(int index);
   bool hasGradients() const { return gradients_.data() != nullptr; }
   void zeroGradients();
-  size_t parameterBytes() const { return data_.bytes(); }  // without those that are kept apart
+  size_t parameterBytes() const { return data_.bytes() + master_.bytes(); }  // without those that are kept apart
   size_t gradientBytes() const { return gradients_.bytes(); }
 
   // Values come and go in the order of files.
@@ -98,6 +109,12 @@ class ParameterGroup {
   void markChanged(int index) { parameters_[static_cast<size_t>(index)].version = ++version_; }
 
  private:
+  bool hasMaster() const { return master_.data() != nullptr; }
+  /// Rounds `count` elements from `first` on, which stand at `to`.
+  void round(int64_t first, int64_t count, void* to);
+  /// The type of a parameter's values at master(index).
+  DType keptType(int index) const { return hasMaster() ? engine_->accumulator() : parameter(index).type; }
+
   std::string name_;
   bool trainable_;
   std::vector<Parameter> parameters_;
@@ -105,7 +122,7 @@ class ParameterGroup {
   uint64_t version_ = 0;
   DType storage_ = DType::F32;
   Engine* engine_ = nullptr;
-  DeviceMemory data_;
+  DeviceMemory data_, master_;  // the second empty where the first is kept itself
   // Of parameters kept apart; empty where they are not held. Reading brings one back, which changes no value.
   mutable std::vector<DeviceMemory> apart_;
   ParameterKeeper* keeper_ = nullptr;

@@ -225,7 +225,7 @@ void Model::Impl::backward(Pass& pass, const PassGradients& gradients) {
 
   if (gradients.dValue) {
     state.head->backward(state.rows.rows, state.buffers.hidden, state.buffers.head, gradients.dValue,
-                         work.dInner, reachesBase ? work.dNormed : nullptr);
+                         work.head, reachesBase ? work.dNormed : nullptr);
   } else if (statistics || divergence) {
     engine->zero(work.dNormed,
                  static_cast<size_t>(state.rows.rows * config().hidden) * dtypeSize(engine->type()));

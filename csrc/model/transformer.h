@@ -72,7 +72,7 @@ class Transformer {
                     const void* lse, const Reference& reference, void* kl);
   /// The head with the forms that forward products want: for divergences to this model.
   LinearWeight preparedHead();
-  /// logits [rows, V] of hidden [rows, C].
+  /// logits [rows, V], of the accumulator type, of hidden [rows, C].
   void logits(int64_t rows, const void* hidden, void* out);
 
   /// Upstream gradients of the statistics → work.dNormed += gradient of the hidden states, and the head's own

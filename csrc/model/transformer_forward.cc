@@ -348,7 +348,8 @@ void Transformer::logits(int64_t rows, const void* hidden, void* out) {
                           .inputs = config.hidden,
                           .outputs = config.vocab,
                           .xStride = config.hidden,
-                          .yStride = config.vocab};
+                          .yStride = config.vocab,
+                          .wideOutput = 1};
   arguments.x = hidden;
   arguments.weight = packed_.head();
   arguments.y = out;

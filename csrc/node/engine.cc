@@ -10,6 +10,7 @@ struct Backend {
   const Ops* ops;
   std::shared_ptr<Device> device;
   int threads;
+  bool narrowActivations;  // products of a narrow type are of activations of that type; else only their factors are rounded
 };
 
 Backend cpuBackend(const Napi::Object& options) {
@@ -19,7 +20,7 @@ Backend cpuBackend(const Napi::Object& options) {
   const Ops* ops = instructionSet.empty() ? &cpu::ops() : cpu::opsFor(instructionSet.c_str());
   if (!ops)
     throw Error(code::kUnsupported, format("this processor or build does not have the instruction set \"%s\"", instructionSet.c_str()));
-  return {ops, std::make_shared<cpu::CpuDevice>(static_cast<int>(threads)), static_cast<int>(threads)};
+  return {ops, std::make_shared<cpu::CpuDevice>(static_cast<int>(threads)), static_cast<int>(threads), false};
 }
 
 /// CUDA device 0. Throws Error unless models can run on it.
@@ -33,7 +34,7 @@ Backend cudaBackend() {
 #undef RLHF_NAME_MISSING
   if (!missing.empty())
     throw Error(code::kUnsupported, "models do not run on CUDA in this version; its backend lacks " + missing + ". Use device \"cpu\"");
-  return {&ops, std::move(device), 0};
+  return {&ops, std::move(device), 0, true};
 }
 
 Backend toBackend(const Napi::Object& options) {
@@ -56,13 +57,14 @@ EngineWrap::EngineWrap(const Napi::CallbackInfo& info) : HandleWrap(info) {
   guarded(info, [&]() -> Napi::Value {
     const Napi::Object options = info.Length() > 0 ? toObject(info[0], "options") : Napi::Object::New(info.Env());
     const Backend backend = toBackend(options);
-    const DType compute = toStorageType(text(options, "compute", "float32"));
+    const DType product = toStorageType(text(options, "compute", "float32"));
+    const DType type = backend.narrowActivations ? product : DType::F32, compute = backend.narrowActivations ? DType::F32 : product;
     auto engine = std::make_shared<EngineHandle>();
     engine->device = backend.device;
     engine->threads = backend.threads;
     engine->engine = boolean(options, "planning", false)
-                         ? Engine::planning(*backend.ops, *engine->device, DType::F32, compute)
-                         : std::make_shared<Engine>(*backend.ops, engine->device.get(), DType::F32, compute);
+                         ? Engine::planning(*backend.ops, *engine->device, type, compute)
+                         : std::make_shared<Engine>(*backend.ops, engine->device.get(), type, compute);
     engine->queue = CommandQueue::create(info.Env());
     std::shared_ptr<CommandQueue> queue = engine->queue;
     set(std::move(engine), std::move(queue));
@@ -78,7 +80,8 @@ Napi::Value EngineWrap::info(const Napi::CallbackInfo& info) {
     result.Set("backend", engine.engine->ops().backend);
     result.Set("instructionSet", engine.engine->ops().instructionSet);
     result.Set("threads", engine.threads);
-    result.Set("compute", dtypeName(engine.engine->compute()));
+    const DType type = engine.engine->type();
+    result.Set("compute", dtypeName(type == DType::F32 ? engine.engine->compute() : type));
     result.Set("bfloat16Kernel", cpu::bfloat16KernelName());
     return result;
   });

@@ -34,6 +34,7 @@ struct LinearForward {
   int64_t rows = 0, inputs = 0, outputs = 0;
   int64_t xStride = 0, yStride = 0;   // elements from one row to the next
   Activation activation = Activation::None;
+  int32_t wideOutput = 0;             // 1: y is not rounded to `type`, it has the accumulator type (no residual, no preActivation)
   const void* x = nullptr;            // [N, K]
   LinearWeight weight{};
   const void* bias = nullptr;         // [M] (optional)
@@ -46,7 +47,7 @@ struct LinearForward {
 
   template <class F> void fields(F&& f) {
     f("type", type), f("rows", rows), f("inputs", inputs), f("outputs", outputs), f("xStride", xStride);
-    f("yStride", yStride), f("activation", activation), f("x", x), f("weightType", weight.type), f("compute", weight.compute);
+    f("yStride", yStride), f("activation", activation), f("wideOutput", wideOutput), f("x", x), f("weightType", weight.type), f("compute", weight.compute);
     f("transposed", weight.transposed), f("weight", weight.data), f("packedForward", weight.packedForward);
     f("bias", bias), f("rank", lora.rank), f("scale", lora.scale), f("loraA", lora.a), f("loraB", lora.b);
     f("loraInput", loraInput), f("loraHidden", loraHidden), f("residual", residual), f("preActivation", preActivation), f("y", y);

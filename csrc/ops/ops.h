@@ -9,6 +9,7 @@
 #include "ops/kl_divergence.h"
 #include "ops/linear.h"
 #include "ops/losses.h"
+#include "ops/narrow.h"
 #include "ops/norm.h"
 #include "ops/optimizer.h"
 #include "ops/preference.h"
@@ -59,6 +60,7 @@ namespace rlhf {
   X(preferenceLoss, PreferenceLoss)                \
   X(ktoLoss, KtoLoss)                              \
   X(adamW, AdamW)                                  \
+  X(narrow, Narrow)                                \
   X(squaredNorm, SquaredNorm)                      \
   X(kvAppend, KvAppend)                            \
   X(decodeAttention, DecodeAttention)              \

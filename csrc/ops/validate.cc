@@ -123,6 +123,9 @@ void validate(const LinearForward& a) {
   check.stride("yStride", a.yStride, "outputs", a.outputs);
   check.choice("activation", static_cast<int32_t>(a.activation), 0, static_cast<int32_t>(Activation::Silu));
   check.flag("transposed", a.weight.transposed);
+  check.flag("wideOutput", a.wideOutput);
+  check.absentWhen(a.wideOutput, "residual", a.residual, "with wideOutput");
+  check.absentWhen(a.wideOutput, "preActivation", a.preActivation, "with wideOutput");
   check.present("x", a.x);
   check.presentWhen(!a.weight.packedForward, "weight", a.weight.data, "without packedForward");
   check.present("y", a.y);
@@ -325,6 +328,14 @@ void validate(const AdamW& a) {
   check.number("weightDecay", a.weightDecay, a.weightDecay >= 0, "≥ 0");
   check.finite("gradientScale", a.gradientScale);
   check.present({{"gradient", a.gradient}, {"parameter", a.parameter}, {"m", a.m}, {"v", a.v}});
+}
+
+void validate(const Narrow& a) {
+  const ArgumentCheck check("narrow");
+  check.floating("type", a.type);
+  check.atLeast("count", a.count, 0);
+  check.presentWhen(a.count > 0, "x", a.x, "with count > 0");
+  check.presentWhen(a.count > 0, "y", a.y, "with count > 0");
 }
 
 void validate(const SquaredNorm& a) {

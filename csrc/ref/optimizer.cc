@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "ref/kernels.h"
 #include "ref/scalar.h"
 
@@ -21,6 +23,11 @@ void run(const AdamW& a) {
 }
 
 template <class T>
+void run(const Narrow& a) {
+  std::copy_n(in<T>(a.x), a.count, out<T>(a.y));  // each of the oracle's types is its own accumulator type
+}
+
+template <class T>
 void run(const SquaredNorm& a) {
   double sum = 0;
   for (int64_t i = 0; i < a.count; ++i) {
@@ -33,6 +40,7 @@ void run(const SquaredNorm& a) {
 }  // namespace
 
 RLHF_REF_OP(adamW, AdamW)
+RLHF_REF_OP(narrow, Narrow)
 RLHF_REF_OP(squaredNorm, SquaredNorm)
 
 }  // namespace rlhf::ref

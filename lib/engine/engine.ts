@@ -2,7 +2,13 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { RlhfError } from "../errors.ts";
 import { type DeviceName, nativeDevice } from "./device.ts";
 import { defaultMemoryBudget, type EngineMemory, type MemoryBudget, toMemoryBudget } from "./memory.ts";
-import { call, type NativeEngine, type NativeEngineInfo, native } from "./native.ts";
+import {
+  call,
+  type NativeEngine,
+  type NativeEngineInfo,
+  type NativeEngineOptions,
+  native,
+} from "./native.ts";
 
 /** What matrix products are computed in. */
 export type ComputeType = "float32" | "bfloat16";
@@ -23,7 +29,8 @@ export interface TransformerEngineOptions extends EngineOptions {
   /**
    * What matrix products of transformers are computed in. "bfloat16" rounds their factors, forward and backward, and sums in float32:
    * several times as fast where the processor has instructions for it (`doctor` tells), with 8 bits of precision in each factor.
-   * All else, and what is kept and trained, is as ever. Default "float32".
+   * On "cuda" activations and the weights that products read are bfloat16 as well. What is kept and trained, statistics, losses,
+   * gradients of weights and the optimizer are float32 either way. Default "float32".
    */
   readonly compute?: ComputeType;
 }
@@ -48,12 +55,18 @@ function checkOptions({ compute = "float32" }: TransformerEngineOptions): void {
 export class Engine {
   readonly native: NativeEngine;
   readonly info: NativeEngineInfo;
+  /** What another one of its kind is made with. */
+  readonly options: TransformerEngineOptions;
   /** True for an engine that lays memory out without taking it and computes nothing. */
   readonly plans: boolean;
 
-  private constructor(handle: NativeEngine, plans = false) {
-    this.native = handle;
-    this.info = handle.info;
+  private constructor(
+    options: NativeEngineOptions & Pick<TransformerEngineOptions, "compute">,
+    plans = false,
+  ) {
+    this.native = call(() => new (native().Engine)({ ...options, planning: plans }));
+    this.info = this.native.info;
+    this.options = options;
     this.plans = plans;
   }
 
@@ -71,7 +84,7 @@ export class Engine {
     const key = `${where.device}:${where.threads}:${compute}`;
     let engine = shared.get(key);
     if (!engine) {
-      engine = new Engine(call(() => new (native().Engine)({ ...where, compute })));
+      engine = new Engine({ ...where, compute });
       shared.set(key, engine);
       engine.setMemoryBudget(defaultMemoryBudget());
     }
@@ -90,10 +103,7 @@ export class Engine {
     checkOptions(options);
     const where = nativeDevice(options.device, options.threads);
     const { compute = "float32" } = options;
-    const engine = new Engine(
-      call(() => new (native().Engine)({ ...where, compute, planning: true })),
-      true,
-    );
+    const engine = new Engine({ ...where, compute }, true);
     try {
       return await planning.run(engine, () => body(engine));
     } finally {

@@ -37,6 +37,7 @@ import { type ModelOrigin, readModelDirectory, writeModelDirectory } from "./mod
 import {
   CREATE_OPTIONS,
   type CreateOptions,
+  checkKeptType,
   checkWeightType,
   FORWARD_OPTIONS,
   type ForwardOptions,
@@ -131,6 +132,7 @@ export class CausalLM implements Disposable {
     origin: ModelOrigin,
     { trainable = "none", dtype = "float32", recomputeLayers = false }: BuildOptions,
   ): Promise<CausalLM> {
+    checkKeptType(engine, dtype);
     const handle = await callAsync(() => engine.native.createModel(config, trainable === "all", dtype));
     const model = new CausalLM(engine, handle, config, origin, trainable, dtype);
     model.recomputeLayers = recomputeLayers;

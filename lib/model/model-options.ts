@@ -1,4 +1,4 @@
-import type { TransformerEngineOptions } from "../engine/engine.ts";
+import type { Engine, TransformerEngineOptions } from "../engine/engine.ts";
 import type { NativeParameter } from "../engine/native.ts";
 import { RlhfError } from "../errors.ts";
 import type { NamesOf } from "../option-names.ts";
@@ -11,7 +11,8 @@ export type WeightType = "float32" | "bfloat16" | "float16";
 export interface LoadOptions extends TransformerEngineOptions {
   /**
    * How weights are kept. "bfloat16" and "float16" keep the matrices of a frozen model in half the memory; arithmetic is what
-   * `compute` says all the same, and what trains is float32. Default "float32".
+   * `compute` says all the same, and what trains is float32. On "cuda" a frozen model may be kept in the type of `compute` alone.
+   * Default "float32".
    */
   readonly dtype?: WeightType;
   /** Whether the base's own weights get gradients. Default "none": adapters and heads train on a frozen base. */
@@ -115,7 +116,7 @@ export function checkWeightType({ dtype = "float32", trainable = "none" }: LoadO
   if (!WEIGHT_TYPES.includes(dtype))
     throw new RlhfError(
       "ERR_RLHF_UNSUPPORTED",
-      `dtype "${dtype}" is not supported on the CPU; use one of ${WEIGHT_TYPES.join(", ")}`,
+      `dtype "${dtype}" is not supported; use one of ${WEIGHT_TYPES.join(", ")}`,
       { dtype },
     );
   if (trainable !== "all" && trainable !== "none")
@@ -132,4 +133,14 @@ export function checkWeightType({ dtype = "float32", trainable = "none" }: LoadO
       `weights that train are kept as float32; leave dtype "${dtype}" out, or train an adapter or a head on the frozen model`,
       { dtype, trainable },
     );
+}
+
+/** Throws ERR_RLHF_UNSUPPORTED where the engine's device cannot compute with weights that are kept so. */
+export function checkKeptType({ info }: Engine, dtype: WeightType): void {
+  if (info.device === "cpu" || dtype === "float32" || dtype === info.compute) return;
+  throw new RlhfError(
+    "ERR_RLHF_UNSUPPORTED",
+    `on ${info.device} weights are kept as float32 or, of a frozen model with compute: "bfloat16", as bfloat16, not ${dtype}`,
+    { dtype, compute: info.compute },
+  );
 }

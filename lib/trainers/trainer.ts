@@ -55,8 +55,7 @@ export abstract class Trainer<
   estimateMemory(): Promise<MemoryEstimate> {
     const { recomputeLayers } = this.config;
     const workloads = this.memoryWorkloads().map((workload) => ({ recomputeLayers, ...workload }));
-    const { threads, compute } = this.#engine.info;
-    return estimateMemory(workloads, { threads, compute });
+    return estimateMemory(workloads, this.#engine.options);
   }
 
   get #engine(): Engine {

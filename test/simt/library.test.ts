@@ -10,7 +10,17 @@ const BUILD = resolve(process.env["RLHF_BUILD_DIR"] ?? join(ROOT, "build"));
 const MOCHA = join(dirname(createRequire(import.meta.url).resolve("mocha/package.json")), "bin", "mocha.js");
 
 /** Tests of the library that any device can pass. Each is held to PyTorch's or transformers' results, or to bits. */
-const TESTS = ["ppo", "trajectories", "generation", "statistics", "gradients", "lora", "kl", "reward-model"];
+const TESTS = [
+  "ppo",
+  "trajectories",
+  "generation",
+  "statistics",
+  "gradients",
+  "lora",
+  "kl",
+  "reward-model",
+  "mixed-precision",
+];
 
 /** Larger ones, of which the emulator, being slow, runs the cases whose titles match. */
 const PARTS: Readonly<Record<string, string>> = {

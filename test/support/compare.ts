@@ -1,7 +1,15 @@
 import assert from "node:assert/strict";
 import type { OpCase } from "../ops/cases/case.ts";
 import type { KernelType } from "./kernels.ts";
-import { type CaseArguments, decode, encode, evaluate, roundArguments, storageType } from "./op-arguments.ts";
+import {
+  type CaseArguments,
+  decode,
+  encode,
+  evaluate,
+  isWideOutput,
+  roundArguments,
+  storageType,
+} from "./op-arguments.ts";
 
 export type Outputs = Readonly<Record<string, Float64Array>>;
 
@@ -78,7 +86,7 @@ export class Expectation {
   #target(field: string): Float64Array {
     const values = this.values[field]!;
     if (this.#case.criterion.kind !== "exact" || this.args[field] instanceof Int32Array) return values;
-    const storage = storageType(this.#case.op, field, this.#type);
+    const storage = storageType(this.#case.op, field, this.#type, this.args);
     return storage === "float32" ? this.#float32()[field]! : decode(encode(values, storage), storage);
   }
 
@@ -86,10 +94,11 @@ export class Expectation {
   #tolerance(field: string): (index: number) => number {
     const expected = this.values[field]!;
     const { criterion, op } = this.#case;
-    const storage = storageType(op, field, this.#type);
+    const storage = storageType(op, field, this.#type, this.args);
     const halfUlp = EPSILON[storage] / 2;
     // Rounding the output, and in 16 bits also what an op hands from one of its products to the next.
-    const rounding = storage === "float32" && this.#type === "float32" ? 0 : EPSILON[this.#type];
+    const unrounded = this.#type === "float32" || isWideOutput(field, this.args);
+    const rounding = storage === "float32" && unrounded ? 0 : EPSILON[this.#type];
     if (this.args[field] instanceof Int32Array) return () => 0;
     switch (criterion.kind) {
       case "exact":

@@ -66,13 +66,25 @@ const ACCUMULATOR_FIELDS: Readonly<Record<string, readonly string[]>> = {
   wpoWeight: ["mask", "logProb", "lse", "lseHalf", "weight"],
   preferenceLoss: ["logProb", "refLogProb", "pairWeight", "base", "dLogProb", "stats"],
   ktoLoss: ["logProb", "refLogProb", "dLogProb", "stats"],
+  narrow: ["x"],
   sample: ["logits", "logProb"],
 };
 
-/** The type in which an array of an op is stored when the op runs in `type`. */
-export function storageType(op: string, field: string, type: KernelType): KernelType {
+/** Whether an array is an output that the arguments ask to keep as wide as its sums. */
+export function isWideOutput(field: string, args: CaseArguments | KernelArguments): boolean {
+  return field === "y" && args["wideOutput"] === true;
+}
+
+/** The type in which an array of an op is stored when the op runs in `type` with these arguments. */
+export function storageType(
+  op: string,
+  field: string,
+  type: KernelType,
+  args: CaseArguments | KernelArguments,
+): KernelType {
   const narrow = type === "float16" || type === "bfloat16";
-  return narrow && ACCUMULATOR_FIELDS[op]?.includes(field) ? "float32" : type;
+  const wide = ACCUMULATOR_FIELDS[op]?.includes(field) || isWideOutput(field, args);
+  return narrow && wide ? "float32" : type;
 }
 
 /** Real numbers in an element type; complex numbers are pairs with imaginary parts of 0. */
@@ -121,7 +133,8 @@ export function toKernelArguments(
       converted[name] = ArrayBuffer.isView(value) ? value.slice() : value;
       continue;
     }
-    const array = seen.get(value) ?? encode(value, fixed.has(name) ? "float64" : storageType(op, name, type));
+    const storage = fixed.has(name) ? "float64" : storageType(op, name, type, args);
+    const array = seen.get(value) ?? encode(value, storage);
     seen.set(value, array);
     converted[name] = array;
   }
@@ -137,7 +150,7 @@ export function roundArguments(op: string, args: CaseArguments, type: KernelType
       rounded[name] = value;
       continue;
     }
-    const storage = storageType(op, name, type);
+    const storage = storageType(op, name, type, args);
     const array = seen.get(value) ?? decode(encode(value, storage), storage);
     seen.set(value, array);
     rounded[name] = array;
@@ -155,7 +168,7 @@ export function decodeOutputs(
   for (const field of kernels.operatorFields(op)) {
     const value = args[field.name];
     if (field.kind !== "output" || !isKernelArray(value)) continue;
-    const storage = field.element === "Float64Array" ? "float64" : storageType(op, field.name, type);
+    const storage = field.element === "Float64Array" ? "float64" : storageType(op, field.name, type, args);
     outputs[field.name] = value instanceof Int32Array ? Float64Array.from(value) : decode(value, storage);
   }
   return outputs;

@@ -47,6 +47,14 @@ void adamW(OpContext& context, const AdamW& a) {
   });
 }
 
+void narrow(OpContext& context, const Narrow& a) {
+  const size_t element = dtypeSize(a.type);
+  forEachRange(context, a.count, 1, [&](int64_t begin, int64_t end) {
+    convertFromFloat(static_cast<const float*>(a.x) + begin, static_cast<char*>(a.y) + static_cast<size_t>(begin) * element, a.type,
+                     static_cast<size_t>(end - begin));
+  });
+}
+
 void squaredNorm(OpContext& context, const SquaredNorm& a) {
   requireFloat32(a.type, "squaredNorm");
   const float* x = static_cast<const float*>(a.x);

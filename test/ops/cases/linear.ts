@@ -21,6 +21,7 @@ interface LinearForwardOptions extends LinearShape {
   activation?: number;
   residual?: "separate" | "inPlace";
   preActivation?: boolean;
+  wideOutput?: boolean;
 }
 
 interface LinearBackwardOptions extends LinearShape {
@@ -66,6 +67,7 @@ export function linearForwardArguments(data: CaseData, options: LinearForwardOpt
       residual: options.residual === "inPlace" ? y : data.matrix(rows, outputs, yStride),
     }),
     ...(options.preActivation && { preActivation: unset(rows * yStride) }),
+    ...(options.wideOutput && { wideOutput: true }),
     y,
   };
 }
@@ -195,6 +197,21 @@ export const linearCases: readonly OpCase[] = [
   }),
   forwardCase("130×300×260, beyond one block each way", { rows: 130, inputs: 300, outputs: 260, bias: true }),
   forwardCase("5×1030×17, a long sum", { rows: 5, inputs: 1030, outputs: 17 }),
+  forwardCase("33×70×1, as wide as its sums", {
+    rows: 33,
+    inputs: 70,
+    outputs: 1,
+    bias: true,
+    wideOutput: true,
+  }),
+  forwardCase("7×33×130 strided, as wide as its sums", {
+    rows: 7,
+    inputs: 33,
+    outputs: 130,
+    gap: 3,
+    activation: ACTIVATION.tanh,
+    wideOutput: true,
+  }),
   ...Object.entries(ACTIVATION).map(([name, activation]) =>
     forwardCase(`9×31×50 with ${name} and preActivation`, {
       rows: 9,

@@ -1,4 +1,4 @@
-import { CaseData, GENERAL, type OpCase, unset } from "./case.ts";
+import { CaseData, EXACT, GENERAL, type OpCase, unset } from "./case.ts";
 
 function adamWCase(count: number, step: number, settings: Readonly<Record<string, number>>): OpCase {
   const name = `${count} elements, step ${step}`;
@@ -21,7 +21,18 @@ function adamWCase(count: number, step: number, settings: Readonly<Record<string
   };
 }
 
+/** Numbers whose nearest neighbours in 16 bits are as near as each other, odd and even, and what is beyond the largest and below the least. */
+const HARD_TO_ROUND = [
+  ...[1 + 2 ** -8, 1 + 3 * 2 ** -8, -1 - 2 ** -8, 1 + 2 ** -8 + 2 ** -20, 1 + 2 ** -11, 1 + 3 * 2 ** -11],
+  ...[0, -0, 3.4e38, -3.4e38, 65504, 65519, 65520, 1e-40, 2 ** -25],
+];
+
 export const optimizerCases: readonly OpCase[] = [
+  ...[0, 1, 33, 5000].map((count): OpCase => {
+    const x = new CaseData(`narrow ${count}`).normal(count);
+    x.set(HARD_TO_ROUND.slice(0, count));
+    return { op: "narrow", name: `${count} elements`, args: { count, x, y: unset(count) }, criterion: EXACT };
+  }),
   adamWCase(1, 1, {}),
   adamWCase(33, 7, { weightDecay: 0.1 }),
   adamWCase(1000, 250, { weightDecay: 0.01, gradientScale: 0.37, beta1: 0.8, beta2: 0.95, eps: 1e-5 }),
