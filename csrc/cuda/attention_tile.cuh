@@ -89,18 +89,18 @@ struct FmaAttention {
   static RLHF_DEVICE Part partAt(const float* data) { return *reinterpret_cast<const Part*>(data); }
 };
 
-/// bfloat16 on tensor cores with float32 sums, tiles of 64 × 64, 16 rows for each of four warps. The accumulators of the
+/// bfloat16 or float16 on tensor cores with float32 sums, tiles of 64 × 64, 16 rows for each of four warps. The accumulators of the
 /// scores, rounded in pairs, are the fragments that the second product takes (FlashAttention 2).
-template <int kDim>
+template <class T, int kDim>
 struct TensorCoreAttention {
-  using Element = bf16;
+  using Element = T;
   static constexpr int kRows = 64, kCols = 64, kThreads = 128, kLanesPerRow = 4;
   static constexpr int kRowSlots = 2, kColSlots = 16, kDimSlots = kDim / 4;
-  static constexpr int kPitch = kDim + kWidestPack<bf16>;
+  static constexpr int kPitch = kDim + kWidestPack<T>;
   static constexpr bool kExchanges = false;
 
   struct Tile {
-    alignas(16) bf16 data[kRows * kPitch];
+    alignas(16) T data[kRows * kPitch];
   };
   struct Exchange {};
   struct Scores {
@@ -144,7 +144,7 @@ struct TensorCoreAttention {
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
         const float(&fragment)[4] = weights.fragment[k / 8 + r / 2];
-        aPart[r] = packBf16(fragment[2 * (r % 2)], fragment[2 * (r % 2) + 1]);
+        aPart[r] = packPair<T>(fragment[2 * (r % 2)], fragment[2 * (r % 2) + 1]);
       }
 #pragma unroll
       for (int pair = 0; pair < kDim / 16; ++pair) {
@@ -158,13 +158,13 @@ struct TensorCoreAttention {
  private:
   static RLHF_DEVICE void multiplyPair(float (&first)[4], float (&second)[4], const uint32_t (&a)[4], const uint32_t (&b)[4]) {
     const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
-    mmaM16N8K16(first, a, left);
-    mmaM16N8K16(second, a, right);
+    mmaM16N8K16<T>(first, a, left);
+    mmaM16N8K16<T>(second, a, right);
   }
 };
 
 template <class T, int kDim>
-using AttentionFor = std::conditional_t<std::is_same_v<T, float>, FmaAttention<kDim>, TensorCoreAttention<kDim>>;
+using AttentionFor = std::conditional_t<std::is_same_v<T, float>, FmaAttention<kDim>, TensorCoreAttention<T, kDim>>;
 
 /// Calls f(rowSlot, colSlot, score) for every score that the thread holds.
 template <class Attention, class Function>

@@ -110,6 +110,7 @@ struct KlGradientEpilogue {
   const float* kl;
   const float* dKl;
   T* dz;
+  float factor;  // lossScale / temperature
 
   template <class Tile>
   RLHF_DEVICE void operator()(Tile& tile, int64_t firstRow, int64_t firstCol, int64_t rows, int64_t cols, Shared&) const {
@@ -121,7 +122,7 @@ struct KlGradientEpilogue {
       const float policy = expf(log.policy);
       const float slope = distributions.direction == KlDirection::Reverse ? policy * (log.policy - log.reference - kl[t])
                                                                           : policy - expf(log.reference);
-      dz[row * cols + col] = fromFloat<T>(dKl[t] * slope * distributions.inverseTemperature);
+      dz[row * cols + col] = fromFloat<T>(dKl[t] * slope * factor);
     });
   }
 };
@@ -181,7 +182,7 @@ void backward(OpContext& context, const KlDivergenceBackward& a) {
     const float* logits = policyLogits<T>(context, a, first, rows, work);
     launchReference<T>(context, a, first, rows,
                        KlGradientEpilogue<T>{distributionsOf(a, first, logits), static_cast<const float*>(a.kl),
-                                             static_cast<const float*>(a.dKl), dz});
+                                             static_cast<const float*>(a.dKl), dz, static_cast<float>(a.lossScale / a.temperature)});
     addLogitGradients(context, a, first, rows, dz);
   }
 }
@@ -198,7 +199,7 @@ void requireWhatItNeeds(const OpContext& context, const Arguments& a, const char
 size_t klDivergenceScratchBytes(int64_t rows, int64_t vocab) {
   const int64_t chunk = std::min(rows, kChunkRows);
   const size_t parts = alignedBytes(chunk * columnTiles<FmaTile>(vocab), sizeof(float));
-  const size_t gradients = alignedBytes(chunk * vocab, sizeof(bf16));
+  const size_t gradients = alignedBytes(chunk * vocab, sizeof(uint16_t));
   return alignedBytes(chunk * vocab, sizeof(float)) + std::max(parts, gradients);
 }
 

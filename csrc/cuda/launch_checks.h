@@ -13,15 +13,16 @@ inline void requireScratch(const OpContext& context, size_t bytes, const char* o
                                            op, bytes, context.scratchBytes));
 }
 
-/// Calls function(T{}) with T the element type that `type` names: float32 and bfloat16 exist here.
+/// Calls function(T{}) with T the element type that `type` names: float32, bfloat16 and float16 exist here.
 template <class Function>
 void dispatchType(DType type, const char* op, Function&& function) {
   switch (type) {
     case DType::F32: return function(float{});
     case DType::BF16: return function(bf16{});
+    case DType::F16: return function(f16{});
     default:
       throw Error(code::kUnsupported,
-                  format("%s: the CUDA backend computes in float32 or bfloat16, not %s", op, dtypeName(type)));
+                  format("%s: the CUDA backend computes in float32, bfloat16 or float16, not %s", op, dtypeName(type)));
   }
 }
 

@@ -2,41 +2,32 @@
 
 #include "cuda/kernels.h"
 #include "cuda/sums.cuh"
+#include "ops/token_loss_math.h"
 
 namespace rlhf::cuda {
 namespace {
 
-// All arrays here have the accumulator's type.
-RLHF_DEVICE double at(const void* array, int64_t index) { return static_cast<const float*>(array)[index]; }
-RLHF_DEVICE float& out(void* array, int64_t index) { return static_cast<float*>(array)[index]; }
+using token_loss::at;
 
-RLHF_DEVICE double clip(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
+RLHF_DEVICE float& out(void* array, int64_t index) { return static_cast<float*>(array)[index]; }
 
 struct PolicyToken {
   PpoPolicyLoss a;
 
   RLHF_DEVICE void operator()(int64_t t, double (&sums)[PpoPolicyLoss::kStatCount]) const {
     const bool counts = at(a.mask, t) != 0;
-    if (a.dEntropy) out(a.dEntropy, t) = counts ? static_cast<float>(-a.entropyCoefficient * a.scale) : 0.0f;
-    if (!counts) {
-      out(a.dLogProb, t) = 0;
-      return;
-    }
-    const double change = at(a.logProb, t) - at(a.oldLogProb, t), advantage = at(a.advantage, t), ratio = exp(change);
-    const double plain = -advantage * ratio;
-    const double clipped = -advantage * clip(ratio, 1 - a.clipRange, 1 + a.clipRange);
-    const double bound = -advantage * a.dualClip;
-    const bool clippedWins = clipped > plain;
-    const bool boundWins = a.dualClip > 0 && advantage < 0 && bound < plain;
-    out(a.dLogProb, t) = clippedWins || boundWins ? 0.0f : static_cast<float>(a.scale * plain);
-    sums[PpoPolicyLoss::kLoss] += boundWins ? bound : clippedWins ? clipped : plain;
-    sums[PpoPolicyLoss::kApproxKl] += 0.5 * change * change;
-    sums[PpoPolicyLoss::kClipped] += clippedWins;
-    sums[PpoPolicyLoss::kRatio] += ratio;
-    sums[PpoPolicyLoss::kRatioSquared] += ratio * ratio;
+    const token_loss::PpoPolicyTerm term = counts ? token_loss::termOf(a, t) : token_loss::PpoPolicyTerm{};
+    out(a.dLogProb, t) = term.slope.logProb;
+    if (a.dEntropy) out(a.dEntropy, t) = term.slope.entropy;
+    if (!counts) return;
+    sums[PpoPolicyLoss::kLoss] += term.loss;
+    sums[PpoPolicyLoss::kApproxKl] += 0.5 * term.change * term.change;
+    sums[PpoPolicyLoss::kClipped] += term.clipped;
+    sums[PpoPolicyLoss::kRatio] += term.ratio;
+    sums[PpoPolicyLoss::kRatioSquared] += term.ratio * term.ratio;
     if (a.entropy) sums[PpoPolicyLoss::kEntropy] += at(a.entropy, t);
     sums[PpoPolicyLoss::kTokens] += 1;
-    sums[PpoPolicyLoss::kDualClipped] += boundWins;
+    sums[PpoPolicyLoss::kDualClipped] += term.dualClipped;
   }
 };
 
@@ -51,17 +42,14 @@ struct ValueOfNextToken {
       out(a.dValue, i) = 0;
       return;
     }
-    const double value = at(a.value, i), old = at(a.oldValue, i), target = at(a.returns, t);
-    const double bounded = a.clipRange > 0 ? clip(value, old - a.clipRange, old + a.clipRange) : value;
-    const double plain = (value - target) * (value - target), clipped = (bounded - target) * (bounded - target);
-    const bool clippedWins = clipped > plain;
-    out(a.dValue, i) = clippedWins ? 0.0f : static_cast<float>(a.scale * (value - target));
-    sums[PpoValueLoss::kLoss] += 0.5 * (clippedWins ? clipped : plain);
-    sums[PpoValueLoss::kClipped] += clippedWins;
-    sums[PpoValueLoss::kValue] += value;
-    sums[PpoValueLoss::kReturn] += target;
-    sums[PpoValueLoss::kReturnSquared] += target * target;
-    sums[PpoValueLoss::kErrorSquared] += plain;
+    const token_loss::PpoValueTerm term = token_loss::termOf(a, t);
+    out(a.dValue, i) = term.slope;
+    sums[PpoValueLoss::kLoss] += term.loss;
+    sums[PpoValueLoss::kClipped] += term.clipped;
+    sums[PpoValueLoss::kValue] += term.value;
+    sums[PpoValueLoss::kReturn] += term.target;
+    sums[PpoValueLoss::kReturnSquared] += term.target * term.target;
+    sums[PpoValueLoss::kErrorSquared] += term.errorSquared;
     sums[PpoValueLoss::kTokens] += 1;
   }
 };
@@ -71,7 +59,7 @@ struct NllToken {
 
   RLHF_DEVICE void operator()(int64_t t, double (&sums)[TokenNllLoss::kStatCount]) const {
     const double weight = at(a.weight, t);
-    out(a.dLogProb, t) = static_cast<float>(-weight * a.scale);
+    out(a.dLogProb, t) = token_loss::slopeOf(a, t).logProb;
     sums[TokenNllLoss::kLoss] -= weight * at(a.logProb, t);
     sums[TokenNllLoss::kWeight] += weight;
   }

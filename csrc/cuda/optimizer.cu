@@ -43,13 +43,13 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T, int kPack>
-__global__ void __launch_bounds__(kThreads) narrowKernel(const float* x, T* y, int64_t count) {
+__global__ void __launch_bounds__(kThreads) narrowKernel(const float* x, T* y, float scale, int64_t count) {
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kPack;
   if (i >= count) return;
   const auto wide = loadPack<kPack>(x + i);
   Pack<T, kPack> rounded;
 #pragma unroll
-  for (int j = 0; j < kPack; ++j) rounded.item[j] = fromFloat<T>(wide.item[j]);
+  for (int j = 0; j < kPack; ++j) rounded.item[j] = fromFloat<T>(scale * wide.item[j]);
   storePack(y + i, rounded);
 }
 
@@ -96,7 +96,7 @@ void narrow(OpContext& context, const Narrow& a) {
     launchFlat<float>(a.count, {a.x, a.y}, [&]<int kPack>(int64_t first, int64_t count) {
       const int64_t width = static_cast<int64_t>(kThreads) * kPack;
       RLHF_LAUNCH((narrowKernel<T, kPack>), dim3(static_cast<uint32_t>((count + width - 1) / width)), dim3(kThreads), 0, context.stream,
-                  static_cast<const float*>(a.x) + first, static_cast<T*>(a.y) + first, count);
+                  static_cast<const float*>(a.x) + first, static_cast<T*>(a.y) + first, static_cast<float>(a.scale), count);
     });
   });
 }

@@ -123,6 +123,7 @@ struct LogitGradient {
   const float* dLse;
   const float* dEntropy;
   float inverseTemperature;
+  float factor;  // lossScale / temperature
 
   RLHF_DEVICE float operator()(int64_t row, int64_t col, float z) const {
     const int32_t t = predictions[row];
@@ -132,7 +133,7 @@ struct LogitGradient {
     if (dLogProb) gradient += dLogProb[t] * ((tokens[t] == col ? 1.0f : 0.0f) - probability);
     if (dLse) gradient += dLse[t] * probability;
     if (dEntropy && probability > 0) gradient -= dEntropy[t] * probability * (logProbability + entropy[t]);
-    return gradient * inverseTemperature;
+    return gradient * factor;
   }
 };
 
@@ -192,7 +193,8 @@ void chunkGradient(OpContext& context, const TokenLogProbBackward& a, int64_t fi
                                static_cast<const float*>(a.dLogProb),
                                static_cast<const float*>(a.dLse),
                                static_cast<const float*>(a.dEntropy),
-                               static_cast<float>(1 / a.temperature)};
+                               static_cast<float>(1 / a.temperature),
+                               static_cast<float>(a.lossScale / a.temperature)};
   if (!a.logits) {
     launchMatmul<TileFor<T>>(context, logitsProduct<T>(a.x, a.cols, a.head, a.vocab, a.sources + first, rows),
                              LogitGradientEpilogue<T>{gradient, dz});

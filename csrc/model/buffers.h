@@ -71,6 +71,13 @@ struct HeadBackwardBuffers {
   void* dInner = nullptr;  // [N, inner]
 };
 
+/// The packed rows that a pass is about.
+struct RowSet {
+  int64_t rows = 0, sequences = 0, maxLength = 0;
+  uint64_t dropoutSeed = 0;  // of passes that have row keys
+  double lossScale = 1;      // of the gradients in a backward pass
+};
+
 /// What decides the memory of a forward pass. Counts are capacities.
 struct PassShape {
   int64_t rows = 0, sequences = 0, predictions = 0;

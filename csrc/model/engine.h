@@ -11,7 +11,7 @@
 namespace rlhf {
 
 /// A backend in use: its operator table, its device, the stream that commands queue on, and scratch memory.
-/// `type` is the type of activations and of parameters as ops read them (F32 on the CPU, also BF16 on CUDA; F64 or C128 on the oracle
+/// `type` is the type of activations and of parameters as ops read them (F32 on the CPU, also BF16 and F16 on CUDA; F64 or C128 on the oracle
 /// for gradient checks), `compute` that of a transformer's matrix products where their factors are wider (ops/linear.h).
 class Engine {
  public:

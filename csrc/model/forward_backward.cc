@@ -55,6 +55,7 @@ std::unique_ptr<Pass> Model::Impl::forwardBackward(const Batch& batch, const For
   std::unique_ptr<Pass> pass = start(batch, training, true);
   Pass::State& state = *pass->state_;
   const bool reachesBase = this->reachesBase(state);
+  setLossScale(state);
   LossArrays loss;
   const auto [buffers, work] = layOutBackwardPass(state, [&](BufferLayout& layout) {
     loss = LossArrays(layout, *engine, state.shape.rows);
@@ -65,14 +66,14 @@ std::unique_ptr<Pass> Model::Impl::forwardBackward(const Batch& batch, const For
     value.type = engine->accumulator(), value.rows = state.rows.rows;
     value.value = pass->value_, value.dValue = loss.dValue, value.stats = loss.valueStats;
     engine->run(engine->ops().ppoValueLoss, value);
-    state.head->backward(state.rows.rows, state.buffers.hidden, state.buffers.head, loss.dValue, work.head,
+    state.head->backward(state.rows, state.buffers.hidden, state.buffers.head, loss.dValue, work.head,
                          reachesBase ? work.dNormed : nullptr);
   } else if (reachesBase) {
     engine->zero(work.dNormed, static_cast<size_t>(state.rows.rows * config().hidden) * dtypeSize(engine->type()));
   }
 
   TokenLossForwardBackward token{.type = engine->type(), .rows = state.rows.rows, .count = state.predictions,
-                                 .temperature = state.temperature};
+                                 .temperature = state.temperature, .lossScale = state.rows.lossScale};
   const int64_t most = predictionsPerLossBlock();
   if (reachesBase && state.predictions > 0)
     state.logits = passMemory->logits.borrow(

@@ -55,10 +55,13 @@ void Head::forward(int64_t rows, const void* hiddenStates, const HeadBuffers& bu
   engine.run(engine.ops().linearForward, last);
 }
 
-void Head::backward(int64_t rows, const void* hiddenStates, const HeadBuffers& buffers, const void* dValue,
+void Head::backward(const RowSet& rowSet, const void* hiddenStates, const HeadBuffers& buffers, const void* dValue,
                     const HeadBackwardBuffers& work, void* dHidden) {
   Engine& engine = group.engine();
-  if (work.dValue) engine.run(engine.ops().narrow, Narrow{.type = engine.type(), .count = rows, .x = dValue, .y = work.dValue});
+  const int64_t rows = rowSet.rows;
+  if (work.dValue)
+    engine.run(engine.ops().narrow,
+               Narrow{.type = engine.type(), .count = rows, .scale = rowSet.lossScale, .x = dValue, .y = work.dValue});
   const bool linear = config.inner == 0;
   const int64_t width = linear ? hidden : config.inner;
   LinearBackward last{.type = engine.type(),

@@ -20,7 +20,7 @@ struct Head {
   /// value[rows], of the accumulator type, from hidden [rows, C].
   void forward(int64_t rows, const void* hiddenStates, const HeadBuffers& buffers, void* value) const;
   /// Adds to the group's gradients; dHidden [rows, C] is overwritten unless it is null.
-  void backward(int64_t rows, const void* hiddenStates, const HeadBuffers& buffers, const void* dValue,
+  void backward(const RowSet& rowSet, const void* hiddenStates, const HeadBuffers& buffers, const void* dValue,
                 const HeadBackwardBuffers& work, void* dHidden);
 };
 

@@ -271,6 +271,8 @@ void Model::setMaxLivePasses(int64_t count) {
   impl_->passMemory->maxLive = count;
 }
 
+LossScale& Model::lossScale() { return impl_->lossScale; }
+
 void Model::setLogitsBudget(size_t bytes) { impl_->logitsBudget = bytes; }
 
 int64_t Model::mostKeptPredictions() const {

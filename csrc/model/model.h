@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "model/config.h"
@@ -15,6 +16,7 @@ namespace rlhf {
 /// A flat block of parameters that train (or not) together: the base, one adapter, or one head. Parameters, gradients and
 /// optimizer moments are laid out alike, so that an update is one op over one array.
 class ParameterGroup;
+class LossScale;
 
 /// What can be asked about one parameter. Names and shapes are those of transformers' named_parameters(); adapters are
 /// "<adapter>:<module path>.lora_A" / ".lora_B", heads "<head>:weight", "<head>:inner.weight", ….
@@ -197,6 +199,7 @@ class Model : public std::enable_shared_from_this<Model> {
   /// From now on passes keep the input of each block alone, and backward computes the rest again: less memory for
   /// one more forward pass, the same bits.
   void setRecomputeLayers(bool recompute);
+  LossScale& lossScale();
 
  private:
   Model();
@@ -212,6 +215,7 @@ class Optimizer {
   struct Result {
     double gradientNorm = 0;  // before clipping
     bool skipped = false;     // the norm was not finite: nothing was updated
+    double lossScale = 1;     // that the gradients had
   };
   /// Scales gradients by `gradientScale`, clips to maxGradNorm (≤ 0: no clipping), updates, zeroes the gradients.
   Result step(double learningRate, double maxGradNorm, double gradientScale = 1);
@@ -221,6 +225,9 @@ class Optimizer {
   void exportMoments(const std::string& parameter, float* m, float* v, int64_t count);
   void importMoments(const std::string& parameter, const float* m, const float* v, int64_t count);
   void setStepCount(int64_t steps);
+  /// The model's loss scale and the steps since it changed, for checkpoints; null where it is not scaled (loss_scale.h).
+  std::optional<std::pair<double, int64_t>> lossScale() const;
+  void setLossScale(double scale, int64_t steps);
 
  private:
   struct Impl;

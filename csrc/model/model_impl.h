@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "model/loss_scale.h"
 #include "model/merge.h"
 #include "model/pass_state.h"
 
@@ -13,6 +14,7 @@ struct Model::Impl {
   Impl(std::shared_ptr<Engine> sharedEngine, const ModelConfig& config, bool trainable, DType storage)
       : engine(std::move(sharedEngine)),
         transformer(*engine, config, trainable, storage),
+        lossScale(engine->type()),
         passMemory(std::make_shared<PassMemory>(engine)) {}
 
   struct ParameterPlace {
@@ -22,6 +24,7 @@ struct Model::Impl {
 
   std::shared_ptr<Engine> engine;
   Transformer transformer;
+  LossScale lossScale;
   std::map<std::string, std::shared_ptr<Adapter>> adapters;
   std::map<std::string, std::shared_ptr<Head>> heads;
   std::string mergedName;  // of the adapter that is merged and can be unmerged
@@ -60,6 +63,8 @@ struct Model::Impl {
   void layOut(Pass::State& state, int64_t predictions);
   /// An array of a pass's outputs, by its number: log-probs, log-sum-exps, entropies, values, divergences.
   void* output(const Pass::State& state, int number) const;
+  /// Before anything of a backward pass: the pass and all gradients have the scale of now.
+  void setLossScale(Pass::State& state);
   /// Whether anything below the final norm trains.
   bool reachesBase(const Pass::State& state) const;
   /// The arrays of a backward pass over those of its forward pass, in the workspace. `reserveMore(layout)` may add others.

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <map>
 
+#include "model/loss_scale.h"
 #include "model/parameters.h"
 
 namespace rlhf {
@@ -117,7 +118,10 @@ double Optimizer::Impl::gradientNorm() {
   engine.copy(sums.data(), squares.data(), sums.size() * sizeof(double));
   engine.synchronize();
   double total = 0;
-  for (const double sum : sums) total += sum;
+  for (size_t i = 0; i < groups.size(); ++i) {
+    const double scale = model->group(groups[i]).lossScale();
+    total += sums[i] / (scale * scale);
+  }
   return std::sqrt(total);
 }
 
@@ -134,7 +138,7 @@ void Optimizer::Impl::update(double learningRate, double gradientScale) {
                     .beta2 = config.beta2,
                     .eps = config.eps,
                     .weightDecay = config.weightDecay,
-                    .gradientScale = gradientScale};
+                    .gradientScale = gradientScale / group.lossScale()};
     arguments.gradient = group.gradients();
     arguments.parameter = group.master();
     arguments.m = state.m.data();
@@ -153,6 +157,9 @@ Optimizer::Result Optimizer::step(double learningRate, double maxGradNorm, doubl
   Result result;
   result.gradientNorm = impl_->gradientNorm() * std::abs(gradientScale);
   result.skipped = !std::isfinite(result.gradientNorm);
+  LossScale& lossScale = impl_->model->lossScale();
+  result.lossScale = lossScale.value();
+  lossScale.noteStep(!result.skipped);
   if (!result.skipped) {
     // As torch.nn.utils.clip_grad_norm_, its 1e-6 included.
     const double clip = maxGradNorm > 0 ? std::min(1.0, maxGradNorm / (result.gradientNorm + 1e-6)) : 1.0;
@@ -164,6 +171,18 @@ Optimizer::Result Optimizer::step(double learningRate, double maxGradNorm, doubl
 }
 
 int64_t Optimizer::stepCount() const { return impl_->steps; }
+
+std::optional<std::pair<double, int64_t>> Optimizer::lossScale() const {
+  const LossScale& scale = impl_->model->lossScale();
+  if (!scale.isDynamic()) return {};
+  return std::pair{scale.value(), scale.state().steps};
+}
+
+void Optimizer::setLossScale(double scale, int64_t steps) {
+  requireSetting(scale >= 1 && std::isfinite(scale), "the loss scale", scale, "at least 1");
+  requireSetting(steps >= 0, "the steps of a loss scale", static_cast<double>(steps), "at least 0");
+  impl_->model->lossScale().restore({scale, steps});
+}
 
 void Optimizer::exportMoments(const std::string& parameter, float* m, float* v, int64_t count) {
   const Impl::Place place = impl_->find(parameter, count);

@@ -158,6 +158,16 @@ void ParameterGroup::zeroGradients() {
   if (hasGradients()) engine_->zero(gradients_.data(), gradients_.bytes());
 }
 
+void ParameterGroup::bringToScale(double lossScale) {
+  if (hasGradients() && lossScale != lossScale_)
+    engine_->run(engine_->ops().narrow, Narrow{.type = engine_->accumulator(),
+                                               .count = count_,
+                                               .scale = lossScale / lossScale_,
+                                               .x = gradients_.data(),
+                                               .y = gradients_.data()});
+  lossScale_ = lossScale;
+}
+
 void ParameterGroup::write(int index, const float* values) {
   const Parameter& target = parameter(index);
   requireInRange(target, values, target.count);
@@ -198,6 +208,8 @@ void ParameterGroup::read(int index, float* values) const {
 void ParameterGroup::readGradient(int index, float* values) {
   if (hasGradients()) {
     readFrom(index, gradient(index), engine_->accumulator(), values);
+    const int64_t count = parameter(index).count;
+    std::transform(values, values + count, values, [&](float value) { return static_cast<float>(value / lossScale_); });
   } else {
     std::fill_n(values, parameter(index).count, 0.0f);
   }

@@ -90,6 +90,9 @@ class ParameterGroup {
   void* gradient(int index);
   bool hasGradients() const { return gradients_.data() != nullptr; }
   void zeroGradients();
+  /// What the gradients have been multiplied by; backward passes bring them to their own scale first.
+  double lossScale() const { return lossScale_; }
+  void bringToScale(double lossScale);
   size_t parameterBytes() const { return data_.bytes() + master_.bytes(); }  // without those that are kept apart
   size_t gradientBytes() const { return gradients_.bytes(); }
 
@@ -127,6 +130,7 @@ class ParameterGroup {
   mutable std::vector<DeviceMemory> apart_;
   ParameterKeeper* keeper_ = nullptr;
   DeviceMemory gradients_;
+  double lossScale_ = 1;
 };
 
 /// Device array of `type` to float32 on the host and back; waits for the stream.

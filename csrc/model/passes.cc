@@ -206,6 +206,11 @@ bool Model::Impl::reachesBase(const Pass::State& state) const {
   return state.shape.firstSavedBlock < static_cast<int>(transformer.architecture().blocks.size());
 }
 
+void Model::Impl::setLossScale(Pass::State& state) {
+  state.rows.lossScale = lossScale.value();
+  for (ParameterGroup* group : groups()) group->bringToScale(lossScale.value());
+}
+
 void Model::Impl::backward(Pass& pass, const PassGradients& gradients) {
   Pass::State& state = *pass.state_;
   if (!state.grad) throw Error(code::kArgument, "backward() needs a pass that was made with grad: true");
@@ -219,12 +224,13 @@ void Model::Impl::backward(Pass& pass, const PassGradients& gradients) {
   const bool statistics =
       state.predictions > 0 && (gradients.dLogProb || gradients.dLse || gradients.dEntropy);
   const bool reachesBase = this->reachesBase(state);
+  setLossScale(state);
   const auto [buffers, work] = layOutBackwardPass(state, [](BufferLayout&) {});
   reserveScratch(state.shape.rows, state.adapter.get(), state.head.get(),
                  divergence ? state.reference->model->impl_->config().hidden : 0);
 
   if (gradients.dValue) {
-    state.head->backward(state.rows.rows, state.buffers.hidden, state.buffers.head, gradients.dValue,
+    state.head->backward(state.rows, state.buffers.hidden, state.buffers.head, gradients.dValue,
                          work.head, reachesBase ? work.dNormed : nullptr);
   } else if (statistics || divergence) {
     engine->zero(work.dNormed,

@@ -7,12 +7,6 @@
 
 namespace rlhf {
 
-/// The packed rows that a pass is about.
-struct RowSet {
-  int64_t rows = 0, sequences = 0, maxLength = 0;
-  uint64_t dropoutSeed = 0;  // of passes that have row keys
-};
-
 /// Keys and values of the sequences being decoded: two arrays of pages per block (ops/decode.h).
 struct KeyValueCache {
   DType type = DType::F32;

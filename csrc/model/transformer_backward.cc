@@ -16,7 +16,8 @@ void Transformer::tokenStatisticsBackward(const ForwardBuffers& buffers, const B
                                  .cols = architecture_.config.hidden,
                                  .vocab = architecture_.config.vocab,
                                  .count = count,
-                                 .temperature = temperature};
+                                 .temperature = temperature,
+                                 .lossScale = rows.lossScale};
   arguments.x = buffers.hidden;
   arguments.tokens = buffers.tokens;
   arguments.predictions = buffers.predictions;

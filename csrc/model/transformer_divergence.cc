@@ -40,6 +40,7 @@ void Transformer::klDivergenceBackward(const ForwardBuffers& buffers, const Back
                                        const void* kl, const void* dKl) {
   packed_.prepareHead(PackedWeights::kBackward);
   auto arguments = divergenceArguments<KlDivergenceBackward>(buffers, rows, count, temperature, lse, reference);
+  arguments.lossScale = rows.lossScale;
   arguments.kl = kl;
   arguments.dKl = dKl;
   arguments.dx = work.dNormed;

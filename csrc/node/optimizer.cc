@@ -36,6 +36,7 @@ Napi::Value OptimizerWrap::step(const Napi::CallbackInfo& info) {
           Napi::Object object = Napi::Object::New(env);
           object.Set("gradNorm", result.gradientNorm);
           object.Set("skipped", result.skipped);
+          object.Set("lossScale", result.lossScale);
           return object;
         });
   });
@@ -65,6 +66,27 @@ Napi::Value OptimizerWrap::setStepCount(const Napi::CallbackInfo& info) {
   return guarded(info, [&] {
     const int64_t steps = toInteger(info[0], "steps");
     return command(info, [steps](Optimizer& optimizer) { optimizer.setStepCount(steps); }, nullptr);
+  });
+}
+
+Napi::Value OptimizerWrap::lossScale(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const std::shared_ptr<OptimizerHandle> optimizer = handle();
+    std::optional<std::pair<double, int64_t>> scale;
+    optimizer->model->engine->queue->runAndWait([&] { scale = optimizer->optimizer->lossScale(); });
+    if (!scale) return info.Env().Null();
+    Napi::Array result = Napi::Array::New(info.Env(), 2);
+    result.Set(0u, scale->first);
+    result.Set(1u, static_cast<double>(scale->second));
+    return result;
+  });
+}
+
+Napi::Value OptimizerWrap::setLossScale(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    const double scale = toNumber(info[0], "scale");
+    const int64_t steps = toInteger(info[1], "steps");
+    return command(info, [=](Optimizer& optimizer) { optimizer.setLossScale(scale, steps); }, nullptr);
   });
 }
 
@@ -98,7 +120,8 @@ void defineOptimizer(Napi::Env env, Napi::Object exports, AddonData& data) {
   const Napi::Function constructor = W::DefineClass(
       env, W::kName,
       {W::InstanceMethod<&W::step>("step"), W::InstanceMethod<&W::stepCount>("stepCount"),
-       W::InstanceMethod<&W::setStepCount>("setStepCount"), W::InstanceMethod<&W::exportMoments>("exportMoments"),
+       W::InstanceMethod<&W::setStepCount>("setStepCount"), W::InstanceMethod<&W::lossScale>("lossScale"),
+       W::InstanceMethod<&W::setLossScale>("setLossScale"), W::InstanceMethod<&W::exportMoments>("exportMoments"),
        W::InstanceMethod<&W::importMoments>("importMoments"), W::InstanceMethod("dispose", &W::dispose)});
   data.optimizer = Napi::Persistent(constructor);
   exports.Set(W::kName, constructor);

@@ -8,7 +8,8 @@ struct OptimizerHandle {
   std::unique_ptr<Optimizer> optimizer;
 };
 
-/// class Optimizer { constructor(model, groups, config); step(options); stepCount(); exportMoments(…); importMoments(…); setStepCount(n) }
+/// class Optimizer { constructor(model, groups, config); step(options); stepCount(); exportMoments(…); importMoments(…); setStepCount(n);
+///   lossScale(); setLossScale(scale, steps) }
 class OptimizerWrap : public HandleWrap<OptimizerWrap, OptimizerHandle> {
  public:
   static constexpr const char* kName = "Optimizer";
@@ -17,6 +18,8 @@ class OptimizerWrap : public HandleWrap<OptimizerWrap, OptimizerHandle> {
   Napi::Value step(const Napi::CallbackInfo& info);
   Napi::Value stepCount(const Napi::CallbackInfo& info);
   Napi::Value setStepCount(const Napi::CallbackInfo& info);
+  Napi::Value lossScale(const Napi::CallbackInfo& info);
+  Napi::Value setLossScale(const Napi::CallbackInfo& info);
   Napi::Value exportMoments(const Napi::CallbackInfo& info);
   Napi::Value importMoments(const Napi::CallbackInfo& info);
 

@@ -43,12 +43,12 @@ struct KlDivergenceForward {
 };
 
 /// The reference is constant. With both lse following from the hidden rows,
-///   dz = dKl·π·(log π − log π_ref − kl)/temperature (reverse) or dKl·(π − π_ref)/temperature (forward),
+///   dz = lossScale·dKl·π·(log π − log π_ref − kl)/temperature (reverse) or lossScale·dKl·(π − π_ref)/temperature (forward),
 /// then dx[h] += dz·W and dW += dzᵀ·x.
 struct KlDivergenceBackward {
   DType type = DType::F32;
   int64_t rows = 0, cols = 0, refCols = 0, vocab = 0, count = 0;
-  double temperature = 1;
+  double temperature = 1, lossScale = 1;
   KlDirection direction = KlDirection::Reverse;
   const void* x = nullptr;
   const void* refX = nullptr;
@@ -66,7 +66,7 @@ struct KlDivergenceBackward {
 
   template <class F> void fields(F&& f) {
     f("type", type), f("rows", rows), f("cols", cols), f("refCols", refCols), f("vocab", vocab), f("count", count);
-    f("temperature", temperature), f("direction", direction), f("x", x), f("refX", refX);
+    f("temperature", temperature), f("lossScale", lossScale), f("direction", direction), f("x", x), f("refX", refX);
     f("predictions", predictions), f("sources", sources), f("weightType", head.type), f("compute", head.compute);
     f("weight", head.data), f("packedForward", head.packedForward), f("packedBackward", head.packedBackward);
     f("refWeightType", refHead.type), f("refCompute", refHead.compute);

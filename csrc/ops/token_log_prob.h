@@ -30,11 +30,12 @@ struct TokenLogProbForward {
   }
 };
 
-/// dz = [dLogProb·(1_token − p) + dLse·p − dEntropy·p·(log p + entropy)] / temperature, then dx[h] += dz·W and dW += dzᵀ·x.
+/// dz = lossScale · [dLogProb·(1_token − p) + dLse·p − dEntropy·p·(log p + entropy)] / temperature, then dx[h] += dz·W and dW += dzᵀ·x.
+/// The scale is what keeps gradients in float16 from vanishing (Micikevicius et al., 2018).
 struct TokenLogProbBackward {
   DType type = DType::F32;
   int64_t rows = 0, cols = 0, vocab = 0, count = 0;
-  double temperature = 1;
+  double temperature = 1, lossScale = 1;
   const void* x = nullptr;
   const int32_t* tokens = nullptr;
   const int32_t* predictions = nullptr;
@@ -51,7 +52,7 @@ struct TokenLogProbBackward {
 
   template <class F> void fields(F&& f) {
     f("type", type), f("rows", rows), f("cols", cols), f("vocab", vocab), f("count", count);
-    f("temperature", temperature), f("x", x), f("tokens", tokens), f("predictions", predictions);
+    f("temperature", temperature), f("lossScale", lossScale), f("x", x), f("tokens", tokens), f("predictions", predictions);
     f("sources", sources), f("weightType", head.type), f("compute", head.compute), f("weight", head.data), f("packedForward", head.packedForward);
     f("packedBackward", head.packedBackward), f("lse", lse), f("entropy", entropy), f("dLogProb", dLogProb);
     f("dLse", dLse), f("dEntropy", dEntropy), f("logits", logits), f("dx", dx), f("dWeight", dWeight);

@@ -11,7 +11,8 @@ TokenLogProbForward TokenLossForwardBackward::forward() const {
 }
 
 TokenLogProbBackward TokenLossForwardBackward::backward() const {
-  TokenLogProbBackward g{.type = type, .rows = rows, .cols = cols, .vocab = vocab, .count = count, .temperature = temperature};
+  TokenLogProbBackward g{.type = type, .rows = rows, .cols = cols, .vocab = vocab, .count = count, .temperature = temperature,
+                         .lossScale = lossScale};
   g.x = x, g.tokens = tokens, g.predictions = predictions, g.sources = sources, g.head = head;
   g.lse = lse, g.entropy = entropy, g.dLogProb = dLogProb, g.dEntropy = hasBonus() ? dEntropy : nullptr;
   g.logits = logits, g.dx = dx, g.dWeight = dWeight;

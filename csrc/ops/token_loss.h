@@ -57,7 +57,7 @@ struct TokenLossForwardBackward {
   DType type = DType::F32;
   int64_t rows = 0, cols = 0, vocab = 0, count = 0;  // N, C, V and the number of predictions
   int64_t blockRows = 0;
-  double temperature = 1;
+  double temperature = 1, lossScale = 1;  // the second of dx and dWeight, as in tokenLogProbBackward
   const void* x = nullptr;               // [N, C]
   const int32_t* tokens = nullptr;       // [N]
   const int32_t* predictions = nullptr;  // [count] as in tokenLogProbForward
@@ -85,7 +85,7 @@ struct TokenLossForwardBackward {
 
   template <class F> void fields(F&& f) {
     f("type", type), f("rows", rows), f("cols", cols), f("vocab", vocab), f("count", count), f("blockRows", blockRows);
-    f("temperature", temperature), f("x", x), f("tokens", tokens), f("predictions", predictions), f("sources", sources);
+    f("temperature", temperature), f("lossScale", lossScale), f("x", x), f("tokens", tokens), f("predictions", predictions), f("sources", sources);
     f("weightType", head.type), f("compute", head.compute), f("weight", head.data), f("packedForward", head.packedForward);
     f("packedBackward", head.packedBackward), loss.fields(f), f("logProb", logProb), f("lse", lse), f("entropy", entropy);
     f("dLogProb", dLogProb), f("dEntropy", dEntropy), f("logits", logits), f("dx", dx), f("dWeight", dWeight), f("stats", stats);

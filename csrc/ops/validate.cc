@@ -280,6 +280,7 @@ void validate(const TokenLogProbForward& a) {
 void validate(const TokenLogProbBackward& a) {
   const ArgumentCheck check("tokenLogProbBackward");
   checkTokenLogProbInputs(check, a);
+  check.number("lossScale", a.lossScale, a.lossScale > 0, "> 0");
   const bool packed = a.head.packedBackward && (a.logits || a.head.packedForward);
   check.presentWhen(!packed, "weight", a.head.data, "without the packed forms");
   check.present("dx", a.dx);
@@ -288,6 +289,7 @@ void validate(const TokenLogProbBackward& a) {
 void validate(const TokenLossForwardBackward& a) {
   const ArgumentCheck check("tokenLossForwardBackward");
   checkTokenLogProbInputs(check, a);
+  check.number("lossScale", a.lossScale, a.lossScale > 0, "> 0");
   check.atLeast("blockRows", a.blockRows, 1);
   check.choice("kind", static_cast<int32_t>(a.loss.kind), 0, 2);
   const bool packed = a.head.packedForward && (a.head.packedBackward || !a.dx);
@@ -311,6 +313,7 @@ void validate(const KlDivergenceForward& a) {
 void validate(const KlDivergenceBackward& a) {
   const ArgumentCheck check("klDivergenceBackward");
   checkKlDivergenceInputs(check, a);
+  check.number("lossScale", a.lossScale, a.lossScale > 0, "> 0");
   const bool packed = a.head.packedBackward && (a.logits || a.head.packedForward);
   check.presentWhen(!packed, "weight", a.head.data, "without the packed forms");
   check.present({{"dKl", a.dKl}, {"dx", a.dx}});
@@ -333,6 +336,7 @@ void validate(const AdamW& a) {
 void validate(const Narrow& a) {
   const ArgumentCheck check("narrow");
   check.floating("type", a.type);
+  check.finite("scale", a.scale);
   check.atLeast("count", a.count, 0);
   check.presentWhen(a.count > 0, "x", a.x, "with count > 0");
   check.presentWhen(a.count > 0, "y", a.y, "with count > 0");

@@ -57,7 +57,7 @@ void run(const KlDivergenceBackward& a) {
       const T slope = a.direction == KlDirection::Reverse
                           ? std::exp(logPolicy) * (logPolicy - logReference - in<T>(a.kl)[t])
                           : std::exp(logPolicy) - std::exp(logReference);
-      addLogitGradient<T>(a, h, v, in<T>(a.dKl)[t] * slope / T(a.temperature));
+      addLogitGradient<T>(a, h, v, T(a.lossScale) * in<T>(a.dKl)[t] * slope / T(a.temperature));
     }
   }
 }

@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "ref/kernels.h"
 #include "ref/scalar.h"
 
@@ -24,7 +22,8 @@ void run(const AdamW& a) {
 
 template <class T>
 void run(const Narrow& a) {
-  std::copy_n(in<T>(a.x), a.count, out<T>(a.y));  // each of the oracle's types is its own accumulator type
+  // Each of the oracle's types is its own accumulator type.
+  for (int64_t i = 0; i < a.count; ++i) out<T>(a.y)[i] = T(a.scale) * in<T>(a.x)[i];
 }
 
 template <class T>

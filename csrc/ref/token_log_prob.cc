@@ -62,7 +62,7 @@ void run(const TokenLogProbBackward& a) {
       const T hit = v == a.tokens[t] ? T(1) : T(0);
       const T gradient = dLogProb * (hit - probability) + dLse * probability -
                          dEntropy * probability * (logProbability + entropy);
-      addLogitGradient<T>(a, h, v, gradient / T(a.temperature));
+      addLogitGradient<T>(a, h, v, T(a.lossScale) * gradient / T(a.temperature));
     }
   }
 }

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/dtype.h"
 #include "simt/execution.h"
 
 // The CUDA language as far as csrc/cuda uses it, for the host compiler. Included by csrc/cuda/prim/platform.cuh alone.
@@ -31,5 +32,14 @@ inline bf16 floatToBf16(float value) {
   if (std::isnan(value)) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
   return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
+
+/// IEEE half storage.
+
+struct f16 {
+  uint16_t bits;
+};
+
+inline float f16ToFloat(f16 value) { return halfToFloat(value.bits); }
+inline f16 floatToF16(float value) { return {floatToHalf(value)}; }
 
 }  // namespace rlhf::cuda

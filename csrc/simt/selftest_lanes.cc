@@ -72,7 +72,7 @@ __global__ void mmaKernel(float* out) {
     b[r] = pack(elementOfB(k, group), elementOfB(k + 1, group));
   }
   for (uint32_t i = 0; i < 4; ++i) d[i] = elementOfC(group + 8 * (i >> 1), 2 * pair + (i & 1));
-  cuda::mmaM16N8K16(d, a, b);
+  cuda::mmaM16N8K16<cuda::bf16>(d, a, b);
   for (uint32_t i = 0; i < 4; ++i) out[(group + 8 * (i >> 1)) * 8 + 2 * pair + (i & 1)] = d[i];
 }
 

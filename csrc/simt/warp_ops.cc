@@ -3,6 +3,7 @@
 #include <bit>
 #include <cstring>
 
+#include "core/dtype.h"
 #include "core/error.h"
 #include "simt/block.h"
 
@@ -89,10 +90,13 @@ struct MatrixMultiply {
   const uint32_t* b;
 };
 
+template <bool kFloat16>
 float halfOfRegister(uint32_t word, int half) {
+  if constexpr (kFloat16) return halfToFloat(static_cast<uint16_t>(word >> (16 * half)));
   return std::bit_cast<float>(half ? word & 0xffff0000u : word << 16);
 }
 
+template <bool kFloat16>
 void computeMatrixMultiply(void* const* operands, uint32_t) {
   float a[16][16], b[16][8];  // [m][k], [k][n]
   for (int lane = 0; lane < 32; ++lane) {
@@ -100,8 +104,8 @@ void computeMatrixMultiply(void* const* operands, uint32_t) {
     const int group = lane / 4, inGroup = lane % 4;
     for (int half = 0; half < 2; ++half) {
       for (int r = 0; r < 4; ++r)
-        a[group + 8 * (r & 1)][2 * inGroup + half + 8 * (r >> 1)] = halfOfRegister(self.a[r], half);
-      for (int r = 0; r < 2; ++r) b[2 * inGroup + half + 8 * r][group] = halfOfRegister(self.b[r], half);
+        a[group + 8 * (r & 1)][2 * inGroup + half + 8 * (r >> 1)] = halfOfRegister<kFloat16>(self.a[r], half);
+      for (int r = 0; r < 2; ++r) b[2 * inGroup + half + 8 * r][group] = halfOfRegister<kFloat16>(self.b[r], half);
     }
   }
   for (int lane = 0; lane < 32; ++lane) {
@@ -118,7 +122,8 @@ constexpr WarpOperation kBallot{"a ballot", computeBallot};
 constexpr WarpOperation kSyncWarp{"__syncwarp", computeNothing};
 constexpr WarpOperation kLoadMatrix{"ldmatrix", computeLoadMatrix};
 constexpr WarpOperation kLoadMatrixTransposed{"ldmatrix.trans", computeLoadMatrixTransposed};
-constexpr WarpOperation kMatrixMultiply{"mma", computeMatrixMultiply};
+constexpr WarpOperation kMatrixMultiply{"mma", computeMatrixMultiply<false>};
+constexpr WarpOperation kMatrixMultiplyFloat16{"mma of float16", computeMatrixMultiply<true>};
 
 }  // namespace
 
@@ -142,9 +147,9 @@ void ldmatrixX4(uint32_t (&registers)[4], const void* row, bool transposed, Site
   warpRendezvous(transposed ? kLoadMatrixTransposed : kLoadMatrix, kFullWarp, &operands, site);
 }
 
-void mmaM16N8K16(float (&accumulator)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site) {
+void mmaM16N8K16(float (&accumulator)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool isFloat16, Site site) {
   MatrixMultiply operands{accumulator, a, b};
-  warpRendezvous(kMatrixMultiply, kFullWarp, &operands, site);
+  warpRendezvous(isFloat16 ? kMatrixMultiplyFloat16 : kMatrixMultiply, kFullWarp, &operands, site);
 }
 
 }  // namespace rlhf::simt

@@ -28,8 +28,8 @@ void syncWarp(uint32_t mask, Site site);
 /// Four 8×8 matrices of 16-bit elements; lane 8m + r gives the address of row r of matrix m.
 void ldmatrixX4(uint32_t (&registers)[4], const void* row, bool transposed, Site site);
 
-/// D += A·B on 16×16 and 16×8 bfloat16 fragments. Products are exact; they are added to the accumulator one by one in
+/// D += A·B on 16×16 and 16×8 fragments of bfloat16 or float16. Products are exact; they are added to the accumulator one by one in
 /// float32, in the order of k. Tensor cores add otherwise (and round towards zero): results agree within rounding only.
-void mmaM16N8K16(float (&accumulator)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site);
+void mmaM16N8K16(float (&accumulator)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool isFloat16, Site site);
 
 }  // namespace rlhf::simt

@@ -11,7 +11,7 @@ import {
 } from "./native.ts";
 
 /** What matrix products are computed in. */
-export type ComputeType = "float32" | "bfloat16";
+export type ComputeType = "float32" | "bfloat16" | "float16";
 
 export interface EngineOptions {
   /** Default "auto". */
@@ -30,7 +30,8 @@ export interface TransformerEngineOptions extends EngineOptions {
    * What matrix products of transformers are computed in. "bfloat16" rounds their factors, forward and backward, and sums in float32:
    * several times as fast where the processor has instructions for it (`doctor` tells), with 8 bits of precision in each factor.
    * On "cuda" activations and the weights that products read are bfloat16 as well. What is kept and trained, statistics, losses,
-   * gradients of weights and the optimizer are float32 either way. Default "float32".
+   * gradients of weights and the optimizer are float32 either way. "float16" is there on "cuda" alone: 11 bits of precision, and a range
+   * so small that gradients are scaled (`Optimizer.lossScale`) and activations may overflow. Default "float32".
    */
   readonly compute?: ComputeType;
 }
@@ -39,13 +40,28 @@ const shared = new Map<string, Engine>();
 /** The engine that takes the place of the shared ones while an estimate is made. */
 const planning = new AsyncLocalStorage<Engine>();
 
-function checkOptions({ compute = "float32" }: TransformerEngineOptions): void {
-  if (compute !== "float32" && compute !== "bfloat16")
+const COMPUTE_TYPES: readonly string[] = ["float32", "bfloat16", "float16"] satisfies ComputeType[];
+
+/** What the native engine is made with. */
+function nativeOptions({
+  device,
+  threads,
+  compute = "float32",
+}: TransformerEngineOptions): NativeEngineOptions & { compute: ComputeType } {
+  if (!COMPUTE_TYPES.includes(compute))
     throw new RlhfError(
       "ERR_RLHF_ARGUMENT",
-      `compute must be "float32" or "bfloat16", got "${String(compute)}"`,
+      `compute must be "float32", "bfloat16" or "float16", got "${String(compute)}"`,
       { compute },
     );
+  const where = nativeDevice(device, threads);
+  if (compute === "float16" && where.device === "cpu")
+    throw new RlhfError(
+      "ERR_RLHF_UNSUPPORTED",
+      'the CPU has no products in float16: give compute: "bfloat16", or device: "cuda"',
+      { compute },
+    );
+  return { ...where, compute };
 }
 
 /**
@@ -76,15 +92,13 @@ export class Engine {
    * ERR_RLHF_ARGUMENT.
    */
   static shared(options: TransformerEngineOptions = {}): Engine {
-    checkOptions(options);
+    const made = nativeOptions(options);
     const plan = planning.getStore();
     if (plan) return plan;
-    const where = nativeDevice(options.device, options.threads);
-    const { compute = "float32" } = options;
-    const key = `${where.device}:${where.threads}:${compute}`;
+    const key = `${made.device}:${made.threads}:${made.compute}`;
     let engine = shared.get(key);
     if (!engine) {
-      engine = new Engine({ ...where, compute });
+      engine = new Engine(made);
       shared.set(key, engine);
       engine.setMemoryBudget(defaultMemoryBudget());
     }
@@ -100,10 +114,7 @@ export class Engine {
     options: TransformerEngineOptions,
     body: (engine: Engine) => Promise<Result>,
   ): Promise<Result> {
-    checkOptions(options);
-    const where = nativeDevice(options.device, options.threads);
-    const { compute = "float32" } = options;
-    const engine = new Engine({ ...where, compute }, true);
+    const engine = new Engine(nativeOptions(options), true);
     try {
       return await planning.run(engine, () => body(engine));
     } finally {

@@ -54,7 +54,7 @@ export interface NativeEngineInfo {
   readonly backend: string;
   readonly instructionSet: string;
   readonly threads: number;
-  readonly compute: "float32" | "bfloat16";
+  readonly compute: "float32" | "bfloat16" | "float16";
   /** What products in bfloat16 use: AMX tiles, AVX-512 dot products, or conversion to float32. */
   readonly bfloat16Kernel: "amx" | "dot" | "convert";
 }
@@ -252,9 +252,12 @@ export interface NativeOptimizer {
     learningRate: number;
     maxGradNorm: number;
     gradientScale: number;
-  }): Promise<{ gradNorm: number; skipped: boolean }>;
+  }): Promise<{ gradNorm: number; skipped: boolean; lossScale: number }>;
   stepCount(): number;
   setStepCount(steps: number): Promise<void>;
+  /** The loss scale and the steps since it changed; null where the loss is not scaled. */
+  lossScale(): [number, number] | null;
+  setLossScale(scale: number, steps: number): Promise<void>;
   /** Fills `m` and `v`, whose length must be the parameter's size. */
   exportMoments(parameter: string, m: Float32Array, v: Float32Array): Promise<void>;
   importMoments(parameter: string, m: Float32Array, v: Float32Array): Promise<void>;

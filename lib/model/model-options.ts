@@ -140,7 +140,7 @@ export function checkKeptType({ info }: Engine, dtype: WeightType): void {
   if (info.device === "cpu" || dtype === "float32" || dtype === info.compute) return;
   throw new RlhfError(
     "ERR_RLHF_UNSUPPORTED",
-    `on ${info.device} weights are kept as float32 or, of a frozen model with compute: "bfloat16", as bfloat16, not ${dtype}`,
+    `on ${info.device} a frozen model's weights are kept as float32 or as what \`compute\` names (${info.compute} here), not as ${dtype}: give compute: "${dtype}" as well, or leave dtype out`,
     { dtype, compute: info.compute },
   );
 }

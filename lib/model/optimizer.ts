@@ -24,6 +24,8 @@ export interface StepResult {
   readonly gradNorm: number;
   /** True when the norm was not finite: nothing was updated. */
   readonly skipped: boolean;
+  /** What the gradients had been multiplied by on their way; 1 but for products in float16. */
+  readonly lossScale: number;
 }
 
 /** The moments of one parameter, for checkpoints. */
@@ -70,6 +72,18 @@ export class Optimizer implements Disposable {
 
   setStepCount(steps: number): Promise<void> {
     return callAsync(() => this.#native.setStepCount(steps));
+  }
+
+  /**
+   * The model's loss scale and the steps with finite gradients since it changed, of products in float16; else null. A step whose
+   * gradients are not finite halves it, 2000 others in a row double it.
+   */
+  get lossScale(): readonly [scale: number, steps: number] | null {
+    return call(() => this.#native.lossScale());
+  }
+
+  setLossScale(scale: number, steps: number): Promise<void> {
+    return callAsync(() => this.#native.setLossScale(scale, steps));
   }
 
   /** Clips, updates and zeroes the gradients of its groups. */

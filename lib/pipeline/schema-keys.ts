@@ -22,9 +22,9 @@ export const dtype = z
   .enum(["float32", "bfloat16", "float16"])
   .describe("how the matrices of a frozen model are kept in memory; what trains is float32");
 export const compute = z
-  .enum(["float32", "bfloat16"])
+  .enum(["float32", "bfloat16", "float16"])
   .describe(
-    "what matrix products are computed in; bfloat16 is faster where the processor has it, and less exact",
+    "what matrix products are computed in; bfloat16 is faster where the processor has it, and less exact; float16 on cuda alone",
   );
 export const seed = z.int().nonnegative().describe("everything random follows from it");
 

@@ -113,9 +113,16 @@ function momentsOf(part: TrainedPart): TensorSource[] {
     ]);
 }
 
+/** The loss scale and the steps since it changed, where the loss is scaled. */
+function lossScaleOf({ name, optimizer }: TrainedPart): TensorSource[] {
+  const { lossScale } = optimizer;
+  if (!lossScale) return [];
+  return [{ name: `${name}/lossScale`, shape: [2], read: async () => Float32Array.from(lossScale) }];
+}
+
 function tensorsOf(part: TrainedPart): TensorSource[] {
   const { name, model, optimizer } = part;
-  return [...weightsOf({ name, model, groups: optimizer.groups }), ...momentsOf(part)];
+  return [...weightsOf({ name, model, groups: optimizer.groups }), ...momentsOf(part), ...lossScaleOf(part)];
 }
 
 /** Steps of the checkpoints in a directory, whole or not, ascending. */
@@ -265,6 +272,9 @@ export function modelContents(
           });
         }
         await optimizer.setStepCount(optimizerSteps[part] ?? 0);
+        if (!optimizer.lossScale) continue;
+        const [scale = 1, steps = 0] = await read(`${part}/lossScale`);
+        await optimizer.setLossScale(scale, steps);
       }
       for (const { name: owner, model, groups } of kept) {
         for (const { name } of model.parameters().filter((parameter) => groups.includes(parameter.group)))

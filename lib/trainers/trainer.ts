@@ -3,6 +3,7 @@ import type { Engine } from "../engine/engine.ts";
 import { checkMemoryBudget, describeMemory, formatBytes } from "../engine/memory.ts";
 import { estimateMemory, type MemoryEstimate } from "../model/estimate-memory.ts";
 import { hashModel } from "../model/fingerprint.ts";
+import type { Metrics } from "../monitor/metrics.ts";
 import { silentProgress } from "../monitor/progress.ts";
 import {
   type CheckpointContents,
@@ -107,6 +108,12 @@ export abstract class Trainer<
     const outcome = await part.optimizer.step({ learningRate, maxGradNorm: this.config.maxGradNorm ?? 0 });
     if (outcome.skipped) this.countSkipped();
     return outcome;
+  }
+
+  /** The loss scale after the step, of products in float16. */
+  protected override updateMetrics(): Metrics {
+    const [scale] = this.parts[0]?.optimizer.lossScale ?? [];
+    return scale === undefined ? {} : { lossScale: scale };
   }
 
   protected override async discardGradients(): Promise<void> {

@@ -268,7 +268,7 @@ export abstract class TrainingLoop<
     this.#step++;
     const seconds = (performance.now() - began) / 1000;
     const speed: Metrics = tokens === undefined ? {} : { "tokens/s": tokens / seconds };
-    return { metrics: { ...metrics, lr: learningRate, ...speed }, tokens };
+    return { metrics: { ...metrics, ...this.updateMetrics(), lr: learningRate, ...speed }, tokens };
   }
 
   /** Whether held-out data is measured after a step: after the last one, and every `evalSteps`. */
@@ -286,6 +286,11 @@ export abstract class TrainingLoop<
     for (const warning of this.warningsOf({ step: this.#step, metrics }))
       progress.note(`${this.name}: warning: ${warning}`);
     return metrics;
+  }
+
+  /** What every step's metrics tell of the updates, whatever the algorithm. */
+  protected updateMetrics(): Metrics {
+    return {};
   }
 
   /** Counts an update that was left out, because the loss or the gradient was not finite. */

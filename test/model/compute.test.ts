@@ -129,9 +129,13 @@ describe("models that compute in bfloat16", () => {
   });
 
   it("another type is refused", async () => {
-    await assert.rejects(CausalLM.create(TINY_LLAMA, { compute: "float16" as "float32" }), {
+    await assert.rejects(CausalLM.create(TINY_LLAMA, { compute: "int8" as "float32" }), {
       code: "ERR_RLHF_ARGUMENT",
-      message: /compute must be "float32" or "bfloat16"/,
+      message: /compute must be "float32", "bfloat16" or "float16"/,
+    });
+    await assert.rejects(CausalLM.create(TINY_LLAMA, { device: "cpu", compute: "float16" }), {
+      code: "ERR_RLHF_UNSUPPORTED",
+      message: /the CPU has no products in float16: give compute: "bfloat16"/,
     });
   });
 });

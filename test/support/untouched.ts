@@ -11,24 +11,30 @@ interface Bits {
   holdsNaN(index: number): boolean;
 }
 
-/** Nothing for arrays of other things than real numbers, of which those of 16 bits are bfloat16. */
-function bitsOf(array: KernelArray): Bits | undefined {
+/** Of 16 bits, by the op's type: the exponent of what is not a number, and a mark. */
+const HALVES = {
+  bfloat16: { exponent: 0x7f80, mark: 0x7fa1 },
+  float16: { exponent: 0x7c00, mark: 0x7d12 },
+} as const;
+
+/** Nothing for arrays of other things than real numbers. */
+function bitsOf(array: KernelArray, type: unknown): Bits | undefined {
   const { buffer, byteOffset, length } = array;
   const holdsNaN = (index: number): boolean => Number.isNaN(array[index]);
   if (array instanceof Float32Array)
     return { words: new Uint32Array(buffer, byteOffset, length), mark: 0x7fa12345, holdsNaN };
   if (array instanceof Float64Array)
     return { words: new BigUint64Array(buffer, byteOffset, length), mark: 0x7ff4123456789abcn, holdsNaN };
-  if (array instanceof Uint16Array)
-    return { words: array, mark: 0x7fa1, holdsNaN: (index) => (array[index]! & 0x7fff) > 0x7f80 };
-  return undefined;
+  if (!(array instanceof Uint16Array)) return undefined;
+  const { exponent, mark } = HALVES[type === "float16" ? type : "bfloat16"];
+  return { words: array, mark, holdsNaN: (index) => (array[index]! & 0x7fff) > exponent };
 }
 
 /** Marks every NaN of an op's outputs. */
 export function markUnset(op: string, args: KernelArguments): void {
   for (const field of outputFields(op)) {
     const array = args[field];
-    const bits = isKernelArray(array) ? bitsOf(array) : undefined;
+    const bits = isKernelArray(array) ? bitsOf(array, args["type"]) : undefined;
     if (!bits) continue;
     for (const index of bits.words.keys()) if (bits.holdsNaN(index)) bits.words[index] = bits.mark;
   }
@@ -42,7 +48,7 @@ export function assertUntouched(
   fields: readonly string[],
 ): void {
   for (const field of fields) {
-    const bits = bitsOf(args[field] as KernelArray);
+    const bits = bitsOf(args[field] as KernelArray, args["type"]);
     if (!bits) continue;
     const index = expected[field]!.findIndex(
       (value, i) => Number.isNaN(value) && bits.words[i] !== bits.mark,

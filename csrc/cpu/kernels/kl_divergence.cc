@@ -138,7 +138,7 @@ class BackwardBlock : KlBlock<KlDivergenceBackward> {
  private:
   /// dz may be z.
   void differentiate(int64_t row, const float* z, const float* refZ, float* dz, int64_t count) const {
-    const float factor = floats(a_.dKl)[token(row)] * inverseTemperature_, kl = floats(a_.kl)[token(row)];
+    const float factor = floats(a_.dKl)[token(row)] * static_cast<float>(a_.lossScale / a_.temperature), kl = floats(a_.kl)[token(row)];
     const float lse = this->lse(row), refLse = this->refLse(row);
     if (a_.direction == KlDirection::Reverse) {
       forEachVector(count, [&](int64_t i, auto lanes) {

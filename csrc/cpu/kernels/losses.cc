@@ -98,7 +98,7 @@ void ppoPolicyLoss(OpContext&, const PpoPolicyLoss& a) {
     out(a.dLogProb)[t] = 0;
     if (a.dEntropy) out(a.dEntropy)[t] = 0;
     if (in(a.mask)[t] == 0) continue;
-    const PpoPolicyTerm term = termOf(a, t);
+    const token_loss::PpoPolicyTerm term = termOf(a, t);
     out(a.dLogProb)[t] = term.slope.logProb;
     if (a.dEntropy) out(a.dEntropy)[t] = term.slope.entropy;
     sums[PpoPolicyLoss::kLoss] += term.loss;
@@ -120,18 +120,14 @@ void ppoValueLoss(OpContext&, const PpoValueLoss& a) {
   for (int64_t t = 0; t < a.rows; ++t) {
     if (in(a.mask)[t] == 0) continue;
     const int64_t at = valueIndex("ppoValueLoss", t, 0);
-    const double value = in(a.value)[at], old = in(a.oldValue)[at], target = in(a.returns)[t];
-    const double bounded = a.clipRange > 0 ? std::clamp(value, old - a.clipRange, old + a.clipRange) : value;
-    const double plain = (value - target) * (value - target),
-                 clipped = (bounded - target) * (bounded - target);
-    const bool clippedWins = clipped > plain;
-    out(a.dValue)[at] = clippedWins ? 0.0f : static_cast<float>(a.scale * (value - target));
-    sums[PpoValueLoss::kLoss] += 0.5 * (clippedWins ? clipped : plain);
-    sums[PpoValueLoss::kClipped] += clippedWins;
-    sums[PpoValueLoss::kValue] += value;
-    sums[PpoValueLoss::kReturn] += target;
-    sums[PpoValueLoss::kReturnSquared] += target * target;
-    sums[PpoValueLoss::kErrorSquared] += plain;
+    const token_loss::PpoValueTerm term = token_loss::termOf(a, t);
+    out(a.dValue)[at] = term.slope;
+    sums[PpoValueLoss::kLoss] += term.loss;
+    sums[PpoValueLoss::kClipped] += term.clipped;
+    sums[PpoValueLoss::kValue] += term.value;
+    sums[PpoValueLoss::kReturn] += term.target;
+    sums[PpoValueLoss::kReturnSquared] += term.target * term.target;
+    sums[PpoValueLoss::kErrorSquared] += term.errorSquared;
     sums[PpoValueLoss::kTokens] += 1;
   }
   writeStats(a.stats, sums);

@@ -49,9 +49,15 @@ void adamW(OpContext& context, const AdamW& a) {
 
 void narrow(OpContext& context, const Narrow& a) {
   const size_t element = dtypeSize(a.type);
+  const auto scale = static_cast<float>(a.scale);
   forEachRange(context, a.count, 1, [&](int64_t begin, int64_t end) {
-    convertFromFloat(static_cast<const float*>(a.x) + begin, static_cast<char*>(a.y) + static_cast<size_t>(begin) * element, a.type,
-                     static_cast<size_t>(end - begin));
+    constexpr int64_t kPiece = 256;
+    float scaled[kPiece];
+    for (int64_t first = begin; first < end; first += kPiece) {
+      const int64_t count = std::min(kPiece, end - first);
+      for (int64_t i = 0; i < count; ++i) scaled[i] = scale * static_cast<const float*>(a.x)[first + i];
+      convertFromFloat(scaled, static_cast<char*>(a.y) + static_cast<size_t>(first) * element, a.type, static_cast<size_t>(count));
+    }
   });
 }
 

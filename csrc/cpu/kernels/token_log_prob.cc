@@ -94,17 +94,16 @@ struct RowGradient {
   int64_t token = 0;
 };
 
-/// Turns logits [vocabBegin, vocabBegin + count) of a row into their gradients, times 1 / temperature.
-void differentiate(const RowGradient& g, const float* z, float* dz, int64_t vocabBegin, int64_t count,
-                   float inverseTemperature) {
-  const float slope = (g.fromLse - g.fromLogProb - g.fromEntropy * g.entropy) * inverseTemperature;
-  const float curve = g.fromEntropy * inverseTemperature;
+/// Turns logits [vocabBegin, vocabBegin + count) of a row into their gradients, times `factor`.
+void differentiate(const RowGradient& g, const float* z, float* dz, int64_t vocabBegin, int64_t count, float factor) {
+  const float slope = (g.fromLse - g.fromLogProb - g.fromEntropy * g.entropy) * factor;
+  const float curve = g.fromEntropy * factor;
   forEachVector(count, [&](int64_t i, auto lanes) {
     const Vec logProb = lanes.load(z + i) - g.lse;
     lanes.store(dz + i, exp(logProb) * (slope - curve * logProb));
   });
   const int64_t token = g.token - vocabBegin;
-  if (token >= 0 && token < count) dz[token] += g.fromLogProb * inverseTemperature;
+  if (token >= 0 && token < count) dz[token] += g.fromLogProb * factor;
 }
 
 /// The backward pass for one block of predictions: blocks of the vocabulary one after the other, since dx sums over them.
@@ -113,6 +112,7 @@ class BackwardBlock {
   BackwardBlock(OpContext& context, const TokenLogProbBackward& g, int64_t begin, int64_t count, SharedScratch scratch)
       : context_(context), g_(g), begin_(begin), scratch_(scratch),
         inverseTemperature_(static_cast<float>(1 / g.temperature)),
+        factor_(static_cast<float>(g.lossScale / g.temperature)),
         rows_(g.x, g.cols, g.head, g.vocab, g.sources + begin, count, scratch_) {
     if (!g.logits) dz_ = scratch_.take(count * std::min(g.vocab, kVocabPerBlock));
   }
@@ -136,7 +136,7 @@ class BackwardBlock {
     float* const logits = floats(g_.logits) + begin_ * g_.vocab + vocabBegin;
     forEachTask(context_, rows_.count, rows_.count * vocabCount >= kElementsPerTask, [&](int64_t row, int) {
       float* const z = logits + row * g_.vocab;
-      differentiate(rowGradient(row), z, z, vocabBegin, vocabCount, inverseTemperature_);
+      differentiate(rowGradient(row), z, z, vocabBegin, vocabCount, factor_);
     });
     return {logits, g_.vocab, vocabBegin, vocabCount};
   }
@@ -147,8 +147,7 @@ class BackwardBlock {
         const int64_t row = strip.row + i;
         float* const z = strip.values + i * strip.stride;
         scale(z, strip.cols, inverseTemperature_);
-        differentiate(rowGradient(row), z, dz_ + row * vocabCount + strip.col, vocabBegin + strip.col, strip.cols,
-                      inverseTemperature_);
+        differentiate(rowGradient(row), z, dz_ + row * vocabCount + strip.col, vocabBegin + strip.col, strip.cols, factor_);
       }
     };
     gemm(context_, scratch_, rows_.logits(vocabBegin, vocabCount), consume);
@@ -159,7 +158,7 @@ class BackwardBlock {
   const TokenLogProbBackward& g_;
   int64_t begin_;
   SharedScratch scratch_;
-  float inverseTemperature_;
+  float inverseTemperature_, factor_;
   PredictionBlock rows_;
   float* dz_ = nullptr;
 };

@@ -18,13 +18,13 @@ int64_t sequenceOf(const TokenLoss& loss, int64_t t) {
 }
 
 /// The gradients of the loss by one token's statistics, which are known.
-TokenSlope slopeAt(const TokenLossForwardBackward& a, int64_t t) {
+token_loss::TokenSlope slopeAt(const TokenLossForwardBackward& a, int64_t t) {
   switch (a.loss.kind) {
     case TokenLossKind::Nll: return slopeOf(a.nllLoss(), t);
-    case TokenLossKind::PpoPolicy: return counts(a.loss.mask, t) ? termOf(a.ppoLoss(), t).slope : TokenSlope{};
+    case TokenLossKind::PpoPolicy: return counts(a.loss.mask, t) ? termOf(a.ppoLoss(), t).slope : token_loss::TokenSlope{};
     case TokenLossKind::GroupPolicy: break;
   }
-  return counts(a.loss.mask, t) ? termOf(a.groupLoss(), {}, sequenceOf(a.loss, t), t).slope : TokenSlope{};
+  return counts(a.loss.mask, t) ? termOf(a.groupLoss(), {}, sequenceOf(a.loss, t), t).slope : token_loss::TokenSlope{};
 }
 
 /// The loss of all tokens, whose sums have the order of the tokens.
@@ -53,7 +53,7 @@ void tokenLossForwardBackward(OpContext& context, const TokenLossForwardBackward
     if (!a.dx) continue;
     for (int64_t p = begin; p < begin + count; ++p) {
       const int64_t t = a.predictions[p];
-      const TokenSlope slope = slopeAt(a, t);
+      const token_loss::TokenSlope slope = slopeAt(a, t);
       floats(a.dLogProb)[t] = slope.logProb;
       if (a.dEntropy) floats(a.dEntropy)[t] = slope.entropy;
     }

@@ -59,15 +59,16 @@ struct FmaTile {
   }
 };
 
-/// bfloat16 on tensor cores with float32 sums: 128 × 128 tiles, 2 × 4 warps of 64 × 32 elements each.
+/// bfloat16 or float16 on tensor cores with float32 sums: 128 × 128 tiles, 2 × 4 warps of 64 × 32 elements each.
+template <class T>
 struct TensorCoreTile {
-  using Element = bf16;
+  using Element = T;
   static constexpr int kRows = 128, kCols = 128, kDepth = 32, kThreads = 256, kStages = 3;
   static constexpr int kBlocksPerMultiprocessor = 2;  // holds the compiler to 128 registers a thread
   static constexpr int kRowSlots = 8, kColSlots = 8;
   static constexpr int kLanesPerRow = 4, kWarpsPerRow = 4;
-  using TileA = SharedTile<bf16, kRows, kDepth>;
-  using TileB = SharedTile<bf16, kCols, kDepth>;
+  using TileA = SharedTile<T, kRows, kDepth>;
+  using TileB = SharedTile<T, kCols, kDepth>;
 
   static constexpr int kFragmentRows = 4, kFragmentCols = 4;  // of 16 × 8 elements
   float fragment[kFragmentRows][kFragmentCols][4] = {};
@@ -92,8 +93,8 @@ struct TensorCoreTile {
         const uint32_t left[2] = {bPart[0], bPart[1]}, right[2] = {bPart[2], bPart[3]};
 #pragma unroll
         for (int row = 0; row < kFragmentRows; ++row) {
-          mmaM16N8K16(fragment[row][2 * pair], aPart[row], left);
-          mmaM16N8K16(fragment[row][2 * pair + 1], aPart[row], right);
+          mmaM16N8K16<T>(fragment[row][2 * pair], aPart[row], left);
+          mmaM16N8K16<T>(fragment[row][2 * pair + 1], aPart[row], right);
         }
       }
     }
@@ -122,7 +123,8 @@ struct TensorCoreTile {
 
 /// The sum in a slot: one accessor for both layouts.
 RLHF_DEVICE float& slotSum(FmaTile& tile, int row, int col) { return tile.sum[row][col]; }
-RLHF_DEVICE float& slotSum(TensorCoreTile& tile, int row, int col) {
+template <class T>
+RLHF_DEVICE float& slotSum(TensorCoreTile<T>& tile, int row, int col) {
   return tile.fragment[row / 2][col / 2][row % 2 * 2 + col % 2];
 }
 
@@ -138,6 +140,6 @@ RLHF_DEVICE void forEachSlot(Tile& tile, Function&& f) {
 
 /// The tile for activations of type T.
 template <class T>
-using TileFor = std::conditional_t<std::is_same_v<T, float>, FmaTile, TensorCoreTile>;
+using TileFor = std::conditional_t<std::is_same_v<T, float>, FmaTile, TensorCoreTile<T>>;
 
 }  // namespace rlhf::cuda

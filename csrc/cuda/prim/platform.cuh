@@ -5,6 +5,7 @@
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #else
 #include "simt/cuda.h"
@@ -19,6 +20,10 @@ namespace rlhf::cuda {
 using bf16 = __nv_bfloat16;
 RLHF_DEVICE float bf16ToFloat(bf16 value) { return __bfloat162float(value); }
 RLHF_DEVICE bf16 floatToBf16(float value) { return __float2bfloat16_rn(value); }
+
+using f16 = __half;
+RLHF_DEVICE float f16ToFloat(f16 value) { return __half2float(value); }
+RLHF_DEVICE f16 floatToF16(float value) { return __float2half_rn(value); }
 
 /// The line of a call, for the emulator's reports; nothing on a GPU.
 struct Site {
@@ -54,6 +59,7 @@ inline float floatOf(uint32_t bits) { return std::bit_cast<float>(bits); }
 
 RLHF_DEVICE float toFloat(float value) { return value; }
 RLHF_DEVICE float toFloat(bf16 value) { return bf16ToFloat(value); }
+RLHF_DEVICE float toFloat(f16 value) { return f16ToFloat(value); }
 
 template <class T>
 RLHF_DEVICE T fromFloat(float value);
@@ -65,15 +71,20 @@ template <>
 RLHF_DEVICE bf16 fromFloat<bf16>(float value) {
   return floatToBf16(value);
 }
+template <>
+RLHF_DEVICE f16 fromFloat<f16>(float value) {
+  return floatToF16(value);
+}
 
-/// Two values rounded to bfloat16 in one register, `low` in its lower half.
-RLHF_DEVICE uint32_t packBf16(float low, float high) {
+/// Two values rounded to 16 bits in one register, `low` in its lower half.
+template <class T>
+RLHF_DEVICE uint32_t packPair(float low, float high) {
   union {
-    bf16 half[2];
+    T half[2];
     uint32_t both;
   } pair;
-  pair.half[0] = floatToBf16(low);
-  pair.half[1] = floatToBf16(high);
+  pair.half[0] = fromFloat<T>(low);
+  pair.half[1] = fromFloat<T>(high);
   return pair.both;
 }
 
@@ -93,9 +104,10 @@ bool isPackAligned(const T* array) {
 }
 
 RLHF_DEVICE void writePack(float* out, const Pack<float, 4>& values) { *reinterpret_cast<Pack<float, 4>*>(out) = values; }
-RLHF_DEVICE void writePack(bf16* out, const Pack<float, 4>& values) {
-  *reinterpret_cast<Pack<uint32_t, 2>*>(out) = {packBf16(values.item[0], values.item[1]),
-                                                packBf16(values.item[2], values.item[3])};
+template <class T>
+RLHF_DEVICE void writePack(T* out, const Pack<float, 4>& values) {
+  *reinterpret_cast<Pack<uint32_t, 2>*>(out) = {packPair<T>(values.item[0], values.item[1]),
+                                                packPair<T>(values.item[2], values.item[3])};
 }
 
 template <class T>

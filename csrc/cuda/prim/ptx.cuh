@@ -3,6 +3,8 @@
 // intrinsic) for nvcc, the emulator's model for the host compiler. The only file with inline assembly, but for what sm_90a alone has
 // (hopper_ptx.cuh).
 
+#include <type_traits>
+
 #include "cuda/prim/platform.cuh"
 
 #if !defined(__CUDACC__)
@@ -75,17 +77,26 @@ RLHF_DEVICE void ldmatrixX4Transposed(uint32_t (&registers)[4], const void* row,
 #endif
 }
 
-/// D += A·B, A 16×16 and B 16×8 in bfloat16, D 16×8 in float32 (mma.sync.m16n8k16). With group = lane / 4, pair = lane % 4:
+/// D += A·B, A 16×16 and B 16×8 of T, bfloat16 or float16, D 16×8 in float32 (mma.sync.m16n8k16). With group = lane / 4, pair = lane % 4:
 /// a[r], half h: A(group + 8·(r & 1), 2·pair + h + 8·(r >> 1));  b[r], half h: B(2·pair + h + 8·r, group);
 /// d[i]: D(group + 8·(i >> 1), 2·pair + (i & 1)).
+template <class T>
 RLHF_DEVICE void mmaM16N8K16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
 #if defined(__CUDACC__)
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#define RLHF_MMA(type)                                                                                                          \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                                                           \
+               ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                                           \
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                                 \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+  if constexpr (std::is_same_v<T, f16>) {
+    RLHF_MMA("f16");
+  } else {
+    static_assert(std::is_same_v<T, bf16>);
+    RLHF_MMA("bf16");
+  }
+#undef RLHF_MMA
 #else
-  simt::mmaM16N8K16(d, a, b, site);
+  simt::mmaM16N8K16(d, a, b, std::is_same_v<T, f16>, site);
 #endif
 }
 

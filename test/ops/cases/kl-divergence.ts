@@ -113,7 +113,12 @@ export const klDivergenceCases: readonly OpCase[] = SHAPES.flatMap(([label, shap
     return [
       // Terms of the size of a probability cancel.
       { op: "klDivergenceForward", name, args: forward, criterion: { kind: "general", floor: 1 } },
-      { op: "klDivergenceBackward", name, args: backward, criterion: { kind: "general", floor: 1 } },
+      {
+        op: "klDivergenceBackward",
+        name,
+        args: { ...backward, ...(shape.temperature !== undefined && { lossScale: 32 }) },
+        criterion: { kind: "general", floor: 1 },
+      },
     ];
   }),
 );

@@ -114,6 +114,9 @@ export function backwardCase(name: string, options: LinearBackwardOptions): OpCa
 
 /** Rows and columns as Hopper's kernel takes them (csrc/cuda/hopper), around the edges of its tiles and of its ring. */
 export const hopperCases: readonly OpCase[] = [
+  forwardCase("70×72×132, as wide as its sums, in packs", {
+    ...{ rows: 70, inputs: 72, outputs: 132, bias: true, wideOutput: true },
+  }),
   forwardCase("1×64×64, one row", { rows: 1, inputs: 64, outputs: 64 }),
   forwardCase("130×72×264, beyond one block each way, geluTanh", {
     ...{ rows: 130, inputs: 72, outputs: 264, gap: 8, bias: true, residual: "separate", preActivation: true },

@@ -101,12 +101,17 @@ const SHAPES: readonly [string, TokenLogProbShape, Parameters<typeof tokenLogPro
   ["12 rows, sharp", { rows: 12, cols: 20, vocab: 130, count: 11, sharpness: 15 }, ALL],
 ];
 
-export const tokenLogProbCases: readonly OpCase[] = SHAPES.flatMap(([name, shape, gradients]) => {
+export const tokenLogProbCases: readonly OpCase[] = SHAPES.flatMap(([name, shape, gradients]): OpCase[] => {
   const data = new CaseData(`tokenLogProb ${name}`);
   const forward = tokenLogProbForwardArguments(data, shape);
   const backward = tokenLogProbBackwardArguments(data, forward, gradients);
+  const scaled = { ...backward, lossScale: 32 };
+  const near = { kind: "general", floor: 1 } as const;
   return [
     { op: "tokenLogProbForward", name, args: forward, criterion: GENERAL },
-    { op: "tokenLogProbBackward", name, args: backward, criterion: { kind: "general", floor: 1 } },
+    { op: "tokenLogProbBackward", name, args: backward, criterion: near },
+    ...(shape.temperature === undefined
+      ? []
+      : [{ op: "tokenLogProbBackward", name: `${name}, loss scaled`, args: scaled, criterion: near }]),
   ];
 });

@@ -136,7 +136,12 @@ export const tokenLossCases: readonly OpCase[] = TOKEN_LOSS_SHAPES.flatMap(([tit
   const args = tokenLossArguments(new CaseData(`tokenLossForwardBackward ${name}`), shape);
   const { dx: _dx, dWeight: _dWeight, logits: _logits, ...forwardOnly } = args;
   return [
-    { op: "tokenLossForwardBackward", name, args, criterion: SUMS },
+    {
+      op: "tokenLossForwardBackward",
+      name,
+      args: { ...args, ...(shape.temperature !== undefined && { lossScale: 32 }) },
+      criterion: SUMS,
+    },
     { op: "tokenLossForwardBackward", name: `${name}, no gradient`, args: forwardOnly, criterion: SUMS },
   ];
 });
