@@ -49,11 +49,19 @@ RLHF_AMX void endTiles() { _tile_release(); }
 constexpr int kTileRowBytes = 64;
 
 /// Tiles 0 to 3 are C by quarters, 4 and 5 the halves of A, 6 and 7 those of B.
-RLHF_AMX void multiplyTall(const Bfloat16Segment* segments, int segmentCount, float* c, Bfloat16Prefetch prefetch) {
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+RLHF_AMX void multiplyTall(const Bfloat16Segment* segments, int segmentCount, float* c, bool accumulate,
+                           Bfloat16Prefetch prefetch) {
+  if (accumulate) {
+    _tile_loadd(0, c, kResultRowBytes);
+    _tile_loadd(1, c + kHalf, kResultRowBytes);
+    _tile_loadd(2, c + kHalf * kBfloat16Tile, kResultRowBytes);
+    _tile_loadd(3, c + kHalf * kBfloat16Tile + kHalf, kResultRowBytes);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
   for (int s = 0; s < segmentCount; ++s) {
     const uint16_t* a = segments[s].a;
     const uint16_t* b = segments[s].b;
@@ -78,10 +86,15 @@ RLHF_AMX void multiplyTall(const Bfloat16Segment* segments, int segmentCount, fl
 }
 
 /// The same for at most 16 rows, where B is read faster than the tiles are multiplied.
-RLHF_AMX void multiplyFlat(const Bfloat16Segment* segments, int segmentCount, float* c) {
+RLHF_AMX void multiplyFlat(const Bfloat16Segment* segments, int segmentCount, float* c, bool accumulate) {
   constexpr int64_t kBytesAhead = 8192;
-  _tile_zero(0);
-  _tile_zero(1);
+  if (accumulate) {
+    _tile_loadd(0, c, kResultRowBytes);
+    _tile_loadd(1, c + kHalf, kResultRowBytes);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+  }
   for (int s = 0; s < segmentCount; ++s) {
     const uint16_t* a = segments[s].a;
     const uint16_t* b = segments[s].b;
@@ -101,20 +114,25 @@ RLHF_AMX void multiplyFlat(const Bfloat16Segment* segments, int segmentCount, fl
   _tile_stored(1, c + kHalf, kResultRowBytes);
 }
 
-void multiplyWithTiles(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, Bfloat16Prefetch prefetch) {
+void multiplyWithTiles(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, bool accumulate,
+                       Bfloat16Prefetch prefetch) {
   if (rows > kHalf)
-    multiplyTall(segments, segmentCount, c, prefetch);
+    multiplyTall(segments, segmentCount, c, accumulate, prefetch);
   else
-    multiplyFlat(segments, segmentCount, c);
+    multiplyFlat(segments, segmentCount, c, accumulate);
 }
 
 #define RLHF_DOT __attribute__((target("avx512bf16,avx512f")))
 
 /// kRows rows of A by all columns of B: one dot product of a pair adds to each of their sums.
 template <int kRows>
-RLHF_DOT void multiplyDots(const Bfloat16Segment* segments, int segmentCount, int row, float* c, Bfloat16Prefetch& prefetch) {
+RLHF_DOT void multiplyDots(const Bfloat16Segment* segments, int segmentCount, int row, float* c, bool accumulate,
+                           Bfloat16Prefetch& prefetch) {
   __m512 sums[kRows][2];
-  for (auto& pair : sums) pair[0] = pair[1] = _mm512_setzero_ps();
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i)
+    for (int half = 0; half < 2; ++half)
+      sums[i][half] = accumulate ? _mm512_loadu_ps(c + (row + i) * kBfloat16Tile + half * kHalf) : _mm512_setzero_ps();
   for (int s = 0; s < segmentCount; ++s) {
     const uint16_t* a = segments[s].a + row * kBfloat16Tile;
     const uint16_t* b = segments[s].b;
@@ -143,10 +161,11 @@ RLHF_DOT void multiplyDots(const Bfloat16Segment* segments, int segmentCount, in
   }
 }
 
-void multiplyWithDots(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, Bfloat16Prefetch prefetch) {
+void multiplyWithDots(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, bool accumulate,
+                      Bfloat16Prefetch prefetch) {
   int row = 0;
-  for (; row + 8 <= rows; row += 8) multiplyDots<8>(segments, segmentCount, row, c, prefetch), prefetch = {};
-  for (; row < rows; ++row) multiplyDots<1>(segments, segmentCount, row, c, prefetch), prefetch = {};
+  for (; row + 8 <= rows; row += 8) multiplyDots<8>(segments, segmentCount, row, c, accumulate, prefetch), prefetch = {};
+  for (; row < rows; ++row) multiplyDots<1>(segments, segmentCount, row, c, accumulate, prefetch), prefetch = {};
 }
 
 /// Linux gives a process the tiles' registers when it asks for them; other systems are not asked.

@@ -29,11 +29,13 @@ struct Bfloat16Prefetch {
   int64_t destinationStride = 0, rowsPerStep = 0;
 };
 
-/// c[32][32] = Σ over segments of A·B, for the first `rows` rows; what stands in the others afterwards is undefined. Products of two
-/// bfloat16 numbers are exact in float32. An element's bits depend on its row of A and its column of B alone.
+/// c[32][32] = Σ over segments of A·B, or c + that sum with `accumulate`, for the first `rows` rows; what stands in the others afterwards is undefined. Products of two
+/// bfloat16 numbers are exact in float32. An element's bits depend on its row of A and its column of B alone,
+/// and not on the calls that its sum is cut into.
 struct Bfloat16Kernel {
   const char* name;
-  void (*multiply)(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, Bfloat16Prefetch prefetch);
+  void (*multiply)(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, bool accumulate,
+                   Bfloat16Prefetch prefetch);
   /// To be called by each thread around its calls of `multiply`, for the state that instructions need; null: none.
   void (*begin)();
   void (*end)();

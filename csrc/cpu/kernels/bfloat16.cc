@@ -106,9 +106,11 @@ Vec later(BitVec pair) { return std::bit_cast<Vec>(pair & 0xffff0000u); }
 BitVec broadcast(uint32_t pair) { return pair - BitVec{}; }
 
 template <int kRows>
-void multiplyRows(const Bfloat16Segment* segments, int segmentCount, int row, float* c) {
+void multiplyRows(const Bfloat16Segment* segments, int segmentCount, int row, float* c, bool accumulate) {
   for (int64_t col = 0; col < kBfloat16Tile; col += kWidth) {
     Vec sums[kRows] = {};
+    if (accumulate)
+      for (int i = 0; i < kRows; ++i) sums[i] = load(c + (row + i) * kBfloat16Tile + col);
     for (int s = 0; s < segmentCount; ++s)
       for (int64_t step = 0; step < segments[s].steps; ++step) {
         const uint16_t* const a = segments[s].a + step * kBfloat16StepElements + row * kBfloat16Tile;
@@ -132,10 +134,10 @@ void multiplyRows(const Bfloat16Segment* segments, int segmentCount, int row, fl
 }
 
 /// Where the processor has no instruction for bfloat16: numbers are widened again, and summed in rising k.
-void multiplyWidened(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, Bfloat16Prefetch) {
+void multiplyWidened(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, bool accumulate, Bfloat16Prefetch) {
   int row = 0;
-  for (; row + 4 <= rows; row += 4) multiplyRows<4>(segments, segmentCount, row, c);
-  for (; row < rows; ++row) multiplyRows<1>(segments, segmentCount, row, c);
+  for (; row + 4 <= rows; row += 4) multiplyRows<4>(segments, segmentCount, row, c, accumulate);
+  for (; row < rows; ++row) multiplyRows<1>(segments, segmentCount, row, c, accumulate);
 }
 
 constexpr Bfloat16Kernel kConversion{"convert", multiplyWidened, nullptr, nullptr};

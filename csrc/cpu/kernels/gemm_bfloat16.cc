@@ -13,8 +13,11 @@ using cpu::Bfloat16Segment;
 constexpr int64_t kStripPanels = kStripCols / kBfloat16Tile;
 constexpr int64_t kLinesOfStep = kBfloat16StepFloats / 16;
 
-// A group of rows' packed A stays in the second-level cache while the panels of B pass by.
+// A group of rows' packed A stays in the second-level cache while the panels of B pass by, in blocks of so many steps: 16 KB, which the
+// first-level cache holds beside what passes of A.
 constexpr int64_t kGroupFloats = 160 << 10;
+constexpr int64_t kMostGroupPanels = 16;
+constexpr int64_t kBlockSteps = 8;
 
 // Multiply-adds that take about as long as calling the other threads, and as reading an element of B from memory, which is what counts
 // where few rows use it.
@@ -77,7 +80,9 @@ class Part {
     const Bfloat16Kernel& kernel = bfloat16Kernel();
     const int64_t rowPanels = ceilDivide(rows_, kBfloat16Tile), colPanels = ceilDivide(cols_, kBfloat16Tile);
     const int64_t threads = cpu::pool(context_).size(), tasks = threads == 1 ? 1 : 6 * threads;
-    const int64_t rowParts = ceilDivide(rowPanels, std::max<int64_t>(4, kGroupFloats / (strideA_[0] + strideA_[1])));
+    const int64_t most = isCut() ? kMostGroupPanels : rowPanels;
+    const int64_t group = std::min(most, std::max<int64_t>(4, kGroupFloats / (strideA_[0] + strideA_[1])));
+    const int64_t rowParts = ceilDivide(rowPanels, group);
     const int64_t unit = wholeStrips_ ? kStripPanels : 1, units = ceilDivide(colPanels, unit);
     const int64_t colParts = std::min(units, ceilDivide(tasks, rowParts));
     const bool share = (rows_ + kWorkPerElementOfB) * cols_ * (steps_[0] + steps_[1]) * kBfloat16Tile >= kSharedWork;
@@ -96,16 +101,22 @@ class Part {
     int64_t begin, end;
   };
 
-  /// Each panel of B serves all rows of the group, and the next one is fetched meanwhile.
+  /// A block of B stays in the first-level cache while all rows of the group pass by, and the next one is fetched meanwhile.
   void multiplyTiles(const Bfloat16Kernel& kernel, Range rows, Range cols, int slot) const {
-    alignas(64) float tile[kBfloat16Tile * kBfloat16Tile];
+    alignas(64) float tiles[kMostGroupPanels][kBfloat16Tile * kBfloat16Tile];
+    const int64_t height = rows.end - rows.begin;
+    const bool whole = height == 1 || !isCut();
+    const int64_t blockSteps = whole ? std::max<int64_t>(1, steps_[0]) : kBlockSteps;
     for (int64_t j = cols.begin; j < cols.end; ++j)
-      for (int64_t i = rows.begin; i < rows.end; ++i) {
-        const int64_t height = rows.end - rows.begin;
-        Bfloat16Prefetch prefetch = height == 1 ? fetchAhead(j) : fetchPart(j + 1, i - rows.begin, height);
-        fetchDestination(i, j, prefetch);
-        multiplyTile(kernel, i, j, tile, prefetch);
-        finish(i, j, 1, tile, kBfloat16Tile, slot);
+      for (int64_t step = 0; step == 0 || step < steps_[0]; step += blockSteps) {
+        const Range steps{step, std::min(step + blockSteps, steps_[0])};
+        for (int64_t i = rows.begin; i < rows.end; ++i) {
+          float* const tile = tiles[whole ? 0 : i - rows.begin];
+          Bfloat16Prefetch prefetch = height == 1 ? fetchAhead(j) : fetchBlock(j, steps.end, blockSteps, i - rows.begin, height);
+          if (isLast(steps)) fetchDestination(i, j, steps, prefetch);
+          multiplyTile(kernel, i, j, steps, tile, prefetch);
+          if (isLast(steps)) finish(i, j, 1, tile, kBfloat16Tile, slot);
+        }
       }
   }
 
@@ -116,7 +127,7 @@ class Part {
       for (int64_t i = rows.begin; i < rows.end; ++i) {
         const int64_t panels = std::min(kStripPanels, cols.end - begin), stride = panels * kBfloat16Tile;
         for (int64_t j = 0; j < panels; ++j) {
-          multiplyTile(kernel, i, begin + j, tile, {});
+          multiplyTile(kernel, i, begin + j, {0, steps_[0]}, tile, {});
           for (int64_t r = 0; r < heightOf(i); ++r)
             std::copy_n(tile + r * kBfloat16Tile, kBfloat16Tile, strip + r * stride + j * kBfloat16Tile);
         }
@@ -124,16 +135,25 @@ class Part {
       }
   }
 
-  void multiplyTile(const Bfloat16Kernel& kernel, int64_t rowPanel, int64_t colPanel, float* tile,
+  /// Whether a panel of B is more than a block.
+  bool isCut() const { return steps_[0] > kBlockSteps; }
+  bool isLast(Range steps) const { return steps.end == steps_[0]; }
+
+  /// Adds the product of some steps of the first term to the tile, or begins with it; the last ones bring the second term with them.
+  void multiplyTile(const Bfloat16Kernel& kernel, int64_t rowPanel, int64_t colPanel, Range steps, float* tile,
                     Bfloat16Prefetch prefetch) const {
     Bfloat16Segment segments[2];
     int count = 0;
-    for (int t = 0; t < 2; ++t) {
-      if (steps_[t] == 0) continue;
-      segments[count++] = {reinterpret_cast<const uint16_t*>(panelsA_[t] + rowPanel * strideA_[t]),
-                           reinterpret_cast<const uint16_t*>(panelsB_[t] + colPanel * strideB_[t]), steps_[t]};
-    }
-    kernel.multiply(segments, count, static_cast<int>(heightOf(rowPanel)), tile, prefetch);
+    const auto add = [&](int term, Range part) {
+      if (part.begin == part.end) return;
+      const int64_t skipped = part.begin * kBfloat16StepFloats;
+      segments[count++] = {reinterpret_cast<const uint16_t*>(panelsA_[term] + rowPanel * strideA_[term] + skipped),
+                           reinterpret_cast<const uint16_t*>(panelsB_[term] + colPanel * strideB_[term] + skipped),
+                           part.end - part.begin};
+    };
+    add(0, steps);
+    if (isLast(steps)) add(1, {0, steps_[1]});
+    kernel.multiply(segments, count, static_cast<int>(heightOf(rowPanel)), tile, steps.begin > 0, prefetch);
   }
 
   /// For rows that use B once: what is a few steps ahead of the multiplication, into the next panel at the end.
@@ -143,22 +163,21 @@ class Part {
     return {reinterpret_cast<const char*>(panelsB_[0] + colPanel * strideB_[0]) + kBytesAhead, kLinesOfStep};
   }
 
-  /// Part `part` of `parts` of the first term's panel of B.
-  Bfloat16Prefetch fetchPart(int64_t colPanel, int64_t part, int64_t parts) const {
-    if (colPanel * kBfloat16Tile >= cols_ || steps_[0] == 0) return {};
+  /// Part `part` of `parts` of the block of B from `step` on, be it the next panel's.
+  Bfloat16Prefetch fetchBlock(int64_t colPanel, int64_t step, int64_t blockSteps, int64_t part, int64_t parts) const {
     const int64_t lines = ceilDivide(kLinesOfStep, parts);
-    if (part * lines >= kLinesOfStep) return {};
-    const auto* panel = reinterpret_cast<const char*>(panelsB_[0] + colPanel * strideB_[0]);
-    return {panel + part * lines * steps_[0] * 64, lines};
+    if (part * lines >= kLinesOfStep || steps_[0] == 0) return {};
+    const auto* next = reinterpret_cast<const char*>(panelsB_[0] + colPanel * strideB_[0] + step * kBfloat16StepFloats);
+    return {next + part * lines * blockSteps * 64, lines};
   }
 
   /// What a tile's results are added to is on its way while the tile is multiplied. Where they only replace it this gains nothing.
-  void fetchDestination(int64_t rowPanel, int64_t colPanel, Bfloat16Prefetch& prefetch) const {
+  void fetchDestination(int64_t rowPanel, int64_t colPanel, Range steps, Bfloat16Prefetch& prefetch) const {
     if (!product_.addsToDestination) return;
     prefetch.destination = reinterpret_cast<const char*>(product_.destination + colBegin_ + colPanel * kBfloat16Tile +
                                                          (rowBegin_ + rowPanel * kBfloat16Tile) * product_.destinationStride);
     prefetch.destinationStride = product_.destinationStride * static_cast<int64_t>(sizeof(float));
-    prefetch.rowsPerStep = ceilDivide(kBfloat16Tile, steps_[0] + steps_[1]);
+    prefetch.rowsPerStep = ceilDivide(kBfloat16Tile, steps.end - steps.begin + steps_[1]);
   }
 
   void finish(int64_t rowPanel, int64_t colPanel, int64_t panels, float* values, int64_t stride, int slot) const {
