@@ -11,6 +11,9 @@ using cpu::Bfloat16Prefetch;
 using cpu::Bfloat16Segment;
 
 constexpr int64_t kStripPanels = kStripCols / kBfloat16Tile;
+constexpr int64_t kStripRowPanels = 4;  // whose tiles lie in the second-level cache while a strip is multiplied
+constexpr int64_t kTileFloats = kBfloat16Tile * kBfloat16Tile;
+static_assert((kBfloat16Tile * kStripCols + kStripRowPanels * kStripPanels * kTileFloats) * sizeof(float) <= cpu::kScratchPerThread);
 constexpr int64_t kLinesOfStep = kBfloat16StepFloats / 16;
 
 // A group of rows' packed A stays in the second-level cache while the panels of B pass by, in blocks of so many steps: 16 KB, which the
@@ -103,7 +106,7 @@ class Part {
 
   /// A block of B stays in the first-level cache while all rows of the group pass by, and the next one is fetched meanwhile.
   void multiplyTiles(const Bfloat16Kernel& kernel, Range rows, Range cols, int slot) const {
-    alignas(64) float tiles[kMostGroupPanels][kBfloat16Tile * kBfloat16Tile];
+    alignas(64) float tiles[kMostGroupPanels][kTileFloats];
     const int64_t height = rows.end - rows.begin;
     const bool whole = height == 1 || !isCut();
     const int64_t blockSteps = whole ? std::max<int64_t>(1, steps_[0]) : kBlockSteps;
@@ -120,19 +123,40 @@ class Part {
       }
   }
 
+  /// Tiles of some row panels by a strip's column panels, in the same blocks, and then the strips.
   void multiplyStrips(const Bfloat16Kernel& kernel, Range rows, Range cols, int slot) const {
-    alignas(64) float tile[kBfloat16Tile * kBfloat16Tile];
     float* const strip = reinterpret_cast<float*>(cpu::threadScratch(context_, slot));
+    float* const tiles = strip + kBfloat16Tile * kStripCols;
     for (int64_t begin = cols.begin; begin < cols.end; begin += kStripPanels)
-      for (int64_t i = rows.begin; i < rows.end; ++i) {
-        const int64_t panels = std::min(kStripPanels, cols.end - begin), stride = panels * kBfloat16Tile;
-        for (int64_t j = 0; j < panels; ++j) {
-          multiplyTile(kernel, i, begin + j, {0, steps_[0]}, tile, {});
-          for (int64_t r = 0; r < heightOf(i); ++r)
-            std::copy_n(tile + r * kBfloat16Tile, kBfloat16Tile, strip + r * stride + j * kBfloat16Tile);
+      for (int64_t top = rows.begin; top < rows.end; top += kStripRowPanels) {
+        const Range some{top, std::min(top + kStripRowPanels, rows.end)};
+        const int64_t panels = std::min(kStripPanels, cols.end - begin);
+        multiplyStripTiles(kernel, some, {begin, begin + panels}, tiles);
+        for (int64_t i = some.begin; i < some.end; ++i) {
+          joinTiles(tiles + (i - top) * kStripPanels * kTileFloats, heightOf(i), panels, strip);
+          finish(i, begin, panels, strip, panels * kBfloat16Tile, slot);
         }
-        finish(i, begin, panels, strip, stride, slot);
       }
+  }
+
+  void multiplyStripTiles(const Bfloat16Kernel& kernel, Range rows, Range cols, float* tiles) const {
+    const int64_t height = rows.end - rows.begin;
+    for (int64_t step = 0; step < steps_[0]; step += kBlockSteps) {
+      const Range steps{step, std::min(step + kBlockSteps, steps_[0])};
+      for (int64_t j = cols.begin; j < cols.end; ++j)
+        for (int64_t i = rows.begin; i < rows.end; ++i) {
+          float* const tile = tiles + ((i - rows.begin) * kStripPanels + j - cols.begin) * kTileFloats;
+          const bool next = j + 1 < cols.end;
+          multiplyTile(kernel, i, j, steps, tile,
+                       fetchBlock(next ? j + 1 : cols.begin, next ? step : steps.end, kBlockSteps, i - rows.begin, height));
+        }
+    }
+  }
+
+  static void joinTiles(const float* tiles, int64_t height, int64_t panels, float* strip) {
+    for (int64_t r = 0; r < height; ++r)
+      for (int64_t j = 0; j < panels; ++j)
+        std::copy_n(tiles + j * kTileFloats + r * kBfloat16Tile, kBfloat16Tile, strip + (r * panels + j) * kBfloat16Tile);
   }
 
   /// Whether a panel of B is more than a block.
