@@ -360,7 +360,7 @@ describe("the lives of the addon's objects", () => {
   it("steps an optimizer on an engine that has run no pass", async () => {
     const optimizer = new (native().Optimizer)(model, ["base"], as({}));
     const result = await optimizer.step({ learningRate: 0.1, maxGradNorm: 1, gradientScale: 1 });
-    assert.deepEqual(result, { gradNorm: 0, skipped: false });
+    assert.deepEqual(result, { gradNorm: 0, skipped: false, lossScale: 1 });
     assert.equal(optimizer.stepCount(), 1);
     optimizer.dispose();
   });

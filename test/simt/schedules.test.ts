@@ -217,7 +217,7 @@ describe("CUDA backend's errors", () => {
     const args = toKernelArguments("linearForward", plain, "float64");
     assert.throws(() => kernels.run("simt", "linearForward", args), {
       code: "ERR_RLHF_UNSUPPORTED",
-      message: /float32 or bfloat16, not float64/,
+      message: /float32, bfloat16 or float16, not float64/,
     });
   });
 
