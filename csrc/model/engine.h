@@ -60,7 +60,8 @@ class Engine {
   OpContext context_;
 };
 
-/// Device memory with an owner, counted in the engine's ledger. Small arrays come from the engine's blocks and go back there. Throws Error(ERR_RLHF_MEMORY) that names `what` and the bytes asked for. The engine must outlive it.
+/// Device memory with an owner, counted in the engine's ledger. Small arrays come from the engine's blocks and go back there. Throws
+/// Error(ERR_RLHF_MEMORY) that names `what` and the bytes asked for. The engine must outlive it.
 class DeviceMemory {
  public:
   DeviceMemory() = default;
