@@ -24,17 +24,6 @@ RLHF_DEVICE token_loss::SharedRatio sharedRatio(const GroupPolicyLoss& a, int64_
   return token_loss::sharedOf(a, {sums[0], sums[1], sums[2]});
 }
 
-RLHF_DEVICE void addTerm(const token_loss::GroupPolicyTerm& term, double (&sums)[kStats]) {
-  sums[GroupPolicyLoss::kLoss] += term.loss;
-  sums[GroupPolicyLoss::kApproxKl] += 0.5 * term.change * term.change;
-  sums[GroupPolicyLoss::kClippedLow] += term.low;
-  sums[GroupPolicyLoss::kClippedHigh] += term.high;
-  sums[GroupPolicyLoss::kRatio] += term.ratio;
-  sums[GroupPolicyLoss::kRatioSquared] += term.ratio * term.ratio;
-  sums[GroupPolicyLoss::kKl] += term.kl;
-  sums[GroupPolicyLoss::kTokens] += 1;
-}
-
 union GroupPolicyShared {
   SumsShared<3> sequence;
   SumsShared<kStats> stats;
@@ -50,7 +39,7 @@ __global__ void __launch_bounds__(kThreads) groupPolicyKernel(const __grid_const
       const bool counts = at(a.mask, t) != 0;
       const token_loss::GroupPolicyTerm term = counts ? token_loss::termOf(a, ofSequence, s, t) : token_loss::GroupPolicyTerm{};
       static_cast<float*>(a.dLogProb)[t] = term.slope.logProb;
-      if (counts) addTerm(term, sums);
+      if (counts) token_loss::addSums(term, sums);
     }
   }
   leavePartials(sums, partials, shared.stats);

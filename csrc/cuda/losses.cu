@@ -44,13 +44,7 @@ struct ValueOfNextToken {
     }
     const token_loss::PpoValueTerm term = token_loss::termOf(a, t);
     out(a.dValue, i) = term.slope;
-    sums[PpoValueLoss::kLoss] += term.loss;
-    sums[PpoValueLoss::kClipped] += term.clipped;
-    sums[PpoValueLoss::kValue] += term.value;
-    sums[PpoValueLoss::kReturn] += term.target;
-    sums[PpoValueLoss::kReturnSquared] += term.target * term.target;
-    sums[PpoValueLoss::kErrorSquared] += term.errorSquared;
-    sums[PpoValueLoss::kTokens] += 1;
+    token_loss::addSums(term, sums);
   }
 };
 

@@ -129,5 +129,27 @@ RLHF_HOST_DEVICE_SHARED GroupPolicyTerm termOf(const GroupPolicyLoss& a, const S
   return term;
 }
 
+/// Adds what a token has to the sums that the op reports.
+RLHF_HOST_DEVICE void addSums(const PpoValueTerm& term, double* sums) {
+  sums[PpoValueLoss::kLoss] += term.loss;
+  sums[PpoValueLoss::kClipped] += term.clipped;
+  sums[PpoValueLoss::kValue] += term.value;
+  sums[PpoValueLoss::kReturn] += term.target;
+  sums[PpoValueLoss::kReturnSquared] += term.target * term.target;
+  sums[PpoValueLoss::kErrorSquared] += term.errorSquared;
+  sums[PpoValueLoss::kTokens] += 1;
+}
+
+RLHF_HOST_DEVICE void addSums(const GroupPolicyTerm& term, double* sums) {
+  sums[GroupPolicyLoss::kLoss] += term.loss;
+  sums[GroupPolicyLoss::kApproxKl] += 0.5 * term.change * term.change;
+  sums[GroupPolicyLoss::kClippedLow] += term.low;
+  sums[GroupPolicyLoss::kClippedHigh] += term.high;
+  sums[GroupPolicyLoss::kRatio] += term.ratio;
+  sums[GroupPolicyLoss::kRatioSquared] += term.ratio * term.ratio;
+  sums[GroupPolicyLoss::kKl] += term.kl;
+  sums[GroupPolicyLoss::kTokens] += 1;
+}
+
 }  // namespace
 }  // namespace rlhf::token_loss

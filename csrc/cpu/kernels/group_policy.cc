@@ -31,14 +31,7 @@ void groupPolicyLoss(OpContext&, const GroupPolicyLoss& a) {
       if (static_cast<const float*>(a.mask)[t] == 0) continue;
       const token_loss::GroupPolicyTerm term = RLHF_ISA::termOf(a, shared, s, t);
       dLogProb[t] = term.slope.logProb;
-      sums[GroupPolicyLoss::kLoss] += term.loss;
-      sums[GroupPolicyLoss::kApproxKl] += 0.5 * term.change * term.change;
-      sums[GroupPolicyLoss::kClippedLow] += term.low;
-      sums[GroupPolicyLoss::kClippedHigh] += term.high;
-      sums[GroupPolicyLoss::kRatio] += term.ratio;
-      sums[GroupPolicyLoss::kRatioSquared] += term.ratio * term.ratio;
-      sums[GroupPolicyLoss::kKl] += term.kl;
-      sums[GroupPolicyLoss::kTokens] += 1;
+      token_loss::addSums(term, sums.data());
     }
   }
   for (size_t i = 0; i < sums.size(); ++i) static_cast<float*>(a.stats)[i] = static_cast<float>(sums[i]);

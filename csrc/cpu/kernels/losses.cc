@@ -122,13 +122,7 @@ void ppoValueLoss(OpContext&, const PpoValueLoss& a) {
     const int64_t at = valueIndex("ppoValueLoss", t, 0);
     const token_loss::PpoValueTerm term = token_loss::termOf(a, t);
     out(a.dValue)[at] = term.slope;
-    sums[PpoValueLoss::kLoss] += term.loss;
-    sums[PpoValueLoss::kClipped] += term.clipped;
-    sums[PpoValueLoss::kValue] += term.value;
-    sums[PpoValueLoss::kReturn] += term.target;
-    sums[PpoValueLoss::kReturnSquared] += term.target * term.target;
-    sums[PpoValueLoss::kErrorSquared] += term.errorSquared;
-    sums[PpoValueLoss::kTokens] += 1;
+    token_loss::addSums(term, sums.data());
   }
   writeStats(a.stats, sums);
 }
