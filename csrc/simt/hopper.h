@@ -5,7 +5,7 @@
 #include "simt/execution.h"
 #include "simt/tensor_map.h"
 
-// The operations of csrc/cuda/prim/hopper_ptx.cuh: what sm_90a adds. Models: PTX ISA 9.1, "mbarrier", "cp.async.bulk.tensor",
+// The operations of csrc/cuda/prim/ptx.cuh: what sm_90a adds. Models: PTX ISA 9.1, "mbarrier", "cp.async.bulk.tensor",
 // "Asynchronous Warpgroup Level Matrix Instructions", "setmaxnreg". Copies and products are asynchronous: until a wait covers them their
 // destinations hold NaN, copies land in any order and as late as may be, and what a product reads must not change while it runs.
 

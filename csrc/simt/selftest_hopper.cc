@@ -1,6 +1,6 @@
 #include <cmath>
 
-#include "cuda/prim/hopper_ptx.cuh"
+#include "cuda/prim/ptx.cuh"
 #include "simt/selftest.h"
 
 // A product of 64 × 128 on one warpgroup, its factors copied by a fifth warp through two stages: right without its bug, and made of
@@ -177,11 +177,11 @@ __global__ void halvesKernel(float* out) {
   RLHF_SHARED_MEMORY(HalvesShared, shared);
   const int thread = static_cast<int>(threadIdx.x);
   if (thread >= 64) {
-    if (kBug == BlockBug::WrongDirection) return lowerRegisters<256>();
-    if (kBug != BlockBug::TooManyRegisters) lowerRegisters<64>();
+    if (kBug == BlockBug::WrongDirection) return setRegisters<Registers::GiveBack, 256>();
+    if (kBug != BlockBug::TooManyRegisters) setRegisters<Registers::GiveBack, 64>();
     return;
   }
-  raiseRegisters<256>();
+  setRegisters<Registers::Take, 256>();
   shared.value[thread] = static_cast<float>(thread);
   if (kBug != BlockBug::NoBarrier) syncNamed(3, 64);
   out[thread] = shared.value[63 - thread];

@@ -52,8 +52,7 @@ export function mutateLaunch(text: string): string {
 
 /** Sources without kernels: the device, the table, and what both compilers share. */
 const WITHOUT_KERNELS = [
-  ...["device.cu", "plugin.cu", "backend.cu", "platform.cuh", "launch.cuh", "ptx.cuh"],
-  ...["hopper_ptx.cuh", "tensor_map.cuh"],
+  ...["device.cu", "plugin.cu", "backend.cu", "platform.cuh", "launch.cuh", "ptx.cuh", "tensor_map.cuh"],
 ];
 
 /** Files of csrc/cuda that kernels are made of, as paths from it. */

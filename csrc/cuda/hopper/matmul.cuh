@@ -3,7 +3,7 @@
 // registers. One warp copies, two warpgroups multiply, and they meet at the stages' barriers alone.
 
 #include "cuda/matmul.cuh"
-#include "cuda/prim/hopper_ptx.cuh"
+#include "cuda/prim/ptx.cuh"
 
 namespace rlhf::cuda {
 
@@ -160,13 +160,13 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
 
   RingPosition<Tile::kStages> ring;
   if (warp < 4) {
-    lowerRegisters<Tile::kProducerRegisters>();
+    setRegisters<Registers::GiveBack, Tile::kProducerRegisters>();
     if (thread > 0) return;
     const int row = static_cast<int>(firstRow), col = static_cast<int>(firstCol);
     producePair<Tile, kOuterA, kOuterB0>(shared, ring, operands.a[0], operands.b[0], row, col, operands.tiles[0]);
     producePair<Tile, kOuterA, kOuterB1>(shared, ring, operands.a[1], operands.b[1], row, col, operands.tiles[1]);
   } else {
-    raiseRegisters<Tile::kConsumerRegisters>();
+    setRegisters<Registers::Take, Tile::kConsumerRegisters>();
     float sums[Tile::kSums] = {};
     consumePair<Tile, kOuterA, kOuterB0>(shared, ring, operands.tiles[0], warp / 4 - 1, sums);
 #pragma unroll

@@ -1,13 +1,14 @@
 #pragma once
 // Every instruction that CUDA C++ has no name for, and the warp intrinsics. Each wrapper has two bodies: PTX (or the
-// intrinsic) for nvcc, the emulator's model for the host compiler. The only file with inline assembly, but for what sm_90a alone has
-// (hopper_ptx.cuh).
+// intrinsic) for nvcc, the emulator's model for the host compiler. The only file with inline assembly.
 
 #include <type_traits>
 
 #include "cuda/prim/platform.cuh"
+#include "cuda/prim/tensor_map.cuh"
 
 #if !defined(__CUDACC__)
+#include "simt/hopper.h"
 #include "simt/warp_ops.h"
 #endif
 
@@ -19,6 +20,8 @@ inline constexpr uint32_t kFullWarp = 0xffffffffu;
 RLHF_DEVICE uint32_t sharedAddress(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
+#else
+inline uint32_t sharedAddress(const void* pointer) { return simt::sharedWindowAddress(pointer); }
 #endif
 
 /// Starts a copy of 16 bytes from global to shared memory, both 16-byte aligned, past the registers (cp.async.cg). Bytes
@@ -161,6 +164,212 @@ RLHF_DEVICE int highestBit(uint32_t bits) {
   return 31 - __clz(static_cast<int>(bits));
 #else
   return 31 - std::countl_zero(bits);
+#endif
+}
+
+// What sm_90a has beside: transaction barriers, tile copies by TMA, products of a warpgroup (wgmma), named barriers, the split of registers.
+// Only csrc/cuda/hopper uses it, which is compiled for 90a.
+
+/// A barrier in shared memory (mbarrier). A phase ends when all its arrivals have come and as many bytes have been copied as were
+/// expected; the next one begins at once. Phases are told apart by their parity: the first has 0.
+using TransactionBarrier = uint64_t;
+
+/// Prepares a barrier for `arrivals` a phase. By one thread, which then calls publishBarriers before the block's next barrier.
+RLHF_DEVICE void initBarrier(TransactionBarrier* barrier, int arrivals, Site site = Site::here()) {
+#if defined(__CUDACC__)
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(sharedAddress(barrier)), "r"(arrivals) : "memory");
+#else
+  simt::initBarrier(barrier, arrivals, site);
+#endif
+}
+
+/// Shows what initBarrier wrote to the copies' side.
+RLHF_DEVICE void publishBarriers() {
+#if defined(__CUDACC__)
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#else
+  simt::publishBarriers();
+#endif
+}
+
+RLHF_DEVICE void arrive(TransactionBarrier* barrier, Site site = Site::here()) {
+#if defined(__CUDACC__)
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(sharedAddress(barrier)) : "memory");
+#else
+  simt::arrive(barrier, 0, site);
+#endif
+}
+
+/// Arrives, and makes the phase wait for so many bytes more.
+RLHF_DEVICE void arriveExpecting(TransactionBarrier* barrier, int bytes, Site site = Site::here()) {
+#if defined(__CUDACC__)
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(sharedAddress(barrier)), "r"(bytes) : "memory");
+#else
+  simt::arrive(barrier, bytes, site);
+#endif
+}
+
+/// Waits until the last phase of this parity has ended. Before the first phase has, that of parity 1 counts as ended.
+RLHF_DEVICE void waitFor(TransactionBarrier* barrier, int parity, Site site = Site::here()) {
+#if defined(__CUDACC__)
+  asm volatile(
+      "{\n"
+      ".reg .pred ended;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 ended, [%0], %1;\n"
+      "@!ended bra again;\n"
+      "}" ::"r"(sharedAddress(barrier)), "r"(parity)
+      : "memory");
+#else
+  simt::waitFor(barrier, parity, site);
+#endif
+}
+
+/// Starts the copy of the map's box at column `inner`, row `outer` of its array; what lies outside the array becomes zero. The bytes of
+/// the whole box count for the barrier. The destination, at a multiple of 1024 bytes, holds the box's rows 128 bytes apart, their
+/// 16-byte pieces swizzled: that at byte b lies at b ^ (b / 128 % 8 · 16).
+RLHF_DEVICE void copyBox(void* shared, const TensorMap& map, int inner, int outer, TransactionBarrier* barrier,
+                         Site site = Site::here()) {
+#if defined(__CUDACC__)
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+          sharedAddress(shared)),
+      "l"(&map), "r"(inner), "r"(outer), "r"(sharedAddress(barrier))
+      : "memory");
+#else
+  simt::copyBox(shared, map, inner, outer, barrier, site);
+#endif
+}
+
+/// Where a factor of a product begins in shared memory, for wgmma: tiles as copyBox leaves them. Of a factor whose rows are of k, eight
+/// rows lie 1024 bytes apart and 16 values of k are 32 bytes. Of one whose rows are of i (kOuter), eight k lie 1024 bytes apart, 16 are
+/// 2048 bytes, and every 64 values of i are a panel of `panelBytes`.
+RLHF_DEVICE uint64_t matrixDescriptor(const void* shared, int panelBytes) {
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
+  const auto units = [](uint32_t bytes) { return static_cast<uint64_t>((bytes & 0x3ffffu) >> 4); };
+  return units(sharedAddress(shared)) | units(static_cast<uint32_t>(panelBytes)) << 16 | units(1024) << 32 | kSwizzle128;
+}
+
+/// The descriptor so many bytes further on.
+RLHF_DEVICE uint64_t advance(uint64_t descriptor, int bytes) { return descriptor + static_cast<uint64_t>(bytes >> 4); }
+
+/// Keeps the compiler from moving what reads or writes the sums past this place.
+template <int kCount>
+RLHF_DEVICE void pin([[maybe_unused]] float (&sums)[kCount]) {
+#if defined(__CUDACC__)
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+#endif
+}
+
+/// Hands the sums over to the products that follow. Before the first of them, and whenever other code has had the sums.
+template <int kCount>
+RLHF_DEVICE void beginProducts(float (&sums)[kCount], [[maybe_unused]] Site site = Site::here()) {
+  pin(sums);
+#if defined(__CUDACC__)
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#else
+  simt::wgmmaFence(site);
+#endif
+}
+
+/// Closes the current group of products.
+RLHF_DEVICE void commitProducts([[maybe_unused]] Site site = Site::here()) {
+#if defined(__CUDACC__)
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#else
+  simt::wgmmaCommit(site);
+#endif
+}
+
+/// Waits until at most kPending groups are unfinished. The sums may be touched, and the factors overwritten, of those that are finished.
+template <int kPending, int kCount>
+RLHF_DEVICE void waitForProducts(float (&sums)[kCount], [[maybe_unused]] Site site = Site::here()) {
+#if defined(__CUDACC__)
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+#else
+  simt::wgmmaWait(kPending, site);
+#endif
+  pin(sums);
+}
+
+#if defined(__CUDACC__)
+// All sums of a warpgroup's product are operands, with names of their own.
+#define RLHF_SUMS8(i)                                                                                                              \
+  "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3]), "+f"(sums[i + 4]), "+f"(sums[i + 5]), "+f"(sums[i + 6]), \
+      "+f"(sums[i + 7])
+#define RLHF_SUMS64(i)                                                                                                                  \
+  RLHF_SUMS8(i), RLHF_SUMS8(i + 8), RLHF_SUMS8(i + 16), RLHF_SUMS8(i + 24), RLHF_SUMS8(i + 32), RLHF_SUMS8(i + 40), RLHF_SUMS8(i + 48), \
+      RLHF_SUMS8(i + 56)
+#define RLHF_NAMES64                                                                                                              \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                                        \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                              \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                                              \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define RLHF_NAMES128                                                                                                             \
+  RLHF_NAMES64                                                                                                                    \
+  ", "                                                                                                                            \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "                                              \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "                                              \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "                                  \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define RLHF_WGMMA(columns, names, a, b, outerA, outerB, ...)                                                                            \
+  asm volatile("{\n.reg .pred add;\nsetp.eq.u32 add, 0, 0;\n"                                                                            \
+               "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32.bf16.bf16 {" names "}, " a ", " b ", add, 1, 1, " outerA ", " outerB \
+               ";\n}"                                                                                                                    \
+               : __VA_ARGS__                                                                                                             \
+               : "l"(factorA), "l"(factorB), "n"(kOuterA), "n"(kOuterB)                                                                  \
+               : "memory")
+#endif
+
+/// D += A·B for 16 values of k, by the four warps of an aligned warpgroup: A 64 × 16, B 16 × kCount · 2, both in shared memory. kOuter: the
+/// factor's rows are of i, not of k. With group = lane / 4, pair = lane % 4, warp in the warpgroup w, sums[i] is
+/// D(16·w + group + 8·(i / 2 % 2), 8·(i / 4) + 2·pair + i % 2).
+template <bool kOuterA, bool kOuterB, int kCount>
+RLHF_DEVICE void multiplyTiles(float (&sums)[kCount], uint64_t factorA, uint64_t factorB, [[maybe_unused]] Site site = Site::here()) {
+  static_assert(kCount == 64 || kCount == 128);
+#if defined(__CUDACC__)
+  if constexpr (kCount == 64) {
+    RLHF_WGMMA("128", RLHF_NAMES64, "%64", "%65", "%66", "%67", RLHF_SUMS64(0));
+  } else {
+    RLHF_WGMMA("256", RLHF_NAMES128, "%128", "%129", "%130", "%131", RLHF_SUMS64(0), RLHF_SUMS64(64));
+  }
+#else
+  simt::wgmma(sums, 2 * kCount, factorA, factorB, kOuterA, kOuterB, site);
+#endif
+}
+
+#if defined(__CUDACC__)
+#undef RLHF_SUMS8
+#undef RLHF_SUMS64
+#undef RLHF_NAMES64
+#undef RLHF_NAMES128
+#undef RLHF_WGMMA
+#endif
+
+/// A barrier of `threads` threads, whole warps of which all lanes come; `name` is 1 to 15.
+RLHF_DEVICE void syncNamed(int name, int threads, [[maybe_unused]] Site site = Site::here()) {
+#if defined(__CUDACC__)
+  asm volatile("bar.sync %0, %1;" ::"r"(name), "r"(threads) : "memory");
+#else
+  simt::namedBarrier(name, threads, site);
+#endif
+}
+
+enum class Registers { GiveBack, Take };
+
+/// The calling warpgroup has kCount registers a thread from here on (setmaxnreg). All its warps call it.
+template <Registers kWay, int kCount>
+RLHF_DEVICE void setRegisters([[maybe_unused]] Site site = Site::here()) {
+  static_assert(kCount >= 24 && kCount <= 256 && kCount % 8 == 0);
+#if defined(__CUDACC__)
+  if constexpr (kWay == Registers::Take) {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+  } else {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+  }
+#else
+  simt::changeRegisters(kCount, kWay == Registers::Take, site);
 #endif
 }
 

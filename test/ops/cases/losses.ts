@@ -47,6 +47,22 @@ export function tokenCases(lengths: readonly number[]): OpCase[] {
     dValue: unset(rows),
     stats: unset(STAT_COUNT.ppoValueLoss),
   };
+  const klReward = (suffix: string, estimator: number, selected = mask): OpCase => ({
+    op: "klReward",
+    name: `${name}, ${suffix}`,
+    args: {
+      ...packed,
+      mask: selected,
+      estimator,
+      klCoefficient: 0.05,
+      logProb,
+      refLogProb: near(logProb, 0.3),
+      score: data.normal(lengths.length),
+      reward: unset(rows),
+      kl: unset(rows),
+    },
+    criterion: SUMS,
+  });
   return [
     ...[0, 1].map((shiftMean) => ({
       op: "whiten",
@@ -54,37 +70,8 @@ export function tokenCases(lengths: readonly number[]): OpCase[] {
       args: { count: rows, shiftMean, mask, x: data.normal(rows, 2, 1), y: unset(rows) },
       criterion: SUMS,
     })),
-    ...[1, 2, 3].map((estimator) => ({
-      op: "klReward",
-      name: `${name}, k${estimator}`,
-      args: {
-        ...packed,
-        estimator,
-        klCoefficient: 0.05,
-        logProb,
-        refLogProb: near(logProb, 0.3),
-        score: data.normal(lengths.length),
-        reward: unset(rows),
-        kl: unset(rows),
-      },
-      criterion: SUMS,
-    })),
-    {
-      op: "klReward",
-      name: `${name}, first tokens too`,
-      args: {
-        ...packed,
-        mask: new Float64Array(rows).fill(1),
-        estimator: 1,
-        klCoefficient: 0.05,
-        logProb,
-        refLogProb: near(logProb, 0.3),
-        score: data.normal(lengths.length),
-        reward: unset(rows),
-        kl: unset(rows),
-      },
-      criterion: SUMS,
-    },
+    ...[1, 2, 3].map((estimator) => klReward(`k${estimator}`, estimator)),
+    klReward("first tokens too", 1, new Float64Array(rows).fill(1)),
     {
       op: "gae",
       name,
