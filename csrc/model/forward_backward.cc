@@ -41,6 +41,8 @@ void requireLossInside(const ForwardOptions& options, const PassLosses& losses) 
 
 }  // namespace
 
+bool Model::Impl::keepsBlockLogits() const { return engine->compute() != DType::BF16; }
+
 int64_t Model::Impl::predictionsPerLossBlock() const {
   const int64_t fit = std::clamp(kLogitsPerLossBlock / config().vocab, kFewestPredictions, kMostPredictions);
   const size_t each = logitsBytes(*engine, transformer.architecture(), 1);
@@ -74,8 +76,8 @@ std::unique_ptr<Pass> Model::Impl::forwardBackward(const Batch& batch, const For
 
   TokenLossForwardBackward token{.type = engine->type(), .rows = state.rows.rows, .count = state.predictions,
                                  .temperature = state.temperature, .lossScale = state.rows.lossScale};
-  const int64_t most = predictionsPerLossBlock();
-  if (reachesBase && state.predictions > 0)
+  const int64_t most = keepsBlockLogits() ? predictionsPerLossBlock() : std::max<int64_t>(1, state.predictions);
+  if (reachesBase && state.predictions > 0 && keepsBlockLogits())
     state.logits = passMemory->logits.borrow(
         logitsBytes(*engine, transformer.architecture(), std::min(most, state.shape.predictions)));
   token.blockRows = std::max<int64_t>(1, ceilDivide(token.count, std::max<int64_t>(1, ceilDivide(token.count, most))));

@@ -70,7 +70,10 @@ struct Model::Impl {
   /// The arrays of a backward pass over those of its forward pass, in the workspace. `reserveMore(layout)` may add others.
   template <class ReserveMore>
   std::pair<ForwardBuffers, BackwardBuffers> layOutBackwardPass(const Pass::State& state, ReserveMore&& reserveMore);
-  /// The most predictions whose logits stand at a time where the loss is inside the pass.
+  /// Whether a block's logits stand in memory until its backward pass where the loss is inside the pass. On the CPU products in bfloat16
+  /// compute them again in the time that writing and reading them takes; in float32 they take longer.
+  bool keepsBlockLogits() const;
+  /// The most predictions whose logits stand at a time.
   int64_t predictionsPerLossBlock() const;
   /// The distribution that a pass on this batch is to be compared with; null without one. Throws ERR_RLHF_ARGUMENT where the two
   /// do not fit together.

@@ -50,9 +50,10 @@ struct TokenLoss {
 };
 
 /// tokenLogProbForward, the loss, and tokenLogProbBackward in one: of `blockRows` predictions at a time, whose logits stand in
-/// `logits` and nowhere else, so that the head is gone through once and as few logits are held as the caller likes. The statistics and
-/// the loss are those of the ops on their own, bit for bit; so is dx where no hidden row predicts tokens of two blocks, and all of it
-/// where the blocks are those of tokenLogProbBackward. Without dx there is no backward pass.
+/// `logits` and nowhere else, so that the head is gone through once and as few logits are held as the caller likes; without `logits`
+/// they are computed twice, to the same bits. The statistics and the loss are those of the ops on their own, bit for bit; so is dx
+/// where no hidden row predicts tokens of two blocks, and all of it where the blocks are those of tokenLogProbBackward. Without dx there
+/// is no backward pass.
 struct TokenLossForwardBackward {
   DType type = DType::F32;
   int64_t rows = 0, cols = 0, vocab = 0, count = 0;  // N, C, V and the number of predictions
@@ -69,7 +70,7 @@ struct TokenLossForwardBackward {
   void* entropy = nullptr;    // [N]
   void* dLogProb = nullptr;   // [N]
   void* dEntropy = nullptr;   // [N] (optional unless the loss has an entropy bonus)
-  void* logits = nullptr;     // [min(blockRows, count), V], work
+  void* logits = nullptr;     // [min(blockRows, count), V], work (optional)
   void* dx = nullptr;         // += [N, C] (optional)
   void* dWeight = nullptr;    // += [V, C] (optional; none without dx)
   void* stats = nullptr;      // the loss's sums over all N tokens, in their order

@@ -295,7 +295,6 @@ void validate(const TokenLossForwardBackward& a) {
   const bool packed = a.head.packedForward && (a.head.packedBackward || !a.dx);
   check.presentWhen(!packed, "weight", a.head.data, "without the packed forms");
   check.present("logProb", a.logProb);
-  check.presentWhen(a.dx && a.count > 0, "logits", a.logits, "with dx");
   check.absentWhen(!a.dx, "dWeight", a.dWeight, "without dx");
   switch (a.loss.kind) {
     case TokenLossKind::Nll: return validate(a.nllLoss());

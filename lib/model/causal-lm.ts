@@ -361,7 +361,7 @@ export class CausalLM implements Disposable {
 
   /**
    * A training pass with its losses inside: `forward`, the loss's own function and `backward` in one, for losses whose gradient at a
-   * token depends on that token alone. The language-model head is gone through once and no logits are kept: less memory than the
+   * token depends on that token alone. The language-model head is gone through once, or twice where that is faster, and no logits are kept: less memory than the
    * three take, and less time where the logits would not fit their budget and are computed twice; log-probs and sums are the same bits, and gradients too, up to the order in which the head's own is
    * summed over more than 256 predictions. Gradients are added to those of every trainable parameter that took part. Throws as they do.
    */

@@ -138,6 +138,7 @@ const SETUPS: readonly Setup[] = [
     ...{ name: "an adapter in bfloat16", config: TINY_LLAMA, compute: "bfloat16" },
     options: { adapter: "policy", predict: "masked" },
   },
+  { name: "all weights in bfloat16", config: TINY_LLAMA, trainable: "all", compute: "bfloat16", options: {} },
   {
     name: "values alone",
     config: TINY_LLAMA,
@@ -210,6 +211,13 @@ describe("CausalLM.forwardBackward", () => {
     assert.ok(relativeDistance(...both(fused, separate, "lm_head.weight")) < 1e-6);
     for (const each of [fused, separate]) (each.gradients as Map<string, unknown>).delete("lm_head.weight");
     assert.deepEqual(fused, separate);
+  });
+
+  it("takes many predictions in bfloat16 as the three do", async () => {
+    using model = await modelOf(SETUPS.find(({ name }) => name === "all weights in bfloat16")!);
+    const batch = batchOf(new Array<number>(40).fill(50), model.vocabSize);
+    const loss = lossesOf(batch, model.vocabSize).ppo;
+    assert.deepEqual(await inside(model, batch, loss, {}), await inTurn(model, batch, loss, {}));
   });
 
   it("gives the same bits on one thread and on two", async () => {

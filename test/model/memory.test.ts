@@ -35,6 +35,7 @@ interface Training {
   readonly name: string;
   readonly config: HfConfig;
   readonly workload: Omit<ModelWorkload, "model">;
+  readonly compute?: "bfloat16";
 }
 
 const TRAININGS: Training[] = [
@@ -104,6 +105,12 @@ const TRAININGS: Training[] = [
     name: "all weights with the loss inside",
     config: TINY_GPT2,
     workload: { trainable: "all", lossInside: true, ...PASS },
+  },
+  {
+    name: "all weights with the loss inside, in bfloat16",
+    config: TINY_LLAMA,
+    workload: { trainable: "all", lossInside: true, ...PASS },
+    compute: "bfloat16",
   },
   { name: "nothing: log-probs alone", config: TINY_GPT2, workload: { ...PASS } },
 ];
@@ -175,7 +182,8 @@ async function run({ config, workload }: Training, engine: TransformerEngineOpti
 describe("the memory estimate", () => {
   for (const training of TRAININGS) {
     it(`equals what the engine holds at most, use by use, and later steps take none: training ${training.name}`, async () => {
-      const engine = { device: testDevice, threads: 16 }; // one that no other test holds
+      const { compute } = training;
+      const engine = { device: testDevice, threads: 16, ...(compute && { compute }) }; // one that no other test holds
       Engine.shared(engine).dispose(); // the next one's high-water marks begin at zero
       const estimate = await estimateMemory({ model: training.config, ...training.workload }, engine);
       const allocations = await run(training, engine);

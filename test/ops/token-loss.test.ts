@@ -132,6 +132,10 @@ describe("token losses inside the vocabulary's pass", () => {
           const args = tokenLossArguments(data(), { ...shape, blockRows: 1024 });
           assertSame(run(OP, args), separately(run, args), COMPARED, "fused");
         });
+        it(`${shape.kind}, ${title}: the same bits without kept logits on ${backend} in ${compute}`, () => {
+          const args = tokenLossArguments(data(), shape);
+          assertSame(run(OP, without(args, "logits")), run(OP, args), COMPARED, "computed twice");
+        });
         it(`${shape.kind}, ${title}: the statistics' and the loss's bits in any blocks on ${backend} in ${compute}`, () => {
           const args = tokenLossArguments(data(), shape);
           // Of rows that predict several tokens the gradients are added up block by block.
