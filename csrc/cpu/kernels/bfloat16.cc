@@ -41,13 +41,19 @@ void roundLine(const typename Reader::Element* values, int depth, float factor, 
 /// pairs[i][p] from line i of `lines`, whose values of k lie side by side.
 template <class Reader>
 void readAlongDepth(const typename Reader::Element* source, int64_t lineStride, int lines, int depth, float factor, Pairs& pairs) {
-  for (int i = 0; i < kHalfTile; ++i)
+  constexpr int64_t kBytesAhead = 512;
+  for (int i = 0; i < kHalfTile; ++i) {
+    const auto* ahead = reinterpret_cast<const char*>(source + i * lineStride) + kBytesAhead;
+    for (size_t byte = 0; byte < kBfloat16Tile * sizeof *source; byte += 64) __builtin_prefetch(ahead + byte, 0, 2);
     roundLine<Reader>(source + i * lineStride, i < lines ? depth : 0, factor, reinterpret_cast<uint16_t*>(pairs[i]));
+  }
 }
 
-/// pairs[p][i] where the values of `lines` lines lie side by side for each k.
+/// pairs[p][i] where the values of `lines` lines lie side by side for each k. The next step's are on their way meanwhile: no
+/// prefetcher of the processor sees a pattern in a line from here and a line from there.
 template <class Reader>
 void readAcross(const typename Reader::Element* source, int64_t depthStride, int lines, int depth, float factor, Pairs& pairs) {
+  for (int64_t k = kBfloat16Tile; k < 2 * kBfloat16Tile; ++k) __builtin_prefetch(source + k * depthStride, 0, 2);
   for (int p = 0; p < kHalfTile; ++p)
     for (int i = 0; i < kHalfTile; i += kWidth) {
       const int count = std::clamp(lines - i, 0, kWidth);
@@ -69,23 +75,26 @@ template <class Reader, Order order>
 void packPanels(const typename Reader::Element* source, int64_t lineStride, int64_t depthStride, int64_t lines, int64_t depth,
                 float factor, float* packed, int64_t panelStride) {
   const bool alongDepth = depthStride == 1;
-  for (int64_t panel = 0; panel * kBfloat16Tile < lines; ++panel)
-    for (int64_t step = 0; step < bfloat16Steps(depth); ++step)
-      for (int64_t half = 0; half < 2; ++half) {
-        const int64_t line = panel * kBfloat16Tile + half * kHalfTile, k = step * kBfloat16Tile;
-        const auto* from = source + line * lineStride + k * depthStride;
-        const auto count = static_cast<int>(std::clamp<int64_t>(lines - line, 0, kHalfTile));
-        const auto deep = static_cast<int>(std::min(kBfloat16Tile, depth - k));
-        float* const to = packed + panel * panelStride + step * kBfloat16StepFloats + half * kHalfTile * kHalfTile;
-        alignas(64) Pairs pairs, turned;
-        if (alongDepth)
-          readAlongDepth<Reader>(from, lineStride, count, deep, factor, pairs);
-        else
-          readAcross<Reader>(from, depthStride, count, deep, factor, pairs);
-        const bool turn = alongDepth != (order == Order::ByLine);
-        if (turn) transposePairs(pairs, turned);
-        std::memcpy(to, turn ? turned : pairs, sizeof pairs);
-      }
+  const int64_t panels = (lines + kBfloat16Tile - 1) / kBfloat16Tile, steps = bfloat16Steps(depth);
+  // What lies side by side is read one after the other.
+  for (int64_t block = 0; block < panels * steps; ++block) {
+    const int64_t panel = alongDepth ? block / steps : block % panels, step = alongDepth ? block % steps : block / panels;
+    for (int64_t half = 0; half < 2; ++half) {
+      const int64_t line = panel * kBfloat16Tile + half * kHalfTile, k = step * kBfloat16Tile;
+      const auto* from = source + line * lineStride + k * depthStride;
+      const auto count = static_cast<int>(std::clamp<int64_t>(lines - line, 0, kHalfTile));
+      const auto deep = static_cast<int>(std::min(kBfloat16Tile, depth - k));
+      float* const to = packed + panel * panelStride + step * kBfloat16StepFloats + half * kHalfTile * kHalfTile;
+      alignas(64) Pairs pairs, turned;
+      if (alongDepth)
+        readAlongDepth<Reader>(from, lineStride, count, deep, factor, pairs);
+      else
+        readAcross<Reader>(from, depthStride, count, deep, factor, pairs);
+      const bool turn = alongDepth != (order == Order::ByLine);
+      if (turn) transposePairs(pairs, turned);
+      std::memcpy(to, turn ? turned : pairs, sizeof pairs);
+    }
+  }
 }
 
 /// Rows of A whose values of k lie side by side are read from end to end, one after the other, as memory likes it.

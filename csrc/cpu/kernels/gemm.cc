@@ -243,10 +243,18 @@ class RowPass {
     const int64_t cols = product_.cols - (g.beginCol + colPanel) * kPanelCols;
     alignas(64) float tile[kPanelRows * kPanelCols];
     const bool whole = g.first && g.last && finishTiles_;
+    if (g.last && product_.addsToDestination) fetchDestination(g.beginRow + rowPanel, g.beginCol + colPanel);
     float* const values = whole ? tile : strip + colPanel * kPanelCols;
     const int64_t valueStride = whole ? kPanelCols : stride;
     microKernel(height, cols <= kWidth ? 1 : kPanelVectors)(segments, 2, values, valueStride, !g.first, prefetch);
     if (g.last && finishTiles_) finish(g, rowPanel, colPanel * kPanelCols, kPanelCols, values, valueStride);
+  }
+
+  /// What a tile's results are added to is on its way while the tile is multiplied.
+  void fetchDestination(int64_t rowPanel, int64_t colPanel) const {
+    const float* row = product_.destination + (rowBegin_ + rowPanel * panelRows_) * product_.destinationStride + colPanel * kPanelCols;
+    for (int64_t i = 0; i < heightOf(rowPanel); ++i, row += product_.destinationStride)
+      for (int64_t col = 0; col < kPanelCols; col += 16) __builtin_prefetch(row + col, 1);
   }
 
   /// Hands over the columns [col, col + cols) of the group's strip, in the rows of one panel.
@@ -300,12 +308,11 @@ float* SharedScratch::take(int64_t floats) {
 }
 
 void packColumns(OpContext& context, const MatrixView& b, int64_t depth, int64_t cols, float* packed, DType compute) {
-  constexpr int64_t kPanelsPerTask = 4;
-  const int64_t colsPerTask = kPanelsPerTask * panelColsOf(compute), panelStride = panelStrideOf(depth, compute);
+  const int64_t colsPerTask = kPanelsPerPackingTask * panelColsOf(compute), panelStride = panelStrideOf(depth, compute);
   const auto pack = compute == DType::BF16 ? packBfloat16B : packB;
   forEachTask(context, ceilDivide(cols, colsPerTask), depth * cols >= kElementsPerTask, [&](int64_t task, int) {
     const int64_t col = task * colsPerTask;
-    pack(b.from(0, col), depth, std::min(colsPerTask, cols - col), packed + task * kPanelsPerTask * panelStride, panelStride);
+    pack(b.from(0, col), depth, std::min(colsPerTask, cols - col), packed + task * kPanelsPerPackingTask * panelStride, panelStride);
   });
 }
 
@@ -328,6 +335,7 @@ void gemm(OpContext& context, SharedScratch scratch, const Product& product, Str
   for (int64_t col = 0; col < product.cols; col += step) {
     Product part = product;
     part.cols = std::min(step, product.cols - col);
+    if (part.destination) part.destination += col;
     part.terms[0].packedB = packed;
     part.terms[0].packedBStride = main.depth * kPanelCols;
     if (part.terms[1].depth > 0) part.terms[1].b = product.terms[1].b.from(0, col);

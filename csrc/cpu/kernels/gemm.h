@@ -119,6 +119,9 @@ void withPackedOrder(DType type, const char* op, Body&& body) {
   throw Error(code::kUnsupported, format("%s: weights of %s have no packed form on the CPU", op, dtypeName(type)));
 }
 
+/// Panels that a thread packs at a time: what lies side by side in memory across them is read one after the other.
+inline constexpr int64_t kPanelsPerPackingTask = 4;
+
 /// Packs all of B [depth, cols] into panels panelStrideOf(depth, compute) floats apart, on all threads.
 void packColumns(OpContext& context, const MatrixView& b, int64_t depth, int64_t cols, float* packed, DType compute = DType::F32);
 

@@ -30,9 +30,10 @@ constexpr int64_t kWorkPerElementOfB = 32;
 /// Packs rows [0, rows) of A, times `factor`, on all threads.
 void packRows(OpContext& context, const MatrixView& a, int64_t rows, int64_t depth, float factor, float* packed) {
   const int64_t stride = bfloat16Steps(depth) * kBfloat16StepFloats;
-  forEachTask(context, ceilDivide(rows, kBfloat16Tile), rows * stride >= kElementsPerTask, [&](int64_t panel, int) {
-    const int64_t row = panel * kBfloat16Tile;
-    packBfloat16A(a.from(row, 0), std::min(kBfloat16Tile, rows - row), depth, factor, packed + panel * stride, stride);
+  const int64_t panelsPerTask = a.colStride == 1 ? 1 : kPanelsPerPackingTask, rowsPerTask = panelsPerTask * kBfloat16Tile;
+  forEachTask(context, ceilDivide(rows, rowsPerTask), rows * stride >= kElementsPerTask, [&](int64_t task, int) {
+    const int64_t row = task * rowsPerTask;
+    packBfloat16A(a.from(row, 0), std::min(rowsPerTask, rows - row), depth, factor, packed + task * panelsPerTask * stride, stride);
   });
 }
 

@@ -10,6 +10,9 @@ namespace {
 
 static_assert(kPanelRows <= kWidth, "a panel of A is packed by one in-register transpose");
 
+/// Where a matrix is read a part of a row after another, no prefetcher of the processor sees a pattern: the part so many rows ahead is asked for.
+constexpr int64_t kRowsAhead = 8;
+
 /// packed[k · packedStride + i] = factor · source[i · sourceStride + k] for i < rows ≤ kWidth. Each store writes a whole
 /// vector: lanes beyond `rows` fall where the next k is written, or into the slack behind the panel.
 template <class Reader>
@@ -38,6 +41,7 @@ void packRowContiguous(const MatrixView& a, int64_t rows, int64_t depth, float f
     const float* source = static_cast<const float*>(a.data) + k * a.colStride;
     for (int64_t row = 0, panel = 0; row < rows; row += panelRows, ++panel) {
       const int height = static_cast<int>(std::min(panelRows, rows - row));
+      __builtin_prefetch(source + kRowsAhead * a.colStride + row, 0, 2);
       store(packed + panel * stride + k * height, loadPartial(source + row, height) * factor);
     }
   }
@@ -74,6 +78,7 @@ void packColumnsOf(const MatrixView& b, int64_t depth, int64_t cols, float* pack
     const auto* source = data + k * b.rowStride;
     for (int64_t col = 0; col < ceilDivide(cols, kPanelCols) * kPanelCols; col += kWidth) {
       const int width = static_cast<int>(std::clamp<int64_t>(cols - col, 0, kWidth));
+      __builtin_prefetch(source + kRowsAhead * b.rowStride + col, 0, 2);
       store(packed + col / kPanelCols * panelStride + k * kPanelCols + col % kPanelCols,
             Reader::loadPartial(source + col, width));
     }
