@@ -12,7 +12,7 @@ import { addLogprobsCommand } from "./logprobs.ts";
 import { addMergeCommand } from "./merge.ts";
 import { addRunCommand } from "./run.ts";
 import { addScoreCommand } from "./score.ts";
-import { addEnvironmentCommand, addStageCommand } from "./stage.ts";
+import { addPlainStageCommand, addStageCommand } from "./stage.ts";
 
 /** All commands of the command line. */
 export function createProgram(output: OutputConfiguration = {}): Command {
@@ -23,8 +23,9 @@ export function createProgram(output: OutputConfiguration = {}): Command {
     .showSuggestionAfterError()
     .exitOverride();
   addRunCommand(program);
+  addPlainStageCommand(program, "init");
   for (const kind of trainingKinds) addStageCommand(program, kind);
-  addEnvironmentCommand(program);
+  addPlainStageCommand(program, "environment-ppo");
   addGenerateCommand(program);
   addChatCommand(program);
   addLogprobsCommand(program);

@@ -8,15 +8,16 @@ import {
   toMemoryBudget,
   totalBytes,
 } from "../engine/memory.ts";
-import type { Stage, TrainingKind, TrainingStage } from "../pipeline/schema.ts";
+import type { Stage, StageKind, TrainingKind, TrainingStage } from "../pipeline/schema.ts";
 import { readStage } from "../pipeline/settings-file.ts";
 import { addStageFlags, stageFlags } from "./flags.ts";
 import { withInterrupt } from "./interrupt.ts";
 
 /** The stages that have a command of this form. */
-type CommandKind = TrainingKind | "environment-ppo";
+type CommandKind = Exclude<StageKind, "evaluate">;
 
 const DESCRIPTIONS: Readonly<Record<CommandKind, string>> = {
+  init: "make a model with random weights and a tokenizer trained on data",
   sft: "fine-tune a model on prompts and responses",
   reward: "train a reward model on preference pairs",
   ppo: "align a model with PPO against a reward model or function",
@@ -71,9 +72,8 @@ export function addStageCommand(program: Command, kind: TrainingKind): void {
   });
 }
 
-/** `environment-ppo`: the same for a control task, whose networks take no memory to speak of. */
-export function addEnvironmentCommand(program: Command): void {
-  const kind = "environment-ppo";
+/** `init`, `environment-ppo`: the same without an estimate, for stages whose memory is nothing to speak of. */
+export function addPlainStageCommand(program: Command, kind: Exclude<CommandKind, TrainingKind>): void {
   const command = stageCommand(program, kind);
   command.action(async (options: { config?: string; force: boolean }) => {
     await runOne(await readStage(kind, options.config, stageFlags(command, kind)), options.force);

@@ -9,6 +9,7 @@ import { runEnvironmentPpoStage } from "./environment-stage.ts";
 import { runEvaluateStage } from "./evaluation-stage.ts";
 import { hashOfValue } from "./fingerprint.ts";
 import { withLocalPaths } from "./hub-paths.ts";
+import { runInitStage } from "./init-stage.ts";
 import { markBegun, markComplete, type StageSummary, stageKey, stageState } from "./manifest.ts";
 import { runGrpoStage, runPpoStage, runReinforcePlusPlusStage, runRlooStage } from "./online-stages.ts";
 import { modelKeys, type PathSetting, pathsOf } from "./paths.ts";
@@ -77,6 +78,8 @@ export async function estimateStage(given: TrainingStage): Promise<MemoryEstimat
 
 function runStage(stage: Stage, context: StageContext): Promise<StageSummary> {
   switch (stage.kind) {
+    case "init":
+      return runInitStage(stage.settings, context);
     case "sft":
       return runSftStage(stage.settings, context);
     case "reward":

@@ -1,7 +1,7 @@
 import { z } from "zod";
-import { MODEL_FAMILIES } from "../model/config.ts";
 import { environmentPpo } from "./environment-schema.ts";
 import { evaluate } from "./evaluation-schema.ts";
+import { init, newModel, sftFormat } from "./init-schema.ts";
 import { grpo, ppo, reinforcePlusPlus, rloo } from "./online-schema.ts";
 import { cpo, dpo, kto, orpo, simpo } from "./preference-schema.ts";
 import { combination, combinationFits } from "./reward-keys.ts";
@@ -25,63 +25,14 @@ import {
  * left out keep the trainer's defaults, so that each default stands in one place.
  */
 
-/** Keys of `init` that not every family has. */
-const INIT_KEYS_OF = {
-  num_kv_heads: ["llama", "mistral", "qwen2", "qwen3"],
-  head_dim: ["llama", "mistral", "qwen3"],
-  sliding_window: ["mistral", "qwen2", "qwen3"],
-};
-
-/** A model made in the run, with random weights. */
-const init = z
-  .strictObject({
-    family: z.enum(MODEL_FAMILIES),
-    hidden_size: positiveInteger,
-    num_layers: positiveInteger,
-    num_heads: positiveInteger,
-    num_kv_heads: positiveInteger.optional().describe("fewer key and value heads than query heads"),
-    head_dim: positiveInteger.optional().describe("width of a head; left out: hidden_size / num_heads"),
-    intermediate_size: positiveInteger.optional(),
-    sliding_window: positiveInteger.optional().describe("how many tokens back attention reaches"),
-    max_position_embeddings: positiveInteger.optional(),
-    tie_word_embeddings: z.boolean().optional(),
-    vocab_size: positiveInteger.describe("size of the tokenizer trained on the stage's data"),
-  })
-  .superRefine((settings, context) => {
-    for (const [key, families] of Object.entries(INIT_KEYS_OF)) {
-      if (settings[key as keyof typeof INIT_KEYS_OF] === undefined || families.includes(settings.family))
-        continue;
-      context.addIssue({
-        code: "custom",
-        path: [key],
-        message: `${settings.family} has no ${key}; these have: ${families.join(", ")}`,
-      });
-    }
-  })
-  .describe("a new model with random weights and a tokenizer trained on the data, instead of model_path");
-
 const sft = z
   .strictObject({
     model_path: path.optional().describe("Hugging Face model directory to start from"),
     ...policy,
-    init: init.optional(),
+    init: newModel.optional(),
     ...common,
     ...supervised,
-    format: z
-      .enum([
-        "auto",
-        "prompt-response",
-        "prompt-completion",
-        "document-target",
-        "messages",
-        "text",
-        "prompt-chosen-rejected",
-        "hh-rlhf",
-        "chat-pair",
-        "chatbot-arena",
-      ])
-      .optional()
-      .describe("form of the rows; default: found from the first one"),
+    format: sftFormat.optional(),
     streaming: z
       .boolean()
       .optional()
@@ -160,6 +111,7 @@ const reward = z
 
 /** The schema of each kind of stage. */
 export const stageSchemas = {
+  init,
   sft,
   reward,
   ppo,
@@ -176,21 +128,24 @@ export const stageSchemas = {
 } as const;
 
 export type StageKind = keyof typeof stageSchemas;
+const OTHER_KINDS = ["init", "environment-ppo", "evaluate"] as const satisfies StageKind[];
 /** The stages that train a language model. */
-export type TrainingKind = Exclude<StageKind, "evaluate" | "environment-ppo">;
+export type TrainingKind = Exclude<StageKind, (typeof OTHER_KINDS)[number]>;
 export type SftStage = z.infer<typeof sft>;
 export type RewardStage = z.infer<typeof reward>;
 export type { EnvironmentPpoStage } from "./environment-schema.ts";
+export type { InitConfig, InitStage } from "./init-schema.ts";
 export type { GrpoStage, PpoStage, ReinforcePlusPlusStage, RlooStage } from "./online-schema.ts";
 export type DpoStage = z.infer<typeof dpo>;
 export type KtoStage = z.infer<typeof kto>;
 export type OrpoStage = z.infer<typeof orpo>;
 export type CpoStage = z.infer<typeof cpo>;
 export type SimpoStage = z.infer<typeof simpo>;
-export type InitConfig = z.infer<typeof init>;
 
 export const stageKinds = Object.keys(stageSchemas) as StageKind[];
-export const trainingKinds = stageKinds.filter((kind) => kind !== "evaluate" && kind !== "environment-ppo");
+export const trainingKinds = stageKinds.filter(
+  (kind): kind is TrainingKind => !(OTHER_KINDS as readonly StageKind[]).includes(kind),
+);
 
 const modelAliases = {
   model_name: "model_path",
@@ -210,6 +165,7 @@ const referenceAliases = { ref_model: "ref_model_path", ref_model_name: "ref_mod
 
 /** Names that tutorials use for our keys, by stage. They are taken in YAML and, with dashes, as flags. */
 export const stageAliases: Readonly<Record<StageKind, Readonly<Record<string, string>>>> = {
+  init: {},
   sft: modelAliases,
   reward: policyAliases,
   dpo: {
@@ -240,6 +196,7 @@ export const pipelineSchema = z.strictObject({
     .array(
       z
         .strictObject({
+          init: init.optional(),
           sft: sft.optional(),
           reward: reward.optional(),
           ppo: ppo.optional(),

@@ -223,9 +223,10 @@ function refuseStage(raw: unknown, settings: SettingsFile): void {
   if (typeof raw !== "object" || raw === null || Array.isArray(raw) || "stages" in raw) return;
   const keys = Object.keys(raw).filter((key) => !Object.hasOwn(pipelineSchema.shape, key));
   const stage = stageKinds.find((kind) => keys.includes(kind));
-  if (stage !== undefined)
-    throw settings.error([], `a stage stands in a list: write "stages:" before "- ${stage}:"`, stage);
   const kinds = stageKinds.filter((kind) => keys.every((key) => stageKeys(kind).includes(key)));
+  // `init` is a stage, and beside others a key of sft.
+  if (stage !== undefined && (keys.length === 1 || kinds.length === 0))
+    throw settings.error([], `a stage stands in a list: write "stages:" before "- ${stage}:"`, stage);
   if (keys.length > 0 && kinds.length > 0)
     throw settings.error(
       [],

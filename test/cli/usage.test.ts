@@ -14,6 +14,7 @@ describe("command line: usage and exit codes", () => {
     assert.equal(help.code, 0);
     for (const name of [
       "run",
+      "init",
       "sft",
       "reward",
       "ppo",
@@ -22,6 +23,7 @@ describe("command line: usage and exit codes", () => {
       "reinforce-plus-plus",
       "generate",
       "chat",
+      "environment-ppo",
       "logprobs",
       "score",
       "merge",

@@ -102,6 +102,12 @@ stages:
       /these are settings of one stage \(dpo, kto\): run it with "node-rlhf dpo --config .*"$/,
     ],
     [
+      "settings alone whose init is no stage",
+      "init: { family: llama }\ndata_path: x\noutput_dir: y\nloss_on: all\n",
+      "1:1",
+      /these are settings of one stage \(sft\): run it with "node-rlhf sft --config .*"$/,
+    ],
+    [
       "an unknown key of init",
       good.replace("num_heads", "heads"),
       "4:62",
