@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import { RlhfError } from "../errors.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 
 export interface SplitOptions<Row> {
   /** Share of the rows held out for evaluation, in [0, 1). */
@@ -14,13 +15,15 @@ export interface Split<Row> {
   readonly eval: Row[];
 }
 
-function checkFraction(evalFraction: number): void {
-  if (evalFraction >= 0 && evalFraction < 1) return;
-  throw new RlhfError(
-    "ERR_RLHF_ARGUMENT",
-    `splitDataset: evalFraction must be in [0, 1), got ${evalFraction}`,
-    { evalFraction },
-  );
+const SPLIT_OPTIONS: NamesOf<SplitOptions<never>> = { evalFraction: true, seed: true, groupOf: true };
+
+function checked<Row>(call: string, options: SplitOptions<Row>): SplitOptions<Row> {
+  refuseUnknownOptions<SplitOptions<never>>(call, options, SPLIT_OPTIONS);
+  const { evalFraction } = options;
+  if (evalFraction >= 0 && evalFraction < 1) return options;
+  throw new RlhfError("ERR_RLHF_ARGUMENT", `${call}: evalFraction must be in [0, 1), got ${evalFraction}`, {
+    evalFraction,
+  });
 }
 
 /** A number in [0, 1) that is drawn from a group's content and the seed. */
@@ -35,8 +38,7 @@ function draw(key: unknown, seed: number): number {
  * for a data set that grows: rows that are added move none of those before.
  */
 export function isHeldOut<Row>(row: Row, options: SplitOptions<Row>): boolean {
-  const { evalFraction, seed, groupOf } = options;
-  checkFraction(evalFraction);
+  const { evalFraction, seed, groupOf } = checked("isHeldOut", options);
   return draw(groupOf ? groupOf(row) : row, seed) < evalFraction;
 }
 
@@ -46,8 +48,7 @@ export function isHeldOut<Row>(row: Row, options: SplitOptions<Row>): boolean {
  * fewer than two groups to share out.
  */
 export function splitDataset<Row>(rows: readonly Row[], options: SplitOptions<Row>): Split<Row> {
-  const { evalFraction, seed, groupOf } = options;
-  checkFraction(evalFraction);
+  const { evalFraction, seed, groupOf } = checked("splitDataset", options);
   if (evalFraction === 0) return { train: [...rows], eval: [] };
   const draws = rows.map((row) => draw(groupOf ? groupOf(row) : row, seed));
   const sorted = [...new Set(draws)].sort((a, b) => a - b);

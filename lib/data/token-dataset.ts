@@ -3,9 +3,16 @@ import type { FileHandle } from "node:fs/promises";
 import { open, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { messageOf, RlhfError } from "../errors.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import type { PromptEncoder } from "./encode.ts";
 import { finishHash, hashSequence, TokenFileWriter, withMarks } from "./token-files.ts";
-import { sftRows, type Tokenized, type TokenizeReport, type TokenizeSftOptions } from "./tokenize.ts";
+import {
+  SFT_OPTIONS,
+  sftRows,
+  type Tokenized,
+  type TokenizeReport,
+  type TokenizeSftOptions,
+} from "./tokenize.ts";
 import { tokenizeEach, tokenizeInSlices } from "./tokenize-slices.ts";
 import type { SftRow, TokenizedExample } from "./types.ts";
 
@@ -19,6 +26,13 @@ export interface TokenDatasetOptions extends TokenizeSftOptions {
   readonly key?: string;
   readonly signal?: AbortSignal;
 }
+
+const TOKEN_DATASET_OPTIONS: NamesOf<TokenDatasetOptions> = {
+  ...SFT_OPTIONS,
+  directory: true,
+  key: true,
+  signal: true,
+};
 
 /** What describes a directory of tokens. Written last: without it the directory is incomplete. */
 export interface TokenDatasetInfo {
@@ -65,15 +79,17 @@ export abstract class TokenDataset {
     tokenizer: PromptEncoder,
     options: TokenDatasetOptions = {},
   ): Promise<TokenDataset> {
-    const { directory, key = null, signal } = options;
+    refuseUnknownOptions("TokenDataset.create", options, TOKEN_DATASET_OPTIONS);
+    const { directory, key = null, signal, ...tokenize } = options;
+    const rowTokenizer = sftRows(tokenizer, tokenize);
     if (directory === undefined) {
-      const { examples, report } = await tokenizeInSlices(rows, sftRows(tokenizer, options), { signal });
+      const { examples, report } = await tokenizeInSlices(rows, rowTokenizer, { signal });
       return new MemoryDataset(examples, report);
     }
     if (key !== null && (await readInfo(directory))?.key === key) return TokenDataset.open(directory);
     const hash = createHash("sha256");
     await using writer = await TokenFileWriter.create(directory);
-    const report = await tokenizeEach(rows, sftRows(tokenizer, options), { signal }, (example) => {
+    const report = await tokenizeEach(rows, rowTokenizer, { signal }, (example) => {
       hashSequence(hash, withMarks(example));
       return writer.add(example);
     });

@@ -1,4 +1,5 @@
 import { throwIfAborted } from "../errors.ts";
+import { refuseUnknownOptions } from "../option-names.ts";
 import { breather } from "./breathe.ts";
 import { type RowTokenizer, type Tokenized, type TokenizeReport, TokenizeTally } from "./tokenize-rows.ts";
 
@@ -35,6 +36,7 @@ export async function tokenizeInSlices<Row, Example>(
   rowTokenizer: RowTokenizer<Row, Example>,
   options: TokenizeSlicesOptions = {},
 ): Promise<Tokenized<Example>> {
+  refuseUnknownOptions("tokenizeInSlices", options, { signal: true });
   const examples: Example[] = [];
   const report = await tokenizeEach(rows, rowTokenizer, options, (example) => void examples.push(example));
   return { examples, report };

@@ -1,4 +1,5 @@
 import { RlhfError } from "../errors.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import {
   type EncodedExample,
   encodeChatPrompt,
@@ -54,7 +55,17 @@ export interface TokenizeSftOptions extends TokenizeOptions {
   readonly lossOn?: "completion" | "all";
 }
 
-function checkMaxLength(maxLength: number | undefined): number {
+const TOKENIZE_OPTIONS: NamesOf<TokenizeOptions> = { maxLength: true, appendEos: true };
+const REPLY_OPTIONS: NamesOf<TokenizePreferenceOptions> = { ...TOKENIZE_OPTIONS, overlong: true };
+export const SFT_OPTIONS: NamesOf<TokenizeSftOptions> = { ...REPLY_OPTIONS, lossOn: true };
+
+/** The limit that options set. Throws ERR_RLHF_ARGUMENT for one that is none, and for options that there are not. */
+function maxLengthOf<Options extends Pick<TokenizeOptions, "maxLength">>(
+  options: Options,
+  names: NamesOf<Options>,
+): number {
+  refuseUnknownOptions("tokenising", options, names);
+  const { maxLength } = options;
   if (maxLength === undefined) return Number.POSITIVE_INFINITY;
   if (!Number.isInteger(maxLength) || maxLength < 2) {
     throw new RlhfError(
@@ -112,7 +123,7 @@ export function sftRows(
   tokenizer: PromptEncoder,
   options: TokenizeSftOptions = {},
 ): RowTokenizer<SftRow, TokenizedExample> {
-  const maxLength = checkMaxLength(options.maxLength);
+  const maxLength = maxLengthOf(options, SFT_OPTIONS);
   const eos = endOfSequence(tokenizer, options);
   const encode = (row: SftRow, index: number): EncodedExample => {
     if ("messages" in row) return encodeConversation(tokenizer, row.messages, eos);
@@ -151,7 +162,7 @@ export function preferenceRows(
   options: TokenizePreferenceOptions = {},
 ): RowTokenizer<PreferenceRow, TokenizedPreference> {
   const { overlong = "drop" } = options;
-  const maxLength = checkMaxLength(options.maxLength);
+  const maxLength = maxLengthOf(options, REPLY_OPTIONS);
   const eos = endOfSequence(tokenizer, options);
   // What the tokenizer puts before every text.
   const leading = overlong === "truncate-prompt" ? encodePrompt(tokenizer, "").length : 0;
@@ -201,7 +212,7 @@ function replyRows<Row extends object, Example>(
   key: keyof Row & string,
   finish: (example: TokenizedExample, row: Row) => Example,
 ): RowTokenizer<Row & { readonly prompt: PreferenceRow["prompt"] }, Example> {
-  const maxLength = checkMaxLength(options.maxLength);
+  const maxLength = maxLengthOf<TokenizePreferenceOptions>(options, REPLY_OPTIONS);
   const eos = endOfSequence(tokenizer, options);
   return {
     noun: "example",
@@ -263,7 +274,7 @@ export function promptRows(
   tokenizer: PromptEncoder,
   options: Pick<TokenizeOptions, "maxLength"> = {},
 ): RowTokenizer<string | PromptRow, TokenizedPrompt> {
-  const maxLength = checkMaxLength(options.maxLength);
+  const maxLength = maxLengthOf(options, { maxLength: true });
   return {
     noun: "prompt",
     maxLength,

@@ -1,5 +1,6 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { RlhfError } from "../errors.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import { type DeviceName, nativeDevice } from "./device.ts";
 import { defaultMemoryBudget, type EngineMemory, type MemoryBudget, toMemoryBudget } from "./memory.ts";
 import {
@@ -35,6 +36,9 @@ export interface TransformerEngineOptions extends EngineOptions {
    */
   readonly compute?: ComputeType;
 }
+
+export const ENGINE_OPTIONS: NamesOf<EngineOptions> = { device: true, threads: true, memoryBudget: true };
+const TRANSFORMER_OPTIONS: NamesOf<TransformerEngineOptions> = { ...ENGINE_OPTIONS, compute: true };
 
 const shared = new Map<string, Engine>();
 /** The engine that takes the place of the shared ones while an estimate is made. */
@@ -92,6 +96,7 @@ export class Engine {
    * ERR_RLHF_ARGUMENT.
    */
   static shared(options: TransformerEngineOptions = {}): Engine {
+    refuseUnknownOptions("Engine.shared", options, TRANSFORMER_OPTIONS);
     const made = nativeOptions(options);
     const plan = planning.getStore();
     if (plan) return plan;
@@ -114,6 +119,7 @@ export class Engine {
     options: TransformerEngineOptions,
     body: (engine: Engine) => Promise<Result>,
   ): Promise<Result> {
+    refuseUnknownOptions("Engine.whilePlanning", options, TRANSFORMER_OPTIONS);
     const engine = new Engine(nativeOptions(options), true);
     try {
       return await planning.run(engine, () => body(engine));

@@ -1,3 +1,4 @@
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import { type FloatArray, type Outputs, runOnArrays } from "./array.ts";
 import type { Engine } from "./engine.ts";
 import { native } from "./native.ts";
@@ -16,8 +17,11 @@ export interface WhitenArgs {
   readonly shiftMean?: boolean;
 }
 
+const WHITEN: NamesOf<WhitenArgs> = { x: true, mask: true, shiftMean: true };
+
 /** y = (x − mean)/√(var + 1e-8) over the mask, unbiased variance; 0 outside the mask. */
 export function whiten(engine: Engine, args: WhitenArgs): Promise<Outputs<"y">> {
+  refuseUnknownOptions("whiten", args, WHITEN);
   return runOnArrays(engine, native().whiten, { ...args });
 }
 
@@ -38,8 +42,19 @@ export interface KlRewardArgs {
   readonly estimator?: KlEstimator;
 }
 
+const KL_REWARD: NamesOf<KlRewardArgs> = {
+  logProb: true,
+  refLogProb: true,
+  mask: true,
+  offsets: true,
+  score: true,
+  klCoefficient: true,
+  estimator: true,
+};
+
 /** reward = −klCoefficient·kl per token, plus the score at the last token of each answer. */
 export function klReward(engine: Engine, args: KlRewardArgs): Promise<Outputs<"reward" | "kl">> {
+  refuseUnknownOptions("klReward", args, KL_REWARD);
   const estimator = { k1: 1, k2: 2, k3: 3 }[args.estimator ?? "k1"];
   return runOnArrays(engine, native().klReward, { ...args, estimator });
 }
@@ -53,8 +68,18 @@ export interface GaeArgs {
   readonly lambda: number;
 }
 
+const GAE: NamesOf<GaeArgs> = {
+  reward: true,
+  value: true,
+  mask: true,
+  offsets: true,
+  gamma: true,
+  lambda: true,
+};
+
 /** Generalised advantage estimation (Schulman et al. 2015); returns = advantage + value, before any whitening. */
 export function gae(engine: Engine, args: GaeArgs): Promise<Outputs<"advantage" | "returns">> {
+  refuseUnknownOptions("gae", args, GAE);
   return runOnArrays(engine, native().gae, { ...args });
 }
 
@@ -82,11 +107,24 @@ export type PpoPolicyStat =
   | "tokens"
   | "dualClipped";
 
+const PPO_POLICY_LOSS: NamesOf<PpoPolicyLossArgs> = {
+  logProb: true,
+  oldLogProb: true,
+  advantage: true,
+  mask: true,
+  clipRange: true,
+  dualClip: true,
+  scale: true,
+  entropyCoefficient: true,
+  entropy: true,
+};
+
 /** PPO's clipped policy loss (Schulman et al. 2017, eq. 7); approxKl sums ½(Δ log-prob)². */
 export function ppoPolicyLoss(
   engine: Engine,
   args: PpoPolicyLossArgs,
 ): Promise<Outputs<"dLogProb", PpoPolicyStat> & Partial<Outputs<"dEntropy">>> {
+  refuseUnknownOptions("ppoPolicyLoss", args, PPO_POLICY_LOSS);
   return runOnArrays(engine, native().ppoPolicyLoss, { ...args });
 }
 
@@ -132,6 +170,23 @@ export type GroupPolicyStat =
   | "kl"
   | "tokens";
 
+const GROUP_POLICY_LOSS: NamesOf<GroupPolicyLossArgs> = {
+  logProb: true,
+  oldLogProb: true,
+  refLogProb: true,
+  mask: true,
+  offsets: true,
+  advantage: true,
+  tokenAdvantage: true,
+  weight: true,
+  level: true,
+  surrogate: true,
+  lowestRatio: true,
+  highestRatio: true,
+  klCoefficient: true,
+  weighKl: true,
+};
+
 /**
  * Policy losses without a value function, Σ_s weight[s]·Σ_t (max(−A·ρ, −A·clip(ρ, lowest, highest)) + klCoefficient·k3): GRPO (Shao et
  * al. 2024), GSPO, CISPO, RLOO, REINFORCE++.
@@ -140,6 +195,7 @@ export function groupPolicyLoss(
   engine: Engine,
   args: GroupPolicyLossArgs,
 ): Promise<Outputs<"dLogProb", GroupPolicyStat>> {
+  refuseUnknownOptions("groupPolicyLoss", args, GROUP_POLICY_LOSS);
   const level = { token: 0, "sequence-mean": 1, "sequence-sum": 2 }[args.level ?? "token"];
   const surrogate = { clipped: 0, truncated: 1 }[args.surrogate ?? "clipped"];
   return runOnArrays(engine, native().groupPolicyLoss, { ...args, level, surrogate });
@@ -164,11 +220,21 @@ export type PpoValueStat =
   | "errorSquared"
   | "tokens";
 
+const PPO_VALUE_LOSS: NamesOf<PpoValueLossArgs> = {
+  value: true,
+  oldValue: true,
+  returns: true,
+  mask: true,
+  clipRange: true,
+  scale: true,
+};
+
 /** PPO's clipped value loss, ½·max((V − R)², (clip(V, V_old ± clipRange) − R)²). */
 export function ppoValueLoss(
   engine: Engine,
   args: PpoValueLossArgs,
 ): Promise<Outputs<"dValue", PpoValueStat>> {
+  refuseUnknownOptions("ppoValueLoss", args, PPO_VALUE_LOSS);
   return runOnArrays(engine, native().ppoValueLoss, { ...args });
 }
 
@@ -178,11 +244,14 @@ export interface TokenNllLossArgs {
   readonly scale: number;
 }
 
+const TOKEN_NLL_LOSS: NamesOf<TokenNllLossArgs> = { logProb: true, weight: true, scale: true };
+
 /** Weighted negative log-likelihood: loss = −Σ weight·logProb. */
 export function tokenNllLoss(
   engine: Engine,
   args: TokenNllLossArgs,
 ): Promise<Outputs<"dLogProb", "loss" | "weight">> {
+  refuseUnknownOptions("tokenNllLoss", args, TOKEN_NLL_LOSS);
   return runOnArrays(engine, native().tokenNllLoss, { ...args });
 }
 
@@ -224,11 +293,26 @@ export type RewardStat =
   | "answers"
   | "squaredError";
 
+const REWARD_LOSS: NamesOf<RewardLossArgs> = {
+  value: true,
+  chosen: true,
+  rejected: true,
+  margin: true,
+  label: true,
+  scored: true,
+  score: true,
+  pairLoss: true,
+  centering: true,
+  scoreWeight: true,
+  scale: true,
+};
+
 /**
  * Losses of reward models: y·ℓ(Δ − margin) + (1 − y)·ℓ(−Δ − margin) + centering·(r_chosen + r_rejected)² per pair, where
  * Δ = r_chosen − r_rejected and y is the label, and scoreWeight·(r − score)² per scored answer. Logistic with y = 1 is Bradley-Terry.
  */
 export function rewardLoss(engine: Engine, args: RewardLossArgs): Promise<Outputs<"dValue", RewardStat>> {
+  refuseUnknownOptions("rewardLoss", args, REWARD_LOSS);
   const none = new Int32Array(0);
   const { chosen = none, rejected = none, scored = none, pairLoss = "logistic" } = args;
   const kind = { logistic: 1, hinge: 2 }[pairLoss] ?? 0;

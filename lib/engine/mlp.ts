@@ -1,3 +1,4 @@
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import { type FloatArray, type Outputs, runOnArrays } from "./array.ts";
 import type { Engine } from "./engine.ts";
 import { type Activation, native } from "./native.ts";
@@ -25,8 +26,11 @@ export interface MlpForwardArgs extends MlpShape {
   readonly parameters: FloatArray;
 }
 
+const MLP_FORWARD: NamesOf<MlpForwardArgs> = { sizes: true, activation: true, x: true, parameters: true };
+
 /** y [N, outputs] of a multi-layer perceptron; `kept` is for `mlpBackward`. A row of y depends on its row of x alone, bit for bit. */
 export function mlpForward(engine: Engine, args: MlpForwardArgs): Promise<Outputs<"y" | "kept">> {
+  refuseUnknownOptions("mlpForward", args, MLP_FORWARD);
   return runOnArrays(engine, native().mlpForward, { ...args });
 }
 
@@ -36,8 +40,18 @@ export interface MlpBackwardArgs extends MlpForwardArgs {
   readonly dy: FloatArray;
 }
 
+const MLP_BACKWARD: NamesOf<MlpBackwardArgs> = {
+  sizes: true,
+  activation: true,
+  x: true,
+  parameters: true,
+  kept: true,
+  dy: true,
+};
+
 /** The gradient of the parameters, summed over the rows. */
 export function mlpBackward(engine: Engine, args: MlpBackwardArgs): Promise<Outputs<"gradient">> {
+  refuseUnknownOptions("mlpBackward", args, MLP_BACKWARD);
   return runOnArrays(engine, native().mlpBackward, { ...args });
 }
 
@@ -62,7 +76,22 @@ export interface AdamWArgs {
   readonly gradientScale?: number;
 }
 
+const ADAM_W: NamesOf<AdamWArgs> = {
+  parameters: true,
+  gradient: true,
+  m: true,
+  v: true,
+  step: true,
+  learningRate: true,
+  beta1: true,
+  beta2: true,
+  eps: true,
+  weightDecay: true,
+  gradientScale: true,
+};
+
 /** One AdamW update (Loshchilov & Hutter 2017) of one array; the inputs stay as they are. */
 export function adamW(engine: Engine, args: AdamWArgs): Promise<Outputs<"parameters" | "m" | "v">> {
+  refuseUnknownOptions("adamW", args, ADAM_W);
   return runOnArrays(engine, native().adamW, { ...args });
 }

@@ -1,4 +1,5 @@
 import { RlhfError } from "../errors.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import { type FloatArray, type Outputs, runOnArrays } from "./array.ts";
 import type { Engine } from "./engine.ts";
 import { native } from "./native.ts";
@@ -20,8 +21,11 @@ export interface SequenceSumArgs {
   readonly offsets: Int32Array;
 }
 
+const SEQUENCE_SUM: NamesOf<SequenceSumArgs> = { x: true, weight: true, offsets: true };
+
 /** sum[s] = Σ weight[t]·x[t] over each sequence's tokens. */
 export function sequenceSum(engine: Engine, args: SequenceSumArgs): Promise<Outputs<"sum">> {
+  refuseUnknownOptions("sequenceSum", args, SEQUENCE_SUM);
   return runOnArrays(engine, native().sequenceSum, { ...args });
 }
 
@@ -34,8 +38,16 @@ export interface SequenceSumBackwardArgs {
   readonly base?: FloatArray;
 }
 
+const SEQUENCE_SUM_BACKWARD: NamesOf<SequenceSumBackwardArgs> = {
+  dSum: true,
+  weight: true,
+  offsets: true,
+  base: true,
+};
+
 /** dx[t] = base[t] + weight[t]·dSum[s]. */
 export function sequenceSumBackward(engine: Engine, args: SequenceSumBackwardArgs): Promise<Outputs<"dx">> {
+  refuseUnknownOptions("sequenceSumBackward", args, SEQUENCE_SUM_BACKWARD);
   return runOnArrays(engine, native().sequenceSumBackward, { ...args });
 }
 
@@ -56,21 +68,46 @@ export interface WpoWeightArgs extends PairIndices {
   readonly offsets: Int32Array;
 }
 
+const WPO_WEIGHT: NamesOf<WpoWeightArgs> = {
+  chosen: true,
+  rejected: true,
+  logProb: true,
+  lse: true,
+  lseHalf: true,
+  mask: true,
+  offsets: true,
+};
+
 /**
  * Each pair's weight in weighted preference optimisation (Zhou et al. 2024, "WPO", eq. 2 with aligned weights): e to the sum over
  * both answers of the mean of logProb − log Σ p². Pairs that the policy is likely to produce weigh more.
  */
 export function wpoWeight(engine: Engine, args: WpoWeightArgs): Promise<Outputs<"weight">> {
+  refuseUnknownOptions("wpoWeight", args, WPO_WEIGHT);
   return runOnArrays(engine, native().wpoWeight, { ...args });
 }
+
+export interface LengthDesensitizedWeightArgs extends PairIndices {
+  readonly mask: Float32Array;
+  readonly offsets: Int32Array;
+  /** 0 to 1. */
+  readonly ldAlpha: number;
+}
+
+const LENGTH_DESENSITIZED_WEIGHT: NamesOf<LengthDesensitizedWeightArgs> = {
+  chosen: true,
+  rejected: true,
+  mask: true,
+  offsets: true,
+  ldAlpha: true,
+};
 
 /**
  * Token weights that tell less of what makes an answer long (Liu et al. 2024, "LD-DPO"): 1 up to the length of the pair's shorter
  * answer, `ldAlpha` beyond, 0 outside the mask. They are the `weight` of the policy's sums and of the reference's.
  */
-export function lengthDesensitizedWeight(
-  args: PairIndices & { readonly mask: Float32Array; readonly offsets: Int32Array; readonly ldAlpha: number },
-): Float32Array {
+export function lengthDesensitizedWeight(args: LengthDesensitizedWeightArgs): Float32Array {
+  refuseUnknownOptions("lengthDesensitizedWeight", args, LENGTH_DESENSITIZED_WEIGHT);
   const { mask, offsets, chosen, rejected, ldAlpha } = args;
   if (!(ldAlpha >= 0 && ldAlpha <= 1))
     throw new RlhfError("ERR_RLHF_ARGUMENT", `ldAlpha is ${ldAlpha}, expected 0 to 1`, { ldAlpha });
@@ -120,6 +157,12 @@ export interface PreferenceLossTerm {
   /** Whether log-ratios are divided by the answers' tokens. Default: for sigmoid_norm, ipo and odds_ratio. */
   readonly lengthNormalized?: boolean;
 }
+
+const PREFERENCE_LOSS_TERM: NamesOf<PreferenceLossTerm> = {
+  type: true,
+  weight: true,
+  lengthNormalized: true,
+};
 
 const F_DIVERGENCES = { reverse_kl: 0, forward_kl: 1, js_divergence: 2, alpha_divergence: 3 } as const;
 
@@ -175,6 +218,24 @@ export function couplesPairs(losses: readonly PreferenceLossTerm[]): boolean {
   return losses.some(({ type }) => type === "aot" || type === "aot_unpaired");
 }
 
+const PREFERENCE_LOSS: NamesOf<PreferenceLossArgs> = {
+  losses: true,
+  chosen: true,
+  rejected: true,
+  logProb: true,
+  refLogProb: true,
+  tokens: true,
+  pairWeight: true,
+  beta: true,
+  labelSmoothing: true,
+  margin: true,
+  fDivergence: true,
+  fAlpha: true,
+  discopopTau: true,
+  statsPerToken: true,
+  scale: true,
+};
+
 /**
  * The weighted sum of losses on pairs of answers, and its gradient by each answer's log-prob. The reward of an answer is
  * β·(logProb − refLogProb), and a pair is correct where the chosen one's is higher.
@@ -183,11 +244,14 @@ export async function preferenceLoss(
   engine: Engine,
   args: PreferenceLossArgs,
 ): Promise<{ readonly dLogProb: Outputs<"dLogProb">["dLogProb"]; readonly stats: PreferenceStats }> {
+  refuseUnknownOptions("preferenceLoss", args, PREFERENCE_LOSS);
   const { losses, scale, fDivergence = "reverse_kl", ...common } = args;
   let total: Outputs<"dLogProb", PreferenceStat> | null = null;
   let stats: Record<string, number> = {};
   let loss = 0;
-  for (const { type, weight = 1, lengthNormalized } of losses) {
+  for (const term of losses) {
+    refuseUnknownOptions("a term of preferenceLoss", term, PREFERENCE_LOSS_TERM);
+    const { type, weight = 1, lengthNormalized } = term;
     const { kind, ...byType } = lossNamed(type);
     const next: Outputs<"dLogProb", PreferenceStat> = await runOnArrays(engine, native().preferenceLoss, {
       ...common,
@@ -250,8 +314,20 @@ export type KtoStat =
   | "chosenLogProb"
   | "rejectedLogProb";
 
+const KTO_LOSS: NamesOf<KtoLossArgs> = {
+  logProb: true,
+  refLogProb: true,
+  label: true,
+  kl: true,
+  beta: true,
+  desirableWeight: true,
+  undesirableWeight: true,
+  scale: true,
+};
+
 /** The loss of Kahneman-Tversky optimisation (Ethayarajh et al. 2024, eq. 8) on single answers, each desirable or not. */
 export function ktoLoss(engine: Engine, args: KtoLossArgs): Promise<Outputs<"dLogProb", KtoStat>> {
+  refuseUnknownOptions("ktoLoss", args, KTO_LOSS);
   return runOnArrays(engine, native().ktoLoss, { ...args });
 }
 

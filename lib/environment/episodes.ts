@@ -1,5 +1,6 @@
 import { Random } from "../data/random.ts";
 import { throwIfAborted } from "../errors.ts";
+import { refuseUnknownOptions } from "../option-names.ts";
 import type { Environment } from "./environment.ts";
 import type { EnvironmentPolicy } from "./policy.ts";
 import { stepEnvironment } from "./rollouts.ts";
@@ -25,8 +26,10 @@ export interface PlayOptions {
 export async function playEpisodes(
   policy: EnvironmentPolicy,
   environments: readonly Environment[],
-  { seed = 0, maxSteps = Number.POSITIVE_INFINITY, signal }: PlayOptions = {},
+  options: PlayOptions = {},
 ): Promise<Episode[]> {
+  refuseUnknownOptions("playEpisodes", options, { seed: true, maxSteps: true, signal: true });
+  const { seed = 0, maxSteps = Number.POSITIVE_INFINITY, signal } = options;
   const running = await Promise.all(
     environments.map(async (environment, index) => {
       const first = new Random(seed, `evaluation episode ${index}`).integer(2 ** 31);

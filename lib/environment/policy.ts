@@ -1,9 +1,10 @@
 import { join } from "node:path";
 import type { Random } from "../data/random.ts";
-import { Engine, type EngineOptions } from "../engine/engine.ts";
+import { ENGINE_OPTIONS, Engine, type EngineOptions } from "../engine/engine.ts";
 import { RlhfError } from "../errors.ts";
 import { readJsonIfPresent, writeJson } from "../model/files.ts";
 import { loadFlat, saveFlat } from "../model/flat-parameters.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import { ActorCritic, type ActorCriticOptions } from "./actor-critic.ts";
 import { checkObservation, type EnvironmentSpaces } from "./environment.ts";
 import { RunningStatistics, type StatisticsState } from "./running-statistics.ts";
@@ -20,6 +21,18 @@ export interface ActOptions {
   readonly random?: Random;
 }
 
+interface PolicyOptions extends ActorCriticOptions {
+  readonly normalizeObservations: boolean;
+}
+
+const POLICY_OPTIONS: NamesOf<PolicyOptions> = {
+  hidden: true,
+  activation: true,
+  initialLogStd: true,
+  seed: true,
+  normalizeObservations: true,
+};
+
 /** A policy for environments, with the statistics that its observations are normalised by. */
 export class EnvironmentPolicy {
   readonly spaces: EnvironmentSpaces;
@@ -29,11 +42,8 @@ export class EnvironmentPolicy {
   statistics: RunningStatistics | undefined;
   readonly #options: ActorCriticOptions;
 
-  constructor(
-    engine: Engine,
-    spaces: EnvironmentSpaces,
-    options: ActorCriticOptions & { readonly normalizeObservations: boolean },
-  ) {
+  constructor(engine: Engine, spaces: EnvironmentSpaces, options: PolicyOptions) {
+    refuseUnknownOptions("EnvironmentPolicy", options, POLICY_OPTIONS);
     const { hidden, activation, initialLogStd, seed, normalizeObservations } = options;
     this.spaces = spaces;
     this.#options = { hidden, activation, initialLogStd, seed };
@@ -53,10 +63,9 @@ export class EnvironmentPolicy {
   }
 
   /** One action for each observation: [index] of a discrete policy, else its coordinates. */
-  async act(
-    observations: readonly ArrayLike<number>[],
-    { random }: ActOptions = {},
-  ): Promise<Float32Array[]> {
+  async act(observations: readonly ArrayLike<number>[], options: ActOptions = {}): Promise<Float32Array[]> {
+    refuseUnknownOptions("act", options, { random: true });
+    const { random } = options;
     if (observations.length === 0) return [];
     using pass = await this.networks.forward(this.normalise(observations));
     const { distribution, logStd } = this.networks;
@@ -79,6 +88,7 @@ export class EnvironmentPolicy {
 
   /** A saved policy. Throws ERR_RLHF_MODEL where there is none, and ERR_RLHF_WEIGHTS where its weights are damaged. */
   static async load(directory: string, options: EngineOptions = {}): Promise<EnvironmentPolicy> {
+    refuseUnknownOptions("EnvironmentPolicy.load", options, ENGINE_OPTIONS);
     const file = join(directory, CONFIG);
     const saved = await readJsonIfPresent(file, "ERR_RLHF_MODEL");
     if (saved?.model_type !== MODEL_TYPE)

@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DATA_FILE, DATA_FILE_KINDS } from "../data/raw-row.ts";
 import { isRlhfError, messageOf, RlhfError, throwIfAborted } from "../errors.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import { hubCacheDirectory, isThere, RepositoryCache } from "./cache.ts";
 import { downloadTo, etagOf, type RemoteFile, sizeOf } from "./download.ts";
 import { describeHubId, type HubId, isHubId, parseHubId } from "./id.ts";
@@ -22,6 +23,15 @@ export interface HubOptions {
   /** Told of each file before it is downloaded; not of those that the cache has. */
   readonly onDownload?: (file: string, bytes: number) => void;
 }
+
+const HUB_OPTIONS: NamesOf<HubOptions> = {
+  cacheDirectory: true,
+  offline: true,
+  token: true,
+  hubUrl: true,
+  signal: true,
+  onDownload: true,
+};
 
 /** Files of a model that this package reads; other forms of the same weights are not downloaded. */
 const MODEL_FILE =
@@ -200,6 +210,7 @@ async function fetchSnapshot(
  * Throws ERR_RLHF_HUB, ERR_RLHF_ARGUMENT for an id of another form, ERR_RLHF_ABORTED.
  */
 export async function downloadModel(id: string, options: HubOptions = {}): Promise<string> {
+  refuseUnknownOptions("downloadModel", options, HUB_OPTIONS);
   const parsed = parseHubId(id, "model");
   const folder = parsed.path === "" ? "" : `${parsed.path}/`;
   const { root } = await fetchSnapshot(parsed, options, (paths) => {
@@ -224,6 +235,7 @@ export async function downloadModel(id: string, options: HubOptions = {}): Promi
  * Throws ERR_RLHF_HUB, ERR_RLHF_ARGUMENT for an id of another form, ERR_RLHF_ABORTED.
  */
 export async function downloadDataset(id: string, options: HubOptions = {}): Promise<string[]> {
+  refuseUnknownOptions("downloadDataset", options, HUB_OPTIONS);
   const parsed = parseHubId(id, "dataset");
   const { root, paths } = await fetchSnapshot(parsed, options, (all) => {
     if (all.includes(parsed.path)) return [parsed.path];

@@ -1,7 +1,8 @@
 import { copyFile, mkdir, readdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { RlhfError } from "../errors.ts";
-import type { AddTokensOptions, NewToken } from "../tokenizer/added-tokens.ts";
+import { refuseUnknownOptions } from "../option-names.ts";
+import { ADD_TOKENS_OPTIONS, type AddTokensOptions, type NewToken } from "../tokenizer/added-tokens.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { readJsonIfPresent, writeJson } from "./files.ts";
 import { resizeVocabulary } from "./resize-vocabulary.ts";
@@ -38,12 +39,13 @@ export async function addTokens(
   tokens: readonly (string | NewToken)[],
   options: AddTokensToModelOptions = {},
 ): Promise<AddedTokens> {
+  refuseUnknownOptions("addTokens", options, { ...ADD_TOKENS_OPTIONS, padVocabTo: true });
+  const { padVocabTo = 1, ...changes } = options;
   if (resolve(directory) === resolve(outputDirectory))
     throw new RlhfError(
       "ERR_RLHF_ARGUMENT",
       "addTokens: the output directory must be another than the model's",
     );
-  const { padVocabTo = 1 } = options;
   if (!Number.isInteger(padVocabTo) || padVocabTo < 1)
     throw new RlhfError(
       "ERR_RLHF_ARGUMENT",
@@ -55,7 +57,7 @@ export async function addTokens(
       directory,
     });
   const before = await Tokenizer.load(directory);
-  const { tokenizer, added } = before.withTokens(tokens, options);
+  const { tokenizer, added } = before.withTokens(tokens, changes);
   await mkdir(outputDirectory, { recursive: true });
   const vocabSize = await resizeVocabulary(directory, outputDirectory, {
     known: before.vocabSize,

@@ -39,11 +39,15 @@ import {
   type CreateOptions,
   checkKeptType,
   checkWeightType,
+  engineOptions,
   FORWARD_OPTIONS,
   type ForwardOptions,
+  LOAD_OPTIONS,
   type LoadOptions,
+  OPTIMIZER_OPTIONS,
   type OptimizerOptions,
   type Parameter,
+  SAVE_OPTIONS,
   type SaveOptions,
   type WeightType,
 } from "./model-options.ts";
@@ -94,12 +98,11 @@ export class CausalLM implements Disposable {
    * Throws ERR_RLHF_MODEL, ERR_RLHF_UNSUPPORTED or ERR_RLHF_WEIGHTS with the file and what is wrong in it.
    */
   static async load(path: string, options: LoadOptions = {}): Promise<CausalLM> {
-    const { seed: _, ...names } = CREATE_OPTIONS;
-    refuseUnknownOptions("CausalLM.load", options, names);
+    refuseUnknownOptions("CausalLM.load", options, LOAD_OPTIONS);
     const directory = await localModel(path);
     checkWeightType(options);
     const { config, origin, tensors } = await readModelDirectory(directory);
-    const model = await CausalLM.#build(Engine.shared(options), config, origin, options);
+    const model = await CausalLM.#build(Engine.shared(engineOptions(options)), config, origin, options);
     try {
       await loadParameters(
         model.native,
@@ -121,7 +124,7 @@ export class CausalLM implements Disposable {
     checkWeightType(options);
     const config = readModelConfig(hfConfig, "config");
     const origin = { hfConfig, generationConfig: null, directory: null };
-    const model = await CausalLM.#build(Engine.shared(options), config, origin, options);
+    const model = await CausalLM.#build(Engine.shared(engineOptions(options)), config, origin, options);
     await callAsync(() => model.native.initialise(initializerRange(hfConfig), options.seed ?? 0));
     return model;
   }
@@ -144,6 +147,7 @@ export class CausalLM implements Disposable {
    * With `merge`, that adapter is part of its weights.
    */
   async clone(options: { trainable?: "all" | "none"; merge?: string } = {}): Promise<CausalLM> {
+    refuseUnknownOptions("clone", options, { trainable: true, merge: true });
     const trainable = options.trainable ?? "none";
     // A merged matrix is no sum of numbers of 16 bits: rounded, it would be another one.
     const dtype = trainable === "all" || options.merge !== undefined ? "float32" : this.dtype;
@@ -276,8 +280,9 @@ export class CausalLM implements Disposable {
   }
 
   /** Adds an adapter `to` with the form and the weights that `from` has now; frozen with `trainable: false`. */
-  copyAdapter(from: string, to: string, { trainable = true }: { trainable?: boolean } = {}): Promise<void> {
-    return this.#adapters.copy(from, to, trainable);
+  async copyAdapter(from: string, to: string, options: { trainable?: boolean } = {}): Promise<void> {
+    refuseUnknownOptions("copyAdapter", options, { trainable: true });
+    await this.#adapters.copy(from, to, options.trainable ?? true);
   }
 
   /**
@@ -285,8 +290,9 @@ export class CausalLM implements Disposable {
    * layers or, when it fails, to none; a copy of the weights that change is held meanwhile. Only one adapter at a time can be merged
    * reversibly, into a frozen base.
    */
-  mergeAdapter(name: string, options: MergeOptions = {}): Promise<void> {
-    return this.#adapters.merge(name, options);
+  async mergeAdapter(name: string, options: MergeOptions = {}): Promise<void> {
+    refuseUnknownOptions("mergeAdapter", options, { reversible: true });
+    await this.#adapters.merge(name, options);
   }
 
   /** Brings a reversibly merged adapter back, and the exact bits that the weights had. */
@@ -299,6 +305,7 @@ export class CausalLM implements Disposable {
    * other than LoRA on linear layers it holds. The head of a reward model's adapter needs a name, `head`.
    */
   async loadAdapter(name: string, path: string, options: AdapterLoadOptions = {}): Promise<void> {
+    refuseUnknownOptions("loadAdapter", options, { trainable: true, head: true });
     const directory = await localModel(path);
     const score = await this.#adapters.load(name, directory, options);
     try {
@@ -310,7 +317,9 @@ export class CausalLM implements Disposable {
   }
 
   /** Writes an adapter as a directory that peft loads; with a linear `head` without bias as one of a sequence classifier. */
-  async saveAdapter(name: string, directory: string, { head }: { head?: string } = {}): Promise<void> {
+  async saveAdapter(name: string, directory: string, options: { head?: string } = {}): Promise<void> {
+    refuseUnknownOptions("saveAdapter", options, { head: true });
+    const { head } = options;
     const score = head === undefined ? undefined : this.#linearHead(head, "saveAdapter");
     await this.#adapters.save(name, directory, { baseModel: this.directory, score });
   }
@@ -375,6 +384,7 @@ export class CausalLM implements Disposable {
 
   /** AdamW over the base, an adapter and heads, as the options name them. Throws ERR_RLHF_ARGUMENT when they name nothing. */
   createOptimizer(options: OptimizerOptions = {}): Optimizer {
+    refuseUnknownOptions("createOptimizer", options, OPTIMIZER_OPTIONS);
     const base = options.base ?? (this.trainable === "all" && options.adapter === undefined);
     const groups = [
       ...(base ? ["base"] : []),
@@ -448,6 +458,7 @@ export class CausalLM implements Disposable {
    * heads.safetensors beside them. Every file is written aside and renamed into place. Throws ERR_RLHF_IO.
    */
   async save(directory: string, options: SaveOptions = {}): Promise<void> {
+    refuseUnknownOptions("save", options, SAVE_OPTIONS);
     const tensors = this.#baseTensors(options.merge);
     await writeModelDirectory(directory, this.config.family, this.#origin, { kind: "CausalLM", tensors });
     const heads = new Map([...this.#heads].filter(([name]) => options.heads?.includes(name) ?? true));
@@ -466,6 +477,7 @@ export class CausalLM implements Disposable {
     head: string,
     options: SaveOptions & { padTokenId?: number } = {},
   ): Promise<void> {
+    refuseUnknownOptions("saveForSequenceClassification", options, { ...SAVE_OPTIONS, padTokenId: true });
     const score = this.#linearHead(head, "saveForSequenceClassification");
     const backbone = this.#baseTensors(options.merge).filter((source) => source.name !== "lm_head.weight");
     const padTokenId = options.padTokenId ?? this.hfConfig.pad_token_id ?? this.eosTokenIds[0] ?? 0;

@@ -1,5 +1,6 @@
 import { Engine, type TransformerEngineOptions } from "../engine/engine.ts";
 import { type MemoryBytes, totalBytes } from "../engine/memory.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import type { AdapterOptions } from "./adapters.ts";
 import { type PackedBatch, packSequences } from "./batch.ts";
 import { CausalLM } from "./causal-lm.ts";
@@ -62,6 +63,38 @@ export interface ModelWorkload extends Pick<LoadOptions, "dtype" | "trainable" |
   readonly generation?: GenerationWorkload;
 }
 
+const GENERATION: NamesOf<GenerationWorkload> = {
+  prompts: true,
+  answersPerPrompt: true,
+  promptTokens: true,
+  maxNewTokens: true,
+  maxBatch: true,
+};
+const WORKLOAD: NamesOf<ModelWorkload> = {
+  dtype: true,
+  trainable: true,
+  recomputeLayers: true,
+  model: true,
+  bare: true,
+  adapters: true,
+  heads: true,
+  maxTokens: true,
+  maxSequences: true,
+  minSequences: true,
+  adapter: true,
+  head: true,
+  networks: true,
+  statistics: true,
+  backward: true,
+  evaluates: true,
+  divergence: true,
+  lossInside: true,
+  dropout: true,
+  livePasses: true,
+  optimizer: true,
+  generation: true,
+};
+
 export interface MemoryEstimate {
   /** Bytes by use. */
   readonly bytes: MemoryBytes;
@@ -93,6 +126,9 @@ export async function estimateMemory(
 }
 
 async function plan(workload: ModelWorkload, engine: Engine, held: Disposable[]): Promise<void> {
+  refuseUnknownOptions("estimateMemory", workload, WORKLOAD);
+  if (workload.generation)
+    refuseUnknownOptions("estimateMemory's generation", workload.generation, GENERATION);
   const model = await planModel(workload, engine);
   held.push(model);
   for (const [name, adapter] of Object.entries(workload.adapters ?? {})) model.addAdapter(name, adapter);

@@ -2,6 +2,7 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { type Activation, callAsync, type NativeHeadConfig } from "../engine/native.ts";
 import { RlhfError } from "../errors.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import type { CausalLM } from "./causal-lm.ts";
 import {
   readSafetensors,
@@ -27,6 +28,15 @@ export interface HeadOptions {
   readonly seed?: number;
 }
 
+const HEAD_OPTIONS: NamesOf<HeadOptions> = {
+  kind: true,
+  innerSize: true,
+  activation: true,
+  bias: true,
+  initStd: true,
+  seed: true,
+};
+
 /** A head's shape with every default filled in; what heads.safetensors keeps in its metadata. */
 export interface HeadInfo {
   readonly kind: "linear" | "mlp";
@@ -37,6 +47,7 @@ export interface HeadInfo {
 
 /** A head's shape from its options. Throws ERR_RLHF_ARGUMENT for a kind or width that does not exist. */
 export function toHeadInfo(options: HeadOptions, hidden: number): HeadInfo {
+  refuseUnknownOptions("a head", options, HEAD_OPTIONS);
   const { kind = "linear", innerSize = hidden } = options;
   if (kind !== "linear" && kind !== "mlp")
     throw new RlhfError(

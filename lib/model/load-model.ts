@@ -1,7 +1,8 @@
 import { localModel } from "../hub/hub.ts";
+import { refuseUnknownOptions } from "../option-names.ts";
 import { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { CausalLM } from "./causal-lm.ts";
-import type { LoadOptions } from "./model-options.ts";
+import { LOAD_OPTIONS, type LoadOptions } from "./model-options.ts";
 
 /** A model directory in memory. */
 export interface LoadedModel {
@@ -13,6 +14,7 @@ export interface LoadedModel {
 
 /** Loads a directory's model and tokenizer together. Throws what `CausalLM.load` and `Tokenizer.load` throw. */
 export async function loadModel(path: string, options: LoadOptions = {}): Promise<LoadedModel> {
+  refuseUnknownOptions("loadModel", options, LOAD_OPTIONS);
   const directory = await localModel(path);
   const tokenizer = await Tokenizer.load(directory);
   const model = await CausalLM.load(directory, options);

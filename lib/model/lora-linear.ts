@@ -1,4 +1,5 @@
 import { RlhfError } from "../errors.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import { mergeLora } from "./adapters.ts";
 import type { CausalLM } from "./causal-lm.ts";
 
@@ -17,6 +18,16 @@ export interface LoRALinearOptions {
   /** Scales by alpha/√r in place of alpha/r. Default false. */
   readonly useRslora?: boolean;
 }
+
+const LORA_LINEAR_OPTIONS: NamesOf<LoRALinearOptions> = {
+  weight: true,
+  bias: true,
+  loraA: true,
+  loraB: true,
+  r: true,
+  alpha: true,
+  useRslora: true,
+};
 
 function transpose(values: Float32Array, rows: number, columns: number): Float32Array {
   return Float32Array.from(values, (_, i) => values[(i % rows) * columns + Math.floor(i / rows)] as number);
@@ -46,6 +57,7 @@ export class LoRALinear {
 
   /** Throws ERR_RLHF_SHAPE when the matrices do not fit each other. */
   constructor(options: LoRALinearOptions) {
+    refuseUnknownOptions("LoRALinear", options, LORA_LINEAR_OPTIONS);
     const { weight, bias, loraA, loraB, r, alpha, useRslora = false } = options;
     this.scale = alpha / (useRslora ? Math.sqrt(r) : r);
     this.inFeatures = loraA.length / r;

@@ -29,7 +29,7 @@ export interface CreateOptions extends LoadOptions {
   readonly seed?: number;
 }
 
-export const CREATE_OPTIONS: NamesOf<CreateOptions> = {
+export const LOAD_OPTIONS: NamesOf<LoadOptions> = {
   device: true,
   threads: true,
   memoryBudget: true,
@@ -37,8 +37,19 @@ export const CREATE_OPTIONS: NamesOf<CreateOptions> = {
   dtype: true,
   trainable: true,
   recomputeLayers: true,
-  seed: true,
 };
+
+export const CREATE_OPTIONS: NamesOf<CreateOptions> = { ...LOAD_OPTIONS, seed: true };
+
+/** The part of a model's options that its engine has. */
+export function engineOptions({
+  device,
+  threads,
+  memoryBudget,
+  compute,
+}: LoadOptions): TransformerEngineOptions {
+  return { device, threads, memoryBudget, compute };
+}
 
 export interface ForwardOptions {
   /** Name of an adapter; left out: the base alone. */
@@ -96,12 +107,23 @@ export interface OptimizerOptions extends AdamWOptions {
   readonly heads?: readonly string[];
 }
 
+export const OPTIMIZER_OPTIONS: NamesOf<OptimizerOptions> = {
+  betas: true,
+  eps: true,
+  weightDecay: true,
+  base: true,
+  adapter: true,
+  heads: true,
+};
+
 export interface SaveOptions {
   /** Merges this adapter into the saved weights; the model in memory stays as it is. */
   readonly merge?: string;
   /** Heads to save. Default: all. */
   readonly heads?: readonly string[];
 }
+
+export const SAVE_OPTIONS: NamesOf<SaveOptions> = { merge: true, heads: true };
 
 /** One parameter of a model; names and shapes are those of transformers' named_parameters(). */
 export interface Parameter extends NativeParameter {

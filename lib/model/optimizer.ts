@@ -1,5 +1,6 @@
 import { call, callAsync, type NativeModel, type NativeOptimizer, native } from "../engine/native.ts";
 import { RlhfError } from "../errors.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 
 /** Settings of AdamW; the defaults are torch.optim.AdamW's, but for weight decay. */
 export interface AdamWOptions {
@@ -19,6 +20,8 @@ export interface StepOptions {
   readonly gradientScale?: number;
 }
 
+const STEP_OPTIONS: NamesOf<StepOptions> = { learningRate: true, maxGradNorm: true, gradientScale: true };
+
 export interface StepResult {
   /** The global norm over all groups, before clipping. */
   readonly gradNorm: number;
@@ -32,6 +35,11 @@ export interface StepResult {
 export interface Moments {
   readonly m: Float32Array;
   readonly v: Float32Array;
+}
+
+/** The optimizer's part of a trainer's settings. */
+export function adamWOptions({ betas, eps, weightDecay }: AdamWOptions): AdamWOptions {
+  return { betas, eps, weightDecay };
 }
 
 /** AdamW (Loshchilov & Hutter 2017) over some of a model's parameter groups. */
@@ -88,6 +96,7 @@ export class Optimizer implements Disposable {
 
   /** Clips, updates and zeroes the gradients of its groups. */
   step(options: StepOptions): Promise<StepResult> {
+    refuseUnknownOptions("step", options, STEP_OPTIONS);
     return callAsync(() =>
       this.#native.step({
         learningRate: options.learningRate,

@@ -1,6 +1,7 @@
 import { DeviceArray, type FloatArray, toNative } from "../engine/array.ts";
 import { call, callAsync, type NativePass } from "../engine/native.ts";
 import { RlhfError } from "../errors.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 
 /** Upstream gradients of a pass: arrays of N; left out means zero. */
 export interface PassGradients {
@@ -10,6 +11,14 @@ export interface PassGradients {
   readonly dValue?: FloatArray;
   readonly dKl?: FloatArray;
 }
+
+const GRADIENTS: NamesOf<PassGradients> = {
+  dLogProb: true,
+  dLse: true,
+  dEntropy: true,
+  dValue: true,
+  dKl: true,
+};
 
 /** The arrays of a pass where they were computed, each of N elements. */
 export interface PassArrays {
@@ -99,6 +108,7 @@ export class Pass implements Disposable {
    * parameter that took part, and consumes the pass. Throws ERR_RLHF_PASS_CONSUMED the second time and ERR_RLHF_ARGUMENT for a pass without `grad`.
    */
   async backward(gradients: PassGradients): Promise<void> {
+    refuseUnknownOptions("backward", gradients, GRADIENTS);
     this.#checkNotConsumed();
     await callAsync(() =>
       this.native.backward({

@@ -4,12 +4,13 @@ import { isDeepStrictEqual } from "node:util";
 import { planMicroBatches } from "../data/batching.ts";
 import { RlhfError } from "../errors.ts";
 import { localModel } from "../hub/hub.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import { lastTokens, packSequences } from "./batch.ts";
 import { CausalLM } from "./causal-lm.ts";
 import { readModelConfig } from "./config.ts";
 import { readJsonIfPresent } from "./files.ts";
 import { type HeadInfo, type HeadOptions, loadScore, readHeads, saveHeads } from "./heads.ts";
-import type { LoadOptions } from "./model-options.ts";
+import { LOAD_OPTIONS, type LoadOptions } from "./model-options.ts";
 import { isPeftDirectory, readPeftDirectory } from "./peft.ts";
 import {
   type RewardStatistics,
@@ -29,6 +30,8 @@ export interface RewardLoadOptions extends LoadOptions {
   readonly backbone?: CausalLM;
 }
 
+export const REWARD_LOAD_OPTIONS: NamesOf<RewardLoadOptions> = { ...LOAD_OPTIONS, backbone: true };
+
 export interface RewardModelOptions {
   /** Default: linear without bias, as transformers' …ForSequenceClassification has it. */
   readonly head?: HeadOptions;
@@ -42,6 +45,8 @@ export interface ScoreOptions {
   /** Subtracts the model's stored mean and divides by its deviation. Default false: the raw scores, those of transformers. */
   readonly normalize?: boolean;
 }
+
+export const SCORE_OPTIONS: NamesOf<ScoreOptions> = { microBatchTokens: true, normalize: true };
 
 function notReward(directory: string, problem: string): RlhfError {
   return new RlhfError("ERR_RLHF_MODEL", `${directory}: ${problem}`, { directory });
@@ -136,6 +141,7 @@ export class RewardModel implements Disposable {
 
   /** Puts a reward head on a model, to be trained. A model may be lent to several, each with a head of its own. */
   static create(model: CausalLM, options: RewardModelOptions = {}): RewardModel {
+    refuseUnknownOptions("RewardModel.create", options, { head: true, adapter: true });
     const head = freeName(REWARD_HEAD, model.heads);
     model.addHead(head, { bias: false, ...options.head });
     return new RewardModel(model, head, { adapter: options.adapter });
@@ -143,6 +149,7 @@ export class RewardModel implements Disposable {
 
   /** This reward model through another adapter. The two share all they hold: dispose of this one only. */
   with(options: Pick<RewardModelOptions, "adapter">): RewardModel {
+    refuseUnknownOptions("with", options, { adapter: true });
     if (options.adapter === this.adapter) return this;
     return new RewardModel(this.model, this.head, { adapter: options.adapter });
   }
@@ -152,6 +159,7 @@ export class RewardModel implements Disposable {
    * Throws ERR_RLHF_MODEL when it has no reward head.
    */
   static async load(path: string, options: RewardLoadOptions = {}): Promise<RewardModel> {
+    refuseUnknownOptions("RewardModel.load", options, REWARD_LOAD_OPTIONS);
     const directory = await localModel(path);
     if (await isPeftDirectory(directory)) return RewardModel.#loadAdapter(directory, options);
     const { backbone, ...loadOptions } = options;
@@ -204,6 +212,7 @@ export class RewardModel implements Disposable {
    * @returns Float32Array, one score per sequence
    */
   async score(sequences: readonly Int32Array[], options: ScoreOptions = {}): Promise<Float32Array> {
+    refuseUnknownOptions("score", options, SCORE_OPTIONS);
     const { statistics } = this;
     if (options.normalize && !statistics)
       throw new RlhfError(
@@ -240,6 +249,7 @@ export class RewardModel implements Disposable {
     sequences: readonly Int32Array[],
     options: Pick<ScoreOptions, "microBatchTokens"> = {},
   ): Promise<RewardStatistics | null> {
+    refuseUnknownOptions("measureStatistics", options, { microBatchTokens: true });
     this.statistics = statisticsOf(await this.score(sequences, options));
     return this.statistics;
   }

@@ -1,3 +1,4 @@
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import { formatDuration, formatNumber, formatRate } from "./format.ts";
 import type { Metrics } from "./metrics.ts";
 
@@ -42,6 +43,16 @@ export interface ConsoleProgressOptions {
   readonly now?: () => number;
 }
 
+const CONSOLE_PROGRESS_OPTIONS: NamesOf<ConsoleProgressOptions> = {
+  label: true,
+  totalSteps: true,
+  startStep: true,
+  show: true,
+  stream: true,
+  lineEverySeconds: true,
+  now: true,
+};
+
 /** Weight of the newest step in the running mean of step times, so that the time left follows changes of speed. */
 const SMOOTHING = 0.1;
 const REDRAW_SECONDS = 0.1;
@@ -63,6 +74,7 @@ export class ConsoleProgress implements ProgressReporter {
   #drawnStep = -1;
 
   constructor(options: ConsoleProgressOptions) {
+    refuseUnknownOptions("ConsoleProgress", options, CONSOLE_PROGRESS_OPTIONS);
     this.#options = options;
     this.#stream = options.stream ?? process.stderr;
     this.#now = options.now ?? (() => performance.now() / 1000);

@@ -56,7 +56,7 @@ const MINIMA: CallSettings = {
   backoffMs: 0,
   cacheSize: 0,
 };
-const OPTIONS: NamesOf<BatchRewardCallOptions> = {
+export const CALL_OPTIONS: NamesOf<BatchRewardCallOptions> = {
   batchSize: true,
   concurrency: true,
   timeoutMs: true,
@@ -117,7 +117,7 @@ export abstract class CalledReward {
 
   /** Throws ERR_RLHF_ARGUMENT for a setting that there is not, or out of its range. */
   protected constructor(options: BatchRewardCallOptions) {
-    refuseUnknownOptions(new.target.name, options, OPTIONS);
+    refuseUnknownOptions(new.target.name, options, CALL_OPTIONS);
     const given = Object.entries(options).filter(([, value]) => value !== undefined);
     const settings: CallSettings = { ...DEFAULTS, ...Object.fromEntries(given) };
     for (const [name, low] of Object.entries(MINIMA) as [keyof CallSettings, number][]) {

@@ -3,7 +3,14 @@ import { RlhfError } from "../errors.ts";
 import { localModel } from "../hub/hub.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
 import { isPeftDirectory, readPeftDirectory } from "../model/peft.ts";
-import { type RewardLoadOptions, RewardModel, type ScoreOptions } from "../model/reward-model.ts";
+import {
+  REWARD_LOAD_OPTIONS,
+  type RewardLoadOptions,
+  RewardModel,
+  SCORE_OPTIONS,
+  type ScoreOptions,
+} from "../model/reward-model.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import {
   ENSEMBLE_COMBINATIONS,
   type EnsembleCombination,
@@ -23,6 +30,8 @@ export interface EnsembleScores {
   readonly spread: Float32Array;
 }
 
+const ENSEMBLE_OPTIONS: NamesOf<EnsembleOptions> = { combine: true, kappa: true };
+
 function invalid(message: string): RlhfError {
   return new RlhfError("ERR_RLHF_ARGUMENT", message);
 }
@@ -38,6 +47,7 @@ export class RewardEnsemble implements Disposable {
 
   /** Throws ERR_RLHF_ARGUMENT for no members, or statistics that only some of them have. The ensemble disposes of its members. */
   constructor(members: readonly RewardModel[], options: EnsembleOptions = {}) {
+    refuseUnknownOptions("RewardEnsemble", options, ENSEMBLE_OPTIONS);
     const { combine = "mean", kappa = 1 } = options;
     if (members.length === 0) throw invalid("RewardEnsemble: an ensemble needs at least one member");
     if (!members.every((member) => member instanceof RewardModel))
@@ -66,6 +76,7 @@ export class RewardEnsemble implements Disposable {
     paths: string | readonly string[],
     options: RewardLoadOptions & EnsembleOptions = {},
   ): Promise<RewardEnsemble> {
+    refuseUnknownOptions("RewardEnsemble.load", options, { ...REWARD_LOAD_OPTIONS, ...ENSEMBLE_OPTIONS });
     const { combine, kappa, ...loadOptions } = options;
     const saved: SavedEnsemble =
       typeof paths === "string" ? await readEnsemble(paths) : { members: [...paths] };
@@ -89,6 +100,7 @@ export class RewardEnsemble implements Disposable {
     sequences: readonly Int32Array[],
     options: ScoreOptions = {},
   ): Promise<EnsembleScores> {
+    refuseUnknownOptions("score", options, SCORE_OPTIONS);
     const normalize = options.normalize ?? this.members.every((member) => member.statistics !== null);
     const rows: Float32Array[] = [];
     for (const member of this.members) rows.push(await member.score(sequences, { ...options, normalize }));
@@ -147,6 +159,7 @@ export async function loadReward(
   paths: string | readonly string[],
   options: RewardLoadOptions & EnsembleOptions = {},
 ): Promise<RewardModel | RewardEnsemble> {
+  refuseUnknownOptions("loadReward", options, { ...REWARD_LOAD_OPTIONS, ...ENSEMBLE_OPTIONS });
   const { combine, kappa, ...loadOptions } = options;
   const named = typeof paths === "string" ? paths : paths.length === 1 ? paths[0] : undefined;
   if (named === undefined) return await RewardEnsemble.load(paths, options);

@@ -1,10 +1,11 @@
 import { join } from "node:path";
 import { Random } from "../data/random.ts";
-import { Engine, type EngineOptions } from "../engine/engine.ts";
+import { ENGINE_OPTIONS, Engine, type EngineOptions } from "../engine/engine.ts";
 import { RlhfError } from "../errors.ts";
 import { readJsonIfPresent, writeJson } from "../model/files.ts";
 import { loadFlat, type ParameterSlice, saveFlat } from "../model/flat-parameters.ts";
 import { Mlp } from "../model/mlp.ts";
+import { refuseUnknownOptions } from "../option-names.ts";
 import {
   checkSettings,
   nonNegativeInteger,
@@ -170,6 +171,7 @@ export class FeatureRewardModel {
 
   /** A saved model. Throws ERR_RLHF_MODEL where there is none, and ERR_RLHF_WEIGHTS where its weights do not fit it. */
   static async load(directory: string, options: EngineOptions = {}): Promise<FeatureRewardModel> {
+    refuseUnknownOptions("FeatureRewardModel.load", options, ENGINE_OPTIONS);
     const file = join(directory, CONFIG);
     const saved = await readJsonIfPresent(file, "ERR_RLHF_MODEL");
     if (saved?.model_type !== MODEL_TYPE)

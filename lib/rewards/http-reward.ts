@@ -1,7 +1,9 @@
 import { messageOf, RlhfError } from "../errors.ts";
+import { refuseUnknownOptions } from "../option-names.ts";
 import {
   type AnswerToScore,
   type BatchRewardCallOptions,
+  CALL_OPTIONS,
   CalledReward,
   CallFailure,
   stringify,
@@ -32,6 +34,7 @@ export class HttpReward extends CalledReward {
 
   /** Throws ERR_RLHF_ARGUMENT for a malformed address or header, or an environment variable that is not set. */
   constructor(url: string, options: HttpRewardOptions = {}) {
+    refuseUnknownOptions("HttpReward", options, { ...CALL_OPTIONS, headers: true });
     const { headers = {}, ...calls } = options;
     super({ ...calls, retries: calls.retries ?? RETRIES });
     this.#url = parseUrl(url);

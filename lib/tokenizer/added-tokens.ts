@@ -1,4 +1,5 @@
 import { RlhfError } from "../errors.ts";
+import type { NamesOf } from "../option-names.ts";
 
 /** A token to add to a tokenizer. */
 export interface NewToken {
@@ -16,6 +17,12 @@ export interface AddTokensOptions {
   /** Content of the padding token. */
   readonly padToken?: string;
 }
+
+export const ADD_TOKENS_OPTIONS: NamesOf<AddTokensOptions> = {
+  chatTemplate: true,
+  eosToken: true,
+  padToken: true,
+};
 
 /** ChatML, with marks around what the assistant writes. */
 export const CHATML_TEMPLATE =

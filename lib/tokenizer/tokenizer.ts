@@ -4,10 +4,20 @@ import type { ChatMessage } from "../data/types.ts";
 import { messageOf, RlhfError } from "../errors.ts";
 import { localModel } from "../hub/hub.ts";
 import { writeFileAtomically } from "../model/files.ts";
-import { type AddTokensOptions, type NewToken, withAddedTokens } from "./added-tokens.ts";
+import { refuseUnknownOptions } from "../option-names.ts";
+import { ADD_TOKENS_OPTIONS, type AddTokensOptions, type NewToken, withAddedTokens } from "./added-tokens.ts";
 import { type BackendTokenizer, createBackend, type TokenizerJson } from "./backend.ts";
 import { ChatTemplate, type RenderedChat } from "./chat.ts";
+import {
+  CHAT_OPTIONS,
+  type ChatOptions,
+  type DecodeOptions,
+  ENCODE_OPTIONS,
+  type EncodeOptions,
+} from "./options.ts";
 import { type TokenBytes, tokenBytes } from "./token-bytes.ts";
+
+export type { ChatOptions, DecodeOptions, EncodeOptions };
 
 /** Files that belong to a tokenizer, copied as they are by `save`. */
 const TOKENIZER_FILES = [
@@ -20,28 +30,6 @@ const TOKENIZER_FILES = [
   "merges.txt",
   "tokenizer.model",
 ] as const;
-
-export interface EncodeOptions {
-  /** Adds what the tokenizer's post-processor adds, e.g. a leading beginning-of-sequence token. Default true. */
-  readonly addSpecialTokens?: boolean;
-  /**
-   * What text that spells a special token becomes. "parse" (default): that token, as in transformers. "literal": ordinary
-   * tokens, so that text from users cannot end a sequence or forge a turn.
-   */
-  readonly specialTokensInText?: "parse" | "literal";
-}
-
-export interface DecodeOptions {
-  /** Leaves special tokens out of the text. Default true. */
-  readonly skipSpecialTokens?: boolean;
-}
-
-export interface ChatOptions {
-  /** Ends the text where the assistant is to speak. Default false. */
-  readonly addGenerationPrompt?: boolean;
-  /** Removes text that spells special tokens from the messages' contents. Default true. */
-  readonly sanitize?: boolean;
-}
 
 type JsonObject = Readonly<Record<string, unknown>>;
 
@@ -140,6 +128,7 @@ export class Tokenizer {
   encode(text: string, options: EncodeOptions = {}): Int32Array {
     if (typeof text !== "string")
       throw new RlhfError("ERR_RLHF_ARGUMENT", `encode: text must be a string, got ${String(text)}`);
+    refuseUnknownOptions("encode", options, ENCODE_OPTIONS);
     const addSpecialTokens = options.addSpecialTokens ?? true;
     if (options.specialTokensInText === "literal") return this.#encodeLiterally(text, addSpecialTokens);
     return Int32Array.from(this.#backend.encode(text, { add_special_tokens: addSpecialTokens }).ids);
@@ -147,6 +136,7 @@ export class Tokenizer {
 
   /** Token ids to text. Ids that the tokenizer does not know (padding rows of an embedding) have no text. */
   decode(ids: ArrayLike<number>, options: DecodeOptions = {}): string {
+    refuseUnknownOptions("decode", options, { skipSpecialTokens: true });
     const known = Array.from(ids).filter((id) => this.#backend.id_to_token(id) !== undefined);
     if (known.length === 0) return "";
     return this.#backend.decode(known, {
@@ -203,6 +193,7 @@ export class Tokenizer {
 
   /** The text of a conversation in the form the model was trained on. Throws ERR_RLHF_TOKENIZER without a chat template. */
   applyChatTemplate(messages: readonly ChatMessage[], options: ChatOptions = {}): string {
+    refuseUnknownOptions("applyChatTemplate", options, CHAT_OPTIONS);
     const { addGenerationPrompt = false } = options;
     return this.#chatTemplate().render(
       this.#clean(messages, options),
@@ -219,6 +210,7 @@ export class Tokenizer {
     messages: readonly ChatMessage[],
     options: Omit<ChatOptions, "addGenerationPrompt"> = {},
   ): RenderedChat {
+    refuseUnknownOptions("renderChat", options, { sanitize: true });
     return this.#chatTemplate().renderWithSpans(this.#clean(messages, options), this.#templateVariables());
   }
 
@@ -243,6 +235,7 @@ export class Tokenizer {
     tokens: readonly (string | NewToken)[],
     options: AddTokensOptions = {},
   ): { tokenizer: Tokenizer; added: ReadonlyMap<string, number> } {
+    refuseUnknownOptions("withTokens", options, ADD_TOKENS_OPTIONS);
     const specialTokensMap = this.#files.has("special_tokens_map.json")
       ? parseJson(this.#files, "special_tokens_map.json", "")
       : null;

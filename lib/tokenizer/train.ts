@@ -1,4 +1,5 @@
 import { RlhfError } from "../errors.ts";
+import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import { byteAlphabet } from "./token-bytes.ts";
 import { Tokenizer } from "./tokenizer.ts";
 
@@ -10,6 +11,13 @@ export interface TrainTokenizerOptions {
   /** Longest input the model is made for; written to tokenizer_config.json. */
   readonly modelMaxLength?: number;
 }
+
+const TRAIN_TOKENIZER_OPTIONS: NamesOf<TrainTokenizerOptions> = {
+  vocabSize: true,
+  eosToken: true,
+  padToken: true,
+  modelMaxLength: true,
+};
 
 /** GPT-2's division of text into words; a space belongs to the word after it. */
 const WORD = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
@@ -75,6 +83,7 @@ function applyMerge(words: readonly Word[], left: string, right: string): void {
  * Meant for small corpora: every merge counts all distinct words again.
  */
 export function trainTokenizer(texts: Iterable<string>, options: TrainTokenizerOptions): Tokenizer {
+  refuseUnknownOptions("trainTokenizer", options, TRAIN_TOKENIZER_OPTIONS);
   const { vocabSize, eosToken = "<|endoftext|>", padToken = "<|pad|>", modelMaxLength = 1024 } = options;
   const alphabet = byteAlphabet();
   const special = [eosToken, padToken];

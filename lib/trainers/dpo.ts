@@ -37,7 +37,7 @@ import {
   positive,
   type Rules,
 } from "./settings.ts";
-import type { TrainOptions } from "./trainer.ts";
+import type { PrepareOptions } from "./train-options.ts";
 
 /**
  * Settings of direct preference optimisation. Default learning rate: 5e-7 for all weights, 5e-6 for an adapter; `beta` (default
@@ -230,7 +230,7 @@ export class DPOTrainer extends PairTrainer<DPOConfig, DPOSettings> {
     return this.#reference?.memoryWorkloads(policy) ?? [policy];
   }
 
-  override async prepare(options: Pick<TrainOptions, "signal" | "progress"> = {}): Promise<void> {
+  protected override async makeReady(options: PrepareOptions): Promise<void> {
     await this.#reference?.prepare(options);
   }
 

@@ -88,7 +88,9 @@ export class EnvironmentPPOTrainer extends TrainingLoop<EnvironmentPPOSettings, 
     environments.forEach((other, index) => {
       this.#checkKind(other, index);
     });
-    this.policy = new EnvironmentPolicy(this.#engine, this.#spaces, this.config);
+    const { hidden, activation, initialLogStd, seed, normalizeObservations } = this.config;
+    const shape = { hidden, activation, initialLogStd, seed, normalizeObservations };
+    this.policy = new EnvironmentPolicy(this.#engine, this.#spaces, shape);
     const { networks } = this.policy;
     this.#optimizer = new FlatAdamW(this.#engine, networks.parameters);
     this.#runner = new EnvironmentRunner(environments, this.policy, this.config);

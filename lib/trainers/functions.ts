@@ -6,6 +6,7 @@ import type { AdapterOptions } from "../model/adapters.ts";
 import type { PackedBatch } from "../model/batch.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
 import type { ForwardOptions, Parameter } from "../model/model-options.ts";
+import { refuseUnknownOptions } from "../option-names.ts";
 
 /*
  * The functions that tutorials on RLHF build their loops from, under the names they have there, each a few lines over this
@@ -31,8 +32,10 @@ export async function computeLogProbs(
 export async function computeAdvantages(
   rewards: ArrayLike<number>,
   values: ArrayLike<number>,
-  { gamma = 1, lambda = 0.95 }: { gamma?: number; lambda?: number } = {},
+  options: { gamma?: number; lambda?: number } = {},
 ): Promise<{ advantages: Float32Array; returns: Float32Array }> {
+  refuseUnknownOptions("computeAdvantages", options, { gamma: true, lambda: true });
+  const { gamma = 1, lambda = 0.95 } = options;
   const length = rewards.length;
   // A packed sequence begins with a token that nothing predicts, and holds each token's value one place earlier.
   const reward = Float32Array.from([0, ...Array.from(rewards)]);
@@ -91,6 +94,7 @@ export async function computeDpoLoss(
   dPolicyChosen: Float32Array;
   dPolicyRejected: Float32Array;
 }> {
+  refuseUnknownOptions("computeDpoLoss", options, { beta: true, labelSmoothing: true, type: true });
   const { beta = 0.1, labelSmoothing = 0, type = "sigmoid" } = options;
   const pairs = policyChosen.length;
   if (policyRejected.length !== pairs)

@@ -1,4 +1,5 @@
 import type { CausalLM } from "../model/causal-lm.ts";
+import { adamWOptions } from "../model/optimizer.ts";
 import type { TrainedPart } from "./checkpoint.ts";
 import type { GroupSettings } from "./group-settings.ts";
 import { type Network, policyOf, ReferencePolicy } from "./reference.ts";
@@ -31,7 +32,7 @@ export class GroupNetworks implements Disposable {
   ): Promise<GroupNetworks> {
     const reference = needsReference(settings) ? await ReferencePolicy.startingPoint(model, target) : null;
     const optimizer = model.createOptimizer({
-      ...settings,
+      ...adamWOptions(settings),
       base: target.kind === "full",
       adapter: target.adapter,
       heads: [],

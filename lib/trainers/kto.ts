@@ -4,6 +4,7 @@ import { ktoLoss, mismatchedKl, sequenceSum, sequenceSumBackward } from "../engi
 import { RlhfError, throwIfAborted } from "../errors.ts";
 import { type PackedBatch, packSequences } from "../model/batch.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
+import { adamWOptions } from "../model/optimizer.ts";
 import type { Pass } from "../model/pass.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
@@ -34,7 +35,7 @@ import {
   saveTarget,
   type TrainingTarget,
 } from "./target.ts";
-import type { TrainOptions } from "./trainer.ts";
+import type { PrepareOptions } from "./train-options.ts";
 
 /**
  * Settings of Kahneman-Tversky optimisation. Default learning rate: 5e-7 for all weights, 5e-6 for an adapter; `beta` (default 0.1) is
@@ -138,7 +139,7 @@ export class KTOTrainer extends SupervisedTrainer<TokenizedUnpaired, KTOSettings
     );
     this.#target = target;
     addNewAdapter(model, target);
-    const optimizer = model.createOptimizer({ ...this.config, adapter: target.adapter });
+    const optimizer = model.createOptimizer({ ...adamWOptions(this.config), adapter: target.adapter });
     this.part = { name: "model", model, optimizer };
     this.#reference = new ReferenceSource<TokenizedExample>({
       model,
@@ -156,7 +157,7 @@ export class KTOTrainer extends SupervisedTrainer<TokenizedUnpaired, KTOSettings
     return this.#reference.memoryWorkloads(policy);
   }
 
-  override async prepare(options: Pick<TrainOptions, "signal" | "progress"> = {}): Promise<void> {
+  protected override async makeReady(options: PrepareOptions): Promise<void> {
     await this.#reference.prepare(options);
     if (this.#balance !== null && options.progress) {
       options.progress.note(`kto: warning: ${this.#balance}`);

@@ -4,6 +4,7 @@ import { tokenNllLoss } from "../engine/losses.ts";
 import { couplesPairs, sequenceSum, sequenceSumBackward, wpoWeight } from "../engine/preference-losses.ts";
 import { RlhfError, throwIfAborted } from "../errors.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
+import { adamWOptions } from "../model/optimizer.ts";
 import type { Pass } from "../model/pass.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
@@ -117,7 +118,7 @@ export abstract class PairTrainer<
     this.dataHash = hashPairs(train.examples);
     this.target = target;
     addNewAdapter(model, target);
-    const optimizer = model.createOptimizer({ ...this.config, adapter: target.adapter });
+    const optimizer = model.createOptimizer({ ...adamWOptions(this.config), adapter: target.adapter });
     this.part = { name: "model", model, optimizer };
   }
 

@@ -1,5 +1,6 @@
 import { RlhfError } from "../errors.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
+import { adamWOptions } from "../model/optimizer.ts";
 import { type RewardSource, rewardModels } from "../rewards/reward.ts";
 import type { TrainedPart } from "./checkpoint.ts";
 import { type PPOSettings, valueHeadOptions } from "./ppo-settings.ts";
@@ -57,7 +58,7 @@ export class PpoNetworks implements Disposable {
     this.policyPart = {
       name: "policy",
       model,
-      optimizer: model.createOptimizer({ ...settings, base: full, adapter, heads }),
+      optimizer: model.createOptimizer({ ...adamWOptions(settings), base: full, adapter, heads }),
     };
     const ownBase = value.model !== model;
     this.valuePart = this.sharesTrunk
@@ -66,7 +67,7 @@ export class PpoNetworks implements Disposable {
           name: "value",
           model: value.model,
           optimizer: value.model.createOptimizer({
-            ...settings,
+            ...adamWOptions(settings),
             base: ownBase,
             adapter: value.adapter,
             heads: [value.head],

@@ -1,6 +1,7 @@
 import { type Tokenized, tokenizeRewardData } from "../data/tokenize.ts";
 import type { RewardRow, TokenizedReward } from "../data/types.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
+import { adamWOptions } from "../model/optimizer.ts";
 import { RewardModel } from "../model/reward-model.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import { type Calibration, calibrationOf } from "../rewards/calibration.ts";
@@ -82,7 +83,7 @@ export class RewardModelTrainer extends SupervisedTrainer<
     this.tokenized = train.report;
     this.dataHash = hashOfExamples(train.examples);
     const optimizer = model.createOptimizer({
-      ...this.config,
+      ...adamWOptions(this.config),
       base: target.kind === "full",
       adapter: target.adapter,
       heads: [this.rewardModel.head],

@@ -5,6 +5,7 @@ import { tokenNllLoss } from "../engine/losses.ts";
 import { RlhfError } from "../errors.ts";
 import { packSequences } from "../model/batch.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
+import { adamWOptions } from "../model/optimizer.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { TrainedPart } from "./checkpoint.ts";
@@ -122,7 +123,7 @@ export class SFTTrainer extends SupervisedTrainer<TokenizedExample, SupervisedSe
     this.dataHash = train.hash;
     this.#target = target;
     addNewAdapter(model, target);
-    const optimizer = model.createOptimizer({ ...this.config, adapter: target.adapter });
+    const optimizer = model.createOptimizer({ ...adamWOptions(this.config), adapter: target.adapter });
     this.part = { name: "model", model, optimizer };
   }
 

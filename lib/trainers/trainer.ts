@@ -5,6 +5,7 @@ import { estimateMemory, type MemoryEstimate } from "../model/estimate-memory.ts
 import { hashModel } from "../model/fingerprint.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import { silentProgress } from "../monitor/progress.ts";
+import { refuseUnknownOptions } from "../option-names.ts";
 import {
   type CheckpointContents,
   type KeptWeights,
@@ -14,7 +15,7 @@ import {
 } from "./checkpoint.ts";
 import type { TrainerWorkload } from "./memory.ts";
 import type { CommonSettings } from "./settings.ts";
-import { type RunOrigin, TrainingLoop, type TrainOptions } from "./training-loop.ts";
+import { type PrepareOptions, type RunOrigin, TrainingLoop, type TrainOptions } from "./training-loop.ts";
 
 export type { StepOutcome, TrainingStep, TrainOptions, TrainResult } from "./training-loop.ts";
 
@@ -67,7 +68,9 @@ export abstract class Trainer<
    * Tells the estimate, and throws ERR_RLHF_MEMORY, with the setting to lower, when it is over the budget. Training begins with it;
    * an earlier call comes before an evaluation.
    */
-  async checkMemory({ progress = silentProgress }: Pick<TrainOptions, "progress"> = {}): Promise<void> {
+  async checkMemory(options: Pick<TrainOptions, "progress"> = {}): Promise<void> {
+    refuseUnknownOptions("checkMemory", options, { progress: true });
+    const { progress = silentProgress } = options;
     if (this.#memoryChecked) return;
     const { memoryBudget } = this.config;
     if (memoryBudget !== undefined) this.#engine.setMemoryBudget(memoryBudget);
@@ -78,8 +81,8 @@ export abstract class Trainer<
     this.#memoryChecked = true;
   }
 
-  protected override async begin(options: Pick<TrainOptions, "signal" | "progress"> = {}): Promise<void> {
-    await this.checkMemory(options);
+  protected override async begin(options: PrepareOptions = {}): Promise<void> {
+    await this.checkMemory({ progress: options.progress });
     await super.begin(options);
     this.#setRecomputation();
   }

@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { isRlhfError, RlhfError, throwIfAborted } from "../errors.ts";
 import { type Metrics, MetricsWriter } from "../monitor/metrics.ts";
 import { ConsoleProgress, consoleNotes, type ProgressReporter, silentProgress } from "../monitor/progress.ts";
-import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
+import { refuseUnknownOptions } from "../option-names.ts";
 import { BestModel, bestGoal } from "./best.ts";
 import {
   type Checkpoint,
@@ -17,31 +17,16 @@ import {
 import { RunLock } from "./run-lock.ts";
 import { learningRateAt } from "./schedule.ts";
 import type { LoopSettings } from "./settings.ts";
+import {
+  PREPARE_OPTIONS,
+  type PrepareOptions,
+  TRAIN_OPTIONS,
+  type TrainingStep,
+  type TrainOptions,
+  type TrainResult,
+} from "./train-options.ts";
 
-/** One finished step: its number, counted from 1, and what was measured in it. */
-export interface TrainingStep {
-  readonly step: number;
-  readonly metrics: Metrics;
-}
-
-export interface TrainOptions {
-  /** Raised: the step that runs is finished, a checkpoint is written, and ERR_RLHF_ABORTED is thrown. */
-  readonly signal?: AbortSignal;
-  /** "auto" (default) goes on from the newest whole checkpoint of `outputDir`; false starts anew. */
-  readonly resume?: "auto" | false;
-  /** Where progress is told. Default: the console for `train`, nowhere for `steps`. */
-  readonly progress?: ProgressReporter;
-}
-
-const TRAIN_OPTIONS: NamesOf<TrainOptions> = { signal: true, resume: true, progress: true };
-
-/** What `train` achieved. */
-export interface TrainResult {
-  /** Steps done in all, earlier runs included. */
-  readonly steps: number;
-  /** Of the last step, with the last evaluation's under "eval/…". */
-  readonly metrics: Metrics;
-}
+export type { PrepareOptions, TrainingStep, TrainOptions, TrainResult };
 
 /** What one step of an algorithm measured. */
 export interface StepOutcome {
@@ -120,8 +105,8 @@ export abstract class TrainingLoop<
   protected abstract algorithmState(): State;
   protected abstract restoreAlgorithmState(state: State): void;
   /** Called before the first step, and before each that is asked for by itself; costs nothing when it is called again. */
-  protected begin(options: Pick<TrainOptions, "signal" | "progress"> = {}): Promise<void> {
-    return this.prepare(options);
+  protected begin({ signal, progress }: PrepareOptions = {}): Promise<void> {
+    return this.prepare({ signal, progress });
   }
   /** Throws gradients away that a failed step may have left; never rejects. */
   protected discardGradients(): Promise<void> {
@@ -132,7 +117,13 @@ export abstract class TrainingLoop<
    * Makes what the first step, an evaluation and a restored checkpoint need. They call it themselves; where it takes long, an
    * earlier call shows its progress and can be stopped.
    */
-  async prepare(_options: Pick<TrainOptions, "signal" | "progress"> = {}): Promise<void> {}
+  async prepare(options: PrepareOptions = {}): Promise<void> {
+    refuseUnknownOptions("prepare", options, PREPARE_OPTIONS);
+    await this.makeReady(options);
+  }
+
+  /** What `prepare` does; nothing where a trainer needs nothing. */
+  protected async makeReady(_options: PrepareOptions): Promise<void> {}
 
   /** Steps done. */
   get step(): number {
