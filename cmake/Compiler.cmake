@@ -41,7 +41,7 @@ if(NOT MSVC)
 endif()
 if(RLHF_SANITIZE)
   target_compile_options(rlhf_options INTERFACE
-    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=address,undefined;-fno-omit-frame-pointer;-g>)
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=address,undefined;-fno-omit-frame-pointer;-O1;-g>)
   target_link_options(rlhf_options INTERFACE -fsanitize=address,undefined)
 endif()
 if(RLHF_COVERAGE)

@@ -164,6 +164,7 @@ export {
 // Tokenizers and data
 
 export { planMicroBatches } from "./data/batching.ts";
+export { loadFeatures } from "./data/features.ts";
 export { loadScored, loadUnpaired } from "./data/labelled.ts";
 export {
   type PaddedPreferences,

@@ -12,7 +12,7 @@ import { addLogprobsCommand } from "./logprobs.ts";
 import { addMergeCommand } from "./merge.ts";
 import { addRunCommand } from "./run.ts";
 import { addScoreCommand } from "./score.ts";
-import { addPlainStageCommand, addStageCommand } from "./stage.ts";
+import { addInitCommand, addStageCommand } from "./stage.ts";
 
 /** All commands of the command line. */
 export function createProgram(output: OutputConfiguration = {}): Command {
@@ -23,9 +23,10 @@ export function createProgram(output: OutputConfiguration = {}): Command {
     .showSuggestionAfterError()
     .exitOverride();
   addRunCommand(program);
-  addPlainStageCommand(program, "init");
+  addInitCommand(program);
   for (const kind of trainingKinds) addStageCommand(program, kind);
-  addPlainStageCommand(program, "environment-ppo");
+  addStageCommand(program, "feature-reward");
+  addStageCommand(program, "environment-ppo");
   addGenerateCommand(program);
   addChatCommand(program);
   addLogprobsCommand(program);

@@ -8,7 +8,7 @@ import {
   toMemoryBudget,
   totalBytes,
 } from "../engine/memory.ts";
-import type { Stage, StageKind, TrainingKind, TrainingStage } from "../pipeline/schema.ts";
+import type { EstimatedStage, Stage, StageKind } from "../pipeline/schema.ts";
 import { readStage } from "../pipeline/settings-file.ts";
 import { addStageFlags, stageFlags } from "./flags.ts";
 import { withInterrupt } from "./interrupt.ts";
@@ -29,6 +29,7 @@ const DESCRIPTIONS: Readonly<Record<CommandKind, string>> = {
   orpo: "align a model with preference pairs by odds ratios, without a reference (ORPO)",
   cpo: "align a model with preference pairs by contrast, without a reference (CPO)",
   simpo: "align a model with preference pairs by mean log-probs, without a reference (SimPO)",
+  "feature-reward": "train a reward model on feature vectors",
   "environment-ppo": "learn a control task with PPO",
 };
 
@@ -57,25 +58,26 @@ async function runOne(stage: Stage, force: boolean): Promise<void> {
 }
 
 /** `sft`, `reward`, `ppo`, `dpo`, …: one stage, from flags, a YAML file of the stage's keys, or both. */
-export function addStageCommand(program: Command, kind: TrainingKind): void {
+export function addStageCommand(program: Command, kind: EstimatedStage["kind"]): void {
   const command = stageCommand(program, kind).option(
     "--estimate",
     "print the memory that the stage would take, and stop",
     false,
   );
   command.action(async (options: { config?: string; force: boolean; estimate: boolean }) => {
-    const stage = (await readStage(kind, options.config, stageFlags(command, kind))) as TrainingStage;
+    const stage = (await readStage(kind, options.config, stageFlags(command, kind))) as EstimatedStage;
     if (!options.estimate) return await runOne(stage, options.force);
     const { estimateStage } = await import("../pipeline/run.ts");
     const { bytes } = await estimateStage(stage);
-    process.stdout.write(describeEstimate(bytes, stage.settings.memory_budget));
+    const budget = "memory_budget" in stage.settings ? stage.settings.memory_budget : undefined;
+    process.stdout.write(describeEstimate(bytes, budget));
   });
 }
 
-/** `init`, `environment-ppo`: the same without an estimate, for stages whose memory is nothing to speak of. */
-export function addPlainStageCommand(program: Command, kind: Exclude<CommandKind, TrainingKind>): void {
-  const command = stageCommand(program, kind);
+/** `init`: the same without an estimate, for a stage that makes a model and trains none. */
+export function addInitCommand(program: Command): void {
+  const command = stageCommand(program, "init");
   command.action(async (options: { config?: string; force: boolean }) => {
-    await runOne(await readStage(kind, options.config, stageFlags(command, kind)), options.force);
+    await runOne(await readStage("init", options.config, stageFlags(command, "init")), options.force);
   });
 }

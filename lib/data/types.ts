@@ -67,7 +67,14 @@ export type ScoredFormat = "prompt-response-score";
 export type RewardFormat = PreferenceFormat | ScoredFormat;
 export type PromptFormat = "string" | "prompt" | "messages";
 export type SequenceFormat = "tokens" | "prompt-response";
-export type DataFormat = SftFormat | UnpairedFormat | ScoredFormat | PromptFormat | SequenceFormat;
+export type FeatureFormat = "features-score" | "features-chosen-rejected";
+export type DataFormat =
+  | SftFormat
+  | UnpairedFormat
+  | ScoredFormat
+  | PromptFormat
+  | SequenceFormat
+  | FeatureFormat;
 
 /** Where a row stands. */
 export interface RowPlace {

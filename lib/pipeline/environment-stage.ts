@@ -6,7 +6,7 @@ import type { StageSummary } from "./manifest.ts";
 import type { StageContext } from "./run.ts";
 import type { EnvironmentPpoStage } from "./schema.ts";
 import { trainerConfig } from "./settings.ts";
-import { beforeAndAfter, compareTraining } from "./train.ts";
+import { beforeAndAfter, trainAndCompare } from "./train.ts";
 import { importUserModule } from "./user-module.ts";
 
 /** Imports a module whose default export makes environments. Throws ERR_RLHF_CONFIG when it cannot be imported or exports something else. */
@@ -32,7 +32,7 @@ export async function runEnvironmentPpoStage(
     outputDir: settings.output_dir,
     ...(device === undefined ? {} : { device }),
   });
-  const comparison = await compareTraining(trainer, context);
+  const comparison = await trainAndCompare(trainer, context);
   await trainer.save(settings.output_dir);
   return beforeAndAfter(comparison, "eval/return");
 }

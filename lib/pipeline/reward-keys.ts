@@ -71,3 +71,16 @@ export function combinationFits(
     if (stage[key] !== undefined && !isEnsemble)
       context.addIssue({ code: "custom", path: [key], message: `has no effect without ${condition}` });
 }
+
+/** Keys of how rewards are judged, of text and of feature vectors. */
+export const rewardLossKeys = {
+  loss: z.enum(["bradley-terry", "cross-entropy", "log-exp", "hinge"]).optional().describe("loss of pairs"),
+  margin: nonNegative
+    .optional()
+    .describe("by how much rewards should differ, beside the rows' own margins; hinge: 1"),
+  label_smoothing: z.number().min(0).lt(0.5).optional().describe("probability that a label is wrong"),
+  score_weight: nonNegative.optional().describe("weight of the squared error of answers with a score"),
+  center_coefficient: nonNegative
+    .optional()
+    .describe("weight of (chosen + rejected)², which keeps rewards near zero"),
+};

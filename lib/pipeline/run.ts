@@ -7,6 +7,7 @@ import { formatDuration, formatNumber } from "../monitor/format.ts";
 import { RunLock } from "../trainers/run-lock.ts";
 import { runEnvironmentPpoStage } from "./environment-stage.ts";
 import { runEvaluateStage } from "./evaluation-stage.ts";
+import { runFeatureRewardStage } from "./feature-reward-stage.ts";
 import { hashOfValue } from "./fingerprint.ts";
 import { withLocalPaths } from "./hub-paths.ts";
 import { runInitStage } from "./init-stage.ts";
@@ -15,7 +16,7 @@ import { runGrpoStage, runPpoStage, runReinforcePlusPlusStage, runRlooStage } fr
 import { modelKeys, type PathSetting, pathsOf } from "./paths.ts";
 import { runCpoStage, runDpoStage, runKtoStage, runOrpoStage, runSimpoStage } from "./preference-stages.ts";
 import { runRewardStage } from "./reward-stage.ts";
-import type { Stage, StageKind, TrainingStage } from "./schema.ts";
+import type { EstimatedStage, SftStage, Stage, StageKind } from "./schema.ts";
 import { runSftStage } from "./sft-stage.ts";
 import { StageEstimated } from "./train.ts";
 
@@ -56,7 +57,7 @@ export interface StageResult {
  * trained or written. A stage of several parts needs as much as the first of them. A reward model that could share the policy's
  * weights counts as one of its own.
  */
-export async function estimateStage(given: TrainingStage): Promise<MemoryEstimate> {
+export async function estimateStage(given: EstimatedStage): Promise<MemoryEstimate> {
   const estimates = async (part: Stage): Promise<never> => {
     await runStage(part, {
       signal: undefined,
@@ -69,7 +70,7 @@ export async function estimateStage(given: TrainingStage): Promise<MemoryEstimat
     throw new RlhfError("ERR_RLHF_INTERNAL", `${part.kind}: the stage ended before its memory was estimated`);
   };
   const stage = await withLocalPaths(given, () => {}, undefined);
-  const { device, compute } = stage.settings;
+  const { device, compute }: Pick<SftStage, "device" | "compute"> = stage.settings;
   return Engine.whilePlanning({ device, compute }, () => estimates(stage)).catch((error: unknown) => {
     if (error instanceof StageEstimated) return error.estimate;
     throw error;
@@ -102,6 +103,8 @@ function runStage(stage: Stage, context: StageContext): Promise<StageSummary> {
       return runCpoStage(stage.settings, context);
     case "simpo":
       return runSimpoStage(stage.settings, context);
+    case "feature-reward":
+      return runFeatureRewardStage(stage.settings, context);
     case "environment-ppo":
       return runEnvironmentPpoStage(stage.settings, context);
     case "evaluate":

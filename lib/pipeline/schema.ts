@@ -1,10 +1,11 @@
 import { z } from "zod";
 import { environmentPpo } from "./environment-schema.ts";
 import { evaluate } from "./evaluation-schema.ts";
+import { featureReward } from "./feature-reward-schema.ts";
 import { init, newModel, sftFormat } from "./init-schema.ts";
 import { grpo, ppo, reinforcePlusPlus, rloo } from "./online-schema.ts";
 import { cpo, dpo, kto, orpo, simpo } from "./preference-schema.ts";
-import { combination, combinationFits } from "./reward-keys.ts";
+import { combination, combinationFits, rewardLossKeys } from "./reward-keys.ts";
 import {
   adapterNeedsRank,
   common,
@@ -12,7 +13,6 @@ import {
   device,
   dtype,
   exactlyOne,
-  nonNegative,
   path,
   policy,
   positiveInteger,
@@ -81,15 +81,7 @@ const reward = z
       .enum(["zero", "openai", "openrlhf"])
       .optional()
       .describe("deviation of the head's last layer: 0, 1/√(d + 1) or 1/(d + 1)"),
-    loss: z.enum(["bradley-terry", "cross-entropy", "log-exp", "hinge"]).optional().describe("loss of pairs"),
-    margin: nonNegative
-      .optional()
-      .describe("by how much rewards should differ, beside the rows' own margins; hinge: 1"),
-    label_smoothing: z.number().min(0).lt(0.5).optional().describe("probability that a label is wrong"),
-    score_weight: nonNegative.optional().describe("weight of the squared error of answers with a score"),
-    center_coefficient: nonNegative
-      .optional()
-      .describe("weight of (chosen + rejected)², which keeps rewards near zero"),
+    ...rewardLossKeys,
     normalize_reward: z.boolean().optional().describe("measures and saves mean and deviation of the rewards"),
     members: positiveInteger
       .optional()
@@ -123,17 +115,19 @@ export const stageSchemas = {
   orpo,
   cpo,
   simpo,
+  "feature-reward": featureReward,
   "environment-ppo": environmentPpo,
   evaluate,
 } as const;
 
 export type StageKind = keyof typeof stageSchemas;
-const OTHER_KINDS = ["init", "environment-ppo", "evaluate"] as const satisfies StageKind[];
+const OTHER_KINDS = ["init", "feature-reward", "environment-ppo", "evaluate"] as const satisfies StageKind[];
 /** The stages that train a language model. */
 export type TrainingKind = Exclude<StageKind, (typeof OTHER_KINDS)[number]>;
 export type SftStage = z.infer<typeof sft>;
 export type RewardStage = z.infer<typeof reward>;
 export type { EnvironmentPpoStage } from "./environment-schema.ts";
+export type { FeatureRewardStage } from "./feature-reward-schema.ts";
 export type { InitConfig, InitStage } from "./init-schema.ts";
 export type { GrpoStage, PpoStage, ReinforcePlusPlusStage, RlooStage } from "./online-schema.ts";
 export type DpoStage = z.infer<typeof dpo>;
@@ -182,6 +176,7 @@ export const stageAliases: Readonly<Record<StageKind, Readonly<Record<string, st
   grpo: groupAliases,
   rloo: groupAliases,
   "reinforce-plus-plus": groupAliases,
+  "feature-reward": {},
   "environment-ppo": {},
   evaluate: referenceAliases,
 };
@@ -208,6 +203,7 @@ export const pipelineSchema = z.strictObject({
           orpo: orpo.optional(),
           cpo: cpo.optional(),
           simpo: simpo.optional(),
+          "feature-reward": featureReward.optional(),
           "environment-ppo": environmentPpo.optional(),
           evaluate: evaluate.optional(),
         })
@@ -224,6 +220,9 @@ export type PipelineFile = z.infer<typeof pipelineSchema>;
 export type Stage = {
   [Kind in StageKind]: { readonly kind: Kind; readonly settings: z.infer<(typeof stageSchemas)[Kind]> };
 }[StageKind];
+
+/** A stage whose memory can be estimated: all that train. */
+export type EstimatedStage = Exclude<Stage, { readonly kind: "init" | "evaluate" }>;
 
 /** A stage that trains a language model. */
 export type TrainingStage = Extract<Stage, { readonly kind: TrainingKind }>;

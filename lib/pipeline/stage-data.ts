@@ -25,7 +25,7 @@ type DataSettings = Pick<
 >;
 
 /** Rows to train on and rows held out: from a file of their own, or a share of the training file. */
-async function trainAndEval<Row>(
+export async function trainAndEval<Row>(
   settings: DataSettings,
   load: (path: string | readonly string[], limit?: number) => Promise<Dataset<Row>>,
   groupOf: (row: Row) => unknown,

@@ -1,8 +1,8 @@
 import type { MemoryEstimate } from "../model/estimate-memory.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import { type ProgressReporter, silentProgress } from "../monitor/progress.ts";
-import type { CommonSettings, LoopSettings } from "../trainers/settings.ts";
-import type { Trainer } from "../trainers/trainer.ts";
+import type { LoopSettings } from "../trainers/settings.ts";
+import { Trainer } from "../trainers/trainer.ts";
 import type { TrainingLoop } from "../trainers/training-loop.ts";
 import type { StageSummary } from "./manifest.ts";
 import type { StageContext } from "./run.ts";
@@ -23,24 +23,16 @@ export class StageEstimated extends Error {
   }
 }
 
-/** Trains a language model as below, when its memory is there; or tells how much that is. */
-export async function trainAndCompare(
-  trainer: Trainer<CommonSettings>,
-  context: StageContext,
-): Promise<Comparison> {
-  if (context.estimates) throw new StageEstimated(await trainer.estimateMemory());
-  await trainer.checkMemory({ progress: notesTo(context) });
-  return await compareTraining(trainer, context);
-}
-
 /**
- * Trains, and measures held-out data before and after. "Before" is measured before a checkpoint is restored, so it is the
- * untrained model also in a run that goes on.
+ * Trains, when the memory of a language model is there, and measures held-out data before and after; or tells how much memory that is.
+ * "Before" is measured before a checkpoint is restored, so it is the untrained model also in a run that goes on.
  */
-export async function compareTraining(
+export async function trainAndCompare(
   trainer: TrainingLoop<LoopSettings, object>,
   context: StageContext,
 ): Promise<Comparison> {
+  if (context.estimates) throw new StageEstimated(await trainer.estimateMemory());
+  if (trainer instanceof Trainer) await trainer.checkMemory({ progress: notesTo(context) });
   const { signal } = context;
   await trainer.prepare({ signal, progress: notesTo(context) });
   const before = await trainer.evaluate(signal);

@@ -12,9 +12,11 @@ import {
 } from "../environment/settings.ts";
 import { computeEnvironmentAdvantages, EnvironmentUpdates } from "../environment/updates.ts";
 import { RlhfError } from "../errors.ts";
+import type { MemoryEstimate } from "../model/estimate-memory.ts";
 import { FlatAdamW } from "../model/flat-parameters.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import type { CheckpointContents } from "./checkpoint.ts";
+import { estimateFlatRun } from "./flat-memory.ts";
 import { checkOptions, type OptionNames } from "./options.ts";
 import { type RunOrigin, type StepOutcome, TrainingLoop, type TrainingStep } from "./training-loop.ts";
 
@@ -149,6 +151,25 @@ export class EnvironmentPPOTrainer extends TrainingLoop<EnvironmentPPOSettings, 
   }
 
   /**
+   * The memory of the engine, of the networks and of an iteration's rollouts, by use, as if every step ended an episode. What the
+   * environments hold is not known; none of them is stepped.
+   */
+  override estimateMemory(): Promise<MemoryEstimate> {
+    const { numEnvironments, stepsPerIteration } = this.config;
+    const { parameters, distribution } = this.policy.networks;
+    const spaces = this.#spaces;
+    return estimateFlatRun(this.#engine, parameters.length, async () => {
+      const config = { ...this.config, numIterations: 1, numPpoEpochs: 1 };
+      using trainer = new EnvironmentPPOTrainer({ environment: () => idleEnvironment(spaces), config });
+      await trainer.trainStep();
+      await trainer.evaluate();
+      // Observations, actions, log-prob, value, reward, advantage and return of each step.
+      const perStep = spaces.observationSize + distribution.width + 5;
+      return Float32Array.BYTES_PER_ELEMENT * numEnvironments * stepsPerIteration * perStep;
+    });
+  }
+
+  /**
    * Plays `evalEpisodes` whole episodes with the policy's likeliest actions, each in an environment of its own. Their first
    * observations follow from the seed and are none of training's.
    */
@@ -206,4 +227,14 @@ function summarise(episodes: readonly Episode[]): { mean: number; deviation: num
   const mean = meanOf((episode) => episode.return);
   const variance = meanOf((episode) => (episode.return - mean) ** 2);
   return { mean, deviation: Math.sqrt(variance), meanLength: meanOf((episode) => episode.length) };
+}
+
+/** An environment of these sizes in which nothing happens. */
+function idleEnvironment(spaces: EnvironmentSpaces): Environment {
+  const observation = new Float32Array(spaces.observationSize);
+  return {
+    ...spaces,
+    reset: () => observation,
+    step: () => ({ observation, reward: 0, terminated: false, truncated: true }),
+  } as Environment;
 }

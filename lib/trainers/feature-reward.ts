@@ -1,10 +1,19 @@
 import { createHash } from "node:crypto";
 import { RunBatches } from "../data/batching.ts";
+import {
+  type FeaturePair,
+  type FeatureRow,
+  hasScore,
+  type ScoredFeatures,
+  vectorsOf,
+} from "../data/features.ts";
 import { RlhfError, throwIfAborted } from "../errors.ts";
+import type { MemoryEstimate } from "../model/estimate-memory.ts";
 import { FlatAdamW } from "../model/flat-parameters.ts";
 import type { Metrics } from "../monitor/metrics.ts";
-import type { FeatureRewardModel } from "../rewards/feature-reward-model.ts";
+import { FeatureRewardModel } from "../rewards/feature-reward-model.ts";
 import type { CheckpointContents } from "./checkpoint.ts";
+import { estimateFlatRun } from "./flat-memory.ts";
 import { checkOptions, type OptionNames } from "./options.ts";
 import {
   checkMargins,
@@ -28,24 +37,7 @@ import {
 import { addSums, type Sums } from "./supervised.ts";
 import { type RunOrigin, type StepOutcome, TrainingLoop, type TrainingStep } from "./training-loop.ts";
 
-/** Two feature vectors of which the first was preferred. */
-export interface FeaturePair {
-  readonly chosen: ArrayLike<number>;
-  readonly rejected: ArrayLike<number>;
-  /** By how much the rewards should differ at least. Default 0. */
-  readonly margin?: number;
-  /** Both were judged alike, so that "chosen" is only the first. */
-  readonly tie?: boolean;
-}
-
-/** A feature vector and its reward. */
-export interface ScoredFeatures {
-  readonly features: ArrayLike<number>;
-  readonly score: number;
-}
-
-/** What a reward model on features learns from; both kinds may stand in one data set. */
-export type FeatureRow = FeaturePair | ScoredFeatures;
+export type { FeaturePair, FeatureRow, ScoredFeatures };
 
 /** Settings of training on feature vectors. The learning rate is 1e-3 and the schedule "linear" unless set. */
 export interface FeatureRewardTrainerConfig extends LoopConfig, RewardLossConfig {
@@ -176,6 +168,23 @@ export class FeatureRewardTrainer extends TrainingLoop<typeof DEFAULTS & Feature
     return { sums, gradient: await network.backward(pass, await slopes.read()) };
   }
 
+  /** The memory of the engine and of the network for this run, by use; the data come on top. */
+  override estimateMemory(): Promise<MemoryEstimate> {
+    const { network, engine, config: shape } = this.model;
+    const most = [...this.#train].sort((a, b) => vectorsOf(b).length - vectorsOf(a).length);
+    return estimateFlatRun(engine, network.parameters.length, async () => {
+      using trainer = new FeatureRewardTrainer({
+        model: FeatureRewardModel.create(shape),
+        trainData: most.slice(0, this.config.batchSize),
+        evalData: this.#eval,
+        config: this.config,
+      });
+      await trainer.trainStep();
+      await trainer.evaluate();
+      return 0;
+    });
+  }
+
   /** Metrics of the held-out rows under "eval/…"; none where there are none. */
   async evaluate(signal?: AbortSignal): Promise<Metrics> {
     if (this.#eval.length === 0) return {};
@@ -222,19 +231,10 @@ export class FeatureRewardTrainer extends TrainingLoop<typeof DEFAULTS & Feature
   protected restoreAlgorithmState(): void {}
 }
 
-function isScored(row: FeatureRow): row is ScoredFeatures {
-  return "score" in row;
-}
-
-/** The vectors of a row, of a pair the chosen one first. */
-function vectorsOf(row: FeatureRow): ArrayLike<number>[] {
-  return isScored(row) ? [row.features] : [row.chosen, row.rejected];
-}
-
 /** The vectors of some rows, and which rewards belong together: first those of the pairs, then those with a score. */
 function arrange(rows: readonly FeatureRow[]): { vectors: ArrayLike<number>[]; judged: JudgedRewards } {
-  const pairs = rows.filter((row): row is FeaturePair => !isScored(row));
-  const answers = rows.filter(isScored);
+  const pairs = rows.filter((row): row is FeaturePair => !hasScore(row));
+  const answers = rows.filter(hasScore);
   const indices = (count: number, at: (i: number) => number): Int32Array =>
     Int32Array.from({ length: count }, (_, i) => at(i));
   return {
@@ -267,7 +267,7 @@ function checkRows(
       !("score" in row || ("chosen" in row && "rejected" in row))
     )
       throw wrong("must be { chosen, rejected } or { features, score }");
-    if (isScored(row)) {
+    if (hasScore(row)) {
       if (typeof row.score !== "number" || !Number.isFinite(Math.fround(row.score)))
         throw wrong(`has the score ${row.score}, expected a finite number`);
       model.checkFeatures(row.features, `${place}.features`);
@@ -280,7 +280,7 @@ function checkRows(
     model.checkFeatures(row.rejected, `${place}.rejected`);
   });
   checkMargins(
-    rows.map((row) => (isScored(row) ? {} : row)),
+    rows.map((row) => (hasScore(row) ? {} : row)),
     config,
   );
 }
@@ -289,7 +289,7 @@ function checkRows(
 function hashOfRows(rows: readonly FeatureRow[]): string {
   const hash = createHash("sha256");
   for (const row of rows) {
-    const facts = isScored(row) ? [1, row.score] : [2, row.margin ?? 0, row.tie ? 1 : 0];
+    const facts = hasScore(row) ? [1, row.score] : [2, row.margin ?? 0, row.tie ? 1 : 0];
     for (const values of [facts, ...vectorsOf(row)])
       hash.update(new Uint8Array(Float64Array.from(values).buffer));
   }

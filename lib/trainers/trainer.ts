@@ -54,7 +54,7 @@ export abstract class Trainer<
    * The memory that the engine will hold for this run, by use, before it is taken. Results of losses, and other models of the same
    * engine, come on top.
    */
-  estimateMemory(): Promise<MemoryEstimate> {
+  override estimateMemory(): Promise<MemoryEstimate> {
     const { recomputeLayers } = this.config;
     const workloads = this.memoryWorkloads().map((workload) => ({ recomputeLayers, ...workload }));
     return estimateMemory(workloads, this.#engine.options);

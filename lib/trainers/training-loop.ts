@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { isRlhfError, RlhfError, throwIfAborted } from "../errors.ts";
+import type { MemoryEstimate } from "../model/estimate-memory.ts";
 import { type Metrics, MetricsWriter } from "../monitor/metrics.ts";
 import { ConsoleProgress, consoleNotes, type ProgressReporter, silentProgress } from "../monitor/progress.ts";
 import { refuseUnknownOptions } from "../option-names.ts";
@@ -112,6 +113,9 @@ export abstract class TrainingLoop<
   protected discardGradients(): Promise<void> {
     return Promise.resolve();
   }
+
+  /** The memory that the run will hold, by use, before it is taken. */
+  abstract estimateMemory(): Promise<MemoryEstimate>;
 
   /**
    * Makes what the first step, an evaluation and a restored checkpoint need. They call it themselves; where it takes long, an

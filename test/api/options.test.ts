@@ -125,6 +125,7 @@ const CASES: Readonly<Record<string, Case>> = {
   klReward: [(o) => library.klReward(none, o), "estimator"],
   ktoLoss: [(o) => library.ktoLoss(none, o), "desirableWeight"],
   lengthDesensitizedWeight: [(o) => library.lengthDesensitizedWeight(o), "ldAlpha"],
+  loadFeatures: [(o) => library.loadFeatures(path, o), "format"],
   loadModel: [(o) => library.loadModel(path, o), "dtype"],
   loadPreferences: [(o) => library.loadPreferences(path, o), "format"],
   loadPrompts: [(o) => library.loadPrompts(path, o), "limit"],

@@ -23,6 +23,7 @@ describe("command line: usage and exit codes", () => {
       "reinforce-plus-plus",
       "generate",
       "chat",
+      "feature-reward",
       "environment-ppo",
       "logprobs",
       "score",
