@@ -1,12 +1,20 @@
 /**
- * One training run in a process of its own: `child.ts <sft|dpo|ppo|environment> <outputDir>`. Standard output tells, line by line, each step
+ * One training run in a process of its own: `child.ts <sft|dpo|ppo|grpo|environment> <outputDir>`. Standard output tells, line by line, each step
  * and each call that changes files before it is made ("event …"), and each rollout. With KILL_AT=n the process sends itself
  * SIGKILL in place of the n-th event.
  */
 import { promises, writeSync } from "node:fs";
 import { syncBuiltinESMExports } from "node:module";
 import { join } from "node:path";
-import { DPOTrainer, EnvironmentPPOTrainer, isRlhfError, PPOTrainer, SFTTrainer } from "../../lib/index.ts";
+import {
+  type CausalLM,
+  DPOTrainer,
+  EnvironmentPPOTrainer,
+  GRPOTrainer,
+  isRlhfError,
+  PPOTrainer,
+  SFTTrainer,
+} from "../../lib/index.ts";
 import { CartPole } from "../environment/tasks.ts";
 import { HELD_OUT, TRAIN } from "../trainers/preference-support.ts";
 import { prompts, sftRows, tinyModel, tinyTokenizer } from "../trainers/support.ts";
@@ -52,15 +60,67 @@ const COMMON = {
   saveSteps: 2,
   evalSteps: 3,
   // SFT keeps none: what it cannot write on a full disk is a checkpoint.
-  bestMetric: { dpo: "eval/loss", ppo: "eval/objective/scores", environment: "eval/return" }[
-    algorithm as string
-  ],
+  bestMetric: {
+    dpo: "eval/loss",
+    ppo: "eval/objective/scores",
+    grpo: "eval/objective/scores",
+    environment: "eval/return",
+  }[algorithm as string],
   seed: 3,
 };
 const tokenizer = tinyTokenizer();
 const lora = { r: 4, targetModules: "all-linear" as const };
 
-async function makeTrainer(): Promise<SFTTrainer | DPOTrainer | PPOTrainer | EnvironmentPPOTrainer> {
+const ROLLOUTS = { ...COMMON, maxNewTokens: 6, numMinibatches: 2, numIterations: 8 };
+
+/** Tells every rollout that a trainer makes, and whether it is training's or an evaluation's. */
+function telling<Online extends PPOTrainer | GRPOTrainer>(
+  make: (options: {
+    tokenizer: typeof tokenizer;
+    outputDir: string;
+    prompts: string[];
+    evalPrompts: string[];
+    reward: (prompt: string, response: string) => number;
+  }) => Online,
+): Online {
+  let phase = "training";
+  const trainer = make({
+    tokenizer,
+    outputDir,
+    prompts,
+    evalPrompts: prompts.slice(0, 2),
+    reward(prompt, response) {
+      writeSync(1, `rollout ${JSON.stringify([phase, trainer.step, prompt, response])}\n`);
+      return (response.match(/[aeiou]/g) ?? []).length / 3;
+    },
+  });
+  const evaluate = trainer.evaluate.bind(trainer);
+  trainer.evaluate = async () => {
+    phase = "evaluation";
+    const metrics = await evaluate();
+    phase = "training";
+    return metrics;
+  };
+  return trainer;
+}
+
+/** A frozen model with an adapter that has been trained, which a run goes on from: its reference is a copy of that. */
+async function modelWithAdapter(): Promise<CausalLM> {
+  const model = await tinyModel(tokenizer, "none");
+  model.addAdapter("policy", { ...lora, alpha: 8 });
+  for (const { name, shape } of model.parameters().filter(({ name }) => name.endsWith("lora_B"))) {
+    const size = shape.reduce((product, extent) => product * extent, 1);
+    await model.writeParameter(
+      name,
+      Float32Array.from({ length: size }, (_, i) => 0.05 * Math.sin(i)),
+    );
+  }
+  return model;
+}
+
+async function makeTrainer(): Promise<
+  SFTTrainer | DPOTrainer | PPOTrainer | GRPOTrainer | EnvironmentPPOTrainer
+> {
   const options = { tokenizer, outputDir };
   if (algorithm === "environment") {
     const { batchSize: _, ...common } = COMMON;
@@ -86,41 +146,20 @@ async function makeTrainer(): Promise<SFTTrainer | DPOTrainer | PPOTrainer | Env
       config,
     });
   }
+  if (algorithm === "grpo") {
+    const model = await modelWithAdapter();
+    const kl = { klCoefficient: 0.05, klLossCoefficient: 0.1 };
+    const config = { ...ROLLOUTS, ...kl, groupSize: 2, shapeRewards: true };
+    return telling((online) => new GRPOTrainer({ ...online, model, config }));
+  }
   const model = await tinyModel(tokenizer);
   if (algorithm === "dpo") {
     const config = { ...COMMON, maxSteps: 12, syncRefModel: true, refModelSyncSteps: 3 };
     return new DPOTrainer({ ...options, model, trainData: TRAIN, evalData: HELD_OUT, config });
   }
-  const reward = (prompt: string, response: string): number => {
-    writeSync(1, `rollout ${JSON.stringify([phase, trainer.step, prompt, response])}\n`);
-    return (response.match(/[aeiou]/g) ?? []).length / 3;
-  };
-  const trainer = new PPOTrainer({
-    ...options,
-    model,
-    reward,
-    prompts,
-    evalPrompts: prompts.slice(0, 2),
-    config: {
-      ...COMMON,
-      maxNewTokens: 6,
-      numPpoEpochs: 2,
-      numMinibatches: 2,
-      numIterations: 8,
-      valueModel: "separate",
-      klTarget: 0.02,
-      klHorizon: 20,
-    },
-  });
-  const evaluate = trainer.evaluate.bind(trainer);
-  let phase = "training";
-  trainer.evaluate = async () => {
-    phase = "evaluation";
-    const metrics = await evaluate();
-    phase = "training";
-    return metrics;
-  };
-  return trainer;
+  const kl = { klTarget: 0.02, klHorizon: 20 };
+  const config = { ...ROLLOUTS, ...kl, numPpoEpochs: 2, valueModel: "separate" as const };
+  return telling((online) => new PPOTrainer({ ...online, model, config }));
 }
 
 try {

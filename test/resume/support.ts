@@ -7,7 +7,7 @@ import { readMetrics } from "../../lib/index.ts";
 
 const CHILD = fileURLToPath(new URL("child.ts", import.meta.url));
 
-export type Algorithm = "sft" | "dpo" | "ppo" | "environment";
+export type Algorithm = "sft" | "dpo" | "ppo" | "grpo" | "environment";
 
 /** How a child ended, and what it told. */
 export interface ChildRun {
