@@ -68,7 +68,8 @@ describe("small networks", () => {
       const { x, parameters, dy } = makeCase(shape);
       const oracle = kernels.runMlp({ ...shape, type: "float64", x, parameters, dy });
       const engine = Engine.shared();
-      const args = { ...shape, x: Float32Array.from(x), parameters: Float32Array.from(parameters) };
+      const { sizes, activation } = shape;
+      const args = { sizes, activation, x: Float32Array.from(x), parameters: Float32Array.from(parameters) };
       const { y, kept } = await mlpForward(engine, args);
       const { gradient } = await mlpBackward(engine, { ...args, kept, dy: Float32Array.from(dy) });
       assert.ok(relativeDistance(Float64Array.from(await y.read()), oracle.y) <= 1e-5);
@@ -78,7 +79,8 @@ describe("small networks", () => {
 
   it("gives a row the same bits alone as in a batch, on any number of threads", async () => {
     const { x, parameters } = makeCase(SHAPES[0]);
-    const args = { ...SHAPES[0], parameters: Float32Array.from(parameters) };
+    const { sizes, activation } = SHAPES[0];
+    const args = { sizes, activation, parameters: Float32Array.from(parameters) };
     const all = await mlpForward(Engine.shared({ threads: 3 }), { ...args, x: Float32Array.from(x) });
     const alone = await mlpForward(Engine.shared({ threads: 1 }), {
       ...args,
