@@ -113,10 +113,16 @@ export abstract class Trainer<
     return outcome;
   }
 
-  /** The loss scale after the step, of products in float16. */
+  /** The loss scales after the step, of products in float16: one for each model, named where several train. */
   protected override updateMetrics(): Metrics {
-    const [scale] = this.parts[0]?.optimizer.lossScale ?? [];
-    return scale === undefined ? {} : { lossScale: scale };
+    const ofModels = this.parts.filter(
+      ({ model }, index) => this.parts.findIndex((part) => part.model === model) === index,
+    );
+    const scales = ofModels.flatMap(({ name, optimizer }) => {
+      const metric = ofModels.length === 1 ? "lossScale" : `lossScale/${name}`;
+      return optimizer.lossScale === null ? [] : [[metric, optimizer.lossScale[0]] as const];
+    });
+    return Object.fromEntries(scales);
   }
 
   protected override async discardGradients(): Promise<void> {

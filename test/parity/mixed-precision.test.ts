@@ -259,6 +259,23 @@ describe("mixed precision", () => {
       assert.deepEqual(optimizer.lossScale, [2 ** 15, 0]);
     });
 
+    it("float16: metrics have the loss scale of each model that trains, by name where there are several", async () => {
+      const scalesOf = async (valueModel: "shared" | "separate"): Promise<string[]> => {
+        using model = await CausalLM.create(CONFIG, { ...FULL, compute });
+        const config = { batchSize: 2, maxNewTokens: 2, valueModel, numPpoEpochs: 1, seed: 1 };
+        const reward = (_: string, response: string): number => response.length;
+        using trainer = new PPOTrainer({ model, tokenizer, reward, prompts, config });
+        const { metrics } = await trainer.trainStep();
+        const scales = Object.entries(metrics).filter(([name]) => name.startsWith("lossScale"));
+        // Where the one update overflowed, the scale was halved.
+        for (const [name, scale] of scales)
+          assert.ok(scale === 2 ** 16 || scale === 2 ** 15, `${name} ${scale}`);
+        return scales.map(([name]) => name);
+      };
+      assert.deepEqual(await scalesOf("shared"), ["lossScale"]);
+      assert.deepEqual(await scalesOf("separate"), ["lossScale/policy", "lossScale/value"]);
+    });
+
     it("float16: a run with its loss scale goes on in the same bits after a checkpoint", async () => {
       const train = async (outputDir?: string, after?: number) => {
         const model = await CausalLM.create({ ...CONFIG, initializer_range: 0.1 }, { ...FULL, compute });
