@@ -1,10 +1,20 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
+import type { Command } from "commander";
+import { createProgram } from "../../lib/cli/program.ts";
 import * as library from "../../lib/index.ts";
-import { camelCase, stageAliases, stageKinds, stageSchemas } from "../../lib/pipeline/schema.ts";
+import {
+  camelCase,
+  type StageKind,
+  stageAliases,
+  stageKinds,
+  stageSchemas,
+} from "../../lib/pipeline/schema.ts";
 import { SettingsFile } from "../../lib/pipeline/settings-file.ts";
 
-const guide = readFileSync(new URL("../../docs/GUIDE.md", import.meta.url), "utf8");
+const [guide = "", readme = ""] = ["docs/GUIDE.md", "README.md"].map((file) =>
+  readFileSync(new URL(`../../${file}`, import.meta.url), "utf8"),
+);
 
 describe("the guide", () => {
   for (const kind of stageKinds) {
@@ -17,11 +27,39 @@ describe("the guide", () => {
     });
   }
 
-  it("shows settings of evaluate that it takes", () => {
+  it("shows settings of single stages that these take", () => {
     const yaml = [...guide.matchAll(/```yaml\n([\s\S]*?)```/g)].map((match) => match[1] ?? "");
-    const example = yaml.find((text) => text.startsWith("models:"));
-    const settings = stageSchemas.evaluate.parse(SettingsFile.parse(example ?? "", "guide").value);
-    assert.ok(Object.keys(settings).length >= 4);
+    const firstKeys = {
+      evaluate: "models",
+      "feature-reward": "data_path",
+      "environment-ppo": "environment_module",
+    };
+    for (const [kind, key] of Object.entries(firstKeys)) {
+      const example = yaml.find((text) => text.startsWith(`${key}:`));
+      const { value } = SettingsFile.parse(example ?? "", "guide");
+      assert.ok(Object.keys(stageSchemas[kind as StageKind].parse(value)).length >= 4, kind);
+    }
+    assert.equal(yaml.length, 1 + Object.keys(firstKeys).length, "the pipeline is the other one");
+  });
+
+  it("and the README show commands and flags that there are", () => {
+    const shown = [guide, readme].flatMap((text) => [
+      ...text.matchAll(/^(?:npx )?node-rlhf ([^\n#]+)/gm),
+      ...text.matchAll(/`node-rlhf ([^`|]+)`/g),
+    ]);
+    assert.ok(shown.length > 12, `${shown.length}`);
+    for (const [line, words = ""] of shown) {
+      let command: Command | undefined = createProgram();
+      const [first, ...rest] = words.trim().split(/\s+/);
+      if (first === "<command>") continue;
+      const named = (name: string | undefined): Command | undefined =>
+        command?.commands.find((each) => each.name() === name);
+      command = named(first);
+      assert.ok(command, line);
+      if (named(rest[0])) command = named(rest[0]);
+      const known = command?.options.map(({ long }) => long) ?? [];
+      for (const flag of words.match(/(?<=\s)--[a-z-]+/g) ?? []) assert.ok(known.includes(flag), line);
+    }
   });
 
   it("imports and calls only what the package exports", () => {

@@ -74,6 +74,10 @@ async function inside(
   return { arrays: { ...arrays, ...values }, stats, valueStats, gradients: await gradientsOf(model) };
 }
 
+function withoutKind<Loss extends TokenLoss>({ kind: _, ...args }: Loss): Omit<Loss, "kind"> {
+  return args;
+}
+
 async function inTurn(
   model: CausalLM,
   batch: PackedBatch,
@@ -86,10 +90,10 @@ async function inTurn(
   const { mask, offsets } = batch;
   const outputs =
     loss.kind === "nll"
-      ? await tokenNllLoss(engine, { ...loss, logProb })
+      ? await tokenNllLoss(engine, { ...withoutKind(loss), logProb })
       : loss.kind === "ppo"
-        ? await ppoPolicyLoss(engine, { mask, ...loss, logProb, entropy })
-        : await groupPolicyLoss(engine, { mask, ...loss, offsets, logProb });
+        ? await ppoPolicyLoss(engine, { mask, ...withoutKind(loss), logProb, entropy })
+        : await groupPolicyLoss(engine, { mask, ...withoutKind(loss), offsets, logProb });
   const arrays = { logProb: await pass.logProb(), lse: await pass.lse(), entropy: await pass.entropy() };
   const values: Record<string, Float32Array> =
     options.head === undefined ? {} : { value: await pass.value() };
