@@ -35,13 +35,15 @@ export const rolloutKeys = {
   max_new_tokens: positiveInteger.optional().describe("longest answer in tokens"),
   min_new_tokens: nonNegativeInteger.optional().describe("shortest answer in tokens"),
   num_minibatches: positiveInteger.optional().describe("optimizer steps per pass over a batch of rollouts"),
-  kl_loss_coefficient: nonNegative
-    .optional()
-    .describe("weight in the loss of the KL to the starting point over the whole vocabulary"),
+  kl_loss_coefficient: nonNegative.optional().describe("weight in the loss of the KL to the starting point"),
   kl_loss_direction: z
     .enum(["reverse", "forward"])
     .optional()
     .describe("reverse: KL(policy, reference); forward: KL(reference, policy)"),
+  kl_loss_estimator: z
+    .enum(["full", "k2"])
+    .optional()
+    .describe("the KL over the whole vocabulary, or half the squared log-ratio of the sampled tokens"),
   temperature: positive.optional().describe("of sampling and of every log-prob"),
   top_p: z.number().gt(0).max(1).optional().describe("only the likeliest tokens that hold this probability"),
   stop: z

@@ -3,6 +3,7 @@ import type { CausalLM } from "../model/causal-lm.ts";
 import type { RewardSource } from "../rewards/reward.ts";
 import { needsReference } from "./group-networks.ts";
 import type { GroupSettings } from "./group-settings.ts";
+import { comparesInLoss } from "./kl-loss.ts";
 import { rolloutWorkloads, type TrainerWorkload } from "./memory.ts";
 import type { TrainingTarget } from "./target.ts";
 
@@ -18,6 +19,6 @@ export function groupWorkloads(
   const { policy, frozen } = rolloutWorkloads(model, target, reward, settings, prompts, { reference });
   const generation = policy.generation && { ...policy.generation, answersPerPrompt: settings.groupSize };
   const { adapter } = target;
-  const divergence = settings.klLossCoefficient !== 0;
+  const divergence = comparesInLoss(settings);
   return [{ ...policy, generation, networks: [{ adapter }], divergence }, ...frozen];
 }

@@ -10,7 +10,7 @@ import {
 } from "./group-metrics.ts";
 import { GroupNetworks } from "./group-networks.ts";
 import { checkGroupCombination, type GroupConfig, type GroupSettings } from "./group-settings.ts";
-import { klLoss, trainingPass } from "./kl-loss.ts";
+import { trainingPass, withKlLoss } from "./kl-loss.ts";
 import type { TrainerWorkload } from "./memory.ts";
 import { type Algorithm, type Learned, OnlineTrainer, type OnlineTrainerOptions } from "./online.ts";
 import { addSums, answerMetrics, meanOf } from "./rollout-metrics.ts";
@@ -184,7 +184,7 @@ export abstract class GroupTrainer<
     const loss = {
       ...form,
       oldLogProb: batch.gather(logProb, indices),
-      ...(refLogProb ? { refLogProb: batch.gather(refLogProb, indices) } : {}),
+      refLogProb: refLogProb ? batch.gather(refLogProb, indices) : undefined,
       ...(this.tokenAdvantages
         ? { tokenAdvantage: batch.gather(advantage, indices) }
         : { advantage: batch.ofSequences(indices, (index) => advantage[index] as number) }),
@@ -202,8 +202,9 @@ export abstract class GroupTrainer<
       ...{ ...loss, level, logProb: pass.device.logProb, mask: selected.mask, offsets: selected.offsets },
     });
     using dLogProb = gradient;
-    const penalty = await klLoss(pass, selected, weight, this.config);
-    await pass.backward({ dLogProb, ...penalty.gradient });
+    const { refLogProb: measured } = loss;
+    const penalty = await withKlLoss(pass, selected, weight, this.config, { dLogProb, refLogProb: measured });
+    await pass.backward(penalty.gradients);
     return { ...stats, loss: stats.loss + penalty.loss, divergence: penalty.divergence };
   }
 }

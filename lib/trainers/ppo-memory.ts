@@ -3,6 +3,7 @@ import type { AdapterOptions } from "../model/adapters.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
 import type { HeadOptions } from "../model/heads.ts";
 import type { RewardSource } from "../rewards/reward.ts";
+import { comparesInLoss } from "./kl-loss.ts";
 import { referenceAdapter, rolloutWorkloads, type TrainerWorkload } from "./memory.ts";
 import { VALUE, VALUE_ADAPTER, valueStart } from "./ppo-networks.ts";
 import { lossIsInside, type PPOSettings, valueHeadOptions } from "./ppo-settings.ts";
@@ -22,7 +23,7 @@ export function ppoWorkloads(
   const policy = {
     ...shared.policy,
     adapters: adaptersToAdd(model, target, settings),
-    divergence: settings.klLossCoefficient !== 0 || settings.klEstimator === "full",
+    divergence: comparesInLoss(settings) || settings.klEstimator === "full",
     lossInside: lossIsInside(settings),
   };
   const { adapter } = target;

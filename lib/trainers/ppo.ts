@@ -6,7 +6,7 @@ import type { Pass } from "../model/pass.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import { EndPlaces, hasEndPlace } from "./end-places.ts";
 import { type Experience, estimateAdvantages } from "./experience.ts";
-import { klLoss, trainingPass } from "./kl-loss.ts";
+import { trainingPass, withKlLoss } from "./kl-loss.ts";
 import type { TrainerWorkload } from "./memory.ts";
 import { type Learned, OnlineTrainer, type OnlineTrainerOptions } from "./online.ts";
 import { ppoWorkloads } from "./ppo-memory.ts";
@@ -220,8 +220,11 @@ export class PPOTrainer extends OnlineTrainer<PPOConfig, PPOSettings, PpoNetwork
     const policyLoss = await ppoPolicyLoss(this.model.engine, { ...loss, logProb, entropy, mask });
     using dLogProb = policyLoss.dLogProb;
     using dEntropy = policyLoss.dEntropy ?? null;
-    const penalty = await klLoss(pass, batch, scales.policy, this.config);
-    const gradients = { dLogProb, ...(dEntropy ? { dEntropy } : {}), ...penalty.gradient };
+    const penalty = await withKlLoss(pass, batch, scales.policy, this.config, {
+      dLogProb,
+      refLogProb: rows(experience.refLogProb),
+    });
+    const gradients = { ...penalty.gradients, ...(dEntropy ? { dEntropy } : {}) };
     const valueLoss = sharesTrunk
       ? await this.#valueLoss(pass, batch, experience, indices, scales.value)
       : null;

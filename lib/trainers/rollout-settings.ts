@@ -50,12 +50,17 @@ export interface RolloutConfig extends TrainerConfig {
   /** Weight β of the KL to the starting point. */
   readonly klCoefficient?: number;
   /**
-   * Weight in the loss of the KL to the starting point over the whole vocabulary, which has a gradient of its own; every update measures
-   * the reference on its tokens again. Default 0: there is none.
+   * Weight in the loss of the KL to the starting point, which has a gradient of its own. Default 0: there is none.
    */
   readonly klLossCoefficient?: number;
   /** "reverse" (default): KL(π‖π_ref). "forward": KL(π_ref‖π), which keeps what the starting point would say. */
   readonly klLossDirection?: KlDirection;
+  /**
+   * "full" (default): over the whole vocabulary; every update measures the reference on its tokens again. "k2":
+   * ½(log π − log π_ref)² of the sampled tokens, whose gradient is that of KL(π‖π_ref) in the mean, with the noise of sampling and for no
+   * more than the log-probs that are there (REINFORCE++-baseline, Hu et al. 2025).
+   */
+  readonly klLossEstimator?: "full" | "k2";
   /**
    * Whether a reward model's scores are brought to mean 0 and deviation 1 by the statistics saved with it, where there are such.
    * Default true.
@@ -100,6 +105,7 @@ export const ROLLOUT_DEFAULTS = {
   numMinibatches: 1,
   klLossCoefficient: 0,
   klLossDirection: "reverse" as KlDirection,
+  klLossEstimator: "full" as NonNullable<RolloutConfig["klLossEstimator"]>,
   normalizeReward: true,
   shapeRewards: false,
   rewardClip: null as number | null,
@@ -125,6 +131,7 @@ export const ROLLOUT_RULES: Rules<RolloutConfig> = {
   klCoefficient: nonNegative,
   klLossCoefficient: nonNegative,
   klLossDirection: oneOf("reverse", "forward"),
+  klLossEstimator: oneOf("full", "k2"),
   normalizeReward: flag,
   shapeRewards: flag,
   rewardClip: nullable(positive),
@@ -154,4 +161,8 @@ export function checkRolloutCombination(
     throw wrong(`config.numMinibatches (${numMinibatches}) must not be over batchSize (${batchSize})`);
   if (minNewTokens > maxNewTokens)
     throw wrong(`config.minNewTokens (${minNewTokens}) must not be over maxNewTokens (${maxNewTokens})`);
+  if (config.klLossEstimator === "k2" && config.klLossDirection === "forward")
+    throw wrong(
+      'config.klLossDirection "forward" needs klLossEstimator "full": k2 is of the tokens that the policy samples',
+    );
 }

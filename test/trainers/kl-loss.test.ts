@@ -7,6 +7,8 @@ import {
   type PPOConfig,
   PPOTrainer,
   packSequences,
+  type ReinforcePlusPlusConfig,
+  ReinforcePlusPlusTrainer,
   type RewardFunction,
   type RLOOConfig,
   RLOOTrainer,
@@ -31,7 +33,13 @@ const countLetters: RewardFunction = (_prompt, response) => (response.match(/[ae
 /** Teaches nothing: what moves the policy is the divergence alone. */
 const nothing: RewardFunction = () => 0;
 
-type Config = Pick<GRPOConfig, "klLossCoefficient" | "klLossDirection" | "lora" | "microBatchTokens">;
+type Config = Pick<
+  GRPOConfig,
+  "klLossCoefficient" | "klLossDirection" | "klLossEstimator" | "lora" | "microBatchTokens"
+>;
+/** What is in the loss: the divergence over the vocabulary in one of its directions, or k2. */
+type Kl = KlDirection | "k2";
+const settingsOf = (kl: Kl): Config => (kl === "k2" ? { klLossEstimator: "k2" } : { klLossDirection: kl });
 
 function ppo(model: CausalLM, reward: RewardFunction, config: PPOConfig): PPOTrainer {
   const settings = { ...CONFIG, targetKl: null, numPpoEpochs: 1, ...config };
@@ -45,6 +53,14 @@ function grpo(model: CausalLM, reward: RewardFunction, config: GRPOConfig): GRPO
     prompts,
     config: { ...CONFIG, groupSize: 4, ...config },
   });
+}
+function reinforce(
+  model: CausalLM,
+  reward: RewardFunction,
+  config: ReinforcePlusPlusConfig,
+): ReinforcePlusPlusTrainer {
+  const settings = { ...CONFIG, groupSize: 4, baseline: "group" as const, klCoefficient: 0, ...config };
+  return new ReinforcePlusPlusTrainer({ model, tokenizer, reward, prompts, config: settings });
 }
 function rloo(model: CausalLM, reward: RewardFunction, config: RLOOConfig): RLOOTrainer {
   return new RLOOTrainer({
@@ -67,16 +83,16 @@ async function move(model: CausalLM, name: string, far = 0.05): Promise<void> {
 
 /** One update whose gradient is the divergence's, and the same by passes of our own. */
 async function updateAndExpectation(
-  kind: "ppo" | "grpo" | "rloo",
+  kind: "ppo" | "grpo" | "rloo" | "reinforce",
   adapter: boolean,
-  klLossDirection: KlDirection,
+  kl: Kl,
   microBatchTokens: number,
 ) {
   const model = await tinyModel(tokenizer, adapter ? "none" : "all");
   using start = await model.clone();
   const config: Config = {
     klLossCoefficient: COEFFICIENT,
-    klLossDirection,
+    ...settingsOf(kl),
     microBatchTokens,
     ...(adapter ? { lora: { r: 4, targetModules: "all-linear" } } : {}),
   };
@@ -90,16 +106,19 @@ async function updateAndExpectation(
       await trainer.prepare();
       await move(model, moved);
       const rollouts = await trainer.generateResponses();
-      const expected = await expectedOf(model, start, adapter, rollouts, klLossDirection, false);
+      const expected = await expectedOf(model, start, adapter, rollouts, kl, false);
       const experience = await trainer.computeRewardsAndValues(rollouts);
       return { trainer, expected, ...(await trainer.ppoStep(experience)) };
     }
-    const trainer =
-      kind === "grpo" ? grpo(model, nothing, config) : rloo(model, nothing, { ...config, klCoefficient: 0 });
+    const trainer = {
+      grpo: () => grpo(model, nothing, config),
+      rloo: () => rloo(model, nothing, { ...config, klCoefficient: 0 }),
+      reinforce: () => reinforce(model, nothing, config),
+    }[kind]();
     await trainer.prepare();
     await move(model, moved);
     const rollouts = await trainer.generateResponses();
-    const expected = await expectedOf(model, start, adapter, rollouts, klLossDirection, kind === "rloo");
+    const expected = await expectedOf(model, start, adapter, rollouts, kl, kind === "rloo");
     const experience = await trainer.computeAdvantages(rollouts);
     return { trainer, expected, ...(await trainer.updatePolicy(experience)) };
   };
@@ -116,14 +135,17 @@ async function expectedOf(
   start: CausalLM,
   adapter: boolean,
   rollouts: readonly Rollout[],
-  klDirection: KlDirection,
+  estimator: Kl,
   byAnswer: boolean,
 ) {
   const batch = packSequences(rollouts);
   using reference = await start.forward(batch, { keepDistribution: true });
+  const klDirection = estimator === "k2" ? undefined : estimator;
   const named = adapter ? { adapter: "policy" } : {};
   using pass = await model.forward(batch, { ...named, reference, klDirection, grad: true });
-  const kl = await pass.kl();
+  const [logProb, refLogProb] = [await pass.logProb(), await reference.logProb()];
+  const ratio = Float64Array.from(logProb, (each, t) => each - refLogProb[t]!);
+  const kl = estimator === "k2" ? ratio.map((each) => each ** 2 / 2) : await pass.kl();
   const dKl = new Float32Array(kl.length);
   let [sum, tokens, loss] = [0, 0, 0];
   for (let s = 0; s < batch.sequences; s++) {
@@ -137,7 +159,7 @@ async function expectedOf(
       tokens++;
     }
   }
-  await pass.backward({ dKl });
+  await pass.backward(estimator === "k2" ? { dLogProb: dKl.map((each, t) => each * ratio[t]!) } : { dKl });
   let squares = 0;
   for (const { name, trainable } of model.parameters()) {
     if (!trainable || name.startsWith("value")) continue;
@@ -155,18 +177,20 @@ function assertNear(actual: number, expected: number, what: string): void {
 }
 
 describe("the divergence in the loss", () => {
-  for (const kind of ["ppo", "grpo", "rloo"] as const)
-    for (const [adapter, direction, microBatchTokens] of [
+  for (const kind of ["ppo", "grpo", "rloo", "reinforce"] as const)
+    for (const [adapter, kl, microBatchTokens] of [
+      [false, "k2", 4096],
+      [true, "k2", 24],
       [false, "reverse", 4096],
       [false, "forward", 24],
       [true, "reverse", 24],
       [true, "forward", 4096],
     ] as const)
-      it(`${kind}, ${adapter ? "an adapter" : "all weights"}, ${direction}: its gradient is that of the passes, in micro-batches of ${microBatchTokens}`, async () => {
+      it(`${kind}, ${adapter ? "an adapter" : "all weights"}, ${kl}: its gradient is that of the passes, in micro-batches of ${microBatchTokens}`, async () => {
         const { minibatch, metrics, expected } = await updateAndExpectation(
           kind,
           adapter,
-          direction,
+          kl,
           microBatchTokens,
         );
         assert.ok(expected.divergence > 1e-3 && expected.gradNorm > 1e-3, JSON.stringify(expected));
@@ -175,6 +199,58 @@ describe("the divergence in the loss", () => {
         assertNear(metrics["policy/kl_avg"] as number, expected.divergence, "policy/kl_avg");
         if ("loss" in minibatch) assertNear(minibatch.loss, expected.loss, "loss");
       });
+
+  it("k2 has the slope of its own gradient, and in the mean that of the divergence", async () => {
+    using model = await tinyModel(tokenizer);
+    using start = await model.clone();
+    const name = "model.layers.0.self_attn.v_proj.weight";
+    await move(model, name);
+    const sequences = await model.generate(
+      Array.from({ length: 512 }, (_, i) => tokenizer.encode(prompts[i % 4] as string)),
+      { maxNewTokens: 7, seed: 3 },
+    );
+    const rollouts = sequences.map(({ tokens }, i) => {
+      const prompt = tokenizer.encode(prompts[i % 4] as string);
+      return { tokens: Int32Array.of(...prompt, ...tokens), promptLength: prompt.length } as Rollout;
+    });
+    const batch = packSequences(rollouts);
+    const counts = batch.mask.reduce((sum, bit) => sum + bit, 0);
+    using reference = await start.forward(batch, { keepDistribution: true });
+    const refLogProb = await reference.logProb();
+    const ratios = (logProb: Float32Array): Float64Array =>
+      Float64Array.from(logProb, (each, t) => batch.mask[t]! * (each - refLogProb[t]!));
+    const loss = async (): Promise<number> => {
+      using pass = await model.forward(batch);
+      return ratios(await pass.logProb()).reduce((sum, each) => sum + each ** 2 / 2, 0) / counts;
+    };
+    const gradientOf = async (k2: boolean): Promise<Float32Array> => {
+      const pass = await model.forward(batch, { reference, grad: true });
+      const share = batch.mask.map((bit) => bit / counts);
+      const slopes = ratios(await pass.logProb());
+      await pass.backward(k2 ? { dLogProb: share.map((each, t) => each * slopes[t]!) } : { dKl: share });
+      const gradient = await model.readGradient(name);
+      await model.zeroGradients();
+      return gradient;
+    };
+    const [k2, full] = [await gradientOf(true), await gradientOf(false)];
+    const norm = Math.hypot(...k2);
+    const weights = await model.readParameter(name);
+    const along = async (step: number): Promise<number> => {
+      await model.writeParameter(
+        name,
+        weights.map((value, i) => value + (step * k2[i]!) / norm),
+      );
+      return await loss();
+    };
+    const slope = ((await along(0.01)) - (await along(-0.01))) / 0.02;
+    assert.ok(Math.abs(slope - norm) < 0.01 * norm, `${slope}, expected ${norm}`);
+    const product = k2.reduce((sum, each, i) => sum + each * full[i]!, 0);
+    const cosine = product / (norm * Math.hypot(...full));
+    assert.ok(
+      cosine > 0.9 && Math.abs(norm / Math.hypot(...full) - 1) < 0.3,
+      `${cosine}, ${norm}, ${Math.hypot(...full)}`,
+    );
+  });
 
   it("is none at the starting point: the first update has the bits of one without", async () => {
     for (const klLossDirection of ["reverse", "forward"] as const) {
@@ -227,6 +303,10 @@ describe("the divergence in the loss", () => {
     assert.throws(
       () => grpo(model, nothing, { klLossDirection: "both" as KlDirection }),
       refused(/klLossDirection must be one of "reverse", "forward"/),
+    );
+    assert.throws(
+      () => grpo(model, nothing, { klLossDirection: "forward", klLossEstimator: "k2" }),
+      refused(/klLossDirection "forward" needs klLossEstimator "full"/),
     );
   });
 });
