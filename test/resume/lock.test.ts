@@ -64,7 +64,8 @@ describe("two processes and one output directory", () => {
       assert.ok(second.done, second.stderr);
       assert.ok(second.events.includes("step 5") && !second.events.includes("step 3"));
       assert.ok(!existsSync(join(outputDir, LOCK_FILE)));
-      await runChild("sft", whole);
+      const alone = await runChild("sft", whole);
+      assert.ok(alone.done, alone.stderr);
       for (const file of ["final/model.safetensors", "checkpoint-12/state.safetensors"])
         assert.deepEqual(await readFile(join(outputDir, file)), await readFile(join(whole, file)), file);
     });
