@@ -11,9 +11,9 @@ namespace rlhf::cuda {
 /// D = firstScale·A₀·B₀ᵀ + A₁·B₁ᵀ. The first pair is a low-rank update, or empty (depth 0): its tiles run through the same
 /// pipeline and accumulators as the second's, so an adapter costs r / K more work and no further pass over D.
 struct MatmulArguments {
-  int64_t rows = 0, cols = 0;
+  int rows = 0, cols = 0;
   Operand a[2], b[2];
-  int64_t depth[2] = {0, 0};
+  int depth[2] = {0, 0};
   float firstScale = 1;
 };
 
@@ -36,15 +36,13 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerMultiprocessor
     matmulKernel(const __grid_constant__ MatmulArguments arguments, const __grid_constant__ Epilogue epilogue) {
   using Shared = MatmulShared<Tile, Epilogue>;
   RLHF_SHARED_MEMORY(Shared, shared);
-  const int64_t firstRow = static_cast<int64_t>(blockIdx.x) * Tile::kRows;
-  const int64_t firstCol = static_cast<int64_t>(blockIdx.y) * Tile::kCols;
-  const int firstTiles = static_cast<int>((arguments.depth[0] + Tile::kDepth - 1) / Tile::kDepth);
-  const int tiles = firstTiles + static_cast<int>((arguments.depth[1] + Tile::kDepth - 1) / Tile::kDepth);
+  const int firstRow = static_cast<int>(blockIdx.x) * Tile::kRows, firstCol = static_cast<int>(blockIdx.y) * Tile::kCols;
+  const int firstTiles = (arguments.depth[0] + Tile::kDepth - 1) / Tile::kDepth;
+  const int tiles = firstTiles + (arguments.depth[1] + Tile::kDepth - 1) / Tile::kDepth;
 
   Tile sums;
   const auto load = [&](int tile, int stage) {
-    const int pair = tile >= firstTiles;
-    const int64_t k = static_cast<int64_t>(pair ? tile - firstTiles : tile) * Tile::kDepth;
+    const int pair = tile >= firstTiles, k = (pair ? tile - firstTiles : tile) * Tile::kDepth;
     loadTile<Tile::kThreads>(shared.stages.a[stage], arguments.a[pair], firstRow, arguments.rows, k, arguments.depth[pair]);
     loadTile<Tile::kThreads>(shared.stages.b[stage], arguments.b[pair], firstCol, arguments.cols, k, arguments.depth[pair]);
   };

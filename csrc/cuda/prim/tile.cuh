@@ -1,6 +1,7 @@
 #pragma once
 #include <type_traits>
 
+#include "core/error.h"
 #include "cuda/prim/ptx.cuh"
 
 namespace rlhf::cuda {
@@ -10,7 +11,7 @@ namespace rlhf::cuda {
 /// sources[r] of the array: the hidden state that a token is predicted from.
 struct Operand {
   const void* data = nullptr;
-  int64_t stride = 0;
+  int stride = 0;
   bool summedOuter = false;
   bool isAligned = false;  // every row starts at a multiple of 16 bytes
   const int32_t* sources = nullptr;
@@ -18,8 +19,9 @@ struct Operand {
 
 template <class T>
 Operand makeOperand(const void* data, int64_t stride, bool summedOuter, const int32_t* sources = nullptr) {
+  if (stride > INT32_MAX) throw Error(code::kUnsupported, "matrix product: rows are more than 2^31 elements apart");
   const bool isAligned = reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride * sizeof(T) % 16 == 0;
-  return {data, stride, summedOuter, isAligned, sources};
+  return {data, static_cast<int>(stride), summedOuter, isAligned, sources};
 }
 
 /// A tile of kExtent values of i by kDepth values of k in shared memory, in the operand's own order. Rows are padded by 16
@@ -35,39 +37,41 @@ struct SharedTile {
 
 /// Fills kRows rows of kCols elements from row `firstRow`, column `firstCol` of the operand's array; what lies past the
 /// limits becomes zero. Aligned rows go by cp.async, which the caller commits and waits for, others through registers; a
-/// barrier must follow in either case.
+/// barrier must follow in either case. A thread copies one column of packs.
 template <int kRows, int kCols, int kPitch, int kThreads, class T>
-RLHF_DEVICE void loadRows(T* tile, const Operand& operand, int64_t firstRow, int64_t rowLimit, int64_t firstCol,
-                          int64_t colLimit) {
-  constexpr int kPack = kWidestPack<T>;
-  constexpr int kPacksPerRow = kCols / kPack;
-  static_assert(kRows * kPacksPerRow % kThreads == 0, "every thread copies as much");
+RLHF_DEVICE void loadRows(T* tile, const Operand& operand, int firstRow, int rowLimit, int firstCol, int colLimit) {
+  constexpr int kPack = kWidestPack<T>, kPacksPerRow = kCols / kPack, kRowsAtOnce = kThreads / kPacksPerRow;
+  static_assert(kThreads % kPacksPerRow == 0 && kRows % kRowsAtOnce == 0, "every thread copies as much");
+  const int thread = static_cast<int>(threadIdx.x), threadRow = thread / kPacksPerRow, threadCol = thread % kPacksPerRow * kPack;
   const T* data = static_cast<const T*>(operand.data);
+  T* destination = tile + threadRow * kPitch + threadCol;
+  const bool isInside = rowLimit - firstRow >= kRows && colLimit - firstCol >= kCols;
+  if (isInside && operand.isAligned && !operand.sources) {  // as most tiles: an instruction or two for a copy
+    const T* source = data + static_cast<int64_t>(firstRow + threadRow) * operand.stride + firstCol + threadCol;
 #pragma unroll
-  for (int i = 0; i < kRows * kPacksPerRow / kThreads; ++i) {
-    const int pack = i * kThreads + static_cast<int>(threadIdx.x);
-    const int row = pack / kPacksPerRow, col = pack % kPacksPerRow * kPack;
-    const int64_t left = firstRow + row < rowLimit ? colLimit - firstCol - col : 0;
-    const int valid = left <= 0 ? 0 : left < kPack ? static_cast<int>(left) : kPack;
+    for (int row = 0; row < kRows; row += kRowsAtOnce)
+      cpAsync16(destination + row * kPitch, source + static_cast<int64_t>(row) * operand.stride, 16);
+    return;
+  }
+  const int left = colLimit - firstCol - threadCol, inRow = left < 0 ? 0 : left < kPack ? left : kPack;
+#pragma unroll 1
+  for (int row = 0; row < kRows; row += kRowsAtOnce) {
+    const int at = firstRow + threadRow + row, valid = at < rowLimit ? inRow : 0;
     const T* source = data;
-    if (valid > 0) {
-      const int64_t sourceRow = operand.sources ? operand.sources[firstRow + row] : firstRow + row;
-      source += sourceRow * operand.stride + firstCol + col;
-    }
-    T* destination = tile + row * kPitch + col;
+    if (valid > 0) source += static_cast<int64_t>(operand.sources ? operand.sources[at] : at) * operand.stride + firstCol + threadCol;
     if (operand.isAligned) {
-      cpAsync16(destination, source, valid * static_cast<int>(sizeof(T)));
+      cpAsync16(destination + row * kPitch, source, valid * static_cast<int>(sizeof(T)));
     } else {
 #pragma unroll
-      for (int j = 0; j < kPack; ++j) destination[j] = j < valid ? source[j] : fromFloat<T>(0.0f);
+      for (int j = 0; j < kPack; ++j) destination[row * kPitch + j] = j < valid ? source[j] : fromFloat<T>(0.0f);
     }
   }
 }
 
 /// Fills a tile with elements (firstI + …, firstK + …) of the operand.
 template <int kThreads, class T, int kExtent, int kDepth>
-RLHF_DEVICE void loadTile(SharedTile<T, kExtent, kDepth>& tile, const Operand& operand, int64_t firstI, int64_t limitI,
-                          int64_t firstK, int64_t limitK) {
+RLHF_DEVICE void loadTile(SharedTile<T, kExtent, kDepth>& tile, const Operand& operand, int firstI, int limitI, int firstK,
+                          int limitK) {
   using Tile = SharedTile<T, kExtent, kDepth>;
   if (operand.summedOuter) {
     loadRows<kDepth, kExtent, Tile::kPitchSummedOuter, kThreads>(tile.data, operand, firstK, limitK, firstI, limitI);
