@@ -4,6 +4,7 @@
 #include "cuda/attention_rows.cuh"
 #include "cuda/kernels.h"
 #include "cuda/launch_checks.h"
+#include "cuda/prim/pipeline.cuh"
 #include "cuda/prim/warp.cuh"
 
 namespace rlhf::cuda {
@@ -21,16 +22,18 @@ struct ForwardArrays {
 
 template <class Attention>
 struct ForwardShared {
-  typename Attention::Tile q, k, v;
+  typename Attention::RowTile q;
+  typename Attention::ColTile k, v[2];
   typename Attention::Exchange weights;
 };
 
-/// The softmax of the thread's rows so far, of scores times log2 e: maxima, and this thread's share of the sums.
+/// The softmax of the thread's rows so far, in powers of two: maxima of the scores times `factor`, and this thread's share of the sums.
 template <class Attention>
 struct RunningSoftmax {
+  float factor;  // > 0
   float maximum[Attention::kRowSlots], sum[Attention::kRowSlots];
 
-  RLHF_DEVICE RunningSoftmax() {
+  explicit RLHF_DEVICE RunningSoftmax(float scoreFactor) : factor(scoreFactor) {
 #pragma unroll
     for (int row = 0; row < Attention::kRowSlots; ++row) maximum[row] = -INFINITY, sum[row] = 0.0f;
   }
@@ -39,72 +42,57 @@ struct RunningSoftmax {
   RLHF_DEVICE void take(typename Attention::Scores& scores, typename Attention::Sums& output) {
 #pragma unroll
     for (int row = 0; row < Attention::kRowSlots; ++row) {
-      float highest = maximum[row];
+      float highest = -INFINITY;
 #pragma unroll
       for (int col = 0; col < Attention::kColSlots; ++col) highest = fmaxf(highest, Attention::score(scores, row, col));
-      highest = groupMax<Attention::kLanesPerRow>(highest);
+      highest = fmaxf(maximum[row], groupMax<Attention::kLanesPerRow>(highest) * factor);
       const float origin = highest == -INFINITY ? 0.0f : highest;  // a row that sees no key yet: −∞ − (−∞) is no number
-      const float correction = exp2f(maximum[row] - origin);
-      maximum[row] = highest;
-      sum[row] *= correction;
+      if (ballot(highest != maximum[row]) != 0) {  // in few tiles: maxima are found early
+        const float correction = exp2Approx(maximum[row] - origin);
+        sum[row] *= correction;
+#pragma unroll
+        for (int dim = 0; dim < Attention::kDimSlots; ++dim) Attention::sum(output, row, dim) *= correction;
+        maximum[row] = highest;
+      }
 #pragma unroll
       for (int col = 0; col < Attention::kColSlots; ++col) {
         float& score = Attention::score(scores, row, col);
-        score = exp2f(score - origin);
+        score = exp2Approx(score * factor - origin);
         sum[row] += score;
       }
-#pragma unroll
-      for (int dim = 0; dim < Attention::kDimSlots; ++dim) Attention::sum(output, row, dim) *= correction;
     }
   }
 };
 
-template <class T, int kDim>
+template <class Attention, class T>
 __global__ void __launch_bounds__(128, 2)
-    attentionForwardKernel(const __grid_constant__ ForwardArrays<T> a, const __grid_constant__ AttentionShape shape,
-                           int64_t tiles) {
-  using Attention = AttentionFor<T, kDim>;
+    attentionForwardKernel(const __grid_constant__ ForwardArrays<T> a, const __grid_constant__ AttentionShape shape, int tiles) {
   RLHF_SHARED_MEMORY(ForwardShared<Attention>, shared);
-  const SequenceRows sequence(shape, blockIdx.x / tiles);
-  // The last tiles see the most keys, so they begin first.
-  const int64_t firstRow = (tiles - 1 - blockIdx.x % tiles) * Attention::kRows;
-  if (firstRow >= sequence.length) return;
-  const int64_t head = blockIdx.y, kvHead = shape.kvHeadOf(head);
-  const int64_t firstQuery = sequence.inherited + firstRow;
-  const int64_t firstTile = shape.firstSeen(firstQuery) / Attention::kCols;
-  const int64_t lastTile = (lesser(firstQuery + Attention::kRows, sequence.positions()) - 1) / Attention::kCols;
-  const auto keyRow = [&](int64_t tile) {
-    return [&sequence, first = tile * Attention::kCols](int row) {
-      return first + row < sequence.positions() ? sequence.rowAt(first + row) : int64_t{-1};
-    };
-  };
-  const auto queryRow = [&](int row) { return firstRow + row < sequence.length ? sequence.begin + firstRow + row : -1; };
+  const QueryTile<Attention> queries(shape, tiles);
+  if (queries.count <= 0) return;
+  const int head = static_cast<int>(blockIdx.y), kvHead = shape.kvHeadOf(head);
+  const auto queryRow = [&](int row) { return queries.rowAt(row); };
+  loadHeadRows<Attention>(shared.q, a.q, shape, head, queryRow);  // comes with the first keys
 
-  loadHeadRows<Attention>(shared.q, a.q, shape, head, queryRow);
-  loadHeadRows<Attention>(shared.k, a.k, shape, kvHead, keyRow(firstTile));
-  cpAsyncCommit();
-  RunningSoftmax<Attention> softmax;
+  RunningSoftmax<Attention> softmax(shape.scale * kLog2E);
   typename Attention::Sums output;
-  for (int64_t tile = firstTile; tile <= lastTile; ++tile) {
-    cpAsyncWait<0>();
-    syncThreads();  // keys have come; values and weights of the tile before have been read
-    loadHeadRows<Attention>(shared.v, a.v, shape, kvHead, keyRow(tile));
-    cpAsyncCommit();
-    typename Attention::Scores scores;
-    Attention::multiply(scores, shared.q, shared.k);
-    syncThreads();  // keys have been read
-    if (tile < lastTile) loadHeadRows<Attention>(shared.k, a.k, shape, kvHead, keyRow(tile + 1));
-    cpAsyncCommit();
-    const TileMask mask(shape, firstQuery, tile * Attention::kCols);
-    forEachScore<Attention>(scores, [&](int row, int col, float& score) {
-      score = mask.sees(Attention::rowOf(row), Attention::colOf(col)) ? score * (shape.scale * kLog2E) : -INFINITY;
-    });
-    softmax.take(scores, output);
-    Attention::publish(scores, shared.weights);
-    cpAsyncWait<1>();
-    syncThreads();  // values have come, weights stand where all find them
-    Attention::accumulate(output, scores, shared.weights, shared.v);
-  }
+  typename Attention::Scores scores{};
+  const auto loadKeys = [&](typename Attention::ColTile& shared, const HeadRows<T>& array, int tile) {
+    loadHeadRows<Attention>(shared, array, shape, kvHead, [&](int row) { return queries.keyRow(tile, row); });
+  };
+  pipelinedPairs(
+      queries.keyTiles(), [&](int tile, int stage) { loadKeys(shared.v[stage], a.v, tile); },
+      [&](int tile) { loadKeys(shared.k, a.k, tile); },
+      [&](int tile, int) {
+        if (queries.takesPart(shape, tile)) Attention::multiply(scores, shared.q, shared.k);
+      },
+      [&](int tile, int stage) {
+        if (!queries.takesPart(shape, tile)) return;
+        queries.hide(scores, shape, tile);
+        softmax.take(scores, output);
+        Attention::publish(scores, shared.weights);
+        Attention::accumulate(output, scores, shared.weights, shared.v[stage]);
+      });
 
 #pragma unroll
   for (int row = 0; row < Attention::kRowSlots; ++row) {
@@ -122,14 +110,14 @@ void attentionForward(OpContext& context, const AttentionForward& a) {
   dispatchType(a.type, "attentionForward", [&](auto zero) {
     using T = decltype(zero);
     dispatchWidth(a.headDim, "attentionForward", [&](auto width) {
-      using Attention = AttentionFor<T, decltype(width)::value>;
+      using Attention = AttentionFor<T, decltype(width)::value, 32, 64>;
+      static_assert(sizeof(ForwardShared<Attention>) <= kSharedBytesEverywhere);
       const AttentionShape shape = shapeOf(a, sizeof(T), {a.q, a.k, a.v});
-      const ForwardArrays<T> arrays{{static_cast<const T*>(a.q), a.qStride}, {static_cast<const T*>(a.k), a.kStride},
-                                    {static_cast<const T*>(a.v), a.vStride}, static_cast<T*>(a.o),
-                                    a.oStride,                               static_cast<float*>(a.lse)};
-      const int64_t tiles = tilesPerSequence(a.maxLength, Attention::kRows);
+      const ForwardArrays<T> arrays{{a.q, a.qStride}, {a.k, a.kStride}, {a.v, a.vStride}, static_cast<T*>(a.o), a.oStride,
+                                    static_cast<float*>(a.lse)};
+      const int tiles = tilesPerSequence(a.maxLength, Attention::kRows);
       const dim3 grid(static_cast<uint32_t>(a.sequences * tiles), static_cast<uint32_t>(a.heads));
-      RLHF_LAUNCH((attentionForwardKernel<T, decltype(width)::value>), grid, dim3(Attention::kThreads),
+      RLHF_LAUNCH((attentionForwardKernel<Attention, T>), grid, dim3(Attention::kThreads),
                   sizeof(ForwardShared<Attention>), context.stream, arrays, shape, tiles);
     });
   });

@@ -5,6 +5,7 @@
 #include "cuda/attention_rows.cuh"
 #include "cuda/kernels.h"
 #include "cuda/launch_checks.h"
+#include "cuda/prim/pipeline.cuh"
 #include "cuda/prim/warp.cuh"
 
 namespace rlhf::cuda {
@@ -37,25 +38,21 @@ __global__ void __launch_bounds__(kDeltaThreads)
 
 template <class Attention>
 struct QueryShared {
-  typename Attention::Tile q, dO, k, v;
+  typename Attention::RowTile q, dO;
+  typename Attention::ColTile k[2], v;
   typename Attention::Exchange gradients;
 };
 
 /// dq of a tile of queries: with p = exp(scale·q·k − lse), dq = scale·Σ p·(dO·v − delta)·k.
-template <class T, int kDim>
+template <class Attention, class T>
 __global__ void __launch_bounds__(128, 2)
-    queryGradientKernel(const __grid_constant__ BackwardArrays<T> a, const __grid_constant__ AttentionShape shape, int64_t tiles) {
-  using Attention = AttentionFor<T, kDim>;
+    queryGradientKernel(const __grid_constant__ BackwardArrays<T> a, const __grid_constant__ AttentionShape shape, int tiles) {
   RLHF_SHARED_MEMORY(QueryShared<Attention>, shared);
-  const SequenceRows sequence(shape, blockIdx.x / tiles);
-  const int64_t firstRow = (tiles - 1 - blockIdx.x % tiles) * Attention::kRows;
-  if (firstRow >= sequence.length) return;
-  const int64_t head = blockIdx.y, kvHead = shape.kvHeadOf(head);
-  const int64_t firstQuery = sequence.inherited + firstRow;
-  const int64_t lastTile = (lesser(firstQuery + Attention::kRows, sequence.positions()) - 1) / Attention::kCols;
-  const auto queryRow = [&](int row) { return firstRow + row < sequence.length ? sequence.begin + firstRow + row : -1; };
-
-  loadHeadRows<Attention>(shared.q, a.q, shape, head, queryRow);
+  const QueryTile<Attention> queries(shape, tiles);
+  if (queries.count <= 0) return;
+  const int head = static_cast<int>(blockIdx.y), kvHead = shape.kvHeadOf(head);
+  const auto queryRow = [&](int row) { return queries.rowAt(row); };
+  loadHeadRows<Attention>(shared.q, a.q, shape, head, queryRow);  // these come with the first keys
   loadHeadRows<Attention>(shared.dO, a.dO, shape, head, queryRow);
   float lse[Attention::kRowSlots], delta[Attention::kRowSlots];
 #pragma unroll
@@ -64,129 +61,154 @@ __global__ void __launch_bounds__(128, 2)
     lse[row] = at < 0 ? 0.0f : a.lse[at * shape.heads + head] * kLog2E;
     delta[row] = at < 0 ? 0.0f : a.delta[at * shape.heads + head];
   }
+
   typename Attention::Sums dq;
-  for (int64_t tile = shape.firstSeen(firstQuery) / Attention::kCols; tile <= lastTile; ++tile) {
-    const auto keyRow = [&](int row) {
-      const int64_t position = tile * Attention::kCols + row;
-      return position < sequence.positions() ? sequence.rowAt(position) : int64_t{-1};
-    };
-    loadHeadRows<Attention>(shared.k, a.k, shape, kvHead, keyRow);
-    loadHeadRows<Attention>(shared.v, a.v, shape, kvHead, keyRow);
-    cpAsyncCommit();
-    cpAsyncWait<0>();
-    syncThreads();
-    typename Attention::Scores scores, gradients;
-    Attention::multiply(scores, shared.q, shared.k);
-    Attention::multiply(gradients, shared.dO, shared.v);
-    const TileMask mask(shape, firstQuery, tile * Attention::kCols);
-    forEachScore<Attention>(gradients, [&](int row, int col, float& gradient) {
-      const float score = Attention::score(scores, row, col) * (shape.scale * kLog2E) - lse[row];
-      gradient = mask.sees(Attention::rowOf(row), Attention::colOf(col)) ? exp2f(score) * (gradient - delta[row]) : 0.0f;
-    });
-    Attention::publish(gradients, shared.gradients);
-    if (Attention::kExchanges) syncThreads();
-    Attention::accumulate(dq, gradients, shared.gradients, shared.k);
-    syncThreads();  // keys, values and gradients have been read
-  }
+  typename Attention::Scores gradients{};
+  const auto loadKeys = [&](typename Attention::ColTile& shared, const HeadRows<T>& array, int tile) {
+    loadHeadRows<Attention>(shared, array, shape, kvHead, [&](int row) { return queries.keyRow(tile, row); });
+  };
+  pipelinedPairs(
+      queries.keyTiles(), [&](int tile, int stage) { loadKeys(shared.k[stage], a.k, tile); },
+      [&](int tile) { loadKeys(shared.v, a.v, tile); },
+      [&](int tile, int stage) {
+        if (!queries.takesPart(shape, tile)) return;
+        typename Attention::Scores scores;
+        Attention::multiply(scores, shared.q, shared.k[stage]);
+        Attention::multiply(gradients, shared.dO, shared.v);
+        queries.hide(scores, shape, tile);
+        forEachScore<Attention>(gradients, [&](int row, int col, float& gradient) {
+          const float score = Attention::score(scores, row, col) * (shape.scale * kLog2E);
+          gradient = exp2Approx(score - lse[row]) * (gradient - delta[row]);
+        });
+      },
+      [&](int tile, int stage) {
+        if (!queries.takesPart(shape, tile)) return;
+        Attention::publish(gradients, shared.gradients);
+        Attention::accumulate(dq, gradients, shared.gradients, shared.k[stage]);
+      });
   storeHeadRows<Attention>(dq, a.dq, a.q.stride, shape, head, queryRow, [&](int) { return shape.scale; });
 }
 
 template <class Attention>
 struct KeyShared {
-  typename Attention::Tile k, v, q, dO;
+  typename Attention::RowTile k, v;
+  typename Attention::ColTile q[2], dO;
   typename Attention::Exchange weights, gradients;
-  float lse[Attention::kCols], delta[Attention::kCols];
+  float lse[2][Attention::kCols], delta[2][Attention::kCols];
 };
 
 /// Adds up dk and dv of one tile of keys over tiles of queries.
-template <class T, int kDim>
+template <class Attention, class T>
 struct KeyGradients {
-  using Attention = AttentionFor<T, kDim>;
   const BackwardArrays<T>& a;
   const AttentionShape& shape;
   KeyShared<Attention>& shared;
-  int64_t firstKey;  // position of the tile
+  int firstKey;  // position of the tile
   int keys;
   typename Attention::Sums dk{}, dv{};
+  typename Attention::Scores gradients{};
 
   /// All queries of a sequence, the keys' own or a child of it, that see any of the keys.
-  RLHF_DEVICE void addSequence(const SequenceRows& sequence, int64_t kvHead) {
-    const int64_t group = shape.heads / shape.kvHeads;
-    const int64_t firstRow = firstKey > sequence.inherited ? firstKey - sequence.inherited : 0;
-    int64_t endRow = sequence.length;
-    if (shape.window > 0 && firstKey + keys - 1 + shape.window < sequence.positions())
-      endRow = firstKey + keys - 1 + shape.window - sequence.inherited;
-    for (int64_t head = kvHead * group; head < (kvHead + 1) * group; ++head)
-      for (int64_t row = firstRow; row < endRow; row += Attention::kCols) addQueries(sequence, head, row);
+  RLHF_DEVICE void addSequence(const SequenceRows& sequence, int kvHead) {
+    const int group = shape.heads / shape.kvHeads;
+    const int firstRow = firstKey > sequence.inherited ? firstKey - sequence.inherited : 0;
+    const int lastKey = firstKey + keys - 1, past = sequence.positions() - lastKey;
+    const int endRow = past > shape.window ? lastKey + shape.window - sequence.inherited : sequence.length;
+    const int tiles = endRow > firstRow ? (endRow - firstRow + Attention::kCols - 1) / Attention::kCols : 0;
+    const auto headOf = [&](int tile) { return kvHead * group + tile / tiles; };
+    const auto rowsOf = [&](int tile) {
+      return [&sequence, first = firstRow + tile % tiles * Attention::kCols](int row) { return sequence.ownRow(first + row); };
+    };
+    const auto maskOf = [&](int tile) {
+      return TileMask(shape, sequence.inherited + firstRow + tile % tiles * Attention::kCols, firstKey);
+    };
+    pipelinedPairs(
+        group * tiles,
+        [&](int tile, int stage) {
+          loadHeadRows<Attention>(shared.q[stage], a.q, shape, headOf(tile), rowsOf(tile));
+          loadStatistics(headOf(tile), rowsOf(tile), stage);
+        },
+        [&](int tile) { loadHeadRows<Attention>(shared.dO, a.dO, shape, headOf(tile), rowsOf(tile)); },
+        [&](int tile, int stage) {
+          if (takesPart(maskOf(tile))) addValues(maskOf(tile), stage);
+        },
+        [&](int tile, int stage) {
+          if (!takesPart(maskOf(tile))) return;
+          Attention::publish(gradients, shared.gradients);
+          Attention::accumulate(dk, gradients, shared.gradients, shared.q[stage]);
+        });
   }
 
-  RLHF_DEVICE void addQueries(const SequenceRows& sequence, int64_t head, int64_t firstRow) {
-    const auto queryRow = [&](int row) { return firstRow + row < sequence.length ? sequence.begin + firstRow + row : -1; };
-    loadHeadRows<Attention>(shared.q, a.q, shape, head, queryRow);
-    loadHeadRows<Attention>(shared.dO, a.dO, shape, head, queryRow);
-    for (int col = static_cast<int>(threadIdx.x); col < Attention::kCols; col += Attention::kThreads) {
-      const int64_t at = queryRow(col);
-      shared.lse[col] = at < 0 ? 0.0f : a.lse[at * shape.heads + head] * kLog2E;
-      shared.delta[col] = at < 0 ? 0.0f : a.delta[at * shape.heads + head];
-    }
-    cpAsyncCommit();
-    cpAsyncWait<0>();
-    syncThreads();
-    // Scores are transposed here, [key][query], so that weights and gradients are first factors of dv and dk.
-    typename Attention::Scores weights, gradients;
-    Attention::multiply(weights, shared.k, shared.q);
+  /// Whether the calling warp has keys that any of a tile's queries sees.
+  RLHF_DEVICE bool takesPart(const TileMask& mask) const {
+    return Attention::warpFirstRow() < keys && !mask.hidesAll(Attention::kCols - 1, Attention::warpFirstRow());
+  }
+
+  template <class QueryRow>
+  RLHF_DEVICE void loadStatistics(int head, const QueryRow& queryRow, int stage) {
+    const int col = static_cast<int>(threadIdx.x);
+    static_assert(Attention::kCols <= Attention::kThreads, "a thread for each query");
+    if (col >= Attention::kCols) return;
+    const int64_t at = queryRow(col);
+    shared.lse[stage][col] = at < 0 ? 0.0f : a.lse[at * shape.heads + head] * kLog2E;
+    shared.delta[stage][col] = at < 0 ? 0.0f : a.delta[at * shape.heads + head];
+  }
+
+  /// Adds to dv, and leaves the scores' gradients. Scores are transposed here, [key][query], so that weights and gradients are first
+  /// factors of dv and dk. Queries behind the last are rows of zeros, which add nothing.
+  RLHF_DEVICE void addValues(const TileMask& mask, int stage) {
+    typename Attention::Scores weights;
+    Attention::multiply(weights, shared.k, shared.q[stage]);
     Attention::multiply(gradients, shared.v, shared.dO);
-    const TileMask mask(shape, sequence.inherited + firstRow, firstKey);
-    const int queries = static_cast<int>(lesser(Attention::kCols, sequence.length - firstRow));
+    if (!mask.seesAll(Attention::kCols, Attention::kRows)) {
+      forEachScore<Attention>(weights, [&](int row, int col, float& score) {
+        if (!mask.sees(Attention::colOf(col), Attention::rowOf(row))) score = -INFINITY;
+      });
+    }
     forEachScore<Attention>(weights, [&](int row, int col, float& weight) {
-      const int key = Attention::rowOf(row), query = Attention::colOf(col);
-      const bool visible = key < keys && query < queries && mask.sees(query, key);
-      weight = visible ? exp2f(weight * (shape.scale * kLog2E) - shared.lse[query]) : 0.0f;
+      const int query = Attention::colOf(col);
+      weight = exp2Approx(weight * (shape.scale * kLog2E) - shared.lse[stage][query]);
       float& gradient = Attention::score(gradients, row, col);
-      gradient = weight * (gradient - shared.delta[query]);
+      gradient = weight * (gradient - shared.delta[stage][query]);
     });
     Attention::publish(weights, shared.weights);
-    Attention::publish(gradients, shared.gradients);
-    if (Attention::kExchanges) syncThreads();
     Attention::accumulate(dv, weights, shared.weights, shared.dO);
-    Attention::accumulate(dk, gradients, shared.gradients, shared.q);
-    syncThreads();  // queries have been read
   }
 };
 
 /// dk and dv of a tile of a sequence's own keys: dv = Σ p·dO, dk = scale·Σ p·(dO·v − delta)·q, over the queries of all heads that
 /// share the key head, of the sequence first and then of its children.
-template <class T, int kDim>
+template <class Attention, class T>
 __global__ void __launch_bounds__(128, 2)
-    keyGradientKernel(const __grid_constant__ BackwardArrays<T> a, const __grid_constant__ AttentionShape shape, int64_t tiles) {
-  using Attention = AttentionFor<T, kDim>;
+    keyGradientKernel(const __grid_constant__ BackwardArrays<T> a, const __grid_constant__ AttentionShape shape, int tiles) {
   RLHF_SHARED_MEMORY(KeyShared<Attention>, shared);
-  const int64_t index = blockIdx.x / tiles, firstRow = blockIdx.x % tiles * Attention::kRows, kvHead = blockIdx.y;
+  const int block = static_cast<int>(blockIdx.x), kvHead = static_cast<int>(blockIdx.y);
+  const int index = block / tiles, firstRow = block % tiles * Attention::kRows;
   const SequenceRows sequence(shape, index);
   if (firstRow >= sequence.length) return;
-  const auto keyRow = [&](int row) { return firstRow + row < sequence.length ? sequence.begin + firstRow + row : -1; };
-  loadHeadRows<Attention>(shared.k, a.k, shape, kvHead, keyRow);
+  const auto keyRow = [&](int row) { return sequence.ownRow(firstRow + row); };
+  loadHeadRows<Attention>(shared.k, a.k, shape, kvHead, keyRow);  // these come with the first queries
   loadHeadRows<Attention>(shared.v, a.v, shape, kvHead, keyRow);
-  KeyGradients<T, kDim> sums{a, shape, shared, sequence.inherited + firstRow,
-                             static_cast<int>(lesser(Attention::kRows, sequence.length - firstRow))};
-  sums.addSequence(sequence, kvHead);
-  if (shape.parents)
-    for (int64_t child = index + 1; child < shape.sequences; ++child)
-      if (shape.parents[child] == index) sums.addSequence(SequenceRows(shape, child), kvHead);
+  KeyGradients<Attention, T> sums{a, shape, shared, sequence.inherited + firstRow,
+                                  lesser(Attention::kRows, sequence.length - firstRow)};
+  for (int each = index; each < shape.sequences; each = shape.nextChild(index, each)) sums.addSequence(SequenceRows(shape, each), kvHead);
   storeHeadRows<Attention>(sums.dk, a.dk, a.k.stride, shape, kvHead, keyRow, [&](int) { return shape.scale; });
   storeHeadRows<Attention>(sums.dv, a.dv, a.v.stride, shape, kvHead, keyRow, [](int) { return 1.0f; });
 }
 
 template <class T, int kDim>
 void launchGradients(OpContext& context, const AttentionBackward& a, const BackwardArrays<T>& arrays) {
-  using Attention = AttentionFor<T, kDim>;
+  // As many rows and columns as the registers of a thread hold beside its sums.
+  using OfQueries = AttentionFor<T, kDim, 32, kDim == 128 || kDim == 32 ? 32 : 64>;
+  using OfKeys = AttentionFor<T, kDim, kDim == 64 ? 32 : 16, kDim == 64 ? 32 : 64>;
+  static_assert(sizeof(QueryShared<OfQueries>) <= kSharedBytesEverywhere && sizeof(KeyShared<OfKeys>) <= kSharedBytesEverywhere);
   const AttentionShape shape = shapeOf(a, sizeof(T), {a.q, a.k, a.v, a.dO});
-  const int64_t tiles = tilesPerSequence(a.maxLength, Attention::kRows);
-  const auto blocks = static_cast<uint32_t>(a.sequences * tiles);
-  RLHF_LAUNCH((queryGradientKernel<T, kDim>), dim3(blocks, static_cast<uint32_t>(a.heads)), dim3(Attention::kThreads),
-              sizeof(QueryShared<Attention>), context.stream, arrays, shape, tiles);
-  RLHF_LAUNCH((keyGradientKernel<T, kDim>), dim3(blocks, static_cast<uint32_t>(a.kvHeads)), dim3(Attention::kThreads),
-              sizeof(KeyShared<Attention>), context.stream, arrays, shape, tiles);
+  const auto sequences = static_cast<uint32_t>(a.sequences);
+  const int queryTiles = tilesPerSequence(a.maxLength, OfQueries::kRows), keyTiles = tilesPerSequence(a.maxLength, OfKeys::kRows);
+  RLHF_LAUNCH((queryGradientKernel<OfQueries, T>), dim3(sequences * queryTiles, static_cast<uint32_t>(a.heads)), dim3(OfQueries::kThreads),
+              sizeof(QueryShared<OfQueries>), context.stream, arrays, shape, queryTiles);
+  RLHF_LAUNCH((keyGradientKernel<OfKeys, T>), dim3(sequences * keyTiles, static_cast<uint32_t>(a.kvHeads)), dim3(OfKeys::kThreads),
+              sizeof(KeyShared<OfKeys>), context.stream, arrays, shape, keyTiles);
 }
 
 }  // namespace
@@ -194,11 +216,9 @@ void launchGradients(OpContext& context, const AttentionBackward& a, const Backw
 void attentionBackward(OpContext& context, const AttentionBackward& a) {
   dispatchType(a.type, "attentionBackward", [&](auto zero) {
     using T = decltype(zero);
-    const auto rows = [](const void* data, int64_t stride) { return HeadRows<T>{static_cast<const T*>(data), stride}; };
-    const BackwardArrays<T> arrays{rows(a.q, a.qStride),  rows(a.k, a.kStride),          rows(a.v, a.vStride),
-                                   rows(a.o, a.oStride),  rows(a.dO, a.oStride),         static_cast<const float*>(a.lse),
-                                   static_cast<float*>(a.delta), static_cast<T*>(a.dq), static_cast<T*>(a.dk),
-                                   static_cast<T*>(a.dv)};
+    const BackwardArrays<T> arrays{{a.q, a.qStride}, {a.k, a.kStride}, {a.v, a.vStride}, {a.o, a.oStride}, {a.dO, a.oStride},
+                                   static_cast<const float*>(a.lse), static_cast<float*>(a.delta), static_cast<T*>(a.dq),
+                                   static_cast<T*>(a.dk), static_cast<T*>(a.dv)};
     const int64_t count = a.rows * a.heads;
     constexpr int64_t kPerBlock = kDeltaThreads / 32;
     RLHF_LAUNCH(deltaKernel<T>, dim3(static_cast<uint32_t>((count + kPerBlock - 1) / kPerBlock)), dim3(kDeltaThreads), 0,

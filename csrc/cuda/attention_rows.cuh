@@ -11,46 +11,59 @@ namespace rlhf::cuda {
 
 inline constexpr float kLog2E = 1.4426950408889634f;
 
-RLHF_DEVICE int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
+RLHF_DEVICE int lesser(int a, int b) { return a < b ? a : b; }
 
 /// One of q, k, v, o, dO: rows of `heads` heads, each `dim` wide.
 template <class T>
 struct HeadRows {
   const T* data;
-  int64_t stride;
+  int stride;
+
+  HeadRows(const void* array, int64_t rowStride) : data(static_cast<const T*>(array)), stride(static_cast<int>(rowStride)) {}
 };
 
-/// What every kernel of attention is given.
+/// What every kernel of attention is given. Rows and positions are of 32 bits, as the offsets are.
 struct AttentionShape {
   const int32_t* offsets;
   const int32_t* parents;  // or null
-  int64_t sequences, heads, kvHeads, dim, window;
+  int sequences, heads, kvHeads, dim;
+  int window;  // INT32_MAX: all that is before
   float scale;
   bool isAligned;  // every head of every row begins at a multiple of 16 bytes
 
-  RLHF_DEVICE int64_t kvHeadOf(int64_t head) const { return head * kvHeads / heads; }
-  RLHF_DEVICE int64_t firstSeen(int64_t query) const { return window > 0 && query >= window ? query - window + 1 : 0; }
+  RLHF_DEVICE int kvHeadOf(int head) const { return head * kvHeads / heads; }
+  /// The first sequence behind another that has this parent, or `sequences`.
+  RLHF_DEVICE int nextChild(int parent, int sequence) const {
+    if (!parents) return sequences;
+    do ++sequence;
+    while (sequence < sequences && parents[sequence] != parent);
+    return sequence;
+  }
+  RLHF_DEVICE int firstSeen(int query) const { return query >= window ? query - window + 1 : 0; }
 };
 
-/// Which keys of one tile the queries of another see, both by index in their tile. In 32 bits, as the rows of a batch are.
+/// Which keys of one tile the queries of another see, both by index in their tile.
 struct TileMask {
   int shift, window;
 
-  RLHF_DEVICE TileMask(const AttentionShape& shape, int64_t firstQuery, int64_t firstKey)
-      : shift(static_cast<int>(firstQuery - firstKey)),
-        window(shape.window > 0 && shape.window < INT32_MAX ? static_cast<int>(shape.window) : INT32_MAX) {}
+  RLHF_DEVICE TileMask(const AttentionShape& shape, int firstQuery, int firstKey)
+      : shift(firstQuery - firstKey), window(shape.window) {}
 
   RLHF_DEVICE bool sees(int query, int key) const {
     const int distance = shift + query - key;
     return distance >= 0 && distance < window;
   }
+  /// Whether a key and all behind it are hidden from a query and all before it.
+  RLHF_DEVICE bool hidesAll(int query, int key) const { return shift + query < key; }
+  /// Whether queries before `queries` see all keys before `keys`.
+  RLHF_DEVICE bool seesAll(int queries, int keys) const { return sees(0, keys - 1) && sees(queries - 1, 0); }
 };
 
 /// A sequence: rows of its own, and before them, by position, those of its parent.
 struct SequenceRows {
-  int64_t begin, length, parentBegin = 0, inherited = 0;
+  int begin, length, parentBegin = 0, inherited = 0;
 
-  RLHF_DEVICE SequenceRows(const AttentionShape& shape, int64_t sequence) {
+  RLHF_DEVICE SequenceRows(const AttentionShape& shape, int sequence) {
     begin = shape.offsets[sequence];
     length = shape.offsets[sequence + 1] - begin;
     const int32_t parent = shape.parents ? shape.parents[sequence] : -1;
@@ -59,31 +72,77 @@ struct SequenceRows {
     inherited = shape.offsets[parent + 1] - parentBegin;
   }
 
-  RLHF_DEVICE int64_t positions() const { return inherited + length; }
-  RLHF_DEVICE int64_t rowAt(int64_t position) const {
-    return position < inherited ? parentBegin + position : begin + position - inherited;
+  RLHF_DEVICE int positions() const { return inherited + length; }
+  /// The row of the batch that is at a position, or −1 behind the last.
+  RLHF_DEVICE int rowAt(int position) const {
+    if (position >= positions()) return -1;
+    return position + (position < inherited ? parentBegin : begin - inherited);
+  }
+  /// The row of the batch that is a row of the sequence's own, or −1 behind the last.
+  RLHF_DEVICE int ownRow(int row) const { return row < length ? begin + row : -1; }
+};
+
+/// A block's tile of queries of one sequence and the tiles of keys that any of them sees.
+template <class Attention>
+struct QueryTile {
+  SequenceRows sequence;
+  int firstRow, firstQuery, count, firstTile;
+
+  /// The tile of block blockIdx.x, where every sequence has `tiles`; a sequence's last ones see the most keys and begin first. A count of 0
+  /// or less: the sequence has no such tile.
+  RLHF_DEVICE QueryTile(const AttentionShape& shape, int tiles) : sequence(shape, static_cast<int>(blockIdx.x) / tiles) {
+    firstRow = (tiles - 1 - static_cast<int>(blockIdx.x) % tiles) * Attention::kRows;
+    firstQuery = sequence.inherited + firstRow;
+    count = lesser(Attention::kRows, sequence.length - firstRow);
+    firstTile = shape.firstSeen(firstQuery) / Attention::kCols;
+  }
+
+  RLHF_DEVICE int rowAt(int row) const { return sequence.ownRow(firstRow + row); }
+  RLHF_DEVICE int keyTiles() const { return (firstQuery + count - 1) / Attention::kCols - firstTile + 1; }
+  RLHF_DEVICE int firstKey(int tile) const { return (firstTile + tile) * Attention::kCols; }
+  RLHF_DEVICE int keyRow(int tile, int row) const { return sequence.rowAt(firstKey(tile) + row); }
+  RLHF_DEVICE TileMask maskOf(const AttentionShape& shape, int tile) const { return {shape, firstQuery, firstKey(tile)}; }
+
+  /// Whether the calling warp has queries that see keys of a tile.
+  RLHF_DEVICE bool takesPart(const AttentionShape& shape, int tile) const {
+    return Attention::warpFirstRow() < count && !maskOf(shape, tile).hidesAll(Attention::warpLastRow(), 0);
+  }
+  /// Scores of keys that a query does not see become −∞.
+  RLHF_DEVICE void hide(typename Attention::Scores& scores, const AttentionShape& shape, int tile) const {
+    const TileMask mask = maskOf(shape, tile);
+    if (mask.seesAll(Attention::kRows, Attention::kCols)) return;
+    forEachScore<Attention>(scores, [&](int row, int col, float& score) {
+      if (!mask.sees(Attention::rowOf(row), Attention::colOf(col))) score = -INFINITY;
+    });
   }
 };
 
 /// Fills a tile: its row r is row sourceRow(r) of the array at one head, or zero where that is negative. Aligned rows go by
-/// cp.async, which the caller commits and waits for; a barrier must follow in either case.
-template <class Attention, class T, class SourceRow>
-RLHF_DEVICE void loadHeadRows(typename Attention::Tile& tile, const HeadRows<T>& array, const AttentionShape& shape,
-                              int64_t head, SourceRow&& sourceRow) {
-  constexpr int kPack = kWidestPack<T>, kDim = Attention::kPitch - kPack, kPacksPerRow = kDim / kPack;
-  static_assert(Attention::kRows == Attention::kCols, "tiles of rows and of columns are of one size");
-#pragma unroll 1  // addresses of several packs at once would take the registers of the sums
-  for (int pack = static_cast<int>(threadIdx.x); pack < Attention::kRows * kPacksPerRow; pack += Attention::kThreads) {
-    const int row = pack / kPacksPerRow, dim = pack % kPacksPerRow * kPack;
-    const int64_t sourceAt = sourceRow(row), left = sourceAt < 0 ? 0 : shape.dim - dim;
-    const int valid = left <= 0 ? 0 : left < kPack ? static_cast<int>(left) : kPack;
-    const T* source = valid > 0 ? array.data + sourceAt * array.stride + head * shape.dim + dim : array.data;
-    T* destination = &tile.data[row * Attention::kPitch + dim];
-    if (shape.isAligned) {
-      cpAsync16(destination, source, valid * static_cast<int>(sizeof(T)));
-    } else {
+/// cp.async, which the caller commits and waits for; a barrier must follow in either case. A thread copies one column of packs.
+template <class Attention, class Tile, class T, class SourceRow>
+RLHF_DEVICE void loadHeadRows(Tile& tile, const HeadRows<T>& array, const AttentionShape& shape, int head,
+                              SourceRow&& sourceRow) {
+  constexpr int kPack = kWidestPack<T>, kPacksPerRow = Attention::kDim / kPack, kRowsAtOnce = Attention::kThreads / kPacksPerRow;
+  static_assert(Tile::kRows % kRowsAtOnce == 0, "every thread copies as much");
+  const int thread = static_cast<int>(threadIdx.x), threadRow = thread / kPacksPerRow, firstDim = thread % kPacksPerRow * kPack;
+  const int inHead = shape.dim <= firstDim ? 0 : lesser(shape.dim - firstDim, kPack);
+  const T* column = inHead > 0 ? array.data + head * shape.dim + firstDim : array.data;
+  T* destination = &tile.data[threadRow * Attention::kPitch + firstDim];
+  if (shape.isAligned) {
 #pragma unroll
-      for (int i = 0; i < kPack; ++i) destination[i] = i < valid ? source[i] : fromFloat<T>(0.0f);
+    for (int row = 0; row < Tile::kRows; row += kRowsAtOnce) {
+      const int at = sourceRow(row + threadRow);
+      const T* source = column + static_cast<int64_t>(at < 0 ? 0 : at) * array.stride;
+      cpAsync16(destination + row * Attention::kPitch, source, at < 0 ? 0 : inHead * static_cast<int>(sizeof(T)));
+    }
+  } else {
+#pragma unroll 1
+    for (int row = 0; row < Tile::kRows; row += kRowsAtOnce) {
+      const int at = sourceRow(row + threadRow);
+#pragma unroll 1
+      for (int i = 0; i < kPack; ++i)
+        destination[row * Attention::kPitch + i] =
+            at >= 0 && i < inHead ? column[static_cast<int64_t>(at) * array.stride + i] : fromFloat<T>(0.0f);
     }
   }
 }
@@ -91,13 +150,13 @@ RLHF_DEVICE void loadHeadRows(typename Attention::Tile& tile, const HeadRows<T>&
 /// Writes sums times `factor(rowSlot)` to the rows that targetRow(row) names, at one head; negative ones are left out.
 template <class Attention, class T, class TargetRow, class Factor>
 RLHF_DEVICE void storeHeadRows(typename Attention::Sums& sums, T* data, int64_t stride, const AttentionShape& shape,
-                               int64_t head, TargetRow&& targetRow, Factor&& factor) {
+                               int head, TargetRow&& targetRow, Factor&& factor) {
 #pragma unroll
   for (int row = 0; row < Attention::kRowSlots; ++row) {
-    const int64_t target = targetRow(Attention::rowOf(row));
+    const int target = targetRow(Attention::rowOf(row));
     if (target < 0) continue;
     const float scale = factor(row);
-    T* out = data + target * stride + head * shape.dim;
+    T* out = data + target * stride + static_cast<int64_t>(head) * shape.dim;
 #pragma unroll
     for (int dim = 0; dim < Attention::kDimSlots; ++dim)
       if (Attention::dimOf(dim) < shape.dim) out[Attention::dimOf(dim)] = fromFloat<T>(Attention::sum(sums, row, dim) * scale);
@@ -109,9 +168,13 @@ AttentionShape shapeOf(const Arguments& a, size_t elementBytes, std::initializer
   bool isAligned = true;
   for (const void* array : arrays) isAligned &= reinterpret_cast<uintptr_t>(array) % 16 == 0;
   const int64_t strides[] = {a.qStride, a.kStride, a.vStride, a.oStride, a.headDim};
-  for (const int64_t stride : strides)
+  for (const int64_t stride : strides) {
+    if (stride > INT32_MAX) throw Error(code::kUnsupported, "attention: rows are more than 2^31 elements apart");
     isAligned &= static_cast<size_t>(stride) * elementBytes % 16 == 0;
-  return {a.offsets, a.parents, a.sequences, a.heads, a.kvHeads, a.headDim, a.window, static_cast<float>(a.scale), isAligned};
+  }
+  const auto narrow = [](int64_t value) { return static_cast<int>(value < INT32_MAX ? value : INT32_MAX); };
+  return {a.offsets,         a.parents,         narrow(a.sequences), narrow(a.heads),
+          narrow(a.kvHeads), narrow(a.headDim), a.window > 0 ? narrow(a.window) : INT32_MAX, static_cast<float>(a.scale), isAligned};
 }
 
 /// Calls f(width) with the smallest width, a constant, that a head fits in.
@@ -126,6 +189,6 @@ void dispatchWidth(int64_t headDim, const char* op, Function&& f) {
 }
 
 /// Tiles of a sequence as long as the longest; shorter ones leave the last of theirs idle.
-inline int64_t tilesPerSequence(int64_t maxLength, int tileRows) { return (maxLength + tileRows - 1) / tileRows; }
+inline int tilesPerSequence(int64_t maxLength, int tileRows) { return static_cast<int>((maxLength + tileRows - 1) / tileRows); }
 
 }  // namespace rlhf::cuda

@@ -7,18 +7,22 @@
 
 namespace rlhf::cuda {
 
-/// float32 by fused multiply-add, tiles of 32 × 32. Weights pass through shared memory on their way to the second product.
-template <int kDim>
+/// float32 by fused multiply-add, tiles of 32 rows. Weights pass through shared memory on their way to the second product, from lanes to
+/// lanes of one warp; a barrier must stand between accumulate() and the next publish().
+template <int kDim_>
 struct FmaAttention {
   using Element = float;
-  static constexpr int kRows = 32, kCols = 32, kThreads = 128, kLanesPerRow = 16;
+  static constexpr int kDim = kDim_, kRows = 32, kCols = 32, kThreads = 128, kLanesPerRow = 16;
   static constexpr int kRowSlots = 4, kColSlots = 2, kDimSlots = kDim / 16;
   static constexpr int kPitch = kDim + kWidestPack<float>;
-  static constexpr bool kExchanges = true;  // a barrier must stand between publish() and accumulate()
 
+  template <int kTileRows>
   struct Tile {
+    static constexpr int kRows = kTileRows;
     alignas(16) float data[kRows * kPitch];
   };
+  using RowTile = Tile<kRows>;
+  using ColTile = Tile<kCols>;
   struct Exchange {
     static constexpr int kPitch = kCols + kWidestPack<float>;
     alignas(16) float data[kRows * kPitch];
@@ -33,10 +37,13 @@ struct FmaAttention {
   static RLHF_DEVICE int rowOf(int slot) { return static_cast<int>(threadIdx.x) / 16 + 8 * slot; }
   static RLHF_DEVICE int colOf(int slot) { return static_cast<int>(threadIdx.x) % 16 + 16 * slot; }
   static RLHF_DEVICE int dimOf(int slot) { return colOf(slot); }
+  // A warp's rows are spread over the tile.
+  static RLHF_DEVICE int warpFirstRow() { return 0; }
+  static RLHF_DEVICE int warpLastRow() { return kRows - 1; }
   static RLHF_DEVICE float& score(Scores& scores, int row, int col) { return scores.value[row][col]; }
   static RLHF_DEVICE float& sum(Sums& sums, int row, int dim) { return sums.value[row][dim]; }
 
-  static RLHF_DEVICE void multiply(Scores& scores, const Tile& a, const Tile& b) {
+  static RLHF_DEVICE void multiply(Scores& scores, const RowTile& a, const ColTile& b) {
     scores = {};
 #pragma unroll 1
     for (int k = 0; k < kDim; k += kStep) {
@@ -65,7 +72,8 @@ struct FmaAttention {
     }
   }
 
-  static RLHF_DEVICE void accumulate(Sums& sums, const Scores&, const Exchange& exchange, const Tile& b) {
+  static RLHF_DEVICE void accumulate(Sums& sums, const Scores&, const Exchange& exchange, const ColTile& b) {
+    syncWarp();
 #pragma unroll 1
     for (int k = 0; k < kCols; k += kStep) {
       Part weight[kRowSlots];
@@ -89,68 +97,85 @@ struct FmaAttention {
   static RLHF_DEVICE Part partAt(const float* data) { return *reinterpret_cast<const Part*>(data); }
 };
 
-/// bfloat16 or float16 on tensor cores with float32 sums, tiles of 64 × 64, 16 rows for each of four warps. The accumulators of the
-/// scores, rounded in pairs, are the fragments that the second product takes (FlashAttention 2).
-template <class T, int kDim>
+/// bfloat16 or float16 on tensor cores with float32 sums, kWarpRows rows for each of four warps. What a warp reads of the columns' tile
+/// serves all its rows, so many rows spare shared memory, and take registers. The accumulators of the scores, rounded in pairs, are the
+/// fragments that the second product takes (FlashAttention 2).
+template <class T, int kDim_, int kWarpRows, int kCols_>
 struct TensorCoreAttention {
   using Element = T;
-  static constexpr int kRows = 64, kCols = 64, kThreads = 128, kLanesPerRow = 4;
-  static constexpr int kRowSlots = 2, kColSlots = 16, kDimSlots = kDim / 4;
+  static constexpr int kDim = kDim_, kRows = 4 * kWarpRows, kCols = kCols_, kThreads = 128, kLanesPerRow = 4;
+  static constexpr int kBlocks = kWarpRows / 16;  // of 16 rows
+  static constexpr int kRowSlots = 2 * kBlocks, kColSlots = kCols / 4, kDimSlots = kDim / 4;
   static constexpr int kPitch = kDim + kWidestPack<T>;
-  static constexpr bool kExchanges = false;
 
+  template <int kTileRows>
   struct Tile {
+    static constexpr int kRows = kTileRows;
     alignas(16) T data[kRows * kPitch];
   };
+  using RowTile = Tile<kRows>;
+  using ColTile = Tile<kCols>;
   struct Exchange {};
   struct Scores {
-    float fragment[kCols / 8][4];
+    float fragment[kBlocks][kCols / 8][4];
   };
   struct Sums {
-    float fragment[kDim / 8][4] = {};
+    float fragment[kBlocks][kDim / 8][4] = {};
   };
 
   static RLHF_DEVICE int lane() { return static_cast<int>(threadIdx.x) % 32; }
-  static RLHF_DEVICE int firstRow() { return static_cast<int>(threadIdx.x) / 32 * 16; }
-  static RLHF_DEVICE int rowOf(int slot) { return firstRow() + 8 * slot + lane() / 4; }
+  static RLHF_DEVICE int warpFirstRow() { return static_cast<int>(threadIdx.x) / 32 * kWarpRows; }
+  static RLHF_DEVICE int warpLastRow() { return warpFirstRow() + kWarpRows - 1; }
+  static RLHF_DEVICE int rowOf(int slot) { return warpFirstRow() + 8 * slot + lane() / 4; }
   static RLHF_DEVICE int colOf(int slot) { return slot / 2 * 8 + lane() % 4 * 2 + slot % 2; }
   static RLHF_DEVICE int dimOf(int slot) { return colOf(slot); }
-  static RLHF_DEVICE float& score(Scores& scores, int row, int col) { return scores.fragment[col / 2][2 * row + col % 2]; }
-  static RLHF_DEVICE float& sum(Sums& sums, int row, int dim) { return sums.fragment[dim / 2][2 * row + dim % 2]; }
+  static RLHF_DEVICE float& score(Scores& scores, int row, int col) {
+    return scores.fragment[row / 2][col / 2][row % 2 * 2 + col % 2];
+  }
+  static RLHF_DEVICE float& sum(Sums& sums, int row, int dim) { return sums.fragment[row / 2][dim / 2][row % 2 * 2 + dim % 2]; }
 
-  static RLHF_DEVICE void multiply(Scores& scores, const Tile& a, const Tile& b) {
+  static RLHF_DEVICE void multiply(Scores& scores, const RowTile& a, const ColTile& b) {
     scores = {};
     const int l = lane();
 #pragma unroll 2
     for (int k = 0; k < kDim; k += 16) {
-      uint32_t aPart[4];
-      ldmatrixX4(aPart, &a.data[(firstRow() + l % 16) * kPitch + k + 8 * (l / 16)]);
+      uint32_t aPart[kBlocks][4];
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block)
+        ldmatrixX4(aPart[block], &a.data[(warpFirstRow() + 16 * block + l % 16) * kPitch + k + 8 * (l / 16)]);
 #pragma unroll
       for (int pair = 0; pair < kCols / 16; ++pair) {
         uint32_t bPart[4];
         ldmatrixX4(bPart, &b.data[(16 * pair + l % 8 + 8 * (l / 16)) * kPitch + k + 8 * (l / 8 % 2)]);
-        multiplyPair(scores.fragment[2 * pair], scores.fragment[2 * pair + 1], aPart, bPart);
+#pragma unroll
+        for (int block = 0; block < kBlocks; ++block)
+          multiplyPair(scores.fragment[block][2 * pair], scores.fragment[block][2 * pair + 1], aPart[block], bPart);
       }
     }
   }
 
   static RLHF_DEVICE void publish(const Scores&, Exchange&) {}
 
-  static RLHF_DEVICE void accumulate(Sums& sums, const Scores& weights, const Exchange&, const Tile& b) {
+  static RLHF_DEVICE void accumulate(Sums& sums, const Scores& weights, const Exchange&, const ColTile& b) {
     const int l = lane();
 #pragma unroll
     for (int k = 0; k < kCols; k += 16) {
-      uint32_t aPart[4];
+      uint32_t aPart[kBlocks][4];
 #pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        const float(&fragment)[4] = weights.fragment[k / 8 + r / 2];
-        aPart[r] = packPair<T>(fragment[2 * (r % 2)], fragment[2 * (r % 2) + 1]);
+      for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+          const float(&fragment)[4] = weights.fragment[block][k / 8 + r / 2];
+          aPart[block][r] = packPair<T>(fragment[2 * (r % 2)], fragment[2 * (r % 2) + 1]);
+        }
       }
 #pragma unroll
       for (int pair = 0; pair < kDim / 16; ++pair) {
         uint32_t bPart[4];
         ldmatrixX4Transposed(bPart, &b.data[(k + l % 16) * kPitch + 16 * pair + 8 * (l / 16)]);
-        multiplyPair(sums.fragment[2 * pair], sums.fragment[2 * pair + 1], aPart, bPart);
+#pragma unroll
+        for (int block = 0; block < kBlocks; ++block)
+          multiplyPair(sums.fragment[block][2 * pair], sums.fragment[block][2 * pair + 1], aPart[block], bPart);
       }
     }
   }
@@ -163,8 +188,9 @@ struct TensorCoreAttention {
   }
 };
 
-template <class T, int kDim>
-using AttentionFor = std::conditional_t<std::is_same_v<T, float>, FmaAttention<kDim>, TensorCoreAttention<T, kDim>>;
+template <class T, int kDim, int kWarpRows, int kCols>
+using AttentionFor =
+    std::conditional_t<std::is_same_v<T, float>, FmaAttention<kDim>, TensorCoreAttention<T, kDim, kWarpRows, kCols>>;
 
 /// Calls f(rowSlot, colSlot, score) for every score that the thread holds.
 template <class Attention, class Function>

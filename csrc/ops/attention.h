@@ -14,7 +14,7 @@ struct AttentionForward {
   int64_t heads = 0, kvHeads = 0, headDim = 0;
   int64_t qStride = 0, kStride = 0, vStride = 0, oStride = 0;
   int64_t window = 0;                  // keys that a query sees, its own included; 0: all before it
-  double scale = 0;                    // multiplies q·k, usually D^(-1/2)
+  double scale = 0;                    // multiplies q·k, > 0, usually D^(-1/2)
   const int32_t* offsets = nullptr;    // [S+1], offsets[0] = 0, offsets[S] = N
   const int32_t* parents = nullptr;    // [S] (optional): a sequence, or −1 for none
   const void* q = nullptr;             // [N, H, D]

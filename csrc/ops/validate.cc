@@ -221,7 +221,7 @@ void checkAttentionSizes(const ArgumentCheck& check, const Arguments& a) {
   check.stride("vStride", a.vStride, "kvHeads · headDim", a.kvHeads * a.headDim);
   check.stride("oStride", a.oStride, "heads · headDim", a.heads * a.headDim);
   check.atLeast("window", a.window, 0);
-  check.finite("scale", a.scale);
+  check.number("scale", a.scale, a.scale > 0, "> 0");
   check.present({{"offsets", a.offsets}, {"q", a.q}, {"k", a.k}, {"v", a.v}, {"o", a.o}, {"lse", a.lse}});
 }
 

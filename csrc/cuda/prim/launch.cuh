@@ -13,6 +13,9 @@
 
 namespace rlhf::cuda {
 
+/// Shared memory that a block may have on every device from sm_80 on.
+inline constexpr size_t kSharedBytesEverywhere = 99 << 10;
+
 #if defined(__CUDACC__)
 
 /// Throws Error with CUDA's own text unless `status` is success.

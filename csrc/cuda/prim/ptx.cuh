@@ -141,6 +141,17 @@ RLHF_DEVICE uint32_t ballot(bool predicate, Site site = Site::here()) {
 #endif
 }
 
+/// 2^x within 2 units in the last place; results below the normal numbers are 0.
+RLHF_DEVICE float exp2Approx(float x) {
+#if defined(__CUDACC__)
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+#else
+  return x < -126.0f ? 0.0f : std::exp2(x);
+#endif
+}
+
 /// How many bits are set.
 RLHF_DEVICE int popCount(uint32_t bits) {
 #if defined(__CUDACC__)

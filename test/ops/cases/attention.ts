@@ -71,6 +71,8 @@ const SHAPES: Readonly<Record<string, AttentionShape>> = {
   "40 tokens, width 64": { lengths: [40], heads: 2, kvHeads: 2, headDim: 64 },
   // Rows of packs of 4 and of 8 numbers, the last of them one short.
   "9 tokens, width 7": { lengths: [9], heads: 3, kvHeads: 1, headDim: 7 },
+  "150 tokens, width 64": { lengths: [150], heads: 2, kvHeads: 1, headDim: 64 },
+  "140 tokens, width 100": { lengths: [140], heads: 1, kvHeads: 1, headDim: 100 },
   "17 tokens, width 128": { lengths: [17], heads: 1, kvHeads: 1, headDim: 128 },
   "70 tokens, sharp": { lengths: [70], heads: 2, kvHeads: 1, headDim: 16, sharpness: 12 },
   "window of 1": { lengths: [1, 70, 3], heads: 2, kvHeads: 1, headDim: 8, window: 1 },
