@@ -1,5 +1,6 @@
 import { type KernelArguments, kernels } from "../../test/support/kernels.ts";
 import { type OpBench, uniformArray } from "../ops/op-bench.ts";
+import { adamWBenches } from "../ops/rows.ts";
 
 /** What PyTorch is asked to do beside it (torch_ops.py). */
 export interface PeerWork {
@@ -157,15 +158,8 @@ function gatedSilu(rows: number, cols: number): CudaBench[] {
 
 function optimizer(count: number): CudaBench[] {
   return [
-    {
-      ...{ op: "adamW", label: `${count} parameters, float32`, updated: ["parameter", "m", "v"] },
-      args: () => ({
-        ...{ type: "float32", count, step: 10, learningRate: 1e-4, weightDecay: 0.01 },
-        ...{ gradient: uniformArray(count), parameter: uniformArray(count), m: uniformArray(count) },
-        v: uniformArray(count).fill(0.1),
-      }),
-      peer: { kind: "adamW", count },
-    },
+    // PyTorch's fused step has no copy to write.
+    ...adamWBenches(count).map((bench): CudaBench => ({ ...bench, peer: { kind: "adamW", count } })),
     {
       ...{ op: "squaredNorm", label: `${count} elements, float32` },
       args: () => ({ type: "float32", count, x: uniformArray(count), out: new Float64Array(1) }),

@@ -1,6 +1,6 @@
 import { rotaryTables } from "../../test/ops/cases/elementwise.ts";
 import { ACTIVATION } from "../../test/ops/cases/linear.ts";
-import type { KernelArguments } from "../../test/support/kernels.ts";
+import { type KernelArguments, kernels } from "../../test/support/kernels.ts";
 import { type OpBench, uniformArray } from "./op-bench.ts";
 
 // The ops that pass over arrays: embeddings, norms, rotary, dropout, activations, the optimizer, drawing tokens.
@@ -127,17 +127,38 @@ const activations: readonly OpBench[] = [
   wholeRows("gatedSiluBackward", ROWS, 2048, ["gate", "up", "dy", "dGate", "dUp"], silu),
 ];
 
+/** 28 bytes a weight; 30 where a copy in bfloat16 is written beside master weights, and 24 where bfloat16 is all that there is. */
+export function adamWBenches(count: number): (OpBench & { readonly args: () => KernelArguments })[] {
+  const args = () => ({
+    ...{ count, step: 10, learningRate: 1e-4, weightDecay: 0.01 },
+    ...{ gradient: uniformArray(count), m: uniformArray(count), v: uniformArray(count).fill(0.1) },
+  });
+  return [
+    {
+      ...{ op: "adamW", label: `${count} parameters`, updated: ["parameter", "m", "v"] },
+      args: () => ({ type: "float32", ...args(), parameter: uniformArray(count) }),
+    },
+    {
+      ...{ op: "adamW", label: `${count} parameters, a copy in bfloat16`, updated: ["master", "m", "v"] },
+      args: () => ({
+        type: "bfloat16",
+        ...args(),
+        ...{ master: uniformArray(count), parameter: new Uint16Array(count) },
+      }),
+    },
+    {
+      ...{ op: "adamW", label: `${count} parameters, bfloat16 alone`, updated: ["parameter", "m", "v"] },
+      args: () => ({
+        type: "bfloat16",
+        ...args(),
+        ...{ seed: 1, parameter: kernels.toBits(uniformArray(count), "bfloat16") },
+      }),
+    },
+  ];
+}
+
 const optimizers: readonly OpBench[] = [1 << 16, 1 << 24].flatMap((count): OpBench[] => [
-  {
-    op: "adamW",
-    label: `${count} parameters`,
-    updated: ["parameter", "m", "v"],
-    args: () => ({
-      ...{ type: "float32", count, step: 10, learningRate: 1e-4, weightDecay: 0.01 },
-      ...{ gradient: uniformArray(count), parameter: uniformArray(count), m: uniformArray(count) },
-      v: uniformArray(count).fill(0.1),
-    }),
-  },
+  ...adamWBenches(count),
   {
     op: "narrow",
     label: `${count} elements to bfloat16`,

@@ -132,6 +132,7 @@ struct Generation {
 
 struct AdamWConfig {
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weightDecay = 0;
+  uint64_t seed = 0;  // of the rounding of weights that are kept in bfloat16 alone
 };
 
 /// A transformer with named adapters and heads on one base. Not thread-safe: lib's command queue calls it in order.
@@ -140,7 +141,8 @@ class Model : public std::enable_shared_from_this<Model> {
   struct Impl;
   /// Parameters are zero until written or initialised. `trainable` decides whether the base gets gradients. On an engine of F32 the
   /// matrices of a frozen base may be kept as F16 or BF16: half the memory; they are widened, which is exact, for arithmetic in float32.
-  /// On one of a narrower type they are kept as F32, of which the passes read a rounded copy, or frozen in that type alone.
+  /// On one of a narrower type they are kept as F32, of which the passes read a rounded copy, or in that type alone. Those that train may
+  /// be kept as BF16 alone: their updates are rounded stochastically.
   static std::shared_ptr<Model> create(std::shared_ptr<Engine> engine, const ModelConfig& config, bool trainable,
                                        std::optional<DType> storage = {});
   ~Model();

@@ -130,21 +130,25 @@ void Optimizer::Impl::update(double learningRate, double gradientScale) {
     ParameterGroup& group = model->group(name);
     Engine& engine = group.engine();
     Moments& state = of(group);
-    AdamW arguments{.type = engine.accumulator(),
-                    .count = group.count(),
-                    .step = steps,
+    AdamW arguments{.step = steps,
+                    .seed = config.seed,
                     .learningRate = learningRate,
                     .beta1 = config.beta1,
                     .beta2 = config.beta2,
                     .eps = config.eps,
                     .weightDecay = config.weightDecay,
                     .gradientScale = gradientScale / group.lossScale()};
-    arguments.gradient = group.gradients();
-    arguments.parameter = group.master();
-    arguments.m = state.m.data();
-    arguments.v = state.v.data();
-    engine.run(engine.ops().adamW, arguments);
-    group.roundMaster();
+    for (const ParameterRun& run : group.runs()) {
+      const size_t offset = static_cast<size_t>(run.first) * dtypeSize(engine.accumulator());
+      arguments.type = run.type;
+      arguments.count = run.count;
+      arguments.gradient = static_cast<char*>(group.gradients()) + offset;
+      arguments.parameter = run.parameters;
+      arguments.master = run.master;
+      arguments.m = state.m.data() + offset;
+      arguments.v = state.v.data() + offset;
+      engine.run(engine.ops().adamW, arguments);
+    }
   }
 }
 

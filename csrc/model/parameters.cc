@@ -57,28 +57,49 @@ int ParameterGroup::add(std::string name, std::vector<int64_t> shape, RowOrder r
 
 void ParameterGroup::allocate(Engine& engine, DType storage) {
   engine_ = &engine;
-  if (trainable_ && storage != engine.accumulator())
+  const bool narrow = storage != engine.accumulator();
+  if (trainable_ && narrow && storage != DType::BF16)
     throw Error(code::kUnsupported,
-                format("weights that train are kept as %s: load the model frozen to keep it as %s, or without dtype to train it",
+                format("weights that train are kept as %s or bfloat16, not as %s, in which updates would be lost: load the model with "
+                       "one of those, or frozen",
                        dtypeName(engine.accumulator()), dtypeName(storage)));
-  const bool rounds = storage == engine.accumulator() && storage != engine.type();
-  storage_ = rounds ? engine.type() : storage;
-  const bool uniform = storage_ == engine.type() && !keeper_;
+  const bool mastered = engine.type() != engine.accumulator() && (trainable_ || !narrow);
+  storage_ = narrow ? storage : engine.type();
+  if (trainable_ && narrow) putMatricesFirst();
+  const size_t unmasteredBytes = static_cast<size_t>(unmastered_) * dtypeSize(storage_);
+  const bool flat = trainable_ || (storage_ == engine.type() && !keeper_);
+  const auto flatPlace = [&](int64_t element) {
+    return element < unmastered_ ? static_cast<size_t>(element) * dtypeSize(storage_)
+                                 : unmasteredBytes + static_cast<size_t>(element - unmastered_) * dtypeSize(engine.type());
+  };
   ArenaPlan plan;
   for (Parameter& parameter : parameters_) {
     parameter.type = parameter.shape.size() > 1 ? storage_ : engine.type();
     if (parameter.apart) continue;
-    parameter.place = uniform ? static_cast<size_t>(parameter.offset) * dtypeSize(storage_)
-                              : plan.reserve(static_cast<size_t>(parameter.count) * dtypeSize(parameter.type));
+    parameter.place =
+        flat ? flatPlace(parameter.offset) : plan.reserve(static_cast<size_t>(parameter.count) * dtypeSize(parameter.type));
   }
   const auto take = [&](size_t bytes, const char* what) {
     DeviceMemory memory(engine, MemoryUse::Weights, bytes, (what + name_).c_str());
     engine.zero(memory.data(), bytes);
     return memory;
   };
-  data_ = take(uniform ? static_cast<size_t>(count_) * dtypeSize(storage_) : plan.bytes(), "the parameters of ");
-  if (rounds) master_ = take(static_cast<size_t>(count_) * dtypeSize(storage), "the master weights of ");
+  data_ = take(flat ? flatPlace(count_) : plan.bytes(), "the parameters of ");
+  if (mastered) master_ = take(static_cast<size_t>(count_ - unmastered_) * dtypeSize(engine.accumulator()), "the master weights of ");
   if (keeper_) apart_.resize(parameters_.size());
+}
+
+void ParameterGroup::putMatricesFirst() {
+  const int64_t alignment = static_cast<int64_t>(kAlignment / dtypeSize(storage_));
+  count_ = 0;
+  for (const bool matrices : {true, false}) {
+    for (Parameter& parameter : parameters_) {
+      if ((parameter.shape.size() > 1) != matrices) continue;
+      parameter.offset = count_;
+      count_ += (parameter.count + alignment - 1) / alignment * alignment;
+    }
+    if (matrices) unmastered_ = count_;
+  }
 }
 
 void ParameterGroup::keepApart(int index, ParameterKeeper& keeper) {
@@ -111,19 +132,23 @@ void* ParameterGroup::data(int index) const {
 }
 
 void* ParameterGroup::master(int index) const {
-  if (!hasMaster() || index < 0) return data(index);
-  return master_.data() + static_cast<size_t>(parameter(index).offset) * dtypeSize(engine_->accumulator());
+  if (index < 0 || !hasMaster(index)) return data(index);
+  return master_.data() + static_cast<size_t>(parameter(index).offset - unmastered_) * dtypeSize(engine_->accumulator());
 }
 
-void ParameterGroup::round(int64_t first, int64_t count, void* to) {
-  if (!hasMaster()) return;
-  const char* const from = master_.data() + static_cast<size_t>(first) * dtypeSize(engine_->accumulator());
-  engine_->run(engine_->ops().narrow, Narrow{.type = engine_->type(), .count = count, .x = from, .y = to});
+std::vector<ParameterRun> ParameterGroup::runs() const {
+  std::vector<ParameterRun> runs;
+  if (unmastered_ > 0) runs.push_back({0, unmastered_, storage_, data_.data(), nullptr});
+  const size_t place = static_cast<size_t>(unmastered_) * dtypeSize(storage_);
+  if (unmastered_ < count_) runs.push_back({unmastered_, count_ - unmastered_, engine_->type(), data_.data() + place, master_.data()});
+  return runs;
 }
 
-void ParameterGroup::roundMaster() { round(0, count_, data_.data()); }
-
-void ParameterGroup::roundMaster(int index) { round(parameter(index).offset, parameter(index).count, data(index)); }
+void ParameterGroup::roundMaster(int index) {
+  if (!hasMaster(index)) return;
+  engine_->run(engine_->ops().narrow,
+               Narrow{.type = engine_->type(), .count = parameter(index).count, .x = master(index), .y = data(index)});
+}
 
 void ParameterGroup::copyFrom(const ParameterGroup& other) {
   engine_->copy(data_.data(), other.data_.data(), data_.bytes());

@@ -40,6 +40,14 @@ class ParameterKeeper {
   ~ParameterKeeper() = default;
 };
 
+/// Parameters one after another in the flat arrays that an optimizer updates at once.
+struct ParameterRun {
+  int64_t first = 0, count = 0;  // elements of the flat arrays, gaps included
+  DType type = DType::F32;       // of `parameters`
+  void* parameters = nullptr;
+  void* master = nullptr;        // null where the parameters have no master weights
+};
+
 /// A flat block of parameters that train (or not) together. First `add` every parameter, then `allocate`
 /// once. Parameters start at 64-byte boundaries; the gaps between them hold zeros and stay zero under AdamW.
 class ParameterGroup {
@@ -48,16 +56,18 @@ class ParameterGroup {
 
   /// Returns the index by which the parameter is known from now on.
   int add(std::string name, std::vector<int64_t> shape, RowOrder rows = {});
-  /// Zeroes all parameters. Matrices are kept as `storage`; vectors, of which there are few, have the engine's type. A group that
-  /// trains is kept in the accumulator's type throughout: that and no other is what an optimizer updates. Where the engine's type is
-  /// narrower, what is kept so are master weights (Micikevicius et al., 2018), and ops read a copy that is rounded to the engine's type.
+  /// Zeroes all parameters. Matrices are kept as `storage`; vectors, of which there are few, have the engine's type, and in a group that
+  /// trains are kept in the accumulator's. Where the engine's type is narrower than what is kept, the latter are master weights
+  /// (Micikevicius et al., 2018), and ops read a copy that is rounded to the engine's type. Matrices that train are kept in the
+  /// accumulator's type or, without master weights, in bfloat16, where updates are rounded stochastically.
   void allocate(Engine& engine, DType storage);
   void allocate(Engine& engine) { allocate(engine, engine.accumulator()); }
 
   const std::string& name() const { return name_; }
   bool trainable() const { return trainable_; }
   DType storage() const { return storage_; }  // of matrices, as ops read them
-  DType kept() const { return hasMaster() ? engine_->accumulator() : storage_; }  // of matrices, as they are written, read and trained
+  /// The type of matrices as they are written, read and trained.
+  DType kept() const { return master_.data() && unmastered_ == 0 ? engine_->accumulator() : storage_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
   const Parameter& parameter(int index) const { return parameters_[static_cast<size_t>(index)]; }
   int find(const std::string& name) const;  // −1 if there is none
@@ -71,11 +81,11 @@ class ParameterGroup {
   /// The same, but null where a parameter that is kept apart is not held at present.
   void* held(int index) const;
 
-  /// The master weights, or the parameters themselves where there are none.
-  void* master() const { return hasMaster() ? master_.data() : data_.data(); }
+  /// The master weights of a parameter, or the parameter itself where it has none.
   void* master(int index) const;
-  /// Rounds the master weights, of all parameters or of one, to what ops read; nothing without them.
-  void roundMaster();
+  /// What an optimizer updates, of a group that trains.
+  std::vector<ParameterRun> runs() const;
+  /// Rounds the master weights of a parameter to what ops read, as an update does by itself; nothing without them.
   void roundMaster(int index);
   /// Takes the values of a group that is laid out alike.
   void copyFrom(const ParameterGroup& other);
@@ -112,20 +122,21 @@ class ParameterGroup {
   void markChanged(int index) { parameters_[static_cast<size_t>(index)].version = ++version_; }
 
  private:
-  bool hasMaster() const { return master_.data() != nullptr; }
-  /// Rounds `count` elements from `first` on, which stand at `to`.
-  void round(int64_t first, int64_t count, void* to);
+  bool hasMaster(int index) const { return master_.data() && parameter(index).offset >= unmastered_; }
   /// The type of a parameter's values at master(index).
-  DType keptType(int index) const { return hasMaster() ? engine_->accumulator() : parameter(index).type; }
+  DType keptType(int index) const { return hasMaster(index) ? engine_->accumulator() : parameter(index).type; }
+  /// Lays the flat arrays out anew: matrices, then vectors.
+  void putMatricesFirst();
 
   std::string name_;
   bool trainable_;
   std::vector<Parameter> parameters_;
   int64_t count_ = 0;
+  int64_t unmastered_ = 0;  // elements at the beginning of the flat arrays that train as they are, in storage_
   uint64_t version_ = 0;
   DType storage_ = DType::F32;
   Engine* engine_ = nullptr;
-  DeviceMemory data_, master_;  // the second empty where the first is kept itself
+  DeviceMemory data_, master_;  // the second, from element unmastered_ on, is empty where the first is kept itself
   // Of parameters kept apart; empty where they are not held. Reading brings one back, which changes no value.
   mutable std::vector<DeviceMemory> apart_;
   ParameterKeeper* keeper_ = nullptr;

@@ -14,6 +14,7 @@ OptimizerWrap::OptimizerWrap(const Napi::CallbackInfo& info) : HandleWrap(info) 
     config.beta2 = number(object, "beta2", config.beta2);
     config.eps = number(object, "eps", config.eps);
     config.weightDecay = number(object, "weightDecay", config.weightDecay);
+    config.seed = static_cast<uint64_t>(integer(object, "seed", 0));
     auto optimizer = std::make_shared<OptimizerHandle>();
     optimizer->model = model;
     model->engine->queue->runAndWait(

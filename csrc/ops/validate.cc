@@ -330,6 +330,7 @@ void validate(const AdamW& a) {
   check.number("weightDecay", a.weightDecay, a.weightDecay >= 0, "≥ 0");
   check.finite("gradientScale", a.gradientScale);
   check.present({{"gradient", a.gradient}, {"parameter", a.parameter}, {"m", a.m}, {"v", a.v}});
+  check.presentWhen(a.type == DType::F16, "master", a.master, "with float16, which is not rounded stochastically");
 }
 
 void validate(const Narrow& a) {

@@ -106,7 +106,7 @@ export function describeMemory(bytes: MemoryBytes): string {
 
 /** The setting that lowers each use the most. */
 const CURES: Readonly<Record<MemoryUse, string>> = {
-  weights: 'keep a frozen model in half the memory with dtype "bfloat16", or take a smaller one',
+  weights: 'keep the model in half the memory with dtype "bfloat16", or take a smaller one',
   packedWeights: 'keep a frozen model in half the memory with dtype "bfloat16", or take a smaller one',
   gradients: "train an adapter (lora) in place of all weights",
   optimizer: "train an adapter (lora) in place of all weights",

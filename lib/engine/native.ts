@@ -61,7 +61,7 @@ export interface NativeEngineInfo {
 
 export interface NativeEngine {
   readonly info: NativeEngineInfo;
-  /** `dtype`: how the matrices of a frozen base are kept, "float32" (default), "float16" or "bfloat16". */
+  /** `dtype`: how the base's matrices are kept, "float32" (default), "bfloat16", or, where they are frozen, "float16". */
   createModel(config: ModelConfig, trainable: boolean, dtype?: string): Promise<NativeModel>;
   memory(): EngineMemory;
   setMemoryBudget(bytes: number): void;
@@ -141,6 +141,7 @@ export interface NativeAdamWConfig {
   readonly beta2: number;
   readonly eps: number;
   readonly weightDecay: number;
+  readonly seed: number;
 }
 
 export interface NativeBatch {

@@ -178,7 +178,7 @@ export class AdapterSet {
       const layer = layers.get(module) as AdaptedLayer;
       const read = async (): Promise<Float32Array> =>
         mergeLora(await source.read(), await a.read(), await b.read(), layer, stored.get(module) ?? false);
-      return { ...source, read };
+      return { name: source.name, shape: source.shape, read };
     });
   }
 }

@@ -144,13 +144,16 @@ export class CausalLM implements Disposable {
 
   /**
    * A second model with the same weights as this one now, adapters left out: a frozen reference policy.
-   * With `merge`, that adapter is part of its weights.
+   * With `merge`, that adapter is part of its weights. Left out, `dtype` is this model's; a copy of a frozen one that trains, or with
+   * an adapter merged, is float32.
    */
-  async clone(options: { trainable?: "all" | "none"; merge?: string } = {}): Promise<CausalLM> {
-    refuseUnknownOptions("clone", options, { trainable: true, merge: true });
+  async clone(
+    options: { trainable?: "all" | "none"; merge?: string; dtype?: WeightType } = {},
+  ): Promise<CausalLM> {
+    refuseUnknownOptions("clone", options, { trainable: true, merge: true, dtype: true });
     const trainable = options.trainable ?? "none";
     // A merged matrix is no sum of numbers of 16 bits: rounded, it would be another one.
-    const dtype = trainable === "all" || options.merge !== undefined ? "float32" : this.dtype;
+    const dtype = options.dtype ?? (options.merge === undefined ? this.#copyType(trainable) : "float32");
     const { recomputeLayers } = this;
     const shape = { trainable, dtype, recomputeLayers };
     const copy = await CausalLM.#build(this.engine, this.config, this.#origin, shape);
@@ -162,6 +165,11 @@ export class CausalLM implements Disposable {
     return copy;
   }
 
+  /** How a copy is kept. Whoever freezes weights in 16 bits has not asked to train them so. */
+  #copyType(trainable: "all" | "none"): WeightType {
+    return trainable === "all" && this.trainable === "none" ? "float32" : this.dtype;
+  }
+
   /**
    * A model of the same shape on another engine, its weights zero: for estimates. `bare` leaves adapters and heads out; the other
    * options are this model's where they are left out.
@@ -171,7 +179,7 @@ export class CausalLM implements Disposable {
     options: BuildOptions & { readonly bare?: boolean } = {},
   ): Promise<CausalLM> {
     const { trainable = this.trainable, recomputeLayers = this.recomputeLayers, bare = false } = options;
-    const dtype = options.dtype ?? (trainable === "all" ? "float32" : this.dtype);
+    const dtype = options.dtype ?? this.#copyType(trainable);
     const shape = { trainable, dtype, recomputeLayers };
     const copy = await CausalLM.#build(engine, this.config, this.#origin, shape);
     if (bare) return copy;
@@ -443,8 +451,14 @@ export class CausalLM implements Disposable {
       .map((parameter) => ({
         name: parameter.name,
         shape: parameter.shape,
+        dtype: parameter.dtype === "bfloat16" ? "BF16" : "F32",
         read: () => readParameter(this.native, parameter),
       }));
+  }
+
+  /** What transformers is told to load the saved weights as: nothing that they have to be rounded to but for vectors. */
+  #savedType({ merge }: SaveOptions): "float32" | "bfloat16" {
+    return merge === undefined && this.dtype === "bfloat16" ? "bfloat16" : "float32";
   }
 
   /** The base's tensors, with an adapter merged in as they are read. */
@@ -455,12 +469,14 @@ export class CausalLM implements Disposable {
 
   /**
    * Writes a directory that transformers loads: config.json, generation_config.json, model.safetensors; heads go to
-   * heads.safetensors beside them. Every file is written aside and renamed into place. Throws ERR_RLHF_IO.
+   * heads.safetensors beside them. What is kept as bfloat16 is saved so, all else as float32, and so is what an adapter is merged into.
+   * Every file is written aside and renamed into place. Throws ERR_RLHF_IO.
    */
   async save(directory: string, options: SaveOptions = {}): Promise<void> {
     refuseUnknownOptions("save", options, SAVE_OPTIONS);
     const tensors = this.#baseTensors(options.merge);
-    await writeModelDirectory(directory, this.config.family, this.#origin, { kind: "CausalLM", tensors });
+    const saved = { kind: "CausalLM", tensors, dtype: this.#savedType(options) } as const;
+    await writeModelDirectory(directory, this.config.family, this.#origin, saved);
     const heads = new Map([...this.#heads].filter(([name]) => options.heads?.includes(name) ?? true));
     if (heads.size > 0) {
       const sources = [...heads.keys()].flatMap((name) => this.#sources(`head:${name}`));
@@ -484,6 +500,7 @@ export class CausalLM implements Disposable {
     await writeModelDirectory(directory, this.config.family, this.#origin, {
       kind: "SequenceClassification",
       tensors: [...backbone, { ...score, name: "score.weight" }],
+      dtype: this.#savedType(options),
       config: { id2label: { 0: "reward" }, label2id: { reward: 0 }, pad_token_id: padTokenId },
     });
   }

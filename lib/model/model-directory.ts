@@ -45,6 +45,8 @@ export async function readModelDirectory(
 interface SavedClass {
   readonly kind: "CausalLM" | "SequenceClassification";
   readonly tensors: readonly TensorSource[];
+  /** What transformers loads the weights as. */
+  readonly dtype: "float32" | "bfloat16";
   readonly config?: Readonly<Record<string, unknown>>;
 }
 
@@ -53,7 +55,7 @@ export async function writeModelDirectory(
   directory: string,
   family: ModelConfig["family"],
   { hfConfig, generationConfig }: ModelOrigin,
-  { kind, tensors, config: more }: SavedClass,
+  { kind, tensors, dtype, config: more }: SavedClass,
 ): Promise<void> {
   await writeSafetensors(
     join(directory, "model.safetensors"),
@@ -63,7 +65,7 @@ export async function writeModelDirectory(
   await writeJson(join(directory, "config.json"), {
     ...config,
     architectures: [architectureOf(family, kind)],
-    dtype: "float32",
+    dtype,
     ...more,
   });
   if (kind === "CausalLM" && generationConfig)

@@ -11,8 +11,9 @@ export type WeightType = "float32" | "bfloat16" | "float16";
 export interface LoadOptions extends TransformerEngineOptions {
   /**
    * How weights are kept. "bfloat16" and "float16" keep the matrices of a frozen model in half the memory; arithmetic is what
-   * `compute` says all the same, and what trains is float32. On "cuda" a frozen model may be kept in the type of `compute` alone.
-   * Default "float32".
+   * `compute` says all the same; vectors, adapters, heads and all of AdamW's moments are float32. Matrices that train may be
+   * "bfloat16" too: they have no float32 form beside them, and updates are rounded stochastically. On "cuda" 16 bits are possible
+   * in the type of `compute` alone. Default "float32".
    */
   readonly dtype?: WeightType;
   /** Whether the base's own weights get gradients. Default "none": adapters and heads train on a frozen base. */
@@ -111,6 +112,7 @@ export const OPTIMIZER_OPTIONS: NamesOf<OptimizerOptions> = {
   betas: true,
   eps: true,
   weightDecay: true,
+  seed: true,
   base: true,
   adapter: true,
   heads: true,
@@ -149,10 +151,10 @@ export function checkWeightType({ dtype = "float32", trainable = "none" }: LoadO
         trainable,
       },
     );
-  if (dtype !== "float32" && trainable === "all")
+  if (dtype === "float16" && trainable === "all")
     throw new RlhfError(
       "ERR_RLHF_UNSUPPORTED",
-      `weights that train are kept as float32; leave dtype "${dtype}" out, or train an adapter or a head on the frozen model`,
+      `weights that train are kept as float32 or "bfloat16", not as "${dtype}": give one of those, or train an adapter or a head on the frozen model`,
       { dtype, trainable },
     );
 }
@@ -162,7 +164,7 @@ export function checkKeptType({ info }: Engine, dtype: WeightType): void {
   if (info.device === "cpu" || dtype === "float32" || dtype === info.compute) return;
   throw new RlhfError(
     "ERR_RLHF_UNSUPPORTED",
-    `on ${info.device} a frozen model's weights are kept as float32 or as what \`compute\` names (${info.compute} here), not as ${dtype}: give compute: "${dtype}" as well, or leave dtype out`,
+    `on ${info.device} weights are kept as float32 or as what \`compute\` names (${info.compute} here), not as ${dtype}: give compute: "${dtype}" as well, or leave dtype out`,
     { dtype, compute: info.compute },
   );
 }

@@ -10,6 +10,8 @@ export interface AdamWOptions {
   readonly eps?: number;
   /** Decoupled, on every parameter of the groups. Default 0. */
   readonly weightDecay?: number;
+  /** Of the stochastic rounding of weights that train in bfloat16, with the number of the step: trainers give theirs. Default 0. */
+  readonly seed?: number;
 }
 
 export interface StepOptions {
@@ -38,8 +40,8 @@ export interface Moments {
 }
 
 /** The optimizer's part of a trainer's settings. */
-export function adamWOptions({ betas, eps, weightDecay }: AdamWOptions): AdamWOptions {
-  return { betas, eps, weightDecay };
+export function adamWOptions({ betas, eps, weightDecay, seed }: AdamWOptions): AdamWOptions {
+  return { betas, eps, weightDecay, seed };
 }
 
 /** AdamW (Loshchilov & Hutter 2017) over some of a model's parameter groups. */
@@ -59,6 +61,7 @@ export class Optimizer implements Disposable {
           beta2,
           eps: options.eps ?? 1e-8,
           weightDecay: options.weightDecay ?? 0,
+          seed: options.seed ?? 0,
         }),
     );
     this.#sizes = new Map(

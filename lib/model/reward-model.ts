@@ -18,7 +18,7 @@ import {
   statisticsOf,
   writeRewardStatistics,
 } from "./reward-statistics.ts";
-import { readModelTensors, readTensor, type TensorIndex } from "./safetensors.ts";
+import { isReadable, readModelTensors, readTensor, type TensorIndex } from "./safetensors.ts";
 
 /** The name of the head that scores, in memory and in heads.safetensors; on a model that is lent to several, "reward-2" and so on. */
 export const REWARD_HEAD = "reward";
@@ -88,14 +88,14 @@ async function sharesConfig(backbone: CausalLM, directory: string): Promise<bool
   return isDeepStrictEqual({ ...readModelConfig(hfConfig, path), tiedEmbeddings }, backbone.config);
 }
 
-/** True when every backbone tensor of the index equals the model's parameter, byte for byte. */
+/** True when every backbone tensor of the index equals the model's parameter, bit for bit. */
 async function sharesWeights(backbone: CausalLM, directory: string, index: TensorIndex): Promise<boolean> {
   if (!(await sharesConfig(backbone, directory))) return false;
   const parameters = backbone.parameters().filter((parameter) => parameter.group === "base");
   for (const { name, shape } of parameters) {
     const entry = index.entries.get(name);
     if (name === "lm_head.weight" && !entry) continue;
-    if (entry?.dtype !== "F32" || entry.shape.join() !== shape.join()) return false;
+    if (!entry || !isReadable(entry) || entry.shape.join() !== shape.join()) return false;
     const [theirs, ours] = [await readTensor(entry), await backbone.readParameter(name)];
     if (Buffer.compare(Buffer.from(theirs.buffer), Buffer.from(ours.buffer)) !== 0) return false;
   }

@@ -198,14 +198,18 @@ export async function readModelTensors(directory: string): Promise<TensorIndex> 
   return { entries, metadata: {} };
 }
 
-/** Reads one F32 tensor into memory. */
+/** The types that `readTensor` reads. */
+export function isReadable({ dtype }: TensorEntry): boolean {
+  return dtype === "F32" || dtype === "BF16";
+}
+
+/** Reads one tensor of F32 or BF16 into memory. */
 export async function readTensor(entry: TensorEntry): Promise<Float32Array> {
-  if (entry.dtype !== "F32")
-    throw malformed(entry.path, `tensor "${entry.name}" is ${entry.dtype}, expected F32`);
-  const values = new Float32Array(entry.count);
+  if (!isReadable(entry))
+    throw malformed(entry.path, `tensor "${entry.name}" is ${entry.dtype}, expected F32 or BF16`);
+  const bytes = new Uint8Array(entry.bytes);
   const file = await open(entry.path, "r");
   try {
-    const bytes = new Uint8Array(values.buffer);
     let at = 0;
     while (at < bytes.length) {
       const { bytesRead } = await file.read(bytes, at, bytes.length - at, entry.offset + at);
@@ -215,17 +219,26 @@ export async function readTensor(entry: TensorEntry): Promise<Float32Array> {
   } finally {
     await file.close();
   }
-  return values;
+  if (entry.dtype === "F32") return new Float32Array(bytes.buffer);
+  return new Float32Array(Uint32Array.from(new Uint16Array(bytes.buffer), (half) => half << 16).buffer);
 }
 
 /** A tensor to write; `read` is called when its turn comes, so that only one is in memory at a time. */
 export interface TensorSource {
   readonly name: string;
   readonly shape: readonly number[];
+  /** How it is written. Default "F32"; in "BF16" its values have to be numbers of bfloat16 already. */
+  readonly dtype?: "F32" | "BF16";
   read(): Promise<Float32Array>;
 }
 
-/** Writes float32 tensors as one safetensors file, atomically. Throws ERR_RLHF_IO. */
+/** Numbers of bfloat16, which are the upper halves of float32's. */
+function upperHalves(values: Float32Array): Uint16Array {
+  const words = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  return Uint16Array.from(words, (word) => word >>> 16);
+}
+
+/** Writes tensors as one safetensors file, atomically. Throws ERR_RLHF_IO. */
 export async function writeSafetensors(
   path: string,
   tensors: readonly TensorSource[],
@@ -233,10 +246,10 @@ export async function writeSafetensors(
 ): Promise<void> {
   const header: Record<string, unknown> = { __metadata__: metadata };
   let end = 0;
-  for (const { name, shape } of tensors) {
+  for (const { name, shape, dtype = "F32" } of tensors) {
     const begin = end;
-    end += 4 * shape.reduce((product, size) => product * size, 1);
-    header[name] = { dtype: "F32", shape, data_offsets: [begin, end] };
+    end += shape.reduce((product, size) => product * size, BYTES_PER_ELEMENT[dtype] as number);
+    header[name] = { dtype, shape, data_offsets: [begin, end] };
   }
   const text = JSON.stringify(header);
   const padded = Buffer.from(text + " ".repeat((8 - (Buffer.byteLength(text) % 8)) % 8));
@@ -245,7 +258,8 @@ export async function writeSafetensors(
   await writeAtomically(path, async (file) => {
     await file.writeFile(Buffer.concat([prefix, padded]));
     for (const tensor of tensors) {
-      const values = await tensor.read();
+      const read = await tensor.read();
+      const values = tensor.dtype === "BF16" ? upperHalves(read) : read;
       await file.writeFile(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
     }
   });

@@ -20,7 +20,9 @@ export const device = z
   .describe("where the model runs; auto takes CUDA where it works");
 export const dtype = z
   .enum(["float32", "bfloat16", "float16"])
-  .describe("how the matrices of a frozen model are kept in memory; what trains is float32");
+  .describe(
+    "how a model's matrices are kept in memory; those that train in float32, or in bfloat16 with stochastic rounding",
+  );
 export const compute = z
   .enum(["float32", "bfloat16", "float16"])
   .describe(

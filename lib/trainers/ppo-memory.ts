@@ -33,7 +33,7 @@ export function ppoWorkloads(
     const { model: start } = valueStart(model, target, reward, settings);
     return [
       { ...policy, networks: [{ adapter }] },
-      { model: start, bare: true, trainable: "all", dtype: "float32", ...value },
+      { model: start, bare: true, trainable: "all", ...value },
       ...frozen,
     ];
   }

@@ -77,8 +77,8 @@ export class ReferenceSource<Example extends object> implements Disposable {
   #make(): Promise<ReferencePolicy> {
     const { model, target, refModel, settings, precompute } = this.#options;
     if (refModel && !settings.syncRefModel) return Promise.resolve(ReferencePolicy.given(refModel));
-    if (refModel) return ReferencePolicy.ownCopy(refModel);
-    if (settings.syncRefModel) return ReferencePolicy.ownCopy(model, target);
+    if (refModel) return ReferencePolicy.follower(refModel);
+    if (settings.syncRefModel) return ReferencePolicy.follower(model, target);
     return precompute ? ReferencePolicy.asYet(model, target) : ReferencePolicy.startingPoint(model, target);
   }
 
@@ -89,13 +89,8 @@ export class ReferenceSource<Example extends object> implements Disposable {
     const pass = { maxTokens, maxSequences, minSequences };
     const reference = frozenWorkload({ model: refModel ?? model }, pass);
     const copy = { ...reference, bare: true, trainable: "none" as const };
-    const merged = target.kind === "lora" && !refModel;
     if (settings.syncRefModel)
-      return [
-        policy,
-        ...(refModel ? [{ model: refModel }] : []),
-        { ...copy, ...(merged ? { dtype: "float32" as const } : {}) },
-      ];
+      return [policy, ...(refModel ? [{ model: refModel }] : []), { ...copy, dtype: "float32" as const }];
     if (refModel) return [policy, reference];
     if (precompute) return [policy];
     if (target.kind !== "lora") return [policy, copy];

@@ -60,7 +60,7 @@ export class ReferencePolicy implements Disposable {
    * of an adapter that had been trained before.
    */
   static async startingPoint(model: CausalLM, target: TrainingTarget): Promise<ReferencePolicy> {
-    if (target.kind !== "lora") return ReferencePolicy.ownCopy(model);
+    if (target.kind !== "lora") return ReferencePolicy.#owning(await model.clone());
     if (await isUntrained(model, target.adapter)) return new ReferencePolicy({ model });
     await model.copyAdapter(target.adapter, REFERENCE, { trainable: false });
     return new ReferencePolicy({ model, adapter: REFERENCE }, () => model.removeAdapter(REFERENCE));
@@ -72,18 +72,25 @@ export class ReferencePolicy implements Disposable {
     return new ReferencePolicy(untrained ? { model } : policyOf(model, target));
   }
 
-  /** A model of its own with the policy's weights now, an adapter merged into them. */
-  static async ownCopy(model: CausalLM, target?: TrainingTarget): Promise<ReferencePolicy> {
-    const copy = await model.clone(target?.kind === "lora" ? { merge: target.adapter } : {});
-    return new ReferencePolicy({ model: copy }, () => copy.dispose());
+  /**
+   * A model of its own with the policy's weights now, an adapter merged into them, that can follow the policy: in float32, as a share of
+   * an update may be too small for the policy's own type.
+   */
+  static async follower(model: CausalLM, target?: TrainingTarget): Promise<ReferencePolicy> {
+    const merge = target?.kind === "lora" ? { merge: target.adapter } : {};
+    return ReferencePolicy.#owning(await model.clone({ ...merge, dtype: "float32" }));
   }
 
-  /** For checkpoints of runs in which it follows the policy. Only copies of one's own can. */
+  static #owning(model: CausalLM): ReferencePolicy {
+    return new ReferencePolicy({ model }, () => model.dispose());
+  }
+
+  /** For checkpoints of runs in which it follows the policy. */
   get keptWeights(): KeptWeights {
     return { name: REFERENCE, model: this.network.model, groups: ["base"] };
   }
 
-  /** reference ← alpha·policy + (1 − alpha)·reference, weight by weight (Gorbatovski et al. 2024, TR-DPO). Only for `ownCopy`. */
+  /** reference ← alpha·policy + (1 − alpha)·reference, weight by weight (Gorbatovski et al. 2024, TR-DPO). Only for a `follower`. */
   async follow(model: CausalLM, target: TrainingTarget, alpha: number): Promise<void> {
     using merged = target.kind === "lora" ? await model.clone({ merge: target.adapter }) : null;
     const source = merged ?? model;

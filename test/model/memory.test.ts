@@ -40,6 +40,13 @@ interface Training {
 
 const TRAININGS: Training[] = [
   { name: "all weights", config: TINY_LLAMA, workload: { trainable: "all", ...PASS } },
+  ...[TINY_LLAMA, TINY_GPT2].map((config) => ({
+    name: `all weights, kept in bfloat16 alone: ${config.model_type}`,
+    config,
+    // A GPU keeps in 16 bits what it computes with.
+    ...(testDevice !== "cpu" && { compute: "bfloat16" as const }),
+    workload: { trainable: "all" as const, dtype: "bfloat16" as const, ...PASS },
+  })),
   {
     name: "all weights, layers recomputed",
     config: TINY_GPT2,
@@ -131,6 +138,7 @@ async function trainWithLossInside(
 async function run({ config, workload }: Training, engine: TransformerEngineOptions): Promise<number[]> {
   const {
     trainable,
+    dtype,
     recomputeLayers,
     adapters,
     heads,
@@ -142,7 +150,7 @@ async function run({ config, workload }: Training, engine: TransformerEngineOpti
     divergence,
     lossInside,
   } = workload;
-  using model = await CausalLM.create(config, { ...engine, trainable, recomputeLayers });
+  using model = await CausalLM.create(config, { ...engine, trainable, dtype, recomputeLayers });
   for (const [name, options] of Object.entries(adapters ?? {})) model.addAdapter(name, options);
   for (const [name, options] of Object.entries(heads ?? {})) model.addHead(name, options);
   const trains = trainable === "all" || adapter !== undefined;

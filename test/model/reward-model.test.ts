@@ -88,33 +88,35 @@ describe("reward models", () => {
     });
   });
 
-  it("several reward models share a backbone in memory, each with a head of its own", async () => {
-    await withTemporaryDirectory(async (directory) => {
-      using model = await create();
-      const scores: Float32Array[] = [];
-      for (const [i, head] of [LINEAR, MLP].entries()) {
-        using reward = RewardModel.create(model, { head: { ...head, seed: i } });
-        scores.push(await reward.score(sequences));
-        await reward.save(join(directory, String(i)));
-      }
-      assert.equal(model.heads.size, 0);
-      using first = await RewardModel.load(join(directory, "0"), { device: "cpu", backbone: model });
-      using second = await RewardModel.load(join(directory, "1"), { device: "cpu", backbone: model });
-      assert.ok(first.model === model && second.model === model && first.head !== second.head);
-      assert.ok(bytes(await first.score(sequences)).equals(bytes(scores[0] as Float32Array)));
-      assert.ok(bytes(await second.score(sequences)).equals(bytes(scores[1] as Float32Array)));
-      // The same weights with other positions are another model.
-      const configPath = join(directory, "0", "config.json");
-      const config = JSON.parse(await readFile(configPath, "utf8")) as Record<string, unknown>;
-      await writeFile(configPath, JSON.stringify({ ...config, rope_theta: 77 }));
-      using apart = await RewardModel.load(join(directory, "0"), { device: "cpu", backbone: model });
-      assert.ok(apart.model !== model);
-      assert.ok(!bytes(await apart.score(sequences)).equals(bytes(scores[0] as Float32Array)));
-      await second.save(join(directory, "again"));
-      using again = await RewardModel.load(join(directory, "again"), { device: "cpu" });
-      assert.ok(bytes(await again.score(sequences)).equals(bytes(scores[1] as Float32Array)));
+  for (const dtype of ["float32", "bfloat16"] as const)
+    it(`several reward models share a backbone in memory, each with a head of its own: ${dtype}`, async () => {
+      await withTemporaryDirectory(async (directory) => {
+        const options = { device: "cpu", dtype } as const;
+        using model = await CausalLM.create(TINY_LLAMA, { ...options, seed: 5 });
+        const scores: Float32Array[] = [];
+        for (const [i, head] of [LINEAR, MLP].entries()) {
+          using reward = RewardModel.create(model, { head: { ...head, seed: i } });
+          scores.push(await reward.score(sequences));
+          await reward.save(join(directory, String(i)));
+        }
+        assert.equal(model.heads.size, 0);
+        using first = await RewardModel.load(join(directory, "0"), { ...options, backbone: model });
+        using second = await RewardModel.load(join(directory, "1"), { ...options, backbone: model });
+        assert.ok(first.model === model && second.model === model && first.head !== second.head);
+        assert.ok(bytes(await first.score(sequences)).equals(bytes(scores[0] as Float32Array)));
+        assert.ok(bytes(await second.score(sequences)).equals(bytes(scores[1] as Float32Array)));
+        // The same weights with other positions are another model.
+        const configPath = join(directory, "0", "config.json");
+        const config = JSON.parse(await readFile(configPath, "utf8")) as Record<string, unknown>;
+        await writeFile(configPath, JSON.stringify({ ...config, rope_theta: 77 }));
+        using apart = await RewardModel.load(join(directory, "0"), { ...options, backbone: model });
+        assert.ok(apart.model !== model);
+        assert.ok(!bytes(await apart.score(sequences)).equals(bytes(scores[0] as Float32Array)));
+        await second.save(join(directory, "again"));
+        using again = await RewardModel.load(join(directory, "again"), options);
+        assert.ok(bytes(await again.score(sequences)).equals(bytes(scores[1] as Float32Array)));
+      });
     });
-  });
 });
 
 describe("reward ensembles", () => {

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { CausalLM, Engine, estimateMemory, packSequences, RewardModel } from "../../lib/index.ts";
@@ -91,6 +92,20 @@ describe("weights kept in 16 bits", () => {
         assert.deepEqual(await results(copy), expected);
         const types = new Set(narrow.parameters().map(({ shape, dtype }) => `${shape.length} ${dtype}`));
         assert.deepEqual([...types].sort(), ["1 float32", "2 bfloat16", "2 float32"]);
+        // In the file as in memory; but what an adapter is merged into takes float32.
+        const saved = async (): Promise<[string, string[]]> => {
+          const config = JSON.parse(await readFile(join(second, "config.json"), "utf8")) as { dtype: string };
+          const { entries } = await readModelTensors(second);
+          const kinds = [...entries.values()].map(({ name, shape, dtype }) => {
+            const adapted = shape.length > 1 && !/wte|wpe|embed_tokens|lm_head/.test(name);
+            return `${adapted ? "layer" : `${shape.length} dimensions`}: ${dtype}`;
+          });
+          return [config.dtype, [...new Set(kinds)].sort()];
+        };
+        const others = ["1 dimensions: F32", "2 dimensions: BF16"];
+        assert.deepEqual(await saved(), ["bfloat16", [...others, "layer: BF16"]]);
+        await narrow.save(second, { merge: "policy" });
+        assert.deepEqual(await saved(), ["float32", [...others, "layer: F32"]]);
       }));
   }
 
@@ -183,9 +198,9 @@ describe("weights kept in 16 bits", () => {
 
   it("are refused where they could not be kept", async () => {
     const unsupported = { code: "ERR_RLHF_UNSUPPORTED" };
-    await assert.rejects(CausalLM.create(TINY_LLAMA, { dtype: "bfloat16", trainable: "all" }), {
+    await assert.rejects(CausalLM.create(TINY_LLAMA, { dtype: "float16", trainable: "all" }), {
       ...unsupported,
-      message: /weights that train are kept as float32/,
+      message: /weights that train are kept as float32 or "bfloat16", not as "float16"/,
     });
     const int8 = "int8" as "float32";
     await assert.rejects(CausalLM.create(TINY_LLAMA, { dtype: int8 }), {

@@ -158,6 +158,12 @@ const badCalls: readonly BadCall[] = [
   ["ktoLoss", { kl: -0.1 }, ARGUMENT, "kl is -0.1, expected ≥ 0"],
   ["adamW", { step: 0 }, SHAPE, "step is 0, expected ≥ 1"],
   ["adamW", { beta2: 1 }, ARGUMENT, "beta2 is 1, expected 0 to below 1"],
+  [
+    "adamW",
+    { type: "float16" },
+    ARGUMENT,
+    "master is null, expected an array with float16, which is not rounded stochastically",
+  ],
   ["sample", { topP: 0 }, ARGUMENT, "topP is 0, expected above 0 to 1"],
   ["sample", { type: "complex128" }, ARGUMENT, "type is complex128, expected a real floating-point type"],
 ];

@@ -20,6 +20,7 @@ const TESTS = [
   "kl",
   "reward-model",
   "mixed-precision",
+  "bfloat16-weights",
 ];
 
 /** Larger ones, of which the emulator, being slow, runs the cases whose titles match. */

@@ -66,6 +66,7 @@ const ACCUMULATOR_FIELDS: Readonly<Record<string, readonly string[]>> = {
   wpoWeight: ["mask", "logProb", "lse", "lseHalf", "weight"],
   preferenceLoss: ["logProb", "refLogProb", "pairWeight", "base", "dLogProb", "stats"],
   ktoLoss: ["logProb", "refLogProb", "dLogProb", "stats"],
+  adamW: ["gradient", "master", "m", "v"],
   narrow: ["x"],
   sample: ["logits", "logProb"],
 };

@@ -5,6 +5,7 @@ import {
   DPOTrainer,
   Engine,
   GRPOTrainer,
+  type LoadOptions,
   PPOTrainer,
   ReinforcePlusPlusTrainer,
   RewardModel,
@@ -22,9 +23,9 @@ const tokenizer = tinyTokenizer();
 /** Engines are shared by number of threads: one that no other test uses has high-water marks that begin at zero. */
 let threads = 64;
 
-function makeModel(trainable: "all" | "none", memoryBudget?: string | number): Promise<CausalLM> {
+function makeModel(trainable: "all" | "none", options: LoadOptions = {}): Promise<CausalLM> {
   const config = { ...TINY_LLAMA, vocab_size: tokenizer.vocabSize, eos_token_id: tokenizer.eosTokenId };
-  return CausalLM.create(config, { trainable, threads, memoryBudget });
+  return CausalLM.create(config, { trainable, threads, ...options });
 }
 
 const LORA = { r: 4, targetModules: "all-linear" as const };
@@ -116,6 +117,16 @@ const TRAINERS: Readonly<Record<string, () => Promise<Runnable>>> = {
       reward,
       config: { ...PPO, lora: LORA, valueModel: "separate" as const },
     }),
+  "PPO of all weights in bfloat16 with a value model of its own": async () => {
+    const model = await makeModel("all", { dtype: "bfloat16" });
+    const config = { ...PPO, valueModel: "separate" as const };
+    return new PPOTrainer({ model, tokenizer, prompts, reward, config });
+  },
+  "DPO of all weights in bfloat16 with a reference that follows them": async () => {
+    const model = await makeModel("all", { dtype: "bfloat16" });
+    const config = { ...CONFIG, syncRefModel: true, refModelSyncSteps: 1 };
+    return new DPOTrainer({ model, tokenizer, trainData: preferenceRows, config });
+  },
   "PPO of all weights with a value model that starts from a wider reward model": async () => {
     const model = await makeModel("all");
     const wide = {

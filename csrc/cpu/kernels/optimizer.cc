@@ -1,5 +1,7 @@
+#include <bit>
 #include <cmath>
 
+#include "core/stochastic_rounding.h"
 #include "cpu/kernels/parallel.h"
 #include "cpu/kernels/requirements.h"
 #include "cpu/kernels/table.h"
@@ -22,6 +24,32 @@ void update(const AdamWConstants s, const float* __restrict gradient, float* __r
   }
 }
 
+constexpr int64_t kPiece = 256;
+
+/// out = the values rounded stochastically, elements `first` on of an array; `first` is a multiple of 8.
+void roundPiece(const AdamW& a, int64_t first, const float* values, uint16_t* out, int64_t count) {
+  uint32_t noise[kPiece];
+  for (int64_t group = 0; 8 * group < count; ++group) {
+    const PhiloxBlock bits = roundingBits(a.seed, static_cast<uint64_t>(a.step), static_cast<uint64_t>(first / 8 + group));
+    for (int lane = 0; lane < 8; ++lane) noise[8 * group + lane] = roundingNoise(bits, lane);
+  }
+  for (int64_t i = 0; i < count; ++i)
+    out[i] = static_cast<uint16_t>(stochasticallyRounded(std::bit_cast<uint32_t>(values[i]), noise[i]) >> 16);
+}
+
+/// The update of parameters in bfloat16 that have no master weights, elements `begin` to `end`; `begin` is a multiple of 8.
+void updateRounding(const AdamW& a, const AdamWConstants& step, int64_t begin, int64_t end) {
+  float weights[kPiece];
+  for (int64_t first = begin; first < end; first += kPiece) {
+    const int64_t count = std::min(kPiece, end - first);
+    uint16_t* const parameter = static_cast<uint16_t*>(a.parameter) + first;
+    convertToFloat(parameter, DType::BF16, weights, static_cast<size_t>(count));
+    update(step, static_cast<const float*>(a.gradient) + first, weights, static_cast<float*>(a.m) + first,
+           static_cast<float*>(a.v) + first, count);
+    roundPiece(a, first, weights, parameter, count);
+  }
+}
+
 /// Σ x² of one block. So many partial sums that the compiler fills vectors with them, and several of those hide the
 /// latency of the addition.
 double squaredNormOfBlock(const float* x, int64_t count) {
@@ -39,11 +67,16 @@ double squaredNormOfBlock(const float* x, int64_t count) {
 }  // namespace
 
 void adamW(OpContext& context, const AdamW& a) {
-  requireFloat32(a.type, "adamW");
+  requireFloat32(accumulatorType(a.type), "adamW");
   const AdamWConstants step = adamWConstants(a);
+  float* const weights = static_cast<float*>(a.master ? a.master : a.parameter);
   forEachRange(context, a.count, 1, [&](int64_t begin, int64_t end) {
-    update(step, static_cast<const float*>(a.gradient) + begin, static_cast<float*>(a.parameter) + begin,
-           static_cast<float*>(a.m) + begin, static_cast<float*>(a.v) + begin, end - begin);
+    if (a.type == DType::BF16 && !a.master) return updateRounding(a, step, begin, end);
+    update(step, static_cast<const float*>(a.gradient) + begin, weights + begin, static_cast<float*>(a.m) + begin,
+           static_cast<float*>(a.v) + begin, end - begin);
+    if (a.master)
+      convertFromFloat(weights + begin, static_cast<char*>(a.parameter) + static_cast<size_t>(begin) * dtypeSize(a.type), a.type,
+                       static_cast<size_t>(end - begin));
   });
 }
 
@@ -51,7 +84,6 @@ void narrow(OpContext& context, const Narrow& a) {
   const size_t element = dtypeSize(a.type);
   const auto scale = static_cast<float>(a.scale);
   forEachRange(context, a.count, 1, [&](int64_t begin, int64_t end) {
-    constexpr int64_t kPiece = 256;
     float scaled[kPiece];
     for (int64_t first = begin; first < end; first += kPiece) {
       const int64_t count = std::min(kPiece, end - first);

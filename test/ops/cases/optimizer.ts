@@ -1,9 +1,16 @@
 import { CaseData, EXACT, GENERAL, type OpCase, unset } from "./case.ts";
 
-function adamWCase(count: number, step: number, settings: Readonly<Record<string, number>>): OpCase {
-  const name = `${count} elements, step ${step}`;
+/** An update; one `with master weights` rounds a copy of them, which is all that 16-bit parameters then are. */
+function adamWCase(
+  count: number,
+  step: number,
+  settings: Readonly<Record<string, number>>,
+  weights: "" | ", master weights" = "",
+): OpCase {
+  const name = `${count} elements, step ${step}${weights}`;
   const data = new CaseData(`adamW ${name}`);
   const first = step === 1;
+  const values = data.normal(count);
   return {
     op: "adamW",
     name,
@@ -13,7 +20,7 @@ function adamWCase(count: number, step: number, settings: Readonly<Record<string
       learningRate: 1e-2,
       ...settings,
       gradient: data.normal(count),
-      parameter: data.normal(count),
+      ...(weights ? { parameter: unset(count), master: values } : { parameter: values }),
       m: first ? new Float64Array(count) : data.normal(count, 0.1),
       v: first ? new Float64Array(count) : data.normal(count, 0.3).map((value) => value * value),
     },
@@ -41,6 +48,8 @@ export const optimizerCases: readonly OpCase[] = [
   }),
   adamWCase(1, 1, {}),
   adamWCase(33, 7, { weightDecay: 0.1 }),
+  adamWCase(33, 7, { weightDecay: 0.1 }, ", master weights"),
+  adamWCase(1003, 3, { gradientScale: 2 }, ", master weights"),
   adamWCase(1000, 250, { weightDecay: 0.01, gradientScale: 0.37, beta1: 0.8, beta2: 0.95, eps: 1e-5 }),
   ...[0, 1, 33, 39, 5000].map((count): OpCase => {
     const data = new CaseData(`squaredNorm ${count}`);
