@@ -108,14 +108,14 @@ describe("weights that train in bfloat16 alone", () => {
     const config = { learningRate: 1e-3, numEpochs: 1, batchSize: 4, maxSteps: 1 };
     // All rows in each batch, so that the seed decides nothing but how the update is rounded.
     const trainData = new Array(4).fill(sftRows[0]) as typeof sftRows;
-    const after = async (seed: number): Promise<Float32Array> => {
+    const trainedWith = async (seed: number): Promise<Float32Array> => {
       using model = await CausalLM.create(CONFIG, NARROW);
       using trainer = new SFTTrainer({ model, tokenizer, trainData, config: { ...config, seed } });
       for await (const _ of trainer.steps());
       return model.readParameter("model.layers.0.mlp.up_proj.weight");
     };
-    assert.deepEqual(await after(3), await after(3));
-    assert.notDeepEqual(await after(3), await after(4));
+    assert.deepEqual(await trainedWith(3), await trainedWith(3));
+    assert.notDeepEqual(await trainedWith(3), await trainedWith(4));
   });
 
   it("go through PPO with copies kept alike: a reference, a value model of its own", async () => {
