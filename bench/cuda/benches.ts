@@ -1,4 +1,4 @@
-import { type KernelArguments, kernels } from "../../test/support/kernels.ts";
+import { type KernelArguments, kernels, PAGE_TOKENS } from "../../test/support/kernels.ts";
 import { type OpBench, uniformArray } from "../ops/op-bench.ts";
 import { adamWBenches } from "../ops/rows.ts";
 
@@ -74,12 +74,15 @@ function linear({ rows, inputs, outputs }: Linear): CudaBench[] {
   return benches.map((bench) => ({ ...bench, ownKernelsFor: 90 }));
 }
 
-interface Attention {
-  readonly sequences: number;
-  readonly length: number;
+interface Heads {
   readonly heads: number;
   readonly kvHeads: number;
   readonly headDim: number;
+}
+
+interface Attention extends Heads {
+  readonly sequences: number;
+  readonly length: number;
 }
 
 /** Causal attention; operations are those of the pairs that are seen. */
@@ -111,6 +114,30 @@ function attention({ sequences, length, heads, kvHeads, headDim }: Attention): C
       peer: { kind: "attentionBackward", ...size },
     },
   ];
+}
+
+/** One token for each of `rows` sequences whose caches are `length` long, a multiple of a page's tokens. */
+function decoding(rows: number, length: number, { heads, kvHeads, headDim }: Heads): CudaBench {
+  const pages = (rows * length) / PAGE_TOKENS;
+  const cache = () => bfloat16Array(rows * length * kvHeads * headDim);
+  const queries = () => bfloat16Array(rows * heads * headDim);
+  return {
+    op: "decodeAttention",
+    label: `${rows}×${length}, heads ${heads}/${kvHeads} of ${headDim}`,
+    flops: 4 * rows * heads * length * headDim,
+    args: () => ({
+      ...{ type: "bfloat16", cacheType: "bfloat16", rows, heads, kvHeads, headDim, pages },
+      ...{ qStride: heads * headDim, oStride: heads * headDim, scale: headDim ** -0.5 },
+      ...{ tableStride: pages / rows, tables: Int32Array.from({ length: pages }, (_, page) => page) },
+      ...{
+        lengths: new Int32Array(rows).fill(length),
+        q: queries(),
+        kCache: cache(),
+        vCache: cache(),
+        o: queries(),
+      },
+    }),
+  };
 }
 
 function norms(op: "rmsNorm" | "layerNorm", rows: number, cols: number): CudaBench[] {
@@ -196,6 +223,12 @@ function tokenLogProb(rows: number, cols: number, vocab: number): CudaBench[] {
   ];
 }
 
+/** Sequences and their pages: one long one, and as many of 1,024 tokens as a rollout has. */
+const DECODED = [
+  [1, 512],
+  [64, 32],
+] as const;
+
 /** All of them; with `shrink` every extent but the heads' is divided by it, to walk the same way where no GPU is. */
 export function cudaBenches(shrink = 1): CudaBench[] {
   const size = (extent: number): number => Math.max(1, Math.round(extent / shrink));
@@ -210,6 +243,9 @@ export function cudaBenches(shrink = 1): CudaBench[] {
   return [
     ...linear({ rows: size(8192), inputs: size(4096), outputs: size(4096) }),
     ...heads.flatMap((each) => lengths.flatMap((length) => attention({ ...each, ...length }))),
+    ...heads.flatMap((each) =>
+      DECODED.map(([rows, pages]) => decoding(size(rows), PAGE_TOKENS * size(pages), each)),
+    ),
     ...norms("rmsNorm", size(16_384), size(4096)),
     ...norms("layerNorm", size(16_384), size(4096)),
     ...gatedSilu(size(16_384), size(8192)),

@@ -12,7 +12,8 @@ size_t scratchBytes(const Device*, const ScratchLimits* limits) {
   return std::max({embeddingScratchBytes(rows), normScratchBytes(rows, limits->maxWidth),
                    headNormScratchBytes(rows, std::max(limits->heads, limits->kvHeads), limits->headDim),
                    linearScratchBytes(rows, limits->maxWidth), sumsScratchBytes(), tokenLogProbScratchBytes(rows, limits->vocab),
-                   klDivergenceScratchBytes(rows, limits->vocab), sampleScratchBytes(rows, limits->vocab)});
+                   klDivergenceScratchBytes(rows, limits->vocab), sampleScratchBytes(rows, limits->vocab),
+                   decodeScratchBytes(rows, limits->heads, limits->headDim, limits->tableStride)});
 }
 
 size_t packedWeightBytes(DType, DType, int64_t, int64_t, int32_t) { return 0; }

@@ -72,6 +72,7 @@ size_t sampleScratchBytes(int64_t rows, int64_t vocab);
 
 void kvAppend(OpContext& context, const KvAppend& arguments);
 void decodeAttention(OpContext& context, const DecodeAttention& arguments);
+size_t decodeScratchBytes(int64_t rows, int64_t heads, int64_t headDim, int64_t tableStride);
 
 /// The table, under the given name ("cuda", "simt").
 Ops makeOps(const char* backend, const char* instructionSet);

@@ -40,4 +40,11 @@ inline void requireWeightType(DType weight, DType compute, DType activations, co
                                            op, dtypeName(weight), dtypeName(activations)));
 }
 
+/// Throws Error unless the cache has the activations' type.
+inline void requireCacheType(const char* op, DType type, DType cacheType) {
+  if (cacheType != type)
+    throw Error(code::kUnsupported, format("%s: a %s cache of %s activations; the CUDA backend needs them to be equal", op,
+                                           dtypeName(cacheType), dtypeName(type)));
+}
+
 }  // namespace rlhf::cuda

@@ -128,7 +128,7 @@ ForwardBuffers Generator::forward(const RowSet& rows, const CacheUse& use, Batch
   layOutForward(engine_, architecture, shape, sizes, sizes);
   BufferLayout arrays(model_.reserveWorkspace(sizes.bytes()));
   ForwardBuffers buffers = layOutForward(engine_, architecture, shape, arrays, arrays);
-  model_.reserveScratch(shape.rows, adapter_.get(), nullptr);
+  model_.reserveScratch(shape.rows, adapter_.get(), nullptr, 0, use.tableStride);
   if (packed) {
     model_.upload(*packed, buffers);
   } else {

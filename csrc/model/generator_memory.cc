@@ -89,12 +89,12 @@ Generator::Generator(Model::Impl& model, const std::vector<std::vector<int32_t>>
 /// Takes the memory of the largest passes, so that the cache may have what is left.
 void Generator::reservePasses() {
   model_.transformer.prepareForward();
-  for (const int64_t rows : {prefillRows_, slots_}) {
+  for (const auto& [rows, tableStride] : {std::pair{prefillRows_, int64_t{0}}, std::pair{slots_, tableStride_}}) {
     const PassShape shape = shapeOf(rows, slots_);
     BufferLayout sizes;
     layOutForward(engine_, model_.transformer.architecture(), shape, sizes, sizes);
     model_.reserveWorkspace(sizes.bytes());
-    model_.reserveScratch(shape.rows, adapter_.get(), nullptr);
+    model_.reserveScratch(shape.rows, adapter_.get(), nullptr, 0, tableStride);
   }
 }
 

@@ -45,7 +45,7 @@ struct Model::Impl {
   void requireNewName(const std::string& name) const;
 
   /// Scratch memory for passes of so many rows; `otherWidth` is the hidden width of a reference.
-  void reserveScratch(int64_t rows, const Adapter* adapter, const Head* head, int64_t otherWidth = 0);
+  void reserveScratch(int64_t rows, const Adapter* adapter, const Head* head, int64_t otherWidth = 0, int64_t tableStride = 0);
   /// The workspace, at least so large.
   char* reserveWorkspace(size_t bytes);
   void reserve(DeviceMemory& memory, MemoryUse use, size_t bytes, const char* what);

@@ -22,7 +22,8 @@ char* Model::Impl::reserveWorkspace(size_t bytes) {
   return workspace.data();
 }
 
-void Model::Impl::reserveScratch(int64_t rows, const Adapter* adapter, const Head* head, int64_t otherWidth) {
+void Model::Impl::reserveScratch(int64_t rows, const Adapter* adapter, const Head* head, int64_t otherWidth,
+                                int64_t tableStride) {
   const Architecture& architecture = transformer.architecture();
   ScratchLimits limits;
   limits.rows = rows;
@@ -36,6 +37,7 @@ void Model::Impl::reserveScratch(int64_t rows, const Adapter* adapter, const Hea
   limits.heads = config().heads;
   limits.kvHeads = config().kvHeads;
   limits.headDim = config().headDim;
+  limits.tableStride = tableStride;
   engine->reserveScratch(limits);
 }
 

@@ -94,7 +94,7 @@ Napi::Value scratchBytes(const Napi::CallbackInfo& info) {
     const std::pair<const char*, int64_t*> fields[] = {
         {"rows", &limits.rows},       {"maxWidth", &limits.maxWidth}, {"vocab", &limits.vocab},
         {"maxRank", &limits.maxRank}, {"heads", &limits.heads},       {"kvHeads", &limits.kvHeads},
-        {"headDim", &limits.headDim}};
+        {"headDim", &limits.headDim}, {"tableStride", &limits.tableStride}};
     for (const auto& [name, field] : fields)
       if (const Napi::Value value = object.Get(name); !value.IsUndefined()) *field = toInteger(value, name);
     const size_t bytes = backend.ops().scratchBytes(backend.device(), &limits);

@@ -107,6 +107,7 @@ void LimitsReader::note(const std::string& name, int64_t value) {
   else if (name == "heads") raise(limits_.heads);
   else if (name == "kvHeads") raise(limits_.kvHeads);
   else if (name == "headDim") raise(limits_.headDim);
+  else if (name == "tableStride") raise(limits_.tableStride);
 }
 
 }  // namespace rlhf::kernels

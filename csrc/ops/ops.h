@@ -73,6 +73,7 @@ struct ScratchLimits {
   int64_t vocab = 0;
   int64_t maxRank = 0;
   int64_t heads = 0, kvHeads = 0, headDim = 0;
+  int64_t tableStride = 0;  // pages of the longest sequence, where `rows` are sequences being decoded
 };
 
 /// The contract of a backend. Entries that a backend does not have are null.

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { isCudaBackend, type KernelType, kernels, testedBackends } from "../support/kernels.ts";
+import { isCudaBackend, type KernelType, kernels, PAGE_TOKENS, testedBackends } from "../support/kernels.ts";
 import { type CaseArguments, evaluate } from "../support/op-arguments.ts";
 import { attentionForwardArguments } from "./cases/attention.ts";
 import { CaseData, offsetsOf, unset } from "./cases/case.ts";
@@ -160,6 +160,34 @@ function checkWideWindow(run: Run): void {
     assert.deepEqual(run("attentionForward", { ...args, window }), run("attentionForward", args));
 }
 
+/** Every sequence that is being decoded, alone, with a table of its own pages. */
+function checkDecode(run: Run, window: number, headDim: number): void {
+  const data = new CaseData("row invariance of decoding");
+  const lengths = [3, 700, 256, 257, 1, 512, 40];
+  const [heads, kvHeads, pages, tableStride] = [10, 2, 60, 22];
+  const size = pages * PAGE_TOKENS * kvHeads * headDim;
+  const width = heads * headDim;
+  const args = {
+    ...{ rows: lengths.length, heads, kvHeads, headDim, pages, window, scale: headDim ** -0.5 },
+    ...{ tableStride, tables: data.integers(lengths.length * tableStride, pages) },
+    ...{ lengths: Int32Array.from(lengths), qStride: width, oStride: width },
+    ...{ q: data.normal(lengths.length * width), kCache: data.normal(size), vCache: data.normal(size) },
+    o: unset(lengths.length * width),
+  };
+  const batch = run("decodeAttention", args);
+  for (const [row, length] of lengths.entries()) {
+    const own = Math.ceil(length / PAGE_TOKENS);
+    const alone = run("decodeAttention", {
+      ...args,
+      ...{ rows: 1, tableStride: own, lengths: Int32Array.of(length) },
+      tables: args.tables.slice(row * tableStride, row * tableStride + own),
+      q: rowsOf(args.q, row, 1, width),
+      o: unset(width),
+    });
+    assert.deepEqual(alone["o"], rowsOf(batch["o"]!, row, 1, width), `sequence of ${length}`);
+  }
+}
+
 /** Every prediction of a batch, alone. */
 function checkTokenLogProb(run: Run): void {
   const data = new CaseData("row invariance of tokenLogProb");
@@ -266,6 +294,11 @@ for (const backend of testedBackends.filter((name) => name !== "ref")) {
             checkSharedPrompts(run, window));
         it(`attentionForward with a window beyond the length, ${type}`, () => checkWideWindow(run));
       }
+      for (const window of [0, 1, 257])
+        it(`decodeAttention with a window of ${window}, ${type}`, () => {
+          checkDecode(run, window, 16);
+          checkDecode(run, window, 7); // not in whole packs
+        });
       if (operators.has("tokenLogProbForward"))
         it(`tokenLogProbForward, ${type}`, () => checkTokenLogProb(run));
       if (operators.has("tokenLossForwardBackward"))

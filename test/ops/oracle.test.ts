@@ -331,8 +331,26 @@ describe("core", () => {
   });
 
   it("backends ask for more scratch memory for more work, never for less", () => {
-    const small = { rows: 8, maxWidth: 64, vocab: 100, maxRank: 4, heads: 4, kvHeads: 2, headDim: 16 };
-    const large = { rows: 800, maxWidth: 640, vocab: 10_000, maxRank: 16, heads: 8, kvHeads: 8, headDim: 64 };
+    const small = {
+      rows: 8,
+      maxWidth: 64,
+      vocab: 100,
+      maxRank: 4,
+      heads: 4,
+      kvHeads: 2,
+      headDim: 16,
+      tableStride: 5,
+    };
+    const large = {
+      rows: 800,
+      maxWidth: 640,
+      vocab: 10_000,
+      maxRank: 16,
+      heads: 8,
+      kvHeads: 8,
+      headDim: 64,
+      tableStride: 50,
+    };
     for (const backend of kernels.backends())
       assert.ok(kernels.scratchBytes(backend, small) <= kernels.scratchBytes(backend, large), backend);
   });

@@ -144,6 +144,33 @@ describe(`arrays whose contents do not fit, on ${cudaBackend}`, () => {
       assert.notDeepEqual(bad["o"], good["o"]);
     });
 
+  const split = "8 rows, 4/2 heads of 8, 17 of 40 pages";
+  const firstPagesOf = (row: number, count: number): Int32Array =>
+    (caseOf("decodeAttention", split)["tables"] as Int32Array).map((page, index) =>
+      index >= 17 * row && index < 17 * row + count ? -1 : page,
+    );
+  const rowOf = (outputs: Outputs, row: number): Float64Array =>
+    outputs["o"]!.subarray(32 * row, 32 * row + 32);
+
+  it("decodeAttention: pages of none are left out as if a window ended before them", () => {
+    const missing = compare("decodeAttention", split, { tables: firstPagesOf(2, 8) });
+    const hidden = compare("decodeAttention", split, { window: 1 });
+    assert.deepEqual(rowOf(missing.bad, 2), rowOf(hidden.bad, 2));
+    assert.notDeepEqual(rowOf(missing.bad, 2), rowOf(missing.good, 2));
+  });
+
+  it("decodeAttention: a sequence without pages, or without tokens, is NaN", () => {
+    const { good, bad } = compare("decodeAttention", split, { tables: firstPagesOf(5, 17) });
+    assertOnlyNaN(good["o"]!, bad["o"]!, range(32 * 5, 32));
+    for (const [name, width] of [
+      [split, 32],
+      ["2 rows, 6/2 heads of 40, 4 of 12 pages", 240],
+    ] as const) {
+      const empty = compare("decodeAttention", name, replaced("decodeAttention", name, "lengths", 0, 0));
+      assertOnlyNaN(empty.good["o"]!, empty.bad["o"]!, range(0, width));
+    }
+  });
+
   it("decodeAttention: a sequence longer than its table is cut to it", () => {
     const change = replaced("decodeAttention", cache, "lengths", 2, 1000);
     const { good, bad } = compare("decodeAttention", cache, change);

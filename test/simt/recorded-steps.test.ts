@@ -70,4 +70,15 @@ describe("recorded decoding steps", () => {
       assert.ok(recordings(recorded.launches) > 4);
       assert.deepEqual(recorded.tokens, generate("simt", config, PROMPTS, all).tokens);
     });
+
+  it("give these tokens also where a sequence grows into another split of decodeAttention", () => {
+    const config = { ...MICRO_LLAMA, maxPositions: 300 };
+    const prompts = [PROMPTS[0]!, Int32Array.from({ length: 251 }, (_, index) => (7 * index * index) % 13)];
+    const options = { maxNewTokens: 10, temperature: 0 };
+    const recorded = generate("simt:apart", config, prompts, options);
+    assert.equal(recordings(recorded.launches), 7);
+    assert.ok(recorded.launches.some((name) => name.startsWith("joinSplitsKernel")));
+    for (const backend of ["simt", "ref"])
+      assert.deepEqual(recorded.tokens, generate(backend, config, prompts, options).tokens);
+  });
 });

@@ -91,6 +91,8 @@ const FURTHER_CASES = [
   topPOfLargeLogits(),
   named("sample", "a wide vocabulary, everything"),
   named("sample", "tempered"),
+  named("decodeAttention", "8 rows, 4/2 heads of 8, 17 of 40 pages"),
+  named("decodeAttention", "3 rows, 22/2 heads of 24, 9 of 20 pages"),
 ];
 
 /** For each op on the emulator, its largest and its smallest case: several blocks, and less than one. */

@@ -12,6 +12,8 @@ interface CacheShape {
   /** Longest sequence, in pages; sequences share pages where they have more than there are. */
   tableStride: number;
   window?: number;
+  /** Of the sequences; chance decides where it is left out. */
+  lengths?: readonly number[];
 }
 
 const CACHES: readonly CacheShape[] = [
@@ -23,6 +25,21 @@ const CACHES: readonly CacheShape[] = [
   { rows: 9, pages: 90, heads: 2, kvHeads: 1, headDim: 16, gap: 2, tableStride: 10, window: 70 },
   { rows: 3, pages: 9, heads: 2, kvHeads: 2, headDim: 8, gap: 0, tableStride: 3, window: 1000 },
   { rows: 2, pages: 70, heads: 14, kvHeads: 2, headDim: 20, gap: 0, tableStride: 67 },
+  // What follows lies at and around the positions where CUDA splits a sequence, each 256th.
+  {
+    ...{ rows: 8, pages: 40, heads: 4, kvHeads: 2, headDim: 8, gap: 0, tableStride: 17 },
+    lengths: [255, 256, 257, 511, 512, 513, 1, 544],
+  },
+  {
+    ...{ rows: 7, pages: 50, heads: 2, kvHeads: 1, headDim: 16, gap: 1, tableStride: 33, window: 257 },
+    lengths: [1056, 1025, 512, 513, 257, 258, 3],
+  },
+  // Query heads of a key head in several chunks, and one that lacks a head; heads as wide as they may be, and in whole packs or not.
+  { rows: 3, pages: 20, heads: 22, kvHeads: 2, headDim: 24, gap: 0, tableStride: 9 },
+  { rows: 2, pages: 9, heads: 7, kvHeads: 1, headDim: 72, gap: 0, tableStride: 3 },
+  { rows: 2, pages: 12, heads: 6, kvHeads: 2, headDim: 40, gap: 2, tableStride: 4 },
+  { rows: 1, pages: 2, heads: 8, kvHeads: 1, headDim: 256, gap: 0, tableStride: 2 },
+  { rows: 1, pages: 3, heads: 2, kvHeads: 2, headDim: 65, gap: 0, tableStride: 2 },
 ];
 
 /** Places in a cache, each once: the first and then a run through pages, as those of a prompt, then every other place from the last on. */
@@ -33,7 +50,7 @@ function placesOf(rows: number, pages: number): Int32Array {
 }
 
 function cacheCases(shape: CacheShape): OpCase[] {
-  const { rows, pages, heads, kvHeads, headDim, gap, tableStride, window = 0 } = shape;
+  const { rows, pages, heads, kvHeads, headDim, gap, tableStride, window = 0, lengths } = shape;
   const suffix = window > 0 ? `, window ${window}` : "";
   const name = `${rows} rows, ${heads}/${kvHeads} heads of ${headDim}, ${tableStride} of ${pages} pages${suffix}`;
   const data = new CaseData(`cache ${name}`);
@@ -74,7 +91,7 @@ function cacheCases(shape: CacheShape): OpCase[] {
         window,
         scale: headDim ** -0.5,
         tables: data.integers(rows * tableStride, pages),
-        lengths: lengthsOf(data, rows, tableStride * PAGE_TOKENS),
+        lengths: lengths ? Int32Array.from(lengths) : lengthsOf(data, rows, tableStride * PAGE_TOKENS),
         q: data.matrix(rows, heads * headDim, heads * headDim + gap, 2),
         kCache: data.normal(cacheSize),
         vCache: data.normal(cacheSize),
