@@ -114,9 +114,7 @@ struct KlGradientEpilogue {
 
   template <class Tile>
   RLHF_DEVICE void operator()(Tile& tile, int64_t firstRow, int64_t firstCol, int64_t rows, int64_t cols, Shared&) const {
-    forEachSlot(tile, [&](int rowSlot, int colSlot, float sum) {
-      const int64_t row = firstRow + Tile::rowOf(rowSlot), col = firstCol + Tile::colOf(colSlot);
-      if (row >= rows || col >= cols) return;
+    forEachElement(tile, firstRow, firstCol, rows, cols, [&](int64_t row, int64_t col, float sum) {
       const int32_t t = distributions.predictions[row];
       const LogProbs log = distributions.at(row, col, cols, sum);
       const float policy = expf(log.policy);

@@ -31,9 +31,7 @@ struct LinearEpilogue {
   template <class Tile>
   RLHF_DEVICE void operator()(Tile& tile, int64_t firstRow, int64_t firstCol, int64_t rows, int64_t cols,
                               Shared&) const {
-    forEachSlot(tile, [&](int rowSlot, int colSlot, float sum) {
-      const int64_t row = firstRow + Tile::rowOf(rowSlot), col = firstCol + Tile::colOf(colSlot);
-      if (row >= rows || col >= cols) return;
+    forEachElement(tile, firstRow, firstCol, rows, cols, [&](int64_t row, int64_t col, float sum) {
       const int64_t at = row * stride + col;
       if (bias) sum += toFloat(bias[col]);
       if (preActivation) preActivation[at] = fromFloat<T>(sum);

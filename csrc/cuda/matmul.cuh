@@ -66,6 +66,15 @@ void launchMatmul(OpContext& context, const MatmulArguments& arguments, const Ep
               context.stream, arguments, epilogue);
 }
 
+/// Calls f(row, col, sum) for every sum of the thread that is an element of D.
+template <class Tile, class Function>
+RLHF_DEVICE void forEachElement(Tile& tile, int64_t firstRow, int64_t firstCol, int64_t rows, int64_t cols, Function&& f) {
+  forEachSlot(tile, [&](int rowSlot, int colSlot, float sum) {
+    const int64_t row = firstRow + Tile::rowOf(rowSlot), col = firstCol + Tile::colOf(colSlot);
+    if (row < rows && col < cols) f(row, col, sum);
+  });
+}
+
 /// out(row, col) = alpha·D, or += it. With `sources`, row r goes to row sources[r], where it is the first of that number.
 template <class Out>
 struct StoreEpilogue {
@@ -79,9 +88,7 @@ struct StoreEpilogue {
   template <class Tile>
   RLHF_DEVICE void operator()(Tile& tile, int64_t firstRow, int64_t firstCol, int64_t rows, int64_t cols,
                               Shared&) const {
-    forEachSlot(tile, [&](int rowSlot, int colSlot, float sum) {
-      const int64_t row = firstRow + Tile::rowOf(rowSlot), col = firstCol + Tile::colOf(colSlot);
-      if (row >= rows || col >= cols) return;
+    forEachElement(tile, firstRow, firstCol, rows, cols, [&](int64_t row, int64_t col, float sum) {
       if (sources && row > 0 && sources[row] == sources[row - 1]) return;
       Out& element = out[(sources ? sources[row] : row) * stride + col];
       element = fromFloat<Out>(accumulate ? toFloat(element) + alpha * sum : alpha * sum);

@@ -148,10 +148,8 @@ struct LogitGradientEpilogue {
   template <class Tile>
   RLHF_DEVICE void operator()(Tile& tile, int64_t firstRow, int64_t firstCol, int64_t rows, int64_t cols,
                               Shared&) const {
-    forEachSlot(tile, [&](int rowSlot, int colSlot, float sum) {
-      const int64_t row = firstRow + Tile::rowOf(rowSlot), col = firstCol + Tile::colOf(colSlot);
-      if (row < rows && col < cols)
-        dz[row * cols + col] = fromFloat<T>(gradient(row, col, sum * gradient.inverseTemperature));
+    forEachElement(tile, firstRow, firstCol, rows, cols, [&](int64_t row, int64_t col, float sum) {
+      dz[row * cols + col] = fromFloat<T>(gradient(row, col, sum * gradient.inverseTemperature));
     });
   }
 };

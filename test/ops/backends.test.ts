@@ -21,8 +21,8 @@ function typesOf(backend: string): KernelType[] {
   return isCudaBackend(backend) ? ["float32", "bfloat16", "float16"] : ["float32"];
 }
 
-/** What rounds is tested in full in float16, too. */
-const ROUNDING = ["narrow", "adamW"];
+/** What rounds, and what every fourth case would leave out, is tested in full in float16, too. */
+const IN_FULL = ["narrow", "adamW", "decodeAttention"];
 
 /** Parameters in float16 are copies of master weights. */
 function existsIn(type: KernelType, { op, args }: OpCase): boolean {
@@ -33,7 +33,7 @@ function existsIn(type: KernelType, { op, args }: OpCase): boolean {
 function casesIn(type: KernelType): readonly OpCase[] {
   const cases = opCases.filter((each) => existsIn(type, each));
   return type === "float16"
-    ? cases.filter(({ op }, index) => index % 4 === 0 || ROUNDING.includes(op))
+    ? cases.filter(({ op }, index) => index % 4 === 0 || IN_FULL.includes(op))
     : cases;
 }
 
