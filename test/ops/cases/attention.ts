@@ -97,7 +97,13 @@ const SHAPES: Readonly<Record<string, AttentionShape>> = {
     headDim: 16,
   },
   // A tile of keys that begins where the last of a warp's queries is.
-  "a prompt of 33, an answer of 40": { lengths: [33, 40], parents: [-1, 0], heads: 2, kvHeads: 1, headDim: 16 },
+  "a prompt of 33, an answer of 40": {
+    lengths: [33, 40],
+    parents: [-1, 0],
+    heads: 2,
+    kvHeads: 1,
+    headDim: 16,
+  },
   "a prompt of 100, 3 answers": {
     lengths: [100, 20, 150, 28],
     parents: [-1, 0, 0, 0],

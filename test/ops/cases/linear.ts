@@ -164,6 +164,16 @@ export const linearCases: readonly OpCase[] = [
     transposed: true,
     bias: true,
   }),
+  // Rows that could be read as packs up to their end, one number short of a tile or of a pack.
+  forwardCase("128×63×128, strided by 64", { rows: 128, inputs: 63, outputs: 128, gap: 1 }),
+  forwardCase("5×63×128 transposed, strided by 64", {
+    rows: 5,
+    inputs: 63,
+    outputs: 128,
+    gap: 1,
+    transposed: true,
+  }),
+  forwardCase("9×39×48, strided by 40", { rows: 9, inputs: 39, outputs: 48, gap: 1 }),
   forwardCase("150×70×45, rows enough not to be packed", {
     rows: 150,
     inputs: 70,
