@@ -39,7 +39,7 @@ async function passes(file: string, titles = ""): Promise<void> {
     ] as const;
     for (const [from, to] of parts) await copyFile(join(BUILD, from), join(directory, to));
     const options = ["--no-config", "--timeout", "0", "--reporter", "json", "--grep", titles];
-    const { status, stdout, stderr } = spawnSync(
+    const { status, signal, stdout, stderr } = spawnSync(
       process.execPath,
       ["--import", "tsx", MOCHA, ...options, join(ROOT, "test", `${file}.test.ts`)],
       {
@@ -49,7 +49,7 @@ async function passes(file: string, titles = ""): Promise<void> {
         env: { ...process.env, RLHF_BUILD_DIR: directory, RLHF_TEST_DEVICE: "cuda" },
       },
     );
-    assert.equal(status, 0, stdout + stderr);
+    assert.equal(status, 0, `exit code ${status}, signal ${signal}: ${stdout}${stderr}`);
     const { stats } = JSON.parse(stdout.slice(stdout.indexOf("{"))) as { stats: { passes: number } };
     assert.ok(stats.passes > 0);
   });
