@@ -149,26 +149,30 @@ const Ops& apartOps() {
   return table;
 }
 
+Device* openApartDevice() {
+  auto device = std::make_unique<ApartDevice>();
+  static_cast<Device&>(*device) = makeHostDevice("simt:apart");
+  device->self = device.get();
+  device->unifiedMemory = 0;
+  device->limits = limits;
+  device->allocate = allocate;
+  device->release = release;
+  device->copyAsync = copy;
+  device->fillAsync = fill;
+  device->synchronize = synchronize;
+  device->beginCapture = beginCapture;
+  device->endCapture = endCapture;
+  device->launchGraph = launchGraph;
+  device->destroyGraph = destroyGraph;
+  return device.release();
+}
+
+void closeApartDevice(Device* device) { delete static_cast<ApartDevice*>(device); }
+
 Device* apartDevice() {
-  // Never destroyed: arrays of JavaScript's may be given back as the process ends.
-  static ApartDevice& instance = [&]() -> ApartDevice& {
-    auto& device = *new ApartDevice;
-    static_cast<Device&>(device) = makeHostDevice("simt:apart");
-    device.self = &device;
-    device.unifiedMemory = 0;
-    device.limits = limits;
-    device.allocate = allocate;
-    device.release = release;
-    device.copyAsync = copy;
-    device.fillAsync = fill;
-    device.synchronize = synchronize;
-    device.beginCapture = beginCapture;
-    device.endCapture = endCapture;
-    device.launchGraph = launchGraph;
-    device.destroyGraph = destroyGraph;
-    return device;
-  }();
-  return &instance;
+  // Never closed: arrays of JavaScript's may be given back as the process ends.
+  static Device* const instance = openApartDevice();
+  return instance;
 }
 
 }  // namespace rlhf::simt

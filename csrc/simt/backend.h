@@ -15,8 +15,11 @@ const Ops& ops();
 Device* device();
 
 /// The same ops and device as a GPU looks from the host: the device's memory is its own, which the host cannot touch and outside which
-/// no array of an op may lie, and what is copied to the host arrives when the host waits.
+/// no array of an op may lie, and what is copied to the host arrives when the host waits. A device is one thread's at a time, as an engine's
+/// is: the one that apartDevice gives is the process's.
 const Ops& apartOps();
+Device* openApartDevice();
+void closeApartDevice(Device* device);
 Device* apartDevice();
 
 /// The kernels that were launched on this thread since the last call, "graph" before those of a recording; the latest thousands.

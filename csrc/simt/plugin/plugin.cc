@@ -8,8 +8,8 @@
 const rlhf::Ops* rlhf_cuda_ops() { return &rlhf::simt::apartOps(); }
 
 rlhf::Status rlhf_cuda_device(int32_t, rlhf::Device** out, char*, size_t) {
-  *out = rlhf::simt::apartDevice();
+  *out = rlhf::simt::openApartDevice();
   return rlhf::kOk;
 }
 
-void rlhf_cuda_close_device(rlhf::Device*) {}  // there is one, as long as the process
+void rlhf_cuda_close_device(rlhf::Device* device) { rlhf::simt::closeApartDevice(device); }
