@@ -21,6 +21,7 @@ const TESTS = [
   "reward-model",
   "mixed-precision",
   "bfloat16-weights",
+  "engines",
 ];
 
 /** Larger ones, of which the emulator, being slow, runs the cases whose titles match. */
