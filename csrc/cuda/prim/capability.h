@@ -1,7 +1,6 @@
 #pragma once
 // What the current device is, as far as it decides which kernels run.
 
-#include <climits>
 #include <cstdlib>
 
 #include "cuda/prim/launch.cuh"
@@ -26,21 +25,11 @@ inline int deviceCapability() { return simt::computeCapability(); }
 inline int multiprocessors() { return simt::kMultiprocessors; }
 #endif
 
-/// What RLHF_CUDA_CAPABILITY allows at most (80: the kernels that run everywhere).
-inline int allowedCapability() {
-  const char* most = std::getenv("RLHF_CUDA_CAPABILITY");
-  return most && *most ? std::atoi(most) : INT_MAX;
-}
-
-/// 10 × major + minor of the kernels to use: the device's, or less where that is all that is allowed.
+/// 10 × major + minor of the kernels to use: the device's, or less where RLHF_CUDA_CAPABILITY says so (80: those that run everywhere).
 inline int chosenCapability() {
-#if defined(__CUDACC__)
-  static const int allowed = allowedCapability();  // once: JavaScript may write the environment while a launch would read it
-#else
-  const int allowed = allowedCapability();
-#endif
-  const int capability = deviceCapability();
-  return allowed < capability ? allowed : capability;
+  const char* most = std::getenv("RLHF_CUDA_CAPABILITY");
+  const int capability = deviceCapability(), limit = most && *most ? std::atoi(most) : capability;
+  return limit < capability ? limit : capability;
 }
 
 }  // namespace rlhf::cuda
