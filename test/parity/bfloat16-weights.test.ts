@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { CausalLM, type LoadOptions, PPOTrainer, packSequences, SFTTrainer } from "../../lib/index.ts";
 import { readModelTensors } from "../../lib/model/safetensors.ts";
 import { randomSequences, TINY_LLAMA, testDevice, withTemporaryDirectory } from "../support/tiny.ts";
-import { assertSameWeights, prompts, sftRows, tinyTokenizer } from "../trainers/support.ts";
+import { assertSameWeights, lossesOf, prompts, sftRows, tinyTokenizer } from "../trainers/support.ts";
 
 /** Matrices that train in bfloat16 with no float32 form beside them. A GPU keeps in 16 bits what it computes with. */
 const COMPUTE = testDevice === "cpu" ? "float32" : "bfloat16";
@@ -51,17 +51,7 @@ async function train(options: LoadOptions, cut?: { outputDir: string; after?: nu
     ...{ model, tokenizer, trainData: sftRows, config },
     outputDir: cut?.outputDir,
   });
-  const losses: number[] = [];
-  const controller = new AbortController();
-  try {
-    for await (const { step, metrics } of trainer.steps({ signal: controller.signal })) {
-      losses.push(metrics["loss"] as number);
-      if (step + 1 === cut?.after) controller.abort();
-    }
-  } catch (error) {
-    assert.ok(controller.signal.aborted, String(error));
-  }
-  return { model, losses };
+  return { model, losses: await lossesOf(trainer, cut?.after) };
 }
 
 describe("weights that train in bfloat16 alone", () => {

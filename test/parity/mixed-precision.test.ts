@@ -11,7 +11,14 @@ import {
   SFTTrainer,
 } from "../../lib/index.ts";
 import { randomSequences, TINY_LLAMA, testDevice, withTemporaryDirectory } from "../support/tiny.ts";
-import { assertSameWeights, prompts, sftRows, tinyTokenizer, weightsOf } from "../trainers/support.ts";
+import {
+  assertSameWeights,
+  lossesOf,
+  prompts,
+  sftRows,
+  tinyTokenizer,
+  weightsOf,
+} from "../trainers/support.ts";
 import { modelDirectory, ReferenceTensors, readJson } from "./reference.ts";
 
 /**
@@ -163,17 +170,7 @@ describe("mixed precision", () => {
       const model = await CausalLM.create({ ...CONFIG, initializer_range: 0.1 }, options);
       const outputDir = cut?.outputDir;
       using trainer = new SFTTrainer({ model, tokenizer, trainData: sftRows, config: settings, outputDir });
-      const losses: number[] = [];
-      const controller = new AbortController();
-      try {
-        for await (const { step, metrics } of trainer.steps({ signal: controller.signal })) {
-          losses.push(metrics["loss"] as number);
-          if (step + 1 === cut?.after) controller.abort();
-        }
-      } catch (error) {
-        assert.ok(controller.signal.aborted, String(error));
-      }
-      return { model, losses };
+      return { model, losses: await lossesOf(trainer, cut?.after) };
     };
     const exact = await train({ ...FULL, compute: "float32" });
     const mixed = await train(FULL);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { CausalLM, type SftRow, type Tokenizer, trainTokenizer } from "../../lib/index.ts";
+import { CausalLM, type SFTTrainer, type SftRow, type Tokenizer, trainTokenizer } from "../../lib/index.ts";
 import type { Trainer } from "../../lib/trainers/trainer.ts";
 import { TINY_LLAMA, withTemporaryDirectory } from "../support/tiny.ts";
 
@@ -93,4 +93,19 @@ export async function weightDistance(a: CausalLM, b: CausalLM): Promise<number> 
     });
   }
   return distance / size;
+}
+
+/** The losses of fine-tuning's steps; with `after` it is cut off behind so many. */
+export async function lossesOf(trainer: SFTTrainer, after?: number): Promise<number[]> {
+  const losses: number[] = [];
+  const controller = new AbortController();
+  try {
+    for await (const { step, metrics } of trainer.steps({ signal: controller.signal })) {
+      losses.push(metrics["loss"] as number);
+      if (step + 1 === after) controller.abort();
+    }
+  } catch (error) {
+    assert.ok(controller.signal.aborted, String(error));
+  }
+  return losses;
 }
