@@ -85,7 +85,7 @@ struct DivergenceEpilogue {
     if (row >= Tile::kRows || firstRow + row >= rows) return;
     float part = 0;
     for (int warp = 0; warp < Tile::kWarpsPerRow; ++warp) part += shared.part[warp][row];
-    parts[(firstRow + row) * columnTiles + blockIdx.y] = part;
+    parts[(firstRow + row) * columnTiles + firstCol / Tile::kCols] = part;
   }
 };
 

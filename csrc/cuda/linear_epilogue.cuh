@@ -19,7 +19,6 @@ RLHF_DEVICE float activate(Activation activation, float x) {
 /// y = activation(D + bias) + residual.
 template <class T>
 struct LinearEpilogue {
-  using Shared = NoShared;
   const T* bias;
   const T* residual;
   T* preActivation;
@@ -28,30 +27,13 @@ struct LinearEpilogue {
   int64_t stride;
   Activation activation;
 
-  template <class Tile>
-  RLHF_DEVICE void operator()(Tile& tile, int64_t firstRow, int64_t firstCol, int64_t rows, int64_t cols,
-                              Shared&) const {
-    forEachElement(tile, firstRow, firstCol, rows, cols, [&](int64_t row, int64_t col, float sum) {
-      const int64_t at = row * stride + col;
-      if (bias) sum += toFloat(bias[col]);
-      if (preActivation) preActivation[at] = fromFloat<T>(sum);
-      sum = activate(activation, sum);
-      if (residual) sum += toFloat(residual[at]);
-      if (wide) {
-        static_cast<float*>(y)[at] = sum;
-      } else {
-        static_cast<T*>(y)[at] = fromFloat<T>(sum);
-      }
-    });
-  }
-
   bool takesPacks(int64_t cols) const {
     return cols % 4 == 0 && stride % 4 == 0 && isPackAligned(bias) && isPackAligned(residual) && isPackAligned(preActivation) &&
            (wide ? isPackAligned(static_cast<float*>(y)) : isPackAligned(static_cast<T*>(y)));
   }
 
-  /// The same for four neighbouring columns, where all arrays take packs.
-  RLHF_DEVICE void storePack(int64_t row, int64_t col, Pack<float, 4> sum) const {
+  template <int kCount>
+  RLHF_DEVICE void storePack(int64_t row, int64_t col, Pack<float, kCount> sum) const {
     const int64_t at = row * stride + col;
     if (bias) addPack(sum, bias + col);
     if (preActivation) writePack(preActivation + at, sum);

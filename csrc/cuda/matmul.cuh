@@ -17,6 +17,44 @@ struct MatmulArguments {
   float firstScale = 1;
 };
 
+/// How many tiles of `extent` there are over `count` rows or columns.
+RLHF_HOST_DEVICE int tilesOf(int64_t count, int extent) { return static_cast<int>((count + extent - 1) / extent); }
+
+/// Row and column of a block's tile, in tiles. Blocks that run at the same time shall share what they read: kGroup tiles of rows go
+/// through all columns before the next kGroup do.
+struct TileOrder {
+  int row, col;
+
+  RLHF_DEVICE TileOrder(int block, int rowTiles, int colTiles) {
+    constexpr int kGroup = 16;
+    const int group = block / (kGroup * colTiles), inGroup = block % (kGroup * colTiles);
+    const int rowsOfGroup = rowTiles - group * kGroup < kGroup ? rowTiles - group * kGroup : kGroup;
+    row = group * kGroup + inGroup % rowsOfGroup;
+    col = inGroup / rowsOfGroup;
+  }
+};
+
+// What is done with D, an epilogue, is of one of two kinds. One that works element by element has
+//   void storePack(int64_t row, int64_t col, Pack<float, kCount> sums) const  for kCount neighbouring columns of D, 4 or 1, and
+//   bool takesPacks(int64_t cols) const  on the host: whether its arrays may be gone through by fours;
+// it is handed D by rows, through shared memory. One that needs the block's whole tile has a struct Shared and
+//   void operator()(Tile& tile, int64_t firstRow, int64_t firstCol, int64_t rows, int64_t cols, Shared& shared) const
+// which all threads call with their sums in registers.
+
+template <class Epilogue>
+concept TakesTile = requires { typename Epilogue::Shared; };
+
+/// For epilogues that take the tile and exchange nothing between threads.
+struct NoShared {};
+
+template <class Tile, class Epilogue>
+struct EpilogueShared {
+  typename Tile::Staged warp[Tile::kThreads / 32];
+};
+template <class Tile, class Epilogue>
+  requires TakesTile<Epilogue>
+struct EpilogueShared<Tile, Epilogue> : Epilogue::Shared {};
+
 /// Shared memory of a block: the pipeline's buffers, and after the main loop whatever the epilogue needs.
 template <class Tile, class Epilogue>
 union MatmulShared {
@@ -24,21 +62,31 @@ union MatmulShared {
     typename Tile::TileA a[Tile::kStages];
     typename Tile::TileB b[Tile::kStages];
   } stages;
-  typename Epilogue::Shared epilogue;
+  EpilogueShared<Tile, Epilogue> epilogue;
 };
 
-/// For epilogues that exchange nothing between threads.
-struct NoShared {};
+/// Hands the warp's sums to an epilogue that works element by element.
+template <class Tile, class Epilogue>
+RLHF_DEVICE void storeSums(const Tile& sums, typename Tile::Staged& staged, const Epilogue& epilogue, int64_t firstRow, int64_t firstCol,
+                           int64_t rows, int64_t cols, bool packs) {
+#pragma unroll 1
+  for (int strip = 0; strip < Tile::kStrips; ++strip) {
+    sums.stage(staged, strip);
+    syncWarp();
+    staged.store(epilogue, firstRow + Tile::stripRow(strip), firstCol + Tile::stripCol(), rows, cols, packs);
+    syncWarp();
+  }
+}
 
-/// A block per kRows × kCols tile of D. epilogue(tile, firstRow, firstCol, rows, cols, shared) is called by all threads.
+/// A block per kRows × kCols tile of D.
 template <class Tile, class Epilogue>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerMultiprocessor)
-    matmulKernel(const __grid_constant__ MatmulArguments arguments, const __grid_constant__ Epilogue epilogue) {
+    matmulKernel(const __grid_constant__ MatmulArguments arguments, const __grid_constant__ Epilogue epilogue, bool packs) {
   using Shared = MatmulShared<Tile, Epilogue>;
   RLHF_SHARED_MEMORY(Shared, shared);
-  const int firstRow = static_cast<int>(blockIdx.x) * Tile::kRows, firstCol = static_cast<int>(blockIdx.y) * Tile::kCols;
-  const int firstTiles = (arguments.depth[0] + Tile::kDepth - 1) / Tile::kDepth;
-  const int tiles = firstTiles + (arguments.depth[1] + Tile::kDepth - 1) / Tile::kDepth;
+  const TileOrder place(static_cast<int>(blockIdx.x), tilesOf(arguments.rows, Tile::kRows), tilesOf(arguments.cols, Tile::kCols));
+  const int firstRow = place.row * Tile::kRows, firstCol = place.col * Tile::kCols;
+  const int firstTiles = tilesOf(arguments.depth[0], Tile::kDepth), tiles = firstTiles + tilesOf(arguments.depth[1], Tile::kDepth);
 
   Tile sums;
   const auto load = [&](int tile, int stage) {
@@ -53,17 +101,22 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerMultiprocessor
     if (tile + 1 == firstTiles) forEachSlot(sums, [&](int, int, float& sum) { sum *= arguments.firstScale; });
   };
   pipelinedLoop<Tile::kStages>(tiles, load, consume);
-  epilogue(sums, firstRow, firstCol, arguments.rows, arguments.cols, shared.epilogue);
+  if constexpr (TakesTile<Epilogue>) {
+    epilogue(sums, firstRow, firstCol, arguments.rows, arguments.cols, shared.epilogue);
+  } else {
+    storeSums(sums, shared.epilogue.warp[threadIdx.x / 32], epilogue, firstRow, firstCol, arguments.rows, arguments.cols, packs);
+  }
 }
 
 /// Queues the product; does nothing where D is empty.
 template <class Tile, class Epilogue>
 void launchMatmul(OpContext& context, const MatmulArguments& arguments, const Epilogue& epilogue) {
-  if (arguments.rows == 0 || arguments.cols == 0) return;
-  const dim3 grid(static_cast<uint32_t>((arguments.rows + Tile::kRows - 1) / Tile::kRows),
-                  static_cast<uint32_t>((arguments.cols + Tile::kCols - 1) / Tile::kCols));
-  RLHF_LAUNCH((matmulKernel<Tile, Epilogue>), grid, dim3(Tile::kThreads), sizeof(MatmulShared<Tile, Epilogue>),
-              context.stream, arguments, epilogue);
+  const int blocks = tilesOf(arguments.rows, Tile::kRows) * tilesOf(arguments.cols, Tile::kCols);
+  if (blocks == 0) return;
+  bool packs = false;
+  if constexpr (!TakesTile<Epilogue>) packs = epilogue.takesPacks(arguments.cols);
+  RLHF_LAUNCH((matmulKernel<Tile, Epilogue>), dim3(static_cast<uint32_t>(blocks)), dim3(Tile::kThreads),
+              sizeof(MatmulShared<Tile, Epilogue>), context.stream, arguments, epilogue, packs);
 }
 
 /// Calls f(row, col, sum) for every sum of the thread that is an element of D.
@@ -78,28 +131,18 @@ RLHF_DEVICE void forEachElement(Tile& tile, int64_t firstRow, int64_t firstCol, 
 /// out(row, col) = alpha·D, or += it. With `sources`, row r goes to row sources[r], where it is the first of that number.
 template <class Out>
 struct StoreEpilogue {
-  using Shared = NoShared;
   Out* out;
   int64_t stride;
   float alpha = 1;
   bool accumulate = false;
   const int32_t* sources = nullptr;
 
-  template <class Tile>
-  RLHF_DEVICE void operator()(Tile& tile, int64_t firstRow, int64_t firstCol, int64_t rows, int64_t cols,
-                              Shared&) const {
-    forEachElement(tile, firstRow, firstCol, rows, cols, [&](int64_t row, int64_t col, float sum) {
-      if (sources && row > 0 && sources[row] == sources[row - 1]) return;
-      Out& element = out[(sources ? sources[row] : row) * stride + col];
-      element = fromFloat<Out>(accumulate ? toFloat(element) + alpha * sum : alpha * sum);
-    });
-  }
+  bool takesPacks(int64_t cols) const { return cols % 4 == 0 && stride % 4 == 0 && isPackAligned(out); }
 
-  bool takesPacks(int64_t cols) const { return cols % 4 == 0 && stride % 4 == 0 && isPackAligned(out) && !sources; }
-
-  /// The same for four neighbouring columns, where the array takes packs.
-  RLHF_DEVICE void storePack(int64_t row, int64_t col, Pack<float, 4> sum) const {
-    Out* pack = out + row * stride + col;
+  template <int kCount>
+  RLHF_DEVICE void storePack(int64_t row, int64_t col, Pack<float, kCount> sum) const {
+    if (sources && row > 0 && sources[row] == sources[row - 1]) return;
+    Out* pack = out + (sources ? sources[row] : row) * stride + col;
 #pragma unroll
     for (float& each : sum.item) each *= alpha;
     if (accumulate) addPack(sum, pack);

@@ -86,7 +86,7 @@ struct StatisticsEpilogue {
     if (row >= Tile::kRows || firstRow + row >= rows) return;
     SoftmaxPart part = emptyPart();
     for (int warp = 0; warp < Tile::kWarpsPerRow; ++warp) part = join(part, shared.part[warp][row]);
-    parts[(firstRow + row) * columnTiles + blockIdx.y] = part;
+    parts[(firstRow + row) * columnTiles + firstCol / Tile::kCols] = part;
   }
 };
 

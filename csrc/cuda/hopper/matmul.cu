@@ -28,28 +28,26 @@ HopperOperands operandsOf(const MatmulArguments& arguments) {
   for (int pair = 0; pair < 2; ++pair) {
     const int64_t depth = arguments.depth[pair];
     if (depth == 0) continue;
-    operands.tiles[pair] = static_cast<int>((depth + Tile::kDepth - 1) / Tile::kDepth);
+    operands.tiles[pair] = tilesOf(depth, Tile::kDepth);
     operands.a[pair] = mapOf(arguments.a[pair], arguments.rows, depth, Tile::kRows);
     operands.b[pair] = mapOf(arguments.b[pair], arguments.cols, depth, Tile::kColumns);
   }
   return operands;
 }
 
-int64_t tilesOf(const MatmulArguments& arguments, int columns) {
-  return (arguments.rows + 127) / 128 * ((arguments.cols + columns - 1) / columns);
-}
+int blocksOf(const MatmulArguments& arguments, int columns) { return tilesOf(arguments.rows, 128) * tilesOf(arguments.cols, columns); }
 
 template <int kColumns, bool kOuterA, bool kOuterB0, bool kOuterB1, class Epilogue>
 void launchTiles(OpContext& context, const MatmulArguments& arguments, const Epilogue& epilogue) {
   using Tile = HopperTile<kColumns>;
-  RLHF_LAUNCH((hopperMatmulKernel<Tile, kOuterA, kOuterB0, kOuterB1, Epilogue>), dim3(static_cast<uint32_t>(tilesOf(arguments, kColumns))),
+  RLHF_LAUNCH((hopperMatmulKernel<Tile, kOuterA, kOuterB0, kOuterB1, Epilogue>), dim3(static_cast<uint32_t>(blocksOf(arguments, kColumns))),
               dim3(Tile::kThreads), sizeof(typename Tile::Shared), context.stream, operandsOf<Tile>(arguments), epilogue);
 }
 
 /// The narrower tile where the wider ones would leave multiprocessors idle. A sum's order is the same in both.
 template <bool kOuterA, bool kOuterB0, bool kOuterB1, class Epilogue>
 bool launch(OpContext& context, const MatmulArguments& arguments, const Epilogue& epilogue) {
-  if (tilesOf(arguments, 256) >= multiprocessors()) {
+  if (blocksOf(arguments, 256) >= multiprocessors()) {
     launchTiles<256, kOuterA, kOuterB0, kOuterB1>(context, arguments, epilogue);
   } else {
     launchTiles<128, kOuterA, kOuterB0, kOuterB1>(context, arguments, epilogue);

@@ -21,14 +21,11 @@ struct HopperTile {
     alignas(1024) bf16 a[kRows * kDepth];
     alignas(1024) bf16 b[kColumns * kDepth];
   };
-  // Sums of a warp on their way to the epilogue. The padding puts the eight lanes that write a column into different banks.
-  struct WarpSums {
-    float row[16][kColumns + 8];
-  };
+  using Staged = StagedRows<16, kColumns, 8>;
   struct Shared {
     union {
       Stage stage[kStages];
-      WarpSums sums[4 * kConsumers];
+      Staged sums[4 * kConsumers];
     };
     TransactionBarrier filled[kStages];  // by the producer's arrival and the bytes that it expects
     TransactionBarrier free[kStages];    // by an arrival of each consuming warp
@@ -52,20 +49,6 @@ struct RingPosition {
     if (++stage < kStages) return;
     stage = 0;
     parity ^= 1;
-  }
-};
-
-/// Row and column of a block's tile. Blocks that run at the same time shall share what they read: kGroup tiles of rows go through all
-/// columns before the next kGroup do.
-struct TileOrder {
-  int64_t row, col;
-
-  RLHF_DEVICE TileOrder(int64_t block, int64_t rowTiles, int64_t colTiles) {
-    constexpr int64_t kGroup = 16;
-    const int64_t group = block / (kGroup * colTiles), inGroup = block % (kGroup * colTiles);
-    const int64_t rowsOfGroup = rowTiles - group * kGroup < kGroup ? rowTiles - group * kGroup : kGroup;
-    row = group * kGroup + inGroup % rowsOfGroup;
-    col = inGroup / rowsOfGroup;
   }
 };
 
@@ -120,23 +103,13 @@ RLHF_DEVICE void consumePair(typename Tile::Shared& shared, RingPosition<Tile::k
   if (previous >= 0 && isFirstLane) arrive(&shared.free[previous]);
 }
 
-/// Hands the sums to the epilogue by rows, four neighbouring columns a lane, through shared memory.
-template <class Tile, class Epilogue>
-RLHF_DEVICE void storeSums(typename Tile::WarpSums& shared, const float (&sums)[Tile::kSums], const Epilogue& epilogue,
-                           int64_t firstRow, int64_t firstCol, int64_t rows, int64_t cols) {
+/// Puts a warp's sums, 16 rows, into shared memory.
+template <class Tile>
+RLHF_DEVICE void stageSums(typename Tile::Staged& staged, const float (&sums)[Tile::kSums]) {
   const int lane = static_cast<int>(threadIdx.x) % 32, group = lane / 4, pair = lane % 4;
 #pragma unroll
   for (int i = 0; i < Tile::kSums; i += 2)
-    *reinterpret_cast<Pack<float, 2>*>(&shared.row[group + i / 2 % 2 * 8][i / 4 * 8 + 2 * pair]) = {sums[i], sums[i + 1]};
-  syncWarp();
-  for (int row = 0; row < 16 && firstRow + row < rows; ++row) {
-#pragma unroll
-    for (int part = 0; part < Tile::kColumns; part += 128) {
-      const int col = part + 4 * lane;
-      if (firstCol + col >= cols) continue;
-      epilogue.storePack(firstRow + row, firstCol + col, *reinterpret_cast<const Pack<float, 4>*>(&shared.row[row][col]));
-    }
-  }
+    *reinterpret_cast<Pack<float, 2>*>(&staged.row[group + i / 2 % 2 * 8][i / 4 * 8 + 2 * pair]) = {sums[i], sums[i + 1]};
 }
 
 /// A block per kRows × kColumns tile of D; arguments as matmulKernel's. kOuter: the operand's rows are of i, not of k.
@@ -146,9 +119,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   using Shared = typename Tile::Shared;
   RLHF_SHARED_MEMORY(Shared, shared);
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
-  const TileOrder tile(blockIdx.x, (operands.rows + Tile::kRows - 1) / Tile::kRows,
-                       (operands.cols + Tile::kColumns - 1) / Tile::kColumns);
-  const int64_t firstRow = tile.row * Tile::kRows, firstCol = tile.col * Tile::kColumns;
+  const TileOrder tile(static_cast<int>(blockIdx.x), tilesOf(operands.rows, Tile::kRows), tilesOf(operands.cols, Tile::kColumns));
+  const int64_t firstRow = static_cast<int64_t>(tile.row) * Tile::kRows, firstCol = static_cast<int64_t>(tile.col) * Tile::kColumns;
   if (thread == 0) {
     for (int stage = 0; stage < Tile::kStages; ++stage) {
       initBarrier(&shared.filled[stage], 1);
@@ -173,8 +145,10 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     for (float& sum : sums) sum *= operands.firstScale;
     consumePair<Tile, kOuterA, kOuterB1>(shared, ring, operands.tiles[1], warp / 4 - 1, sums);
     syncNamed(1, 128 * Tile::kConsumers);  // all have read the stages that the sums now overwrite
-    const int warpRow = (warp - 4) * 16;
-    storeSums<Tile>(shared.sums[warp - 4], sums, epilogue, firstRow + warpRow, firstCol, operands.rows, operands.cols);
+    typename Tile::Staged& staged = shared.sums[warp - 4];
+    stageSums<Tile>(staged, sums);
+    syncWarp();
+    staged.store(epilogue, firstRow + (warp - 4) * 16, firstCol, operands.rows, operands.cols, true);
   }
 }
 

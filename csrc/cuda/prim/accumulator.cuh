@@ -1,11 +1,13 @@
 #pragma once
+#include "cuda/prim/staged_rows.cuh"
 #include "cuda/prim/tile.cuh"
 
 namespace rlhf::cuda {
 
 // Two ways for a block of 256 threads to multiply tiles, with one interface. A thread holds kRowSlots × kColSlots sums;
 // rowOf and colOf tell which element of the block's tile a slot is. A row of the tile lies with kLanesPerRow neighbouring
-// lanes of each of kWarpsPerRow warps. Sums run over k in one order, whatever the number of rows.
+// lanes of each of kWarpsPerRow warps. A warp's sums are kStrips strips of neighbouring rows, which stage() puts into shared memory one at
+// a time; stripRow and stripCol tell where in the tile they begin. Sums run over k in one order, whatever the number of rows.
 
 /// float32 by fused multiply-add: 64 × 64 tiles, 4 × 4 sums per thread.
 struct FmaTile {
@@ -16,6 +18,8 @@ struct FmaTile {
   static constexpr int kLanesPerRow = 16, kWarpsPerRow = 1;
   using TileA = SharedTile<float, kRows, kDepth>;
   using TileB = SharedTile<float, kCols, kDepth>;
+  static constexpr int kStrips = kRowSlots;
+  using Staged = StagedRows<2, kCols, 16>;
 
   float sum[kRowSlots][kColSlots] = {};
 
@@ -23,6 +27,18 @@ struct FmaTile {
   static RLHF_DEVICE int rowOf(int slot) { return static_cast<int>(threadIdx.x) / 16 + 16 * slot; }
   static RLHF_DEVICE int colOf(int slot) { return static_cast<int>(threadIdx.x) % 16 + 16 * slot; }
   static RLHF_DEVICE int warpInRow() { return 0; }
+  static RLHF_DEVICE int stripRow(int strip) { return static_cast<int>(threadIdx.x) / 32 * 2 + 16 * strip; }
+  static RLHF_DEVICE int stripCol() { return 0; }
+
+  RLHF_DEVICE void stage(Staged& staged, int strip) const {
+    const int row = static_cast<int>(threadIdx.x) / 16 % 2;
+#pragma unroll
+    for (int slot = 0; slot < kRowSlots; ++slot) {  // the strip is known at run time only, registers at compile time
+      if (slot != strip) continue;
+#pragma unroll
+      for (int col = 0; col < kColSlots; ++col) staged.row[row][colOf(col)] = sum[slot][col];
+    }
+  }
 
   RLHF_DEVICE void multiply(const TileA& a, bool aSummedOuter, const TileB& b, bool bSummedOuter) {
 #pragma unroll
@@ -72,13 +88,31 @@ struct TensorCoreTile {
 
   static constexpr int kFragmentRows = 4, kFragmentCols = 4;  // of 16 × 8 elements
   float fragment[kFragmentRows][kFragmentCols][4] = {};
+  static constexpr int kStrips = kFragmentRows;
+  using Staged = StagedRows<16, 8 * kFragmentCols, 8>;
 
   static RLHF_DEVICE int lane() { return static_cast<int>(threadIdx.x) % 32; }
   static RLHF_DEVICE int warpInRow() { return static_cast<int>(threadIdx.x) / 32 % 4; }
   static RLHF_DEVICE int firstRow() { return static_cast<int>(threadIdx.x) / 128 * 64; }
   static RLHF_DEVICE int firstCol() { return warpInRow() * 32; }
+  static RLHF_DEVICE int stripRow(int strip) { return firstRow() + 16 * strip; }
+  static RLHF_DEVICE int stripCol() { return firstCol(); }
   static RLHF_DEVICE int rowOf(int slot) { return firstRow() + slot / 2 * 16 + slot % 2 * 8 + lane() / 4; }
   static RLHF_DEVICE int colOf(int slot) { return firstCol() + slot / 2 * 8 + lane() % 4 * 2 + slot % 2; }
+
+  RLHF_DEVICE void stage(Staged& staged, int strip) const {
+    const int group = lane() / 4, pair = lane() % 4;
+#pragma unroll
+    for (int row = 0; row < kFragmentRows; ++row) {  // the strip is known at run time only, registers at compile time
+      if (row != strip) continue;
+#pragma unroll
+      for (int col = 0; col < kFragmentCols; ++col) {
+        const float(&sums)[4] = fragment[row][col];
+        *reinterpret_cast<Pack<float, 2>*>(&staged.row[group][8 * col + 2 * pair]) = {sums[0], sums[1]};
+        *reinterpret_cast<Pack<float, 2>*>(&staged.row[group + 8][8 * col + 2 * pair]) = {sums[2], sums[3]};
+      }
+    }
+  }
 
   RLHF_DEVICE void multiply(const TileA& a, bool aSummedOuter, const TileB& b, bool bSummedOuter) {
 #pragma unroll

@@ -16,6 +16,7 @@ namespace rlhf::cuda {
 #if defined(__CUDACC__)
 
 #define RLHF_DEVICE __device__ __forceinline__
+#define RLHF_HOST_DEVICE __host__ __device__ __forceinline__
 
 using bf16 = __nv_bfloat16;
 RLHF_DEVICE float bf16ToFloat(bf16 value) { return __bfloat162float(value); }
@@ -44,6 +45,7 @@ RLHF_DEVICE float floatOf(uint32_t bits) { return __uint_as_float(bits); }
 #else
 
 #define RLHF_DEVICE inline
+#define RLHF_HOST_DEVICE inline
 
 using Site = simt::Site;
 
@@ -103,18 +105,20 @@ bool isPackAligned(const T* array) {
   return reinterpret_cast<uintptr_t>(array) % sizeof(Pack<T, 4>) == 0;
 }
 
-RLHF_DEVICE void writePack(float* out, const Pack<float, 4>& values) { *reinterpret_cast<Pack<float, 4>*>(out) = values; }
-template <class T>
-RLHF_DEVICE void writePack(T* out, const Pack<float, 4>& values) {
-  *reinterpret_cast<Pack<uint32_t, 2>*>(out) = {packPair<T>(values.item[0], values.item[1]),
-                                                packPair<T>(values.item[2], values.item[3])};
+/// Writes the values, rounded to T, by one access; a pack of one stands anywhere.
+template <class T, int kCount>
+RLHF_DEVICE void writePack(T* out, const Pack<float, kCount>& values) {
+  Pack<T, kCount> rounded;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) rounded.item[i] = fromFloat<T>(values.item[i]);
+  *reinterpret_cast<Pack<T, kCount>*>(out) = rounded;
 }
 
-template <class T>
-RLHF_DEVICE void addPack(Pack<float, 4>& sum, const T* terms) {
-  const auto pack = *reinterpret_cast<const Pack<T, 4>*>(terms);
+template <class T, int kCount>
+RLHF_DEVICE void addPack(Pack<float, kCount>& sum, const T* terms) {
+  const auto pack = *reinterpret_cast<const Pack<T, kCount>*>(terms);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) sum.item[i] += toFloat(pack.item[i]);
+  for (int i = 0; i < kCount; ++i) sum.item[i] += toFloat(pack.item[i]);
 }
 
 }  // namespace rlhf::cuda
