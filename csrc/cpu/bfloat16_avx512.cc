@@ -85,33 +85,61 @@ RLHF_AMX void multiplyTall(const Bfloat16Segment* segments, int segmentCount, fl
   _tile_stored(3, c + kHalf * kBfloat16Tile + kHalf, kResultRowBytes);
 }
 
-/// The same for at most 16 rows, where B is read faster than the tiles are multiplied.
+/// A step of B on the way to the first-level cache a kilobyte before tiles are loaded from it: tile loads wait for
+/// their lines one after another, and further ahead more is asked for than a core can have on its way.
+inline void fetchStep(const uint16_t* b) {
+  constexpr int64_t kBytesAhead = 1024;
+  const char* const ahead = reinterpret_cast<const char*>(b) + kBytesAhead;
+#pragma GCC unroll 32
+  for (int64_t byte = 0; byte < kBfloat16StepElements * 2; byte += 64) __builtin_prefetch(ahead + byte);
+}
+
+/// The same for at most 16 rows, where B is read faster than the tiles are multiplied: by one panel, or by two side by side, whose C is
+/// in tiles 0 to 3. Memory gives more where it is read in two places.
+template <int kPanels>
 RLHF_AMX void multiplyFlat(const Bfloat16Segment* segments, int segmentCount, float* c, bool accumulate) {
-  constexpr int64_t kBytesAhead = 8192;
+  float* const second = c + kBfloat16Tile * kBfloat16Tile;
   if (accumulate) {
     _tile_loadd(0, c, kResultRowBytes);
     _tile_loadd(1, c + kHalf, kResultRowBytes);
+    if constexpr (kPanels == 2) {
+      _tile_loadd(2, second, kResultRowBytes);
+      _tile_loadd(3, second + kHalf, kResultRowBytes);
+    }
   } else {
     _tile_zero(0);
     _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
   }
   for (int s = 0; s < segmentCount; ++s) {
     const uint16_t* a = segments[s].a;
     const uint16_t* b = segments[s].b;
+    const int64_t next = segments[s].bStride;
     for (int64_t step = 0; step < segments[s].steps; ++step) {
-      const char* const ahead = reinterpret_cast<const char*>(b) + kBytesAhead;
-      for (int64_t byte = 0; byte < kBfloat16StepElements * 2; byte += 64) __builtin_prefetch(ahead + byte);
+      fetchStep(b);
+      if constexpr (kPanels == 2) fetchStep(b + next);
       _tile_loadd(4, a, kTileRowBytes);
       _tile_loadd(6, b, kTileRowBytes);
       _tile_loadd(7, b + kHalfElements, kTileRowBytes);
       _tile_dpbf16ps(0, 4, 6);
       _tile_dpbf16ps(1, 4, 7);
+      if constexpr (kPanels == 2) {
+        _tile_loadd(6, b + next, kTileRowBytes);
+        _tile_loadd(7, b + next + kHalfElements, kTileRowBytes);
+        _tile_dpbf16ps(2, 4, 6);
+        _tile_dpbf16ps(3, 4, 7);
+      }
       a += kBfloat16StepElements;
       b += kBfloat16StepElements;
     }
   }
   _tile_stored(0, c, kResultRowBytes);
   _tile_stored(1, c + kHalf, kResultRowBytes);
+  if constexpr (kPanels == 2) {
+    _tile_stored(2, second, kResultRowBytes);
+    _tile_stored(3, second + kHalf, kResultRowBytes);
+  }
 }
 
 void multiplyWithTiles(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, bool accumulate,
@@ -119,7 +147,11 @@ void multiplyWithTiles(const Bfloat16Segment* segments, int segmentCount, int ro
   if (rows > kHalf)
     multiplyTall(segments, segmentCount, c, accumulate, prefetch);
   else
-    multiplyFlat(segments, segmentCount, c, accumulate);
+    multiplyFlat<1>(segments, segmentCount, c, accumulate);
+}
+
+void multiplyPairWithTiles(const Bfloat16Segment* segments, int segmentCount, float* c) {
+  multiplyFlat<2>(segments, segmentCount, c, false);
 }
 
 #define RLHF_DOT __attribute__((target("avx512bf16,avx512f")))
@@ -178,8 +210,8 @@ bool tilesAllowed() {
 #endif
 }
 
-constexpr Bfloat16Kernel kTileKernel{"amx", multiplyWithTiles, beginTiles, endTiles};
-constexpr Bfloat16Kernel kDotKernel{"dot", multiplyWithDots, nullptr, nullptr};
+constexpr Bfloat16Kernel kTileKernel{"amx", multiplyWithTiles, multiplyPairWithTiles, beginTiles, endTiles};
+constexpr Bfloat16Kernel kDotKernel{"dot", multiplyWithDots, nullptr, nullptr, nullptr};
 
 /// Bits of CPUID's leaf 7: tiles and their bfloat16 products, and dot products.
 bool hasTiles() {

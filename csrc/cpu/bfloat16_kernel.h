@@ -18,6 +18,7 @@ struct Bfloat16Segment {
   const uint16_t* a = nullptr;
   const uint16_t* b = nullptr;
   int64_t steps = 0;
+  int64_t bStride = 0;  // elements to the next panel of B, where a call takes two
 };
 
 /// Memory that a later call will read: each step asks for `linesPerStep` lines from `next` on. And rows of 32 numbers that this call's
@@ -36,7 +37,10 @@ struct Bfloat16Kernel {
   const char* name;
   void (*multiply)(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, bool accumulate,
                    Bfloat16Prefetch prefetch);
-  /// To be called by each thread around its calls of `multiply`, for the state that instructions need; null: none.
+  /// c[2][32][32] = Σ over segments of A by two neighbouring panels of B, for at most 16 rows, where B comes from memory; null: none.
+  /// The bits are multiply's.
+  void (*multiplyPair)(const Bfloat16Segment* segments, int segmentCount, float* c);
+  /// To be called by each thread around its calls of those, for the state that instructions need; null: none.
   void (*begin)();
   void (*end)();
 };

@@ -149,7 +149,7 @@ void multiplyWidened(const Bfloat16Segment* segments, int segmentCount, int rows
   for (; row < rows; ++row) multiplyRows<1>(segments, segmentCount, row, c, accumulate);
 }
 
-constexpr Bfloat16Kernel kConversion{"convert", multiplyWidened, nullptr, nullptr};
+constexpr Bfloat16Kernel kConversion{"convert", multiplyWidened, nullptr, nullptr, nullptr};
 
 }  // namespace
 

@@ -95,7 +95,12 @@ class Part {
       const Range rows{rowPanels * rowPart / rowParts, rowPanels * (rowPart + 1) / rowParts};
       const Range cols{units * colPart / colParts * unit, std::min(colPanels, units * (colPart + 1) / colParts * unit)};
       if (kernel.begin) kernel.begin();
-      wholeStrips_ ? multiplyStrips(kernel, rows, cols, slot) : multiplyTiles(kernel, rows, cols, slot);
+      if (wholeStrips_)
+        multiplyStrips(kernel, rows, cols, slot);
+      else if (kernel.multiplyPair && rows_ <= kBfloat16Tile / 2)
+        multiplyPairs(kernel, cols, slot);
+      else
+        multiplyTiles(kernel, rows, cols, slot);
       if (kernel.end) kernel.end();
     });
   }
@@ -122,6 +127,20 @@ class Part {
           if (isLast(steps)) finish(i, j, 1, tile, kBfloat16Tile, slot);
         }
       }
+  }
+
+  /// Few rows, for which B comes from memory once: two panels at a time.
+  void multiplyPairs(const Bfloat16Kernel& kernel, Range cols, int slot) const {
+    alignas(64) float tiles[2][kTileFloats];
+    int64_t j = cols.begin;
+    for (; j + 2 <= cols.end; j += 2) {
+      Bfloat16Segment segments[2];
+      const int count = segmentsOf(0, j, {0, steps_[0]}, segments);
+      kernel.multiplyPair(segments, count, tiles[0]);
+      finish(0, j, 1, tiles[0], kBfloat16Tile, slot);
+      finish(0, j + 1, 1, tiles[1], kBfloat16Tile, slot);
+    }
+    if (j < cols.end) multiplyTiles(kernel, {0, 1}, {j, cols.end}, slot);
   }
 
   /// Tiles of some row panels by a strip's column panels, in the same blocks, and then the strips.
@@ -168,17 +187,22 @@ class Part {
   void multiplyTile(const Bfloat16Kernel& kernel, int64_t rowPanel, int64_t colPanel, Range steps, float* tile,
                     Bfloat16Prefetch prefetch) const {
     Bfloat16Segment segments[2];
+    const int count = segmentsOf(rowPanel, colPanel, steps, segments);
+    kernel.multiply(segments, count, static_cast<int>(heightOf(rowPanel)), tile, steps.begin > 0, prefetch);
+  }
+
+  int segmentsOf(int64_t rowPanel, int64_t colPanel, Range steps, Bfloat16Segment* segments) const {
     int count = 0;
     const auto add = [&](int term, Range part) {
       if (part.begin == part.end) return;
       const int64_t skipped = part.begin * kBfloat16StepFloats;
       segments[count++] = {reinterpret_cast<const uint16_t*>(panelsA_[term] + rowPanel * strideA_[term] + skipped),
                            reinterpret_cast<const uint16_t*>(panelsB_[term] + colPanel * strideB_[term] + skipped),
-                           part.end - part.begin};
+                           part.end - part.begin, 2 * strideB_[term]};
     };
     add(0, steps);
     if (isLast(steps)) add(1, {0, steps_[1]});
-    kernel.multiply(segments, count, static_cast<int>(heightOf(rowPanel)), tile, steps.begin > 0, prefetch);
+    return count;
   }
 
   /// For rows that use B once: what is a few steps ahead of the multiplication, into the next panel at the end.
