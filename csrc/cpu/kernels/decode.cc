@@ -78,12 +78,11 @@ class DecodeGroup {
   void addBlock(int64_t begin, int64_t first, int64_t end) {
     const int64_t dim = a_.headDim, padded = roundUp(end - begin, kWidth);
     for (int64_t at = begin; at < end; at += kPage) {
-      if (at + kPage < end) fetch(keys(at + kPage), blockBytes());
       multiply<Contiguous::Depth>(group_, roundUp(std::min(kPage, end - at), kWidth),
                                   {.depth = dim,
                                    .a = query_,
                                    .aStride = dim,
-                                   .b = widen(keys(at), dim * kPage),
+                                   .b = widen(keys(at), dim * kPage, at + kPage < end ? keys(at + kPage) : nullptr),
                                    .bStride = kPage,
                                    .c = scores_ + (at - begin),
                                    .cStride = kBlockTokens,
@@ -99,13 +98,12 @@ class DecodeGroup {
       forEachVector(dim, [&](int64_t d, auto lanes) { lanes.store(sums + d, lanes.load(sums + d) * correction); });
     }
     for (int64_t at = begin; at < end; at += kPage) {
-      if (at + kPage < end) fetch(values(at + kPage), blockBytes());
       const int64_t from = std::max(at, first), to = std::min(at + kPage, end);
       multiply<Contiguous::Depth>(group_, dim,
                                   {.depth = to - from,
                                    .a = scores_ + (from - begin),
                                    .aStride = kBlockTokens,
-                                   .b = widen(values(at) + (from - at) * dim, (to - from) * dim),
+                                   .b = widen(values(at) + (from - at) * dim, (to - from) * dim, at + kPage < end ? values(at + kPage) : nullptr),
                                    .bStride = dim,
                                    .c = output_,
                                    .cStride = dim,
@@ -115,12 +113,18 @@ class DecodeGroup {
 
   using Element = typename Cache::Element;
 
-  /// Numbers of a page as float32: as they lie, or in memory of the thread that the next call overwrites.
-  const float* widen(const Element* block, int64_t count) const {
-    if constexpr (std::is_same_v<Element, float>) return block;
-    else {
+  /// Numbers of a page as float32: as they lie, or in memory of the thread that the next call overwrites. `next`, if any, is asked for
+  /// meanwhile.
+  const float* widen(const Element* block, int64_t count, const Element* next) const {
+    if constexpr (std::is_same_v<Element, float>) {
+      if (next) fetch(next, blockBytes());
+      return block;
+    } else {
       int64_t i = 0;
-      for (; i + kWidth <= count; i += kWidth) store(widened_ + i, Cache::load(block + i));
+      for (; i + kWidth <= count; i += kWidth) {
+        if (next) __builtin_prefetch(next + i);
+        store(widened_ + i, Cache::load(block + i));
+      }
       if (i < count) store(widened_ + i, Cache::loadPartial(block + i, static_cast<int>(count - i)));
       return widened_;
     }
