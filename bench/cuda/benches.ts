@@ -212,11 +212,23 @@ function tokenLogProb(rows: number, cols: number, vocab: number): CudaBench[] {
   const size = { rows, cols, vocab };
   return [
     {
-      ...{ op: "tokenLogProbForward", label, flops: product, peer: { kind: "logProb", ...size } },
+      ...{
+        op: "tokenLogProbForward",
+        label,
+        flops: product,
+        ownKernelsFor: 90,
+        peer: { kind: "logProb", ...size },
+      },
       args: () => ({ ...shared(), logProb: new Float32Array(rows) }),
     },
     {
-      ...{ op: "tokenLogProbBackward", label: `${label}, dx`, flops: 2 * product, updated: ["dx"] },
+      ...{
+        op: "tokenLogProbBackward",
+        label: `${label}, dx`,
+        flops: 2 * product,
+        ownKernelsFor: 90,
+        updated: ["dx"],
+      },
       args: () => ({ ...shared(), dLogProb: uniformArray(rows), dx: bfloat16Array(rows * cols) }),
       peer: { kind: "logProbBackward", ...size },
     },

@@ -9,8 +9,6 @@
 
 namespace rlhf::cuda {
 
-inline constexpr float kLog2E = 1.4426950408889634f;
-
 RLHF_DEVICE int lesser(int a, int b) { return a < b ? a : b; }
 
 /// One of q, k, v, o, dO: rows of `heads` heads, each `dim` wide.

@@ -11,8 +11,8 @@ size_t scratchBytes(const Device*, const ScratchLimits* limits) {
   const int64_t rows = limits->rows;
   return std::max({embeddingScratchBytes(rows), normScratchBytes(rows, limits->maxWidth),
                    headNormScratchBytes(rows, std::max(limits->heads, limits->kvHeads), limits->headDim),
-                   linearScratchBytes(rows, limits->maxWidth), sumsScratchBytes(), tokenLogProbScratchBytes(rows, limits->vocab),
-                   klDivergenceScratchBytes(rows, limits->vocab), sampleScratchBytes(rows, limits->vocab),
+                   linearScratchBytes(rows, limits->maxWidth), sumsScratchBytes(), tokenLogProbScratchBytes(rows, limits->maxWidth, limits->vocab),
+                   klDivergenceScratchBytes(rows, limits->maxWidth, limits->vocab), sampleScratchBytes(rows, limits->vocab),
                    decodeScratchBytes(rows, limits->heads, limits->headDim, limits->tableStride)});
 }
 

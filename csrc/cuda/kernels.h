@@ -39,11 +39,11 @@ void attentionBackward(OpContext& context, const AttentionBackward& arguments);
 void tokenLogProbForward(OpContext& context, const TokenLogProbForward& arguments);
 void tokenLogProbBackward(OpContext& context, const TokenLogProbBackward& arguments);
 void tokenLossForwardBackward(OpContext& context, const TokenLossForwardBackward& arguments);
-size_t tokenLogProbScratchBytes(int64_t rows, int64_t vocab);
+size_t tokenLogProbScratchBytes(int64_t rows, int64_t cols, int64_t vocab);
 
 void klDivergenceForward(OpContext& context, const KlDivergenceForward& arguments);
 void klDivergenceBackward(OpContext& context, const KlDivergenceBackward& arguments);
-size_t klDivergenceScratchBytes(int64_t rows, int64_t vocab);
+size_t klDivergenceScratchBytes(int64_t rows, int64_t cols, int64_t vocab);
 
 void ppoPolicyLoss(OpContext& context, const PpoPolicyLoss& arguments);
 void ppoValueLoss(OpContext& context, const PpoValueLoss& arguments);

@@ -38,15 +38,6 @@ Operand weightForBackward(const LinearWeight& weight, int64_t inputs, int64_t ou
   return makeOperand<T>(weight.data, weight.transposed ? outputs : inputs, weight.transposed == 0);
 }
 
-/// By Hopper's tensor cores where the device has them and the kernel covers the operands; what decides must not be the number of rows.
-template <class T, class Epilogue>
-void multiply(OpContext& context, const MatmulArguments& product, const Epilogue& epilogue) {
-  if constexpr (std::is_same_v<T, bf16>) {
-    if (launchHopperMatmul(context, product, epilogue)) return;
-  }
-  launchMatmul<TileFor<T>>(context, product, epilogue);
-}
-
 template <class T>
 void forward(OpContext& context, const LinearForward& a) {
   const Operand x = makeOperand<T>(a.x, a.xStride, false);

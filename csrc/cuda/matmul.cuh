@@ -37,15 +37,17 @@ struct TileOrder {
 // What is done with D, an epilogue, is of one of two kinds. One that works element by element has
 //   void storePack(int64_t row, int64_t col, Pack<float, kCount> sums) const  for kCount neighbouring columns of D, 4 or 1, and
 //   bool takesPacks(int64_t cols) const  on the host: whether its arrays may be gone through by fours;
-// it is handed D by rows, through shared memory. One that needs the block's whole tile has a struct Shared and
+// it is handed D by rows, through shared memory. What rows have in common it may work out before, once a thread, with
+//   void onSums(Tile& sums, int64_t firstRow, int64_t firstCol, int64_t rows, int64_t cols) const
+// which sees the sums in registers and may change them. One that needs the block's whole tile has a struct Shared and
 //   void operator()(Tile& tile, int64_t firstRow, int64_t firstCol, int64_t rows, int64_t cols, Shared& shared) const
 // which all threads call with their sums in registers.
 
 template <class Epilogue>
 concept TakesTile = requires { typename Epilogue::Shared; };
 
-/// For epilogues that take the tile and exchange nothing between threads.
-struct NoShared {};
+template <class Epilogue, class Tile>
+concept SeesSums = requires(const Epilogue& epilogue, Tile& sums, int64_t at) { epilogue.onSums(sums, at, at, at, at); };
 
 template <class Tile, class Epilogue>
 struct EpilogueShared {
@@ -67,8 +69,9 @@ union MatmulShared {
 
 /// Hands the warp's sums to an epilogue that works element by element.
 template <class Tile, class Epilogue>
-RLHF_DEVICE void storeSums(const Tile& sums, typename Tile::Staged& staged, const Epilogue& epilogue, int64_t firstRow, int64_t firstCol,
+RLHF_DEVICE void storeSums(Tile& sums, typename Tile::Staged& staged, const Epilogue& epilogue, int64_t firstRow, int64_t firstCol,
                            int64_t rows, int64_t cols, bool packs) {
+  if constexpr (SeesSums<Epilogue, Tile>) epilogue.onSums(sums, firstRow, firstCol, rows, cols);
 #pragma unroll 1
   for (int strip = 0; strip < Tile::kStrips; ++strip) {
     sums.stage(staged, strip);
@@ -117,15 +120,6 @@ void launchMatmul(OpContext& context, const MatmulArguments& arguments, const Ep
   if constexpr (!TakesTile<Epilogue>) packs = epilogue.takesPacks(arguments.cols);
   RLHF_LAUNCH((matmulKernel<Tile, Epilogue>), dim3(static_cast<uint32_t>(blocks)), dim3(Tile::kThreads),
               sizeof(MatmulShared<Tile, Epilogue>), context.stream, arguments, epilogue, packs);
-}
-
-/// Calls f(row, col, sum) for every sum of the thread that is an element of D.
-template <class Tile, class Function>
-RLHF_DEVICE void forEachElement(Tile& tile, int64_t firstRow, int64_t firstCol, int64_t rows, int64_t cols, Function&& f) {
-  forEachSlot(tile, [&](int rowSlot, int colSlot, float sum) {
-    const int64_t row = firstRow + Tile::rowOf(rowSlot), col = firstCol + Tile::colOf(colSlot);
-    if (row < rows && col < cols) f(row, col, sum);
-  });
 }
 
 /// out(row, col) = alpha·D, or += it. With `sources`, row r goes to row sources[r], where it is the first of that number.

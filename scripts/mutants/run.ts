@@ -40,6 +40,7 @@ const TESTS = [
   "simt/schedules",
   "simt/apart",
   "simt/hopper",
+  "simt/hopper-head",
   "ops/invariance",
 ].map((name) => join(ROOT, "test", `${name}.test.ts`));
 const REQUIRED_SHARE = 0.95;

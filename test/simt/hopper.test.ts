@@ -1,16 +1,10 @@
 import assert from "node:assert/strict";
-import { CaseData, type OpCase } from "../ops/cases/case.ts";
+import { CaseData } from "../ops/cases/case.ts";
 import { forwardCase, hopperCases, linearForwardArguments } from "../ops/cases/linear.ts";
 import { Expectation } from "../support/compare.ts";
-import {
-  bytesOf,
-  isKernelArray,
-  type KernelArguments,
-  type KernelArray,
-  kernels,
-  runKernel,
-} from "../support/kernels.ts";
-import { type CaseArguments, decodeOutputs, toKernelArguments } from "../support/op-arguments.ts";
+import { assertSameBits, type HopperCase, runOn, runOnHopper } from "../support/hopper.ts";
+import type { KernelArguments } from "../support/kernels.ts";
+import { type CaseArguments, toKernelArguments } from "../support/op-arguments.ts";
 
 /*
  * The linear layer in bfloat16 by Hopper's own instructions (csrc/cuda/hopper), on the emulator as a device of compute capability 9.0.
@@ -18,12 +12,6 @@ import { type CaseArguments, decodeOutputs, toKernelArguments } from "../support
  */
 
 const SEEDS = [0, 2, 3, 5];
-
-/** A case, and how many of its products go by the Hopper kernel. */
-interface HopperCase {
-  readonly opCase: OpCase;
-  readonly products: number;
-}
 
 const forward = (products: number, ...options: Parameters<typeof forwardCase>): HopperCase => ({
   opCase: forwardCase(...options),
@@ -52,45 +40,12 @@ const LEFT: readonly HopperCase[] = [
   forward(0, "9×64×64 with LoRA of rank 3", { rows: 9, inputs: 64, outputs: 64, rank: 3 }),
 ];
 
-/** Runs an op on an emulated device of a compute capability, under a schedule; how many products the Hopper kernel did. */
-function run(op: string, args: KernelArguments, capability: number, seed: number): number {
-  const settings = { RLHF_CUDA_CAPABILITY: String(capability), RLHF_SIMT_SEED: String(seed) };
-  const before = Object.keys(settings).map((name) => [name, process.env[name]] as const);
-  Object.assign(process.env, settings);
-  try {
-    kernels.simtLaunches();
-    runKernel("simt", op, args);
-    return kernels.simtLaunches().filter((name) => name.includes("hopperMatmulKernel")).length;
-  } finally {
-    for (const [name, value] of before)
-      if (value === undefined) delete process.env[name];
-      else process.env[name] = value;
-  }
-}
-
-function assertSameBits(left: KernelArguments, right: KernelArguments, label: string): void {
-  for (const [field, value] of Object.entries(left)) {
-    if (!isKernelArray(value)) continue;
-    const same = Buffer.from(bytesOf(value)).equals(bytesOf(right[field] as KernelArray));
-    assert.ok(same, `${label}: ${field}`);
-  }
-}
-
-function runCase({ opCase, products }: HopperCase, seeds: readonly number[]): void {
-  const { op } = opCase;
-  const expectation = new Expectation(opCase, "bfloat16");
-  const portable = toKernelArguments(op, expectation.args, "bfloat16");
-  assert.equal(run(op, portable, 80, 0), 0);
-  for (const seed of seeds) {
-    const args = toKernelArguments(op, expectation.args, "bfloat16");
-    assert.equal(run(op, args, 90, seed), products, `seed ${seed}: products by the Hopper kernel`);
-    expectation.verify(decodeOutputs(op, args, "bfloat16"), `${op}, seed ${seed}`);
-    assertSameBits(
-      args,
-      portable,
-      `seed ${seed}: other bits than by mma.sync, which the emulator adds up in the same order`,
-    );
-  }
+function runCase(each: HopperCase, seeds: readonly number[]): void {
+  const { op } = each.opCase;
+  const portable = toKernelArguments(op, new Expectation(each.opCase, "bfloat16").args, "bfloat16");
+  assert.equal(runOn(80, 0, op, portable), 0);
+  const message = "other bits than by mma.sync, which the emulator adds up in the same order";
+  assertSameBits(runOnHopper(each, seeds), portable, message);
 }
 
 describe("the linear layer on Hopper, emulated", () => {
@@ -104,7 +59,7 @@ describe("the linear layer on Hopper, emulated", () => {
 
   it("linearForward computes in float32 as elsewhere", () => {
     const { op, args } = CASES[0]!.opCase;
-    assert.equal(run(op, toKernelArguments(op, args, "float32"), 90, 1), 0);
+    assert.equal(runOn(90, 1, op, toKernelArguments(op, args, "float32")), 0);
   });
 
   it("linearForward gives a row the same bits alone and among others, in tiles of either width", () => {
@@ -112,7 +67,7 @@ describe("the linear layer on Hopper, emulated", () => {
     const data = new CaseData("hopper rows");
     const together = linearForwardArguments(data, { rows, inputs, outputs, rank, bias: true });
     const all = toKernelArguments("linearForward", together, "bfloat16");
-    assert.equal(run("linearForward", all, 90, 1), 1);
+    assert.equal(runOn(90, 1, "linearForward", all), 1);
     for (const row of [0, 63, 64, 127, 128, 299]) {
       const alone: CaseArguments = {
         ...together,
@@ -122,7 +77,7 @@ describe("the linear layer on Hopper, emulated", () => {
         y: new Float64Array(outputs),
       };
       const one = toKernelArguments("linearForward", alone, "bfloat16");
-      assert.equal(run("linearForward", one, 90, 1), 1);
+      assert.equal(runOn(90, 1, "linearForward", one), 1);
       const bits = (args: KernelArguments, first: number) => [
         ...(args["y"] as Uint16Array).subarray(first, first + outputs),
       ];

@@ -2,6 +2,7 @@
 // matmulKernel of cuda/matmul.cuh for Hopper: tiles of both operands by TMA into a ring of stages, products by wgmma with their sums in
 // registers. One warp copies, two warpgroups multiply, and they meet at the stages' barriers alone.
 
+#include "cuda/hopper/sums.cuh"
 #include "cuda/matmul.cuh"
 #include "cuda/prim/ptx.cuh"
 
@@ -13,7 +14,7 @@ struct HopperTile {
   static constexpr int kRows = 128, kColumns = kColumns_, kDepth = 64;
   static constexpr int kStages = kColumns == 256 ? 4 : 6;  // 192 KiB of the 227 that a block may have
   static constexpr int kConsumers = 2, kThreads = 128 * (1 + kConsumers);
-  static constexpr int kSums = kColumns / 2;  // of a thread: 64 × kColumns over a warpgroup
+  using Sums = HopperSums<kColumns>;
   // Registers of a thread: what the copying warpgroup does not need goes to the sums. 128 · (40 + 2 · 232) = 384 · 168.
   static constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
 
@@ -21,11 +22,10 @@ struct HopperTile {
     alignas(1024) bf16 a[kRows * kDepth];
     alignas(1024) bf16 b[kColumns * kDepth];
   };
-  using Staged = StagedRows<16, kColumns, 8>;
   struct Shared {
     union {
       Stage stage[kStages];
-      Staged sums[4 * kConsumers];
+      typename Sums::Staged sums[4 * kConsumers];
     };
     TransactionBarrier filled[kStages];  // by the producer's arrival and the bytes that it expects
     TransactionBarrier free[kStages];    // by an arrival of each consuming warp
@@ -79,7 +79,7 @@ RLHF_DEVICE void producePair(typename Tile::Shared& shared, RingPosition<Tile::k
 
 template <class Tile, bool kOuterA, bool kOuterB>
 RLHF_DEVICE void consumePair(typename Tile::Shared& shared, RingPosition<Tile::kStages>& ring, int tiles, int warpgroup,
-                             float (&sums)[Tile::kSums]) {
+                             typename Tile::Sums& sums) {
   constexpr int kPanelBytes = kBoxColumns * kBoxColumns * static_cast<int>(sizeof(bf16));
   constexpr int kStepA = kOuterA ? 2048 : 32, kStepB = kOuterB ? 2048 : 32;  // bytes to the next 16 values of k
   const bool isFirstLane = threadIdx.x % 32 == 0;
@@ -90,26 +90,31 @@ RLHF_DEVICE void consumePair(typename Tile::Shared& shared, RingPosition<Tile::k
     // 64 rows of A are a panel's worth of bytes in either order.
     const uint64_t a = advance(matrixDescriptor(stage.a, kPanelBytes), warpgroup * kPanelBytes);
     const uint64_t b = matrixDescriptor(stage.b, kPanelBytes);
-    beginProducts(sums);
+    beginProducts(sums.sum);
 #pragma unroll
     for (int step = 0; step < Tile::kDepth / 16; ++step)
-      multiplyTiles<kOuterA, kOuterB>(sums, advance(a, step * kStepA), advance(b, step * kStepB));
+      multiplyTiles<kOuterA, kOuterB>(sums.sum, advance(a, step * kStepA), advance(b, step * kStepB));
     commitProducts();
-    waitForProducts<1>(sums);
+    waitForProducts<1>(sums.sum);
     if (previous >= 0 && isFirstLane) arrive(&shared.free[previous]);
     previous = ring.stage;
   }
-  waitForProducts<0>(sums);
+  waitForProducts<0>(sums.sum);
   if (previous >= 0 && isFirstLane) arrive(&shared.free[previous]);
 }
 
-/// Puts a warp's sums, 16 rows, into shared memory.
-template <class Tile>
-RLHF_DEVICE void stageSums(typename Tile::Staged& staged, const float (&sums)[Tile::kSums]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, group = lane / 4, pair = lane % 4;
-#pragma unroll
-  for (int i = 0; i < Tile::kSums; i += 2)
-    *reinterpret_cast<Pack<float, 2>*>(&staged.row[group + i / 2 % 2 * 8][i / 4 * 8 + 2 * pair]) = {sums[i], sums[i + 1]};
+/// Hands the sums to the epilogue.
+template <class Tile, class Epilogue>
+RLHF_DEVICE void finish(typename Tile::Shared& shared, typename Tile::Sums& sums, const Epilogue& epilogue, int64_t firstRow,
+                        int64_t firstCol, int64_t rows, int64_t cols) {
+  if constexpr (TakesTile<Epilogue>) {
+    static_assert(std::is_empty_v<typename Epilogue::Shared>, "rows lie in one warp each");
+    typename Epilogue::Shared none;
+    epilogue(sums, firstRow, firstCol, rows, cols, none);
+  } else {
+    syncNamed(1, 128 * Tile::kConsumers);  // all have read the stages that the sums now overwrite
+    storeSums(sums, shared.sums[Tile::Sums::warp()], epilogue, firstRow, firstCol, rows, cols, true);
+  }
 }
 
 /// A block per kRows × kColumns tile of D; arguments as matmulKernel's. kOuter: the operand's rows are of i, not of k.
@@ -139,16 +144,12 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     producePair<Tile, kOuterA, kOuterB1>(shared, ring, operands.a[1], operands.b[1], row, col, operands.tiles[1]);
   } else {
     setRegisters<Registers::Take, Tile::kConsumerRegisters>();
-    float sums[Tile::kSums] = {};
+    typename Tile::Sums sums;
     consumePair<Tile, kOuterA, kOuterB0>(shared, ring, operands.tiles[0], warp / 4 - 1, sums);
 #pragma unroll
-    for (float& sum : sums) sum *= operands.firstScale;
+    for (float& sum : sums.sum) sum *= operands.firstScale;
     consumePair<Tile, kOuterA, kOuterB1>(shared, ring, operands.tiles[1], warp / 4 - 1, sums);
-    syncNamed(1, 128 * Tile::kConsumers);  // all have read the stages that the sums now overwrite
-    typename Tile::Staged& staged = shared.sums[warp - 4];
-    stageSums<Tile>(staged, sums);
-    syncWarp();
-    staged.store(epilogue, firstRow + (warp - 4) * 16, firstCol, operands.rows, operands.cols, true);
+    finish<Tile>(shared, sums, epilogue, firstRow, firstCol, operands.rows, operands.cols);
   }
 }
 

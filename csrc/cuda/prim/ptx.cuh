@@ -152,6 +152,11 @@ RLHF_DEVICE float exp2Approx(float x) {
 #endif
 }
 
+inline constexpr float kLog2E = 1.4426950408889634f;
+
+/// e^x; rounding x·log₂e moves it by up to |x|·2⁻²⁴ of itself, beside exp2Approx's error.
+RLHF_DEVICE float expApprox(float x) { return exp2Approx(x * kLog2E); }
+
 /// How many bits are set.
 RLHF_DEVICE int popCount(uint32_t bits) {
 #if defined(__CUDACC__)

@@ -7,21 +7,19 @@
 namespace rlhf::cuda {
 
 /// One factor of a matrix product, element (i, k) with k the index that is summed over. Either rows of k (row i at
-/// data + i·stride) or, `summedOuter`, rows of i (row k at data + k·stride). With `sources`, row r is row
-/// sources[r] of the array: the hidden state that a token is predicted from.
+/// data + i·stride) or, `summedOuter`, rows of i (row k at data + k·stride).
 struct Operand {
   const void* data = nullptr;
   int stride = 0;
   bool summedOuter = false;
   bool isAligned = false;  // every row starts at a multiple of 16 bytes
-  const int32_t* sources = nullptr;
 };
 
 template <class T>
-Operand makeOperand(const void* data, int64_t stride, bool summedOuter, const int32_t* sources = nullptr) {
+Operand makeOperand(const void* data, int64_t stride, bool summedOuter) {
   if (stride > INT32_MAX) throw Error(code::kUnsupported, "matrix product: rows are more than 2^31 elements apart");
   const bool isAligned = reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride * sizeof(T) % 16 == 0;
-  return {data, static_cast<int>(stride), summedOuter, isAligned, sources};
+  return {data, static_cast<int>(stride), summedOuter, isAligned};
 }
 
 /// A tile of kExtent values of i by kDepth values of k in shared memory, in the operand's own order. Rows are padded by 16
@@ -46,7 +44,7 @@ RLHF_DEVICE void loadRows(T* tile, const Operand& operand, int firstRow, int row
   const T* data = static_cast<const T*>(operand.data);
   T* destination = tile + threadRow * kPitch + threadCol;
   const bool isInside = rowLimit - firstRow >= kRows && colLimit - firstCol >= kCols;
-  if (isInside && operand.isAligned && !operand.sources) {  // as most tiles: an instruction or two for a copy
+  if (isInside && operand.isAligned) {  // as most tiles: an instruction or two for a copy
     const T* source = data + static_cast<int64_t>(firstRow + threadRow) * operand.stride + firstCol + threadCol;
 #pragma unroll
     for (int row = 0; row < kRows; row += kRowsAtOnce)
@@ -58,7 +56,7 @@ RLHF_DEVICE void loadRows(T* tile, const Operand& operand, int firstRow, int row
   for (int row = 0; row < kRows; row += kRowsAtOnce) {
     const int at = firstRow + threadRow + row, valid = at < rowLimit ? inRow : 0;
     const T* source = data;
-    if (valid > 0) source += static_cast<int64_t>(operand.sources ? operand.sources[at] : at) * operand.stride + firstCol + threadCol;
+    if (valid > 0) source += static_cast<int64_t>(at) * operand.stride + firstCol + threadCol;
     if (operand.isAligned) {
       cpAsync16(destination + row * kPitch, source, valid * static_cast<int>(sizeof(T)));
     } else {

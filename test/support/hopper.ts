@@ -1,0 +1,75 @@
+import assert from "node:assert/strict";
+import type { OpCase } from "../ops/cases/case.ts";
+import { Expectation } from "./compare.ts";
+import {
+  bytesOf,
+  isKernelArray,
+  type KernelArguments,
+  type KernelArray,
+  kernels,
+  runFenced,
+  runKernel,
+} from "./kernels.ts";
+import { decodeOutputs, toKernelArguments } from "./op-arguments.ts";
+
+/* Products in bfloat16 by Hopper's own instructions (csrc/cuda/hopper), on the emulator as a device of compute capability 9.0. */
+
+/** A case, and how many of its products go by Hopper's kernel. */
+export interface HopperCase {
+  readonly opCase: OpCase;
+  readonly products: number;
+}
+
+function withSettings<T>(settings: Readonly<Record<string, string>>, body: () => T): T {
+  const before = Object.keys(settings).map((name) => [name, process.env[name]] as const);
+  Object.assign(process.env, settings);
+  try {
+    return body();
+  } finally {
+    for (const [name, value] of before)
+      if (value === undefined) delete process.env[name];
+      else process.env[name] = value;
+  }
+}
+
+/** Runs an op on an emulated device of a compute capability, under a schedule; how many products Hopper's kernel did. */
+export function runOn(capability: number, seed: number, op: string, args: KernelArguments): number {
+  return withSettings({ RLHF_CUDA_CAPABILITY: String(capability), RLHF_SIMT_SEED: String(seed) }, () => {
+    kernels.simtLaunches();
+    runKernel("simt", op, args);
+    return kernels.simtLaunches().filter((name) => name.includes("hopperMatmulKernel")).length;
+  });
+}
+
+/** What an op reads and writes on Hopper lies in its arrays: no byte beside them is anybody's. */
+export function checkFencedOnHopper({ opCase: { op }, opCase }: HopperCase): void {
+  const expectation = new Expectation(opCase, "bfloat16");
+  for (const fence of ["before", "after"] as const) {
+    const args = toKernelArguments(op, expectation.args, "bfloat16");
+    withSettings({ RLHF_CUDA_CAPABILITY: "90" }, () => runFenced(fence, op, args));
+    expectation.verify(decodeOutputs(op, args, "bfloat16"), `${op}, fence ${fence} its arrays`);
+  }
+}
+
+export function assertSameBits(left: KernelArguments, right: KernelArguments, label: string): void {
+  for (const [field, value] of Object.entries(left)) {
+    if (!isKernelArray(value)) continue;
+    const same = Buffer.from(bytesOf(value)).equals(bytesOf(right[field] as KernelArray));
+    assert.ok(same, `${label}: ${field}`);
+  }
+}
+
+/** Runs a case under each schedule; what it gave, which is the same under all. */
+export function runOnHopper({ opCase, products }: HopperCase, seeds: readonly number[]): KernelArguments {
+  const { op } = opCase;
+  const expectation = new Expectation(opCase, "bfloat16");
+  const runs = seeds.map((seed) => {
+    const args = toKernelArguments(op, expectation.args, "bfloat16");
+    assert.equal(runOn(90, seed, op, args), products, `seed ${seed}: products by Hopper's kernel`);
+    expectation.verify(decodeOutputs(op, args, "bfloat16"), `${op}, seed ${seed}`);
+    return args;
+  });
+  for (const [index, run] of runs.entries())
+    assertSameBits(run, runs[0]!, `seed ${seeds[index]}: other bits`);
+  return runs[0]!;
+}
