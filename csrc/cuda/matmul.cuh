@@ -133,15 +133,30 @@ struct StoreEpilogue {
 
   bool takesPacks(int64_t cols) const { return cols % 4 == 0 && stride % 4 == 0 && isPackAligned(out); }
 
+  /// What kCount elements of D are added to.
+  template <int kCount = 4>
+  RLHF_DEVICE Pack<Out, kCount> readPack(int64_t row, int64_t col) const {
+    if (!accumulate || !isStored(row)) return {};
+    return *reinterpret_cast<const Pack<Out, kCount>*>(at(row, col));
+  }
+
   template <int kCount>
-  RLHF_DEVICE void storePack(int64_t row, int64_t col, Pack<float, kCount> sum) const {
-    if (sources && row > 0 && sources[row] == sources[row - 1]) return;
-    Out* pack = out + (sources ? sources[row] : row) * stride + col;
+  RLHF_DEVICE void storePack(int64_t row, int64_t col, Pack<float, kCount> sum, const Pack<Out, kCount>& stored) const {
+    if (!isStored(row)) return;
 #pragma unroll
     for (float& each : sum.item) each *= alpha;
-    if (accumulate) addPack(sum, pack);
-    writePack(pack, sum);
+    if (accumulate) addPack(sum, stored.item);
+    writePack(at(row, col), sum);
   }
+
+  template <int kCount>
+  RLHF_DEVICE void storePack(int64_t row, int64_t col, const Pack<float, kCount>& sum) const {
+    storePack(row, col, sum, readPack<kCount>(row, col));
+  }
+
+ private:
+  RLHF_DEVICE bool isStored(int64_t row) const { return !sources || row == 0 || sources[row] != sources[row - 1]; }
+  RLHF_DEVICE Out* at(int64_t row, int64_t col) const { return out + (sources ? sources[row] : row) * stride + col; }
 };
 
 }  // namespace rlhf::cuda

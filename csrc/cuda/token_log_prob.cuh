@@ -43,7 +43,7 @@ struct StatisticsEpilogue : Statistics {
   /// Turns the sums of a row that this warp holds into logits; their part, in every lane of the row.
   RLHF_DEVICE SoftmaxPart partOfRow(Tile& tile, int rowSlot, int64_t row, int64_t firstCol, int64_t rows, int64_t cols) const {
     const int64_t first = firstCol + Tile::colOf(0), token = row < rows ? tokens[predictions[row]] : -1;
-    const int columns = cols - first < Tile::kCols ? static_cast<int>(cols - first) : Tile::kCols;
+    const int columns = static_cast<int>(cols - first);
     const int target = token < cols ? static_cast<int>(token - first) : -1;  // what is no token is in no part
     float* const kept = logits && row < rows ? logits + row * cols + first : nullptr;
     SoftmaxPart part = emptyPart();

@@ -57,6 +57,16 @@ describe(`arrays whose contents do not fit, on ${cudaBackend}`, () => {
     return { [field]: array };
   }
 
+  for (const token of [65, 1000, -1])
+    it(`tokenLogProbForward: token ${token} of a vocabulary of 65 has no chance`, () => {
+      const [op, name] = ["tokenLogProbForward", "9 rows, vocabulary 65"];
+      const [, predicted] = caseOf(op, name)["predictions"] as Int32Array;
+      const { good, bad } = compare(op, name, replaced(op, name, "tokens", predicted!, token));
+      const expected = good["logProb"]!.slice();
+      expected[predicted!] = Number.NEGATIVE_INFINITY;
+      assert.deepEqual(bad, { ...good, logProb: expected });
+    });
+
   for (const [field, value] of [
     ["tokens", 11],
     ["tokens", -1],

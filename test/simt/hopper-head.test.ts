@@ -63,7 +63,8 @@ const SHAPES: readonly [string, TokenLogProbShape, Gradients, number, number][] 
     1,
     1,
   ],
-  ["several tokens from a row", { rows: 30, cols: 80, vocab: 130, count: 23, sources: 9 }, ALL, 1, 3],
+  // Rows of gradients stand side by side without columns between.
+  ["several tokens from a row", { rows: 30, cols: 80, vocab: 136, count: 23, sources: 9 }, ALL, 1, 3],
   ["two chunks", { rows: 1100, cols: 64, vocab: 70, count: 1090, sources: 3, temperature: 0.9 }, ALL, 2, 6],
   [
     "narrow hidden rows, whose gradients are left to mma.sync",

@@ -30,7 +30,7 @@ const PARTS: Readonly<Record<string, string>> = {
   "model/memory": "the memory estimate equals (?!.* 80000$)",
 };
 
-async function passes(file: string, titles = ""): Promise<void> {
+async function passes(file: string, titles = "", capability?: string): Promise<void> {
   await withTemporaryDirectory(async (directory) => {
     for (const folder of ["Release", "kernels"]) await mkdir(join(directory, folder));
     const parts = [
@@ -47,7 +47,12 @@ async function passes(file: string, titles = ""): Promise<void> {
         cwd: ROOT,
         encoding: "utf8",
         maxBuffer: 1 << 28,
-        env: { ...process.env, RLHF_BUILD_DIR: directory, RLHF_TEST_DEVICE: "cuda" },
+        env: {
+          ...process.env,
+          RLHF_BUILD_DIR: directory,
+          RLHF_TEST_DEVICE: "cuda",
+          ...(capability && { RLHF_CUDA_CAPABILITY: capability }),
+        },
       },
     );
     assert.equal(status, 0, `exit code ${status}, signal ${signal}: ${stdout}${stderr}`);
@@ -64,4 +69,7 @@ describe("the library on device cuda, emulated", () => {
   for (const name of TESTS) it(`passes test/parity/${name}.test.ts`, () => passes(`parity/${name}`));
   for (const [file, titles] of Object.entries(PARTS))
     it(`passes a part of test/${file}.test.ts`, () => passes(file, titles));
+  // Its vocabulary and the widths of some of its layers are large enough for Hopper's kernels.
+  it("passes test/parity/mixed-precision.test.ts on a device of compute capability 9.0", () =>
+    passes("parity/mixed-precision", "", "90"));
 });

@@ -105,15 +105,6 @@ bool isPackAligned(const T* array) {
   return reinterpret_cast<uintptr_t>(array) % sizeof(Pack<T, 4>) == 0;
 }
 
-/// Writes the values, rounded to T, by one access; a pack of one stands anywhere.
-template <class T, int kCount>
-RLHF_DEVICE void writePack(T* out, const Pack<float, kCount>& values) {
-  Pack<T, kCount> rounded;
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) rounded.item[i] = fromFloat<T>(values.item[i]);
-  *reinterpret_cast<Pack<T, kCount>*>(out) = rounded;
-}
-
 template <class T, int kCount>
 RLHF_DEVICE void addPack(Pack<float, kCount>& sum, const T* terms) {
   const auto pack = *reinterpret_cast<const Pack<T, kCount>*>(terms);

@@ -141,6 +141,36 @@ RLHF_DEVICE uint32_t ballot(bool predicate, Site site = Site::here()) {
 #endif
 }
 
+/// Writes an aligned pair or four of words to global memory by one instruction; an assignment the compiler may take apart into one for each.
+template <int kCount>
+RLHF_DEVICE void writeWords(void* out, const uint32_t (&words)[kCount]) {
+  static_assert(kCount == 2 || kCount == 4);
+#if defined(__CUDACC__)
+  const auto address = __cvta_generic_to_global(out);
+  if constexpr (kCount == 2) {
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(address), "r"(words[0]), "r"(words[1]) : "memory");
+  } else {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+                 : "memory");
+  }
+#else
+  *static_cast<Pack<uint32_t, kCount>*>(out) = std::bit_cast<Pack<uint32_t, kCount>>(words);
+#endif
+}
+
+/// Writes the values, rounded to T, by one access; a pack of one stands anywhere.
+template <class T, int kCount>
+RLHF_DEVICE void writePack(T* out, const Pack<float, kCount>& values) {
+  static_assert(kCount == 1 || kCount == 4);
+  if constexpr (kCount == 1) {
+    *out = fromFloat<T>(values.item[0]);
+  } else if constexpr (sizeof(T) == sizeof(float)) {
+    writeWords(out, {bitsOf(values.item[0]), bitsOf(values.item[1]), bitsOf(values.item[2]), bitsOf(values.item[3])});
+  } else {
+    writeWords(out, {packPair<T>(values.item[0], values.item[1]), packPair<T>(values.item[2], values.item[3])});
+  }
+}
+
 /// 2^x within 2 units in the last place; results below the normal numbers are 0.
 RLHF_DEVICE float exp2Approx(float x) {
 #if defined(__CUDACC__)

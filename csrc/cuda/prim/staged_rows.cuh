@@ -3,6 +3,10 @@
 
 namespace rlhf::cuda {
 
+/// Whether an epilogue adds to what is stored already, and says what that is: readPack(row, col), handed to storePack beside the sums.
+template <class Epilogue>
+concept AddsToStored = requires(const Epilogue& epilogue, int64_t at) { epilogue.readPack(at, at); };
+
 /// Sums of a warp in shared memory on their way to an epilogue, which takes them by rows. The padding is what keeps the lanes that write
 /// at once in different banks.
 template <int kRows_, int kCols_, int kPadding>
@@ -18,6 +22,9 @@ struct StagedRows {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int rowsLeft = static_cast<int>(rows - firstRow < kRows ? rows - firstRow : kRows);
     const int colsLeft = static_cast<int>(cols - firstCol < kCols ? cols - firstCol : kCols);
+    if constexpr (AddsToStored<Epilogue>) {
+      if (packs) return addPacks(epilogue, firstRow, firstCol, rowsLeft, colsLeft);
+    }
 #pragma unroll 1
     for (int pack = lane; pack < kRows * kPacks; pack += 32) {
       const int r = pack / kPacks, c = pack % kPacks * 4;
@@ -28,6 +35,31 @@ struct StagedRows {
       } else {
 #pragma unroll 1
         for (int i = 0; i < 4 && c + i < colsLeft; ++i) epilogue.storePack(firstRow + r, firstCol + c + i, Pack<float, 1>{row[r][c + i]});
+      }
+    }
+  }
+
+ private:
+  /// The packs of an epilogue that adds to what is stored. Global memory answers after hundreds of cycles, so several packs are asked for
+  /// before the first is needed; the compiler may not move a read before another pack's write.
+  template <class Epilogue>
+  RLHF_DEVICE void addPacks(const Epilogue& epilogue, int64_t firstRow, int64_t firstCol, int rowsLeft, int colsLeft) const {
+    constexpr int kPacks = kCols / 4, kOfLane = kRows * kPacks / 32, kAtOnce = kOfLane < 4 ? kOfLane : 4;
+    static_assert(kRows * kPacks % (32 * kAtOnce) == 0);
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll 1
+    for (int first = lane; first < kRows * kPacks; first += 32 * kAtOnce) {
+      decltype(epilogue.readPack(firstRow, firstCol)) stored[kAtOnce] = {};
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int r = (first + 32 * i) / kPacks, c = (first + 32 * i) % kPacks * 4;
+        if (r < rowsLeft && c < colsLeft) stored[i] = epilogue.readPack(firstRow + r, firstCol + c);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int r = (first + 32 * i) / kPacks, c = (first + 32 * i) % kPacks * 4;
+        if (r < rowsLeft && c < colsLeft)
+          epilogue.storePack(firstRow + r, firstCol + c, *reinterpret_cast<const Pack<float, 4>*>(&row[r][c]), stored[i]);
       }
     }
   }
