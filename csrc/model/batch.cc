@@ -82,6 +82,17 @@ void validatePredictions(const Batch& batch) {
   }
 }
 
+void validateValueRows(const Batch& batch) {
+  if (!batch.valueRows) return;
+  int64_t previous = -1;
+  for (const int32_t row : *batch.valueRows) {
+    if (row <= previous || row >= batch.rows())
+      throw Error(code::kArgument, format("batch.valueRows must rise and name rows of the batch, but %d follows %lld", row,
+                                          static_cast<long long>(previous)));
+    previous = row;
+  }
+}
+
 }  // namespace
 
 void validateBatch(const Batch& batch, const ModelConfig& config) {
@@ -90,6 +101,7 @@ void validateBatch(const Batch& batch, const ModelConfig& config) {
   validateLengths(batch, config.maxPositions);
   validateTokens(batch.tokens, config.vocab, "batch.tokens");
   validatePredictions(batch);
+  validateValueRows(batch);
 }
 
 BatchRows::BatchRows(const Batch& batch) : positions(batch.tokens.size()) {
@@ -108,6 +120,23 @@ BatchRows::BatchRows(const Batch& batch) : positions(batch.tokens.size()) {
   std::stable_sort(predictions.begin(), predictions.end(),
                    [&](int32_t left, int32_t right) { return sourceOf(left) < sourceOf(right); });
   for (const int32_t token : predictions) sources.push_back(sourceOf(token));
+}
+
+ReadRows::ReadRows(const Batch& batch, const std::vector<int32_t>& sources, bool values) {
+  // Rows are taken out and put back: three rows of the stream are copied for each one.
+  constexpr int64_t kFewestLeftOut = 16;  // of so many rows one
+  if (values && !batch.valueRows) return;
+  std::vector<bool> isRead(batch.tokens.size(), false);
+  for (const int32_t source : sources) isRead[static_cast<size_t>(source)] = true;
+  if (values)
+    for (const int32_t row : *batch.valueRows) isRead[static_cast<size_t>(row)] = true;
+  const int64_t read = std::count(isRead.begin(), isRead.end(), true);
+  if ((batch.rows() - read) * kFewestLeftOut < batch.rows()) return;
+  leftOut = batch.rows() - read;
+  for (size_t row = 0; row < isRead.size(); ++row) {
+    places.push_back(static_cast<int32_t>(isRead[row] ? static_cast<int64_t>(rows.size()) : read));
+    if (isRead[row]) rows.push_back(static_cast<int32_t>(row));
+  }
 }
 
 std::vector<int64_t> prefixKeys(const Batch& batch) {

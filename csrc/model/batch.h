@@ -21,6 +21,16 @@ struct BatchRows {
   explicit BatchRows(const Batch& batch);
 };
 
+/// The rows of a batch whose final hidden states are read.
+struct ReadRows {
+  std::vector<int32_t> rows;    // rising; empty where all are, or so many that leaving the others out gains nothing
+  std::vector<int32_t> places;  // [N] of each row its place among them; their number where it is none of them
+  int64_t leftOut = 0;
+
+  /// Those that predictions are made from and, with `values`, those whose values are wanted.
+  ReadRows(const Batch& batch, const std::vector<int32_t>& sources, bool values);
+};
+
 /// A number for every row that follows from its sequence's tokens up to it, the parent's included.
 std::vector<int64_t> prefixKeys(const Batch& batch);
 

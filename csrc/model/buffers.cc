@@ -68,6 +68,11 @@ ForwardBuffers layOutForward(const Engine& engine, const Architecture& architect
   buffers.parents = kept.array<int32_t>(shape.sequences);
   buffers.predictions = kept.array<int32_t>(shape.predictions);
   buffers.sources = kept.array<int32_t>(shape.predictions);
+  if (shape.selectsRows) {
+    buffers.readRows = kept.array<int32_t>(rows);
+    buffers.readPlaces = kept.array<int32_t>(rows);
+    if (shape.head) buffers.head.readValues = kept.reserve(rows, statistic);
+  }
 
   BlockBuffers shared;
   const bool shares = shape.firstSavedBlock > 0 || shape.recompute;
@@ -93,6 +98,13 @@ ForwardBuffers layOutForward(const Engine& engine, const Architecture& architect
   if (architecture.norm == NormKind::LayerNorm) buffers.finalMean = kept.reserve(rows, statistic);
   buffers.finalRstd = kept.reserve(rows, statistic);
   buffers.hidden = kept.reserve(rows * hidden, element);
+  if (savesAny && shape.selectsRows) {
+    buffers.readHidden = work.reserve(rows * hidden, element);
+    buffers.readAttention = work.reserve(rows * architecture.queryWidth(), element);
+  } else {  // nobody needs the stream of all rows, and their queries, once what is read was taken
+    buffers.readHidden = shared.input;
+    buffers.readAttention = shared.qkv;
+  }
 
   if (shape.adapter) {
     const Adapter& adapter = *shape.adapter;
@@ -162,6 +174,8 @@ BackwardBuffers layOutBackward(const Engine& engine, const Architecture& archite
   if (shape.head && element != statistic) buffers.head.dValue = work.reserve(rows, element);
   if (shape.head && shape.head->config.inner > 0) buffers.head.dInner = work.reserve(rows * shape.head->config.inner, element);
   const size_t mark = work.mark();
+  if (shape.selectsRows) buffers.dReadNormed = work.reserve(rows * hidden, element);
+  work.release(mark);  // used up before the MLP's gradient begins
   buffers.dActivated = work.reserve(rows * architecture.config.intermediate, element);
   work.release(mark);  // the MLP's gradient is used up before attention's begins
   buffers.dAttention = work.reserve(rows * architecture.queryWidth(), element);

@@ -63,6 +63,7 @@ struct BlockBuffers {
 struct HeadBuffers {
   void* preActivation = nullptr;  // [N, inner], for the backward pass
   void* activated = nullptr;      // [N, inner]
+  void* readValues = nullptr;     // [N] values of the rows that are read, then 0 (only with selectsRows)
 };
 
 /// Work of its backward pass.
@@ -76,6 +77,15 @@ struct RowSet {
   int64_t rows = 0, sequences = 0, maxLength = 0;
   uint64_t dropoutSeed = 0;  // of passes that have row keys
   double lossScale = 1;      // of the gradients in a backward pass
+  int64_t leftOut = 0;       // rows whose final hidden states nobody reads, of passes that select rows
+
+  int64_t read() const { return rows - leftOut; }
+  /// The others by themselves.
+  RowSet readAlone() const {
+    RowSet those = *this;
+    those.rows = read(), those.leftOut = 0;
+    return those;
+  }
 };
 
 /// What decides the memory of a forward pass. Counts are capacities.
@@ -85,6 +95,7 @@ struct PassShape {
   bool recompute = false;   // they keep their input alone, and the backward pass computes the rest again
   bool keepLogits = false;
   bool dropout = false;  // the adapter's
+  bool selectsRows = false;  // the last block may end with the rows alone that are read
   const Adapter* adapter = nullptr;
   const Head* head = nullptr;
 };
@@ -92,7 +103,8 @@ struct PassShape {
 /// All arrays of a forward pass. Kept for the backward pass are: per saved block everything in BlockBuffers
 /// (norms' outputs included: keeping them costs N·C per norm and saves a pass over the residual stream), the
 /// last residual stream and the final hidden states, x·Aᵀ of adapted layers, and the logits where they fit
-/// the budget. Blocks that are not saved share one set and update the residual stream in place. With
+/// the budget. Where rows are left out, what the last block keeps from its `middle` on has the rows that are read alone, and so has
+/// the last residual stream. Blocks that are not saved share one set and update the residual stream in place. With
 /// recomputation all blocks share one set, and those to be recomputed write the stream to the next one's input;
 /// x·Aᵀ of their last layer is kept too, which saves the backward pass that layer's product.
 struct ForwardBuffers {
@@ -102,6 +114,8 @@ struct ForwardBuffers {
   int32_t* parents = nullptr;      // [S], −1 for none
   int32_t* predictions = nullptr;  // [count] in the order of their sources
   int32_t* sources = nullptr;      // [count] the hidden row of each prediction
+  int32_t* readRows = nullptr;     // [N] the rows that are read, rising (only with selectsRows)
+  int32_t* readPlaces = nullptr;   // [N] of each row its place among them; their number where it is none of them
   std::vector<BlockBuffers> blocks;
   std::vector<void*> loraHidden;  // [N, R] by LinearLayer::index
   int64_t* rowKeys = nullptr;     // [N] what the masks of dropout depend on (only with dropout)
@@ -109,7 +123,9 @@ struct ForwardBuffers {
   void* output = nullptr;         // [N, C] residual stream after the last block
   void* finalMean = nullptr;      // [N] (LayerNorm)
   void* finalRstd = nullptr;      // [N]
-  void* hidden = nullptr;         // [N, C] after the final norm
+  void* hidden = nullptr;         // [N, C] after the final norm; 0 in rows that are left out
+  void* readHidden = nullptr;     // [N, C] work: those of the rows that are read, then a row of 0 (where rows are left out)
+  void* readAttention = nullptr;  // [N, H·D] work: what attention gave these rows in the last block
   HeadBuffers head;
   void* logits = nullptr;  // [count, V] (only with keepLogits), in memory of its own
 };
@@ -130,6 +146,7 @@ struct BackwardBuffers {
   void* dStream = nullptr;       // [N, C] gradient of the residual stream
   void* dNextStream = nullptr;   // [N, C] parallel residuals: gradient of the stream below a block; else dStream
   void* dNormed = nullptr;       // [N, C] gradient of a norm's output, first of the final hidden states
+  void* dReadNormed = nullptr;   // [N, C] of the rows that are read (only with selectsRows)
   void* dActivated = nullptr;    // [N, F]
   void* dAttention = nullptr;    // [N, H·D]
   void* dQkv = nullptr;          // [N, (H+2G)·D]

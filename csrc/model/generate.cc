@@ -60,20 +60,22 @@ void Generator::read(const Admitted& admitted) {
   if (!admitted.read.empty()) {
     Batch packed;
     packed.offsets.push_back(0);
-    std::vector<int32_t> places;
+    std::vector<int32_t> places, ends;
     RowSet rows{0, static_cast<int64_t>(admitted.read.size()), 0};
     for (const Prompt& prompt : admitted.read) {
       const int64_t length = static_cast<int64_t>(prompt.tokens->size());
       packed.tokens.insert(packed.tokens.end(), prompt.tokens->begin(), prompt.tokens->end());
       packed.offsets.push_back(static_cast<int32_t>(packed.tokens.size()));
+      ends.push_back(static_cast<int32_t>(packed.tokens.size()) - 1);
       for (int64_t position = 0; position < length; ++position) places.push_back(placeOf(prompt.pages, position));
       rows.maxLength = std::max(rows.maxLength, length);
     }
     rows.rows = packed.rows();
+    packed.valueRows = ends;
     engine_.copy(prefillPlaces_, places.data(), places.size() * sizeof(int32_t));
     const ForwardBuffers buffers = forward(rows, {cache_, prefillPlaces_}, &packed);
     for (size_t p = 0; p < admitted.read.size(); ++p)
-      hidden.push_back(static_cast<const char*>(buffers.hidden) + static_cast<size_t>(packed.offsets[p + 1] - 1) * rowBytes);
+      hidden.push_back(static_cast<const char*>(buffers.hidden) + static_cast<size_t>(ends[p]) * rowBytes);
   }
   for (const auto& [from, to] : admitted.copies) copyPage(from, to);
   for (size_t s = 0; s < admitted.sequences.size(); ++s)
@@ -121,7 +123,7 @@ void Generator::decodeOnce(int64_t rows) {
 }
 
 /// Runs the transformer over packed prompts, or over the inputs of a decoding step.
-ForwardBuffers Generator::forward(const RowSet& rows, const CacheUse& use, Batch* packed) {
+ForwardBuffers Generator::forward(RowSet rows, const CacheUse& use, const Batch* packed) {
   const Architecture& architecture = model_.transformer.architecture();
   const PassShape shape = shapeOf(rows.rows, rows.sequences);
   BufferLayout sizes;
@@ -130,7 +132,7 @@ ForwardBuffers Generator::forward(const RowSet& rows, const CacheUse& use, Batch
   ForwardBuffers buffers = layOutForward(engine_, architecture, shape, arrays, arrays);
   model_.reserveScratch(shape.rows, adapter_.get(), nullptr, 0, use.tableStride);
   if (packed) {
-    model_.upload(*packed, buffers);
+    rows.leftOut = model_.upload(*packed, buffers, true);
   } else {
     buffers.tokens = device_.tokens;
     buffers.positions = device_.positions;

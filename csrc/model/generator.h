@@ -84,7 +84,7 @@ class Generator {
   void decode();
   void decodeOnce(int64_t rows);
   PassShape shapeOf(int64_t rows, int64_t sequences) const;
-  ForwardBuffers forward(const RowSet& rows, const CacheUse& use, Batch* packed);
+  ForwardBuffers forward(RowSet rows, const CacheUse& use, const Batch* packed);
   void uploadInputs(const std::vector<Sequence>& sequences);
   void sample(int64_t rows);
   void keepDrawn(std::vector<Sequence>& sequences);

@@ -154,6 +154,7 @@ PassShape Generator::shapeOf(int64_t rows, int64_t sequences) const {
   shape.rows = roundedCapacity(rows);
   shape.sequences = roundedCapacity(sequences);
   shape.firstSavedBlock = static_cast<int>(config_.layers);
+  shape.selectsRows = true;
   shape.adapter = adapter_.get();
   return shape;
 }

@@ -33,6 +33,7 @@ struct Batch {
   std::vector<int32_t> offsets;      // [S+1], rising, offsets[0] = 0, offsets[S] = N
   std::vector<int32_t> parents;      // [S] or empty: the earlier sequence that this one continues, −1 for none (ops/parents.h)
   std::vector<int32_t> predictions;  // tokens whose statistics are wanted, rising, none the first of a sequence without a parent
+  std::optional<std::vector<int32_t>> valueRows;  // rows whose values are wanted of a pass with a head, rising; none: of all
 
   int64_t rows() const { return static_cast<int64_t>(tokens.size()); }
   int64_t sequences() const { return static_cast<int64_t>(offsets.size()) - 1; }
@@ -74,7 +75,7 @@ class Pass {
   const void* logProb() const { return logProb_; }  // null without `statistics`, like lse and entropy
   const void* lse() const { return lse_; }
   const void* entropy() const { return entropy_; }
-  const void* value() const { return value_; }   // null without a head
+  const void* value() const { return value_; }   // null without a head; undefined in rows that are not wanted
   const void* kl() const { return kl_; }         // null without a reference
 
  private:

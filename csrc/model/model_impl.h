@@ -54,13 +54,17 @@ struct Model::Impl {
   std::unique_ptr<Pass> forward(const Batch& batch, const ForwardOptions& options, const std::shared_ptr<Model>& self);
   void backward(Pass& pass, const PassGradients& gradients);
   std::unique_ptr<Pass> forwardBackward(const Batch& batch, const ForwardOptions& options, const PassLosses& losses, LossSums& sums);
-  /// Copies a batch to a pass's arrays.
-  void upload(const Batch& batch, const ForwardBuffers& buffers);
+  /// Copies a batch to a pass's arrays. Gives the number of rows that the pass may leave out; `values`: a head's are wanted.
+  int64_t upload(const Batch& batch, const ForwardBuffers& buffers, bool values);
 
  private:
   /// A pass up to its hidden states and values. `lossInside`: its logits are taken up block by block, and not kept.
   std::unique_ptr<Pass> start(const Batch& batch, const ForwardOptions& options, bool lossInside);
   void layOut(Pass::State& state, int64_t predictions);
+  /// Of a pass that keeps what backward needs: whether it does without the rows that nobody reads.
+  bool leavesRowsOutOfBackward(const PassShape& shape) const;
+  /// value[n] of the hidden states. In rows that were left out it is 0, or what the head makes of zeros where it trains.
+  void findValues(const Pass::State& state, void* value);
   /// An array of a pass's outputs, by its number: log-probs, log-sum-exps, entropies, values, divergences.
   void* output(const Pass::State& state, int number) const;
   /// Before anything of a backward pass: the pass and all gradients have the scale of now.

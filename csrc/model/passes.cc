@@ -119,15 +119,26 @@ std::unique_ptr<Pass> Model::Impl::start(const Batch& batch, const ForwardOption
   state.rows.dropoutSeed = options.dropoutSeed.value_or(0);
   layOut(state, static_cast<int64_t>(batch.predictions.size()));
   reserveScratch(state.shape.rows, state.adapter.get(), state.head.get(), otherWidth);
-  upload(batch, state.buffers);
+  state.rows.leftOut = upload(batch, state.buffers, state.head != nullptr);
   transformer.forward(state.buffers, state.rows, state.adapter.get(), nullptr);
 
   pass->rows_ = state.rows.rows;
   if (state.head) {
     pass->value_ = output(state, 3);
-    state.head->forward(state.rows.rows, state.buffers.hidden, state.buffers.head, pass->value_);
+    findValues(state, pass->value_);
   }
   return pass;
+}
+
+void Model::Impl::findValues(const Pass::State& state, void* value) {
+  const RowSet& rows = state.rows;
+  const HeadBuffers& buffers = state.buffers.head;
+  // Where the head trains, its backward pass goes through all rows: sums over fewer could have other bits.
+  if (rows.leftOut == 0 || state.grad) return state.head->forward(rows.rows, state.buffers.hidden, buffers, value);
+  const DType type = engine->accumulator();
+  if (rows.read() > 0) state.head->forward(rows.read(), state.buffers.readHidden, buffers, buffers.readValues);
+  engine->zero(static_cast<char*>(buffers.readValues) + static_cast<size_t>(rows.read()) * dtypeSize(type), dtypeSize(type));
+  transformer.takeRows(type, 1, state.buffers.readPlaces, rows.rows, buffers.readValues, rows.read() + 1, value);
 }
 
 void* Model::Impl::output(const Pass::State& state, int number) const {
@@ -155,6 +166,13 @@ std::unique_ptr<Pass> Model::Impl::forward(const Batch& batch, const ForwardOpti
   return pass;
 }
 
+/// Not where all weights train: their sums over rows would be grouped otherwise, and have other bits. Masks of dropout are by row, and what
+/// is computed again, or beside attention, would need more arrays.
+bool Model::Impl::leavesRowsOutOfBackward(const PassShape& shape) const {
+  const bool apart = !transformer.architecture().config.parallelResidual;
+  return !transformer.base().trainable() && apart && !shape.dropout && !shape.recompute;
+}
+
 void Model::Impl::layOut(Pass::State& state, int64_t predictions) {
   const Architecture& architecture = transformer.architecture();
   const int blocks = static_cast<int>(architecture.blocks.size());
@@ -167,6 +185,7 @@ void Model::Impl::layOut(Pass::State& state, int64_t predictions) {
   state.lowest = transformer.lowestTrainable(shape.adapter);
   shape.firstSavedBlock = state.grad ? std::max(state.lowest, 0) / kStages : blocks;
   shape.recompute = recomputeLayers && shape.firstSavedBlock < blocks;
+  shape.selectsRows = shape.firstSavedBlock == blocks ? !shape.dropout : leavesRowsOutOfBackward(shape);
   const size_t bytesOfLogits = logitsBytes(*engine, architecture, shape.predictions);
   shape.keepLogits =
       !state.lossInside && shape.firstSavedBlock < blocks && state.predictions > 0 && bytesOfLogits <= logitsBudget;
@@ -190,7 +209,7 @@ void Model::Impl::layOut(Pass::State& state, int64_t predictions) {
       arrays * alignUp(static_cast<size_t>(shape.rows) * dtypeSize(engine->accumulator())));
 }
 
-void Model::Impl::upload(const Batch& batch, const ForwardBuffers& buffers) {
+int64_t Model::Impl::upload(const Batch& batch, const ForwardBuffers& buffers, bool values) {
   const BatchRows rows(batch);
   const auto copy = [&](auto* destination, const auto& source) {
     engine->copy(destination, source.data(), source.size() * sizeof(source[0]));
@@ -202,6 +221,11 @@ void Model::Impl::upload(const Batch& batch, const ForwardBuffers& buffers) {
   copy(buffers.predictions, rows.predictions);
   copy(buffers.sources, rows.sources);
   if (buffers.rowKeys) copy(buffers.rowKeys, prefixKeys(batch));
+  if (!buffers.readRows) return 0;
+  const ReadRows read(batch, rows.sources, values);
+  copy(buffers.readRows, read.rows);
+  copy(buffers.readPlaces, read.places);
+  return read.leftOut;
 }
 
 bool Model::Impl::reachesBase(const Pass::State& state) const {

@@ -55,7 +55,7 @@ class Transformer {
     packed_.prepareLinears(PackedWeights::kForward);
     packed_.prepareHead(PackedWeights::kForward);
   }
-  /// tokens, positions and offsets → hidden [N, C], the final normed hidden states.
+  /// tokens, positions and offsets → hidden [N, C], the final normed hidden states. Where rows are left out, readHidden too.
   void forward(const ForwardBuffers& buffers, const RowSet& rows, const Adapter* adapter,
                const CacheUse* cache);
   /// Per-token statistics of `count` predictions; the outputs are zero elsewhere.
@@ -82,6 +82,9 @@ class Transformer {
   void klDivergenceBackward(const ForwardBuffers& buffers, const BackwardBuffers& work, const RowSet& rows,
                             int64_t count, double temperature, const void* lse, const Reference& reference,
                             const void* kl, const void* dKl);
+  /// to[n] = from[rows[n]], `count` rows of `width` elements of a type; `from` has `available`. An embedding's lookup takes rows of
+  /// any table.
+  void takeRows(DType type, int64_t width, const int32_t* rows, int64_t count, const void* from, int64_t available, void* to);
   /// work.dNormed, the gradient of the hidden states → gradients of base and adapter, down to `lowest` and no
   /// further. `recompute`: of the blocks' arrays there is their input alone.
   void backward(const ForwardBuffers& buffers, const BackwardBuffers& work, const RowSet& rows,
@@ -109,6 +112,15 @@ class Transformer {
   /// One block from its input to `output`; null: all but its last layer, for the backward pass.
   void forwardBlock(const ForwardBuffers& buffers, const RowSet& rows, size_t block, const Adapter* adapter,
                     const CacheUse* cache, void* output);
+  /// Its parts: from the input to the attention's output, and from there to its end.
+  void forwardAttention(const ForwardBuffers& buffers, const RowSet& rows, size_t block, const Adapter* adapter,
+                        const CacheUse* cache);
+  void finishBlock(const ForwardBuffers& buffers, const RowSet& rows, size_t block, const Adapter* adapter, void* output);
+  /// The last block from its attention's output on, and the final norm, of the rows that are read.
+  void finishReadRows(const ForwardBuffers& buffers, const RowSet& rows, const Adapter* adapter);
+  /// [read, width] of [N, width], and back, with 0 in the rows that are left out and in the row after those that are read.
+  void takeRead(const ForwardBuffers& buffers, const RowSet& rows, int64_t width, const void* all, void* read);
+  void putBack(const ForwardBuffers& buffers, const RowSet& rows, int64_t width, void* read, void* all);
   void norm(const NormLayer& layer, int64_t rows, const void* x, void* y, void* mean, void* rstd);
   void headNorms(const BlockBuffers& buffers, const Block& block, int64_t rows);
   void rotate(const ForwardBuffers& buffers, int64_t rows, void* qkv, bool inverse);
@@ -129,8 +141,10 @@ class Transformer {
   /// dy of all layers of a stage → dx (null: not wanted) and the layers' own gradients.
   void projectBackward(const BackwardStep& step, size_t block, Stage stage, const void* x, const void* dy,
                        void* dx);
-  /// Both return false where nothing below is trainable.
+  /// All return false where nothing below is trainable. The first is for the last block where rows are left out, with the final norm.
+  bool readRowsBackward(const BackwardStep& step);
   bool mlpBackward(const BackwardStep& step, size_t block);
+  bool attentionOutBackward(const BackwardStep& step, size_t block);
   bool attentionBackward(const BackwardStep& step, size_t block);
 
   char* at(void* base, int64_t element) const {

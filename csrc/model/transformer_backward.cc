@@ -56,16 +56,22 @@ void Transformer::backward(const ForwardBuffers& buffers, const BackwardBuffers&
   if (recompute) packed_.prepareLinears(PackedWeights::kForward);
   packed_.prepareLinears(PackedWeights::kBackward);
   BackwardStep step{buffers, work, rows, adapter, lowest, work.dStream, work.dNextStream};
-  normBackward(architecture_.finalNorm, rows.rows, buffers.output, buffers.finalMean, buffers.finalRstd,
-               work.dNormed, step.dOutput, false);
-  for (size_t block = buffers.blocks.size(); block-- > 0;) {
+  size_t block = buffers.blocks.size();
+  if (rows.leftOut > 0) {
+    if (!readRowsBackward(step)) return;
+    --block;
+  } else {
+    normBackward(architecture_.finalNorm, rows.rows, buffers.output, buffers.finalMean, buffers.finalRstd,
+                 work.dNormed, step.dOutput, false);
+  }
+  while (block-- > 0) {
     if (recompute) forwardBlock(buffers, rows, block, adapter, nullptr, nullptr);
     if (architecture_.config.parallelResidual) {
       const size_t count = static_cast<size_t>(rows.rows * architecture_.config.hidden);
       // The residual connection's own part, which both branches add to.
       engine_.copy(step.dInput, step.dOutput, count * dtypeSize(engine_.type()));
     }
-    if (!mlpBackward(step, block) || !attentionBackward(step, block)) return;
+    if (!mlpBackward(step, block) || !attentionOutBackward(step, block) || !attentionBackward(step, block)) return;
     std::swap(step.dOutput, step.dInput);
   }
 
@@ -120,6 +126,11 @@ bool Transformer::mlpBackward(const BackwardStep& step, size_t index) {
   return true;
 }
 
+bool Transformer::attentionOutBackward(const BackwardStep& step, size_t index) {
+  projectBackward(step, index, kAttentionOut, step.buffers.blocks[index].attention, step.dOutput, step.work.dAttention);
+  return static_cast<int>(index) * kStages + kAttentionOut != step.lowest;
+}
+
 bool Transformer::attentionBackward(const BackwardStep& step, size_t index) {
   const ModelConfig& config = architecture_.config;
   const BlockBuffers& block = step.buffers.blocks[index];
@@ -127,8 +138,6 @@ bool Transformer::attentionBackward(const BackwardStep& step, size_t index) {
   const int64_t keyColumn = architecture_.queryWidth(), valueColumn = keyColumn + architecture_.keyWidth();
   const int place = static_cast<int>(index) * kStages;
 
-  projectBackward(step, index, kAttentionOut, block.attention, step.dOutput, step.work.dAttention);
-  if (place + kAttentionOut == step.lowest) return false;
   AttentionBackward attention{.type = engine_.type(),
                               .rows = rows,
                               .sequences = step.rows.sequences,

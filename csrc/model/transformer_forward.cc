@@ -61,15 +61,25 @@ void Transformer::forward(const ForwardBuffers& buffers, const RowSet& rows, con
                           const CacheUse* cache) {
   packed_.prepareLinears(PackedWeights::kForward);
   embed(buffers, rows);
-  for (size_t i = 0; i < buffers.blocks.size(); ++i)
-    forwardBlock(buffers, rows, i, adapter, cache,
-                 i + 1 < buffers.blocks.size() ? buffers.blocks[i + 1].input : buffers.output);
+  const size_t last = buffers.blocks.size() - 1;
+  for (size_t i = 0; i < last; ++i) forwardBlock(buffers, rows, i, adapter, cache, buffers.blocks[i + 1].input);
+  if (rows.leftOut > 0) {
+    forwardAttention(buffers, rows, last, adapter, cache);
+    return finishReadRows(buffers, rows, adapter);
+  }
+  forwardBlock(buffers, rows, last, adapter, cache, buffers.output);
   norm(architecture_.finalNorm, rows.rows, buffers.output, buffers.hidden, buffers.finalMean,
        buffers.finalRstd);
 }
 
 void Transformer::forwardBlock(const ForwardBuffers& buffers, const RowSet& rows, size_t index, const Adapter* adapter,
                                const CacheUse* cache, void* output) {
+  forwardAttention(buffers, rows, index, adapter, cache);
+  finishBlock(buffers, rows, index, adapter, output);
+}
+
+void Transformer::forwardAttention(const ForwardBuffers& buffers, const RowSet& rows, size_t index, const Adapter* adapter,
+                                   const CacheUse* cache) {
   const BlockBuffers& block = buffers.blocks[index];
   const Block& layers = architecture_.blocks[index];
   norm(layers.attentionNorm, rows.rows, block.input, block.attentionNormed, block.attentionMean, block.attentionRstd);
@@ -77,8 +87,13 @@ void Transformer::forwardBlock(const ForwardBuffers& buffers, const RowSet& rows
   headNorms(block, layers, rows.rows);
   rotate(buffers, rows.rows, block.qkv, false);
   attend(buffers, rows, index, cache);
+}
+
+void Transformer::finishBlock(const ForwardBuffers& buffers, const RowSet& rows, size_t index, const Adapter* adapter,
+                              void* output) {
+  const BlockBuffers& block = buffers.blocks[index];
   // Blocks that are not saved update the stream in place, so what reads it comes first.
-  if (architecture_.config.parallelResidual) normMlpInput(block, layers, rows.rows);
+  if (architecture_.config.parallelResidual) normMlpInput(block, architecture_.blocks[index], rows.rows);
   project(buffers, rows, index, kAttentionOut, adapter,
           {.x = block.attention, .residual = block.input, .y = block.middle});
   mlp(buffers, rows, index, adapter, output);

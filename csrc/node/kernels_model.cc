@@ -10,7 +10,7 @@
 #include "node/kernels_backends.h"
 #include "node/settings.h"
 
-// Whole models for tests, on every backend and in float32, float64 or complex128. Arrays are Float64Arrays;
+// Whole models for tests, on every backend and in every type. Arrays are Float64Arrays of the accumulators' values;
 // complex ones hold real and imaginary parts in turn, so that gradients can be checked by the complex step.
 
 namespace rlhf::kernels {
@@ -160,7 +160,7 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
     const std::string name = node::text(options, "storage", "");
     return name.empty() ? std::nullopt : std::optional<DType>(node::toStorageType(name));
   }
-  bool narrow() const { return engine_->type() == DType::F32; }
+  bool narrow() const { return engine_->accumulator() == DType::F32; }
   /// float64 numbers per element as JavaScript sees them.
   int64_t components() const { return engine_->type() == DType::C128 ? 2 : 1; }
   int64_t size(const std::string& name) const;

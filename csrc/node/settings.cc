@@ -101,6 +101,8 @@ Batch toBatch(const Napi::Object& object) {
   const Napi::Value parents = object.Get("parents");
   if (!parents.IsUndefined()) batch.parents = toInt32s(parents, "batch.parents");
   batch.predictions = toInt32s(field(object, "predictions"), "batch.predictions");
+  const Napi::Value valueRows = object.Get("valueRows");
+  if (!valueRows.IsUndefined()) batch.valueRows = toInt32s(valueRows, "batch.valueRows");
   return batch;
 }
 

@@ -151,6 +151,8 @@ export interface NativeBatch {
   readonly parents?: Int32Array;
   /** Indices of the tokens whose statistics are wanted, ascending. */
   readonly predictions: Int32Array;
+  /** Rows whose values are wanted, ascending; left out: all. */
+  readonly valueRows?: Int32Array;
 }
 
 export interface NativeForwardOptions {

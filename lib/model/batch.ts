@@ -131,6 +131,17 @@ export function predictionsOf(batch: PackedBatch, which: "all" | "masked"): Int3
   return Int32Array.from(indices);
 }
 
+/** The rows at which a pass's `values` option wants the head, ascending; undefined for all. */
+export function valueRowsOf(batch: PackedBatch, which: "all" | "masked" | "last"): Int32Array | undefined {
+  if (which === "all") return undefined;
+  const rows = new Set<number>(lastTokens(batch));
+  if (which === "masked") {
+    const previous = previousTokens(batch);
+    for (const token of predictionsOf(batch, "masked")) rows.add(previous[token] as number);
+  }
+  return Int32Array.from(rows).sort();
+}
+
 /** The index of each sequence's last token. */
 export function lastTokens(batch: PackedBatch): Int32Array {
   return batch.offsets.slice(1).map((end) => end - 1);

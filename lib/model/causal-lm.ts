@@ -15,7 +15,7 @@ import { refuseUnknownOptions } from "../option-names.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { type AdapterLoadOptions, AdapterSet, type MergeOptions } from "./adapter-set.ts";
 import type { AdapterInfo, AdapterOptions } from "./adapters.ts";
-import { type PackedBatch, predictionsOf } from "./batch.ts";
+import { type PackedBatch, predictionsOf, valueRowsOf } from "./batch.ts";
 import { type HfConfig, initializerRange, readEosTokenIds, readModelConfig } from "./config.ts";
 import {
   type ForwardBackwardOptions,
@@ -352,6 +352,7 @@ export class CausalLM implements Disposable {
     refuseUnknownOptions("forward", options, FORWARD_OPTIONS);
     const statistics = options.statistics ?? true;
     const predictions = statistics ? predictionsOf(batch, options.predict ?? "all") : new Int32Array(0);
+    const valueRows = valueRowsOf(batch, options.values ?? "all");
     const handle = await callAsync(() =>
       this.native.forward(
         {
@@ -359,6 +360,7 @@ export class CausalLM implements Disposable {
           offsets: batch.offsets,
           ...(batch.parents && { parents: batch.parents }),
           predictions,
+          ...(valueRows && { valueRows }),
         },
         {
           adapter: options.adapter ?? "",

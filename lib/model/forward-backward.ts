@@ -11,7 +11,7 @@ import type {
 import { callAsync, type NativeModel } from "../engine/native.ts";
 import { RlhfError } from "../errors.ts";
 import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
-import { type PackedBatch, predictionsOf } from "./batch.ts";
+import { type PackedBatch, predictionsOf, valueRowsOf } from "./batch.ts";
 import { FORWARD_OPTIONS, type ForwardOptions } from "./model-options.ts";
 import { Pass } from "./pass.ts";
 
@@ -53,7 +53,7 @@ export interface ValueLoss extends Omit<PpoValueLossArgs, "value" | "mask"> {
 }
 
 export interface ForwardBackwardOptions
-  extends Pick<ForwardOptions, "adapter" | "head" | "temperature" | "predict" | "dropoutSeed"> {
+  extends Pick<ForwardOptions, "adapter" | "head" | "temperature" | "predict" | "values" | "dropoutSeed"> {
   /** A loss of the head's values, beside that of the tokens. Needs `head`. */
   readonly value?: ValueLoss;
 }
@@ -129,12 +129,21 @@ export async function forwardBackward<Loss extends TokenLoss>(
   checkLoss(loss);
   refuseUnknownOptions("forwardBackward", options, OPTIONS);
   if (options.value) refuseUnknownOptions("forwardBackward's value", options.value, VALUE);
-  const { adapter = "", head = "", temperature = 1, dropoutSeed, predict = "all", value } = options;
+  const {
+    adapter = "",
+    head = "",
+    temperature = 1,
+    dropoutSeed,
+    predict = "all",
+    values = "all",
+    value,
+  } = options;
   const { tokens, offsets, parents } = batch;
   const predictions = predictionsOf(batch, predict);
+  const valueRows = valueRowsOf(batch, values);
   const result = await callAsync(() =>
     model.forwardBackward(
-      { tokens, offsets, ...(parents && { parents }), predictions },
+      { tokens, offsets, ...(parents && { parents }), predictions, ...(valueRows && { valueRows }) },
       { adapter, head, temperature, dropoutSeed },
       unwrapped(loss, batch),
       value && unwrapped(value, batch),

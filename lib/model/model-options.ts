@@ -66,6 +66,12 @@ export interface ForwardOptions {
   /** The tokens whose statistics are computed, "all" (default) or those in the batch's mask; the others read 0. */
   readonly predict?: "all" | "masked";
   /**
+   * Where the head's values are wanted: at "all" hidden states (default), at those that "masked" tokens are predicted from and at each
+   * sequence's last, or at each sequence's "last" alone. What else `value` holds is undefined, and must get no gradient. Of rows that
+   * nobody wants nothing is computed in the last layer after its attention, unless all weights train.
+   */
+  readonly values?: "all" | "masked" | "last";
+  /**
    * Switches the adapter's dropout on, for training passes; left out: none. An element's fate follows from the seed, the layer and the
    * tokens up to it, so that the same seed gives the same masks however sequences are batched.
    */
@@ -92,6 +98,7 @@ export const FORWARD_OPTIONS: NamesOf<ForwardOptions> = {
   grad: true,
   statistics: true,
   predict: true,
+  values: true,
   dropoutSeed: true,
   keepDistribution: true,
   reference: true,

@@ -230,6 +230,7 @@ export class RewardModel implements Disposable {
       using pass = await this.model.forward(batch, {
         head: this.head,
         statistics: false,
+        values: "last",
         ...(this.adapter === undefined ? {} : { adapter: this.adapter }),
       });
       const values = await pass.value();

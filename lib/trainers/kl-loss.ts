@@ -46,6 +46,7 @@ export async function trainingPass(
     temperature,
     grad: true,
     predict: "masked",
+    values: "masked",
     ...(refPass ? { reference: refPass, klDirection: klLossDirection } : {}),
   });
 }

@@ -209,7 +209,7 @@ export class PPOTrainer extends OnlineTrainer<PPOConfig, PPOSettings, PpoNetwork
       using pass = await policy.model.forwardBackward(
         batch,
         { kind: "ppo", ...loss },
-        { adapter, temperature, predict: "masked", ...(values && { head, value: values }) },
+        { adapter, temperature, predict: "masked", values: "masked", ...(values && { head, value: values }) },
       );
       const ofValues = pass.valueStats ?? (await valuesAlone());
       return { policy: pass.stats, value: ofValues, kl: { loss: 0, divergence: 0 } };
@@ -246,7 +246,8 @@ export class PPOTrainer extends OnlineTrainer<PPOConfig, PPOSettings, PpoNetwork
     indices: readonly number[],
     scale: number,
   ): Promise<MinibatchSums["value"]> {
-    using pass = await model.forward(batch, { adapter, head, statistics: false, grad: true });
+    const options = { adapter, head, statistics: false, values: "masked", grad: true } as const;
+    using pass = await model.forward(batch, options);
     const { dValue, stats } = await this.#valueLoss(pass, batch, experience, indices, scale);
     using _ = dValue instanceof DeviceArray ? dValue : null;
     await pass.backward({ dValue });

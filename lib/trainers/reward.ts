@@ -117,6 +117,7 @@ export class RewardModelTrainer extends SupervisedTrainer<
       adapter,
       head,
       statistics: false,
+      values: "last",
       grad: training,
       dropoutSeed,
     });

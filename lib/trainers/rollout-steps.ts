@@ -71,6 +71,7 @@ export async function sampleRollouts(
 /** What one network gives of all rollouts, Float32Array[N] over `batch.packed`; 0 where it was not asked for. */
 export interface NetworkOutputs {
   readonly logProb: Float32Array;
+  /** Of use where response tokens are predicted from, and at each rollout's last. */
   readonly value: Float32Array;
 }
 
@@ -99,6 +100,7 @@ export async function compareRollouts(
       head,
       temperature,
       predict: "masked",
+      values: "masked",
       reference: refPass,
     });
     batch.scatter(outputs.logProb, indices, await pass.logProb());
@@ -125,6 +127,7 @@ export async function measureRollouts(
       temperature,
       statistics,
       predict: "masked",
+      values: "masked",
     });
     if (statistics) batch.scatter(logProb, indices, await pass.logProb());
     if (head !== undefined) batch.scatter(value, indices, await pass.value());
