@@ -47,7 +47,9 @@ template <class T>
 __global__ void __launch_bounds__(kVocabularyThreads)
     logitGradientKernel(const __grid_constant__ LogitGradient gradient, const float* logits, T* dz, int64_t stride, int64_t cols) {
   const int64_t row = blockIdx.x, col = static_cast<int64_t>(blockIdx.y) * kVocabularyThreads + threadIdx.x;
-  if (col < cols) dz[row * stride + col] = fromFloat<T>(LogitGradient::at(gradient.ofRow(row), col, logits[row * cols + col]));
+  if (col >= cols) return;
+  const LogitGradient::Row own = gradient.ofRow(row);
+  dz[row * stride + col] = fromFloat<T>(LogitGradient::at(own, col == own.token, logits[row * cols + col]));
 }
 
 /// The same product with the statistics of its logits left behind; the number of parts that a row has.

@@ -24,6 +24,12 @@ RLHF_DEVICE SoftmaxPart join(const SoftmaxPart& a, const SoftmaxPart& b) {
           scaleA * (a.weighted + shiftA * a.sum) + scaleB * (b.weighted + shiftB * b.sum), fmaxf(a.target, b.target)};
 }
 
+/// How many columns behind the thread's first one that of a slot is: known to the compiler.
+template <class Tile>
+RLHF_DEVICE int colBehindFirst(int slot) {
+  return Tile::colOf(slot) - Tile::colOf(0);
+}
+
 struct Statistics {
   SoftmaxPart* parts;          // [chunk, column tiles]
   const int32_t* predictions;  // of this chunk
@@ -37,28 +43,26 @@ template <class Tile>
 struct StatisticsEpilogue : Statistics {
   using Shared = RowParts<Tile, SoftmaxPart>;
 
-  /// How many columns behind the thread's first one a slot's is: known to the compiler.
-  static RLHF_DEVICE int colBehindFirst(int slot) { return Tile::colOf(slot) - Tile::colOf(0); }
+  // Stands for columns beside the vocabulary: below all logits, and finite, so that times e^z = 0 it is 0.
+  static constexpr float kBeside = -1e30f;
 
   /// Turns the sums of a row that this warp holds into logits; their part, in every lane of the row.
   RLHF_DEVICE SoftmaxPart partOfRow(Tile& tile, int rowSlot, int64_t row, int64_t firstCol, int64_t rows, int64_t cols) const {
     const int64_t first = firstCol + Tile::colOf(0), token = row < rows ? tokens[predictions[row]] : -1;
     const int columns = static_cast<int>(cols - first);
     const int target = token < cols ? static_cast<int>(token - first) : -1;  // what is no token is in no part
-    float* const kept = logits && row < rows ? logits + row * cols + first : nullptr;
-    SoftmaxPart part = emptyPart();
+    SoftmaxPart part{kBeside, 0.0f, 0.0f, -INFINITY};
 #pragma unroll
     for (int slot = 0; slot < Tile::kColSlots; ++slot) {
-      const float z = slotSum(tile, rowSlot, slot) *= inverseTemperature;
-      if (colBehindFirst(slot) == target) part.target = z;
-      if (colBehindFirst(slot) >= columns) continue;
+      float& z = slotSum(tile, rowSlot, slot);
+      z = colBehindFirst<Tile>(slot) < columns ? z * inverseTemperature : kBeside;
       part.max = fmaxf(part.max, z);
-      if (kept) kept[colBehindFirst(slot)] = z;
+      if (colBehindFirst<Tile>(slot) == target) part.target = z;
     }
+    if (logits && row < rows) keep(tile, rowSlot, logits + row * cols + first, columns);
     part.max = groupMax<Tile::kLanesPerRow>(part.max);
 #pragma unroll
     for (int slot = 0; slot < Tile::kColSlots; ++slot) {
-      if (colBehindFirst(slot) >= columns) continue;
       const float shifted = slotSum(tile, rowSlot, slot) - part.max, e = expApprox(shifted);
       part.sum += e;
       part.weighted += e * shifted;
@@ -66,7 +70,14 @@ struct StatisticsEpilogue : Statistics {
     part.sum = groupSum<Tile::kLanesPerRow>(part.sum);
     part.weighted = groupSum<Tile::kLanesPerRow>(part.weighted);
     part.target = groupMax<Tile::kLanesPerRow>(part.target);
-    return part;
+    return part.max == kBeside ? emptyPart() : part;
+  }
+
+  /// Writes a row's logits, the thread's first one at `kept`.
+  static RLHF_DEVICE void keep(Tile& tile, int rowSlot, float* kept, int columns) {
+#pragma unroll
+    for (int slot = 0; slot < Tile::kColSlots; ++slot)
+      if (colBehindFirst<Tile>(slot) < columns) kept[colBehindFirst<Tile>(slot)] = slotSum(tile, rowSlot, slot);
   }
 
   RLHF_DEVICE void operator()(Tile& tile, int64_t firstRow, int64_t firstCol, int64_t rows, int64_t cols, Shared& shared) const {
@@ -102,11 +113,11 @@ struct LogitGradient {
     return {tokens[t], lse[t], ofLogProb, ofLse - ofLogProb - (dEntropy ? ofEntropy * entropy[t] : 0.0f), ofEntropy};
   }
 
-  static RLHF_DEVICE float at(const Row& row, int64_t col, float z) {
+  static RLHF_DEVICE float at(const Row& row, bool isToken, float z) {
     const float logProbability = z - row.lse, probability = expApprox(logProbability);
     // Where the probability is 0 its logarithm may be −∞, and their product is 0.
     const float slope = probability > 0 ? row.slope - row.entropySlope * logProbability : row.slope;
-    return probability * slope + (col == row.token ? row.atToken : 0.0f);
+    return probability * slope + (isToken ? row.atToken : 0.0f);
   }
 };
 
@@ -124,10 +135,11 @@ struct LogitGradientEpilogue {
       const int64_t at = firstRow + Tile::rowOf(rowSlot);
       if (at >= rows) continue;
       const LogitGradient::Row row = gradient.ofRow(at);
+      const int target = static_cast<int>(row.token - (firstCol + Tile::colOf(0)));
 #pragma unroll
       for (int colSlot = 0; colSlot < Tile::kColSlots; ++colSlot) {
         float& sum = slotSum(tile, rowSlot, colSlot);
-        sum = LogitGradient::at(row, firstCol + Tile::colOf(colSlot), sum * gradient.inverseTemperature);
+        sum = LogitGradient::at(row, colBehindFirst<Tile>(colSlot) == target, sum * gradient.inverseTemperature);
       }
     }
   }
