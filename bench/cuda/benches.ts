@@ -254,6 +254,8 @@ export function cudaBenches(shrink = 1): CudaBench[] {
   ];
   return [
     ...linear({ rows: size(8192), inputs: size(4096), outputs: size(4096) }),
+    // Fewer wide tiles than multiprocessors: those of 128 × 128.
+    ...linear({ rows: size(2048), inputs: size(4096), outputs: size(1024) }),
     ...heads.flatMap((each) => lengths.flatMap((length) => attention({ ...each, ...length }))),
     ...heads.flatMap((each) =>
       DECODED.map(([rows, pages]) => decoding(size(rows), PAGE_TOKENS * size(pages), each)),

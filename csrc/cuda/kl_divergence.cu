@@ -53,7 +53,7 @@ template <class T, class Arguments>
 PolicyLogits policyLogits(OpContext& context, const Arguments& a, int64_t first, int64_t rows, float* work) {
   if (a.logits) return {static_cast<const float*>(a.logits) + first * a.vocab, a.vocab};
   const int64_t stride = vocabularyStride<T>(a.vocab);
-  multiply<T>(context, logitsProduct<T>(context, a.x, a.cols, a.head, a.vocab, a.sources + first, rows),
+  multiply<T, LogitsOrder>(context, logitsProduct<T>(context, a.x, a.cols, a.head, a.vocab, a.sources + first, rows),
               LogitsEpilogue{work, stride, static_cast<float>(1 / a.temperature)});
   return {work, stride};
 }
@@ -81,7 +81,7 @@ int64_t launchDivergence(OpContext& context, const MatmulArguments& product, con
     if (launchHopperMatmul(context, product, DivergenceEpilogue<HopperHeadSums>{divergence}))
       return tilesOf(product.cols, HopperHeadSums::kCols);
   }
-  launchMatmul<TileFor<T>>(context, product, DivergenceEpilogue<TileFor<T>>{divergence});
+  launchMatmul<TileFor<T>, LogitsOrder>(context, product, DivergenceEpilogue<TileFor<T>>{divergence});
   return tilesOf(product.cols, TileFor<T>::kCols);
 }
 
@@ -112,7 +112,7 @@ void backward(OpContext& context, const KlDivergenceBackward& a) {
   for (int64_t first = 0; first < a.count; first += kChunkRows) {
     const int64_t rows = std::min(kChunkRows, a.count - first);
     const PolicyLogits logits = policyLogits<T>(context, a, first, rows, memory.logits);
-    multiply<T>(context, referenceProduct<T>(context, a, first, rows),
+    multiply<T, LogitsOrder>(context, referenceProduct<T>(context, a, first, rows),
                 KlGradientEpilogue<T>{distributionsOf(a, first, logits), static_cast<const float*>(a.kl), static_cast<const float*>(a.dKl),
                                       dz, vocabularyStride<T>(a.vocab), static_cast<float>(a.lossScale / a.temperature)});
     addLogitGradients(context, a, first, rows, dz);

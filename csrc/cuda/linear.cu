@@ -38,6 +38,16 @@ Operand weightForBackward(const LinearWeight& weight, int64_t inputs, int64_t ou
   return makeOperand<T>(weight.data, weight.transposed ? outputs : inputs, weight.transposed == 0);
 }
 
+/// multiply where the weight, B of the second pair, may lie either way; A's rows are of k.
+template <class T, bool kOuterFirstB, class Epilogue>
+void multiplyByWeight(OpContext& context, const MatmulArguments& product, const Epilogue& epilogue) {
+  if (product.b[1].summedOuter) {
+    multiply<T, Outer<false, kOuterFirstB, true>>(context, product, epilogue);
+  } else {
+    multiply<T, Outer<false, kOuterFirstB, false>>(context, product, epilogue);
+  }
+}
+
 template <class T>
 void forward(OpContext& context, const LinearForward& a) {
   const Operand x = makeOperand<T>(a.x, a.xStride, false);
@@ -54,16 +64,16 @@ void forward(OpContext& context, const LinearForward& a) {
     hidden.a[1] = a.loraInput ? makeOperand<T>(a.loraInput, a.inputs, false) : x;
     hidden.b[1] = makeOperand<T>(a.lora.a, a.inputs, false);
     hidden.depth[1] = a.inputs;
-    multiply<T>(context, hidden, StoreEpilogue<T>{static_cast<T*>(a.loraHidden), rank});
+    multiply<T, Outer<false, false, false>>(context, hidden, StoreEpilogue<T>{static_cast<T*>(a.loraHidden), rank});
 
     product.a[0] = makeOperand<T>(a.loraHidden, rank, false);
     product.b[0] = makeOperand<T>(a.lora.b, rank, false);
     product.depth[0] = rank;
     product.firstScale = static_cast<float>(a.lora.scale);
   }
-  multiply<T>(context, product,
-              LinearEpilogue<T>{static_cast<const T*>(a.bias), static_cast<const T*>(a.residual), static_cast<T*>(a.preActivation),
-                                a.y, a.wideOutput != 0, a.yStride, a.activation});
+  multiplyByWeight<T, false>(context, product,
+                             LinearEpilogue<T>{static_cast<const T*>(a.bias), static_cast<const T*>(a.residual),
+                                               static_cast<T*>(a.preActivation), a.y, a.wideOutput != 0, a.yStride, a.activation});
 }
 
 /// loraGradient = scale·dy·B
@@ -75,7 +85,7 @@ void adapterGradient(OpContext& context, const LinearBackward& a) {
   product.a[1] = makeOperand<T>(a.dy, a.dyStride, false);
   product.b[1] = makeOperand<T>(a.lora.b, a.lora.rank, true);
   product.depth[1] = a.outputs;
-  multiply<T>(
+  multiply<T, Outer<false, true, true>>(
       context, product,
       StoreEpilogue<T>{static_cast<T*>(a.loraGradient), a.lora.rank, static_cast<float>(a.lora.scale)});
 }
@@ -89,7 +99,7 @@ void adapterInputGradient(OpContext& context, const LinearBackward& a) {
   product.a[1] = makeOperand<T>(a.loraGradient, a.lora.rank, false);
   product.b[1] = makeOperand<T>(a.lora.a, a.inputs, true);
   product.depth[1] = a.lora.rank;
-  multiply<T>(context, product, StoreEpilogue<T>{static_cast<T*>(a.dLoraInput), a.inputs});
+  multiply<T, Outer<false, true, true>>(context, product, StoreEpilogue<T>{static_cast<T*>(a.dLoraInput), a.inputs});
 }
 
 /// dx = dy·W + loraGradient·A, the last term left out where dLoraInput takes it
@@ -106,8 +116,7 @@ void inputGradient(OpContext& context, const LinearBackward& a) {
     product.b[0] = makeOperand<T>(a.lora.a, a.inputs, true);
     product.depth[0] = a.lora.rank;
   }
-  multiply<T>(context, product,
-              StoreEpilogue<T>{static_cast<T*>(a.dx), a.dxStride, 1.0f, a.accumulateDx != 0});
+  multiplyByWeight<T, true>(context, product, StoreEpilogue<T>{static_cast<T*>(a.dx), a.dxStride, 1.0f, a.accumulateDx != 0});
 }
 
 struct Columns {
@@ -125,7 +134,8 @@ void parameterGradient(OpContext& context, void* gradient, float factor, int64_t
   product.a[1] = makeOperand<T>(left.data, left.stride, true);
   product.b[1] = makeOperand<T>(right.data, right.stride, true);
   product.depth[1] = rows;
-  multiply<T>(context, product, StoreEpilogue<float>{static_cast<float*>(gradient), right.count, factor, true});
+  multiply<T, Outer<true, true, true>>(context, product,
+                                       StoreEpilogue<float>{static_cast<float*>(gradient), right.count, factor, true});
 }
 
 template <class T>

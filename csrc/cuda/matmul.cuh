@@ -2,7 +2,11 @@
 // The matrix product under every dense op: D(m, n) = Σ_k A(m, k)·B(n, k), summed over one or two pairs of operands in one
 // main loop, then handed to an epilogue while it still is in registers.
 
+#include <tuple>
+
+#include "core/device_code.h"
 #include "cuda/prim/accumulator.cuh"
+#include "cuda/prim/capability.h"
 #include "cuda/prim/launch.cuh"
 #include "cuda/prim/pipeline.cuh"
 
@@ -18,7 +22,8 @@ struct MatmulArguments {
 };
 
 /// How many tiles of `extent` there are over `count` rows or columns.
-RLHF_HOST_DEVICE int tilesOf(int64_t count, int extent) { return static_cast<int>((count + extent - 1) / extent); }
+template <class Count>
+RLHF_HOST_DEVICE int tilesOf(Count count, int extent) { return static_cast<int>((count + extent - 1) / extent); }
 
 /// Row and column of a block's tile, in tiles. Blocks that run at the same time shall share what they read: kGroup tiles of rows go
 /// through all columns before the next kGroup do.
@@ -81,8 +86,32 @@ RLHF_DEVICE void storeSums(Tile& sums, typename Tile::Staged& staged, const Epil
   }
 }
 
+/// How the operands of a product lie (Operand::summedOuter), known to the kernel: those of A, alike in both pairs, and B of either pair.
+template <bool kA, bool kFirstB, bool kB>
+struct Outer {
+  static constexpr bool kOfA = kA, kOfFirstB = kFirstB, kOfB = kB;
+
+  static bool describes(const MatmulArguments& arguments) {
+    const auto& [a, b, depth] = std::tie(arguments.a, arguments.b, arguments.depth);
+    return (depth[0] == 0 || (a[0].summedOuter == kA && b[0].summedOuter == kFirstB)) &&
+           (depth[1] == 0 || (a[1].summedOuter == kA && b[1].summedOuter == kB));
+  }
+};
+
+/// Calls f(pair, outerB) with the pair of operands that a tile of k belongs to and a constant that tells how its B lies.
+template <class Order, class Function>
+RLHF_DEVICE void withPairOf(int tile, int firstTiles, Function&& f) {
+  if constexpr (Order::kOfFirstB == Order::kOfB) {
+    f(tile >= firstTiles, std::bool_constant<Order::kOfB>());
+  } else if (tile >= firstTiles) {
+    f(1, std::bool_constant<Order::kOfB>());
+  } else {
+    f(0, std::bool_constant<Order::kOfFirstB>());
+  }
+}
+
 /// A block per kRows × kCols tile of D.
-template <class Tile, class Epilogue>
+template <class Tile, class Order, class Epilogue>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerMultiprocessor)
     matmulKernel(const __grid_constant__ MatmulArguments arguments, const __grid_constant__ Epilogue epilogue, bool packs) {
   using Shared = MatmulShared<Tile, Epilogue>;
@@ -92,18 +121,27 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerMultiprocessor
   const int firstTiles = tilesOf(arguments.depth[0], Tile::kDepth), tiles = firstTiles + tilesOf(arguments.depth[1], Tile::kDepth);
 
   Tile sums;
+  typename Tile::Part parts[Tile::kParts];
+  TileCopier<typename Tile::Element, Tile::kRows, Tile::kDepth, Tile::kThreads> copierA;
+  TileCopier<typename Tile::Element, Tile::kCols, Tile::kDepth, Tile::kThreads> copierB;
   const auto load = [&](int tile, int stage) {
-    const int pair = tile >= firstTiles, k = (pair ? tile - firstTiles : tile) * Tile::kDepth;
-    loadTile<Tile::kThreads>(shared.stages.a[stage], arguments.a[pair], firstRow, arguments.rows, k, arguments.depth[pair]);
-    loadTile<Tile::kThreads>(shared.stages.b[stage], arguments.b[pair], firstCol, arguments.cols, k, arguments.depth[pair]);
+    withPairOf<Order>(tile, firstTiles, [&](int pair, auto outerB) {
+      const int depth = arguments.depth[pair];
+      copierA.template copy<Order::kOfA>(shared.stages.a[stage], arguments.a[pair], firstRow, arguments.rows, depth);
+      copierB.template copy<outerB>(shared.stages.b[stage], arguments.b[pair], firstCol, arguments.cols, depth);
+    });
   };
-  const auto consume = [&](int tile, int stage) {
-    const int pair = tile >= firstTiles;
-    sums.multiply(shared.stages.a[stage], arguments.a[pair].summedOuter, shared.stages.b[stage],
-                  arguments.b[pair].summedOuter);
-    if (tile + 1 == firstTiles) forEachSlot(sums, [&](int, int, float& sum) { sum *= arguments.firstScale; });
+  const auto read = [&](int tile, int stage, int step, int part) {
+    withPairOf<Order>(tile, firstTiles, [&](int, auto outerB) {
+      Tile::template read<Order::kOfA, outerB>(parts[part], shared.stages.a[stage], shared.stages.b[stage], step);
+    });
   };
-  pipelinedLoop<Tile::kStages>(tiles, load, consume);
+  const auto compute = [&](int tile, int step, int part) {
+    sums.multiply(parts[part]);
+    if (tile + 1 == firstTiles && step + 1 == Tile::kDepth / Tile::kStep)
+      forEachSlot(sums, [&](int, int, float& sum) { sum *= arguments.firstScale; });
+  };
+  pipelinedLoop<Tile::kStages, Tile::kDepth / Tile::kStep, Tile::kParts>(tiles, load, read, compute);
   if constexpr (TakesTile<Epilogue>) {
     epilogue(sums, firstRow, firstCol, arguments.rows, arguments.cols, shared.epilogue);
   } else {
@@ -112,14 +150,32 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerMultiprocessor
 }
 
 /// Queues the product; does nothing where D is empty.
-template <class Tile, class Epilogue>
+template <class Tile, class Order, class Epilogue>
 void launchMatmul(OpContext& context, const MatmulArguments& arguments, const Epilogue& epilogue) {
+  if (!Order::describes(arguments)) throw Error(code::kInternal, "matrix product: the operands lie otherwise than the kernel takes them");
   const int blocks = tilesOf(arguments.rows, Tile::kRows) * tilesOf(arguments.cols, Tile::kCols);
   if (blocks == 0) return;
   bool packs = false;
   if constexpr (!TakesTile<Epilogue>) packs = epilogue.takesPacks(arguments.cols);
-  RLHF_LAUNCH((matmulKernel<Tile, Epilogue>), dim3(static_cast<uint32_t>(blocks)), dim3(Tile::kThreads),
-              sizeof(MatmulShared<Tile, Epilogue>), context.stream, arguments, epilogue, packs);
+  static const std::string name = format("matmulKernel, tiles of %d × %d", Tile::kRows, Tile::kCols);
+  launchKernel(name.c_str(), matmulKernel<Tile, Order, Epilogue>, dim3(static_cast<uint32_t>(blocks)), dim3(Tile::kThreads),
+               sizeof(MatmulShared<Tile, Epilogue>), context.stream, arguments, epilogue, packs);
+}
+
+/// Whether wide tiles keep all multiprocessors busy and compute at most an eighth more columns than others do.
+inline bool suitsWideTiles(const MatmulArguments& arguments) {
+  const int rowTiles = tilesOf(arguments.rows, 128), wide = tilesOf(arguments.cols, 256), narrow = tilesOf(arguments.cols, 128);
+  return 8 * (2 * wide - narrow) <= narrow && rowTiles * wide >= multiprocessors();
+}
+
+/// launchMatmul with the tile that suits the product. A sum's order is the same in all, so that the number of rows may decide.
+template <class T, class Order, class Epilogue>
+void launchProduct(OpContext& context, const MatmulArguments& arguments, const Epilogue& epilogue) {
+  if constexpr (!std::is_same_v<T, float>) {
+    if (arguments.cols <= ThinTile<T>::kCols) return launchMatmul<ThinTile<T>, Order>(context, arguments, epilogue);
+    if (suitsWideTiles(arguments)) return launchMatmul<WideTile<T>, Order>(context, arguments, epilogue);
+  }
+  launchMatmul<TileFor<T>, Order>(context, arguments, epilogue);
 }
 
 /// out(row, col) = alpha·D, or += it. With `sources`, row r goes to row sources[r], where it is the first of that number.

@@ -59,7 +59,7 @@ int64_t launchStatistics(OpContext& context, const MatmulArguments& product, con
     if (launchHopperMatmul(context, product, StatisticsEpilogue<HopperHeadSums>{statistics}))
       return tilesOf(product.cols, HopperHeadSums::kCols);
   }
-  launchMatmul<TileFor<T>>(context, product, StatisticsEpilogue<TileFor<T>>{statistics});
+  launchMatmul<TileFor<T>, LogitsOrder>(context, product, StatisticsEpilogue<TileFor<T>>{statistics});
   return tilesOf(product.cols, TileFor<T>::kCols);
 }
 
@@ -95,7 +95,7 @@ void chunkGradient(OpContext& context, const TokenLogProbBackward& a, int64_t fi
                                static_cast<float>(a.lossScale / a.temperature)};
   const int64_t stride = vocabularyStride<T>(a.vocab);
   if (!a.logits) {
-    multiply<T>(context, logitsProduct<T>(context, a.x, a.cols, a.head, a.vocab, a.sources + first, rows),
+    multiply<T, LogitsOrder>(context, logitsProduct<T>(context, a.x, a.cols, a.head, a.vocab, a.sources + first, rows),
                 LogitGradientEpilogue<T>{gradient, dz, stride});
     return;
   }

@@ -54,6 +54,9 @@ char* behindRows(OpContext& context, int64_t chunkRows, int64_t cols) {
   return static_cast<char*>(context.scratch) + alignedBytes(chunkRows * cols, sizeof(T));
 }
 
+/// How the operands of logitsProduct lie.
+using LogitsOrder = Outer<false, false, false>;
+
 /// z·temperature = hidden states · headᵀ for a chunk's predictions from these sources.
 template <class T>
 MatmulArguments logitsProduct(OpContext& context, const void* x, int64_t cols, const LinearWeight& head, int64_t vocab,
@@ -103,7 +106,7 @@ void addLogitGradients(OpContext& context, const Arguments& a, int64_t first, in
   input.a[1] = makeOperand<T>(dz, stride, false);
   input.b[1] = makeOperand<T>(a.head.data, a.cols, true);
   input.depth[1] = a.vocab;
-  multiply<T>(context, input, StoreEpilogue<T>{static_cast<T*>(a.dx), a.cols, 1.0f, true, sources});
+  multiply<T, Outer<false, true, true>>(context, input, StoreEpilogue<T>{static_cast<T*>(a.dx), a.cols, 1.0f, true, sources});
   if (!a.dWeight) return;
 
   MatmulArguments weight;
@@ -112,7 +115,7 @@ void addLogitGradients(OpContext& context, const Arguments& a, int64_t first, in
   weight.a[1] = makeOperand<T>(dz, stride, true);
   weight.b[1] = makeOperand<T>(gatherRows<T>(context, a.x, a.cols, sources, rows), a.cols, true);
   weight.depth[1] = rows;
-  multiply<T>(context, weight, StoreEpilogue<float>{static_cast<float*>(a.dWeight), a.cols, 1.0f, true});
+  multiply<T, Outer<true, true, true>>(context, weight, StoreEpilogue<float>{static_cast<float*>(a.dWeight), a.cols, 1.0f, true});
 }
 
 }  // namespace rlhf::cuda

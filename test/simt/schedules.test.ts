@@ -93,6 +93,10 @@ const FURTHER_CASES = [
   named("sample", "tempered"),
   named("decodeAttention", "8 rows, 4/2 heads of 8, 17 of 40 pages"),
   named("decodeAttention", "3 rows, 22/2 heads of 24, 9 of 20 pages"),
+  named("linearForward", "129×72×136 transposed, in wide tiles with LoRA"),
+  named("linearForward", "257×45×203 in wide tiles with LoRA, odd sizes"),
+  named("linearForward", "129×33×20 transposed, in thin tiles"),
+  named("linearBackward", "130×200×136 in wide tiles"),
 ];
 
 /** For each op on the emulator, its largest and its smallest case: several blocks, and less than one. */

@@ -11,13 +11,14 @@ bool launchHopperMatmul(OpContext& context, const MatmulArguments& arguments, co
 bool launchHopperMatmul(OpContext& context, const MatmulArguments& arguments, const StoreEpilogue<bf16>& epilogue);
 bool launchHopperMatmul(OpContext& context, const MatmulArguments& arguments, const StoreEpilogue<float>& epilogue);
 
-/// By Hopper's tensor cores where the device has them and the kernel covers the operands, else by the tiles that run everywhere.
-template <class T, class Epilogue>
+/// D of operands that lie as Order tells: by Hopper's tensor cores where the device has them and the kernel covers the operands, else by the
+/// tiles that run everywhere.
+template <class T, class Order, class Epilogue>
 void multiply(OpContext& context, const MatmulArguments& product, const Epilogue& epilogue) {
   if constexpr (std::is_same_v<T, bf16>) {
     if (launchHopperMatmul(context, product, epilogue)) return;
   }
-  launchMatmul<TileFor<T>>(context, product, epilogue);
+  launchProduct<T, Order>(context, product, epilogue);
 }
 
 }  // namespace rlhf::cuda

@@ -16,7 +16,6 @@ namespace rlhf::cuda {
 #if defined(__CUDACC__)
 
 #define RLHF_DEVICE __device__ __forceinline__
-#define RLHF_HOST_DEVICE __host__ __device__ __forceinline__
 
 using bf16 = __nv_bfloat16;
 RLHF_DEVICE float bf16ToFloat(bf16 value) { return __bfloat162float(value); }
@@ -45,7 +44,6 @@ RLHF_DEVICE float floatOf(uint32_t bits) { return __uint_as_float(bits); }
 #else
 
 #define RLHF_DEVICE inline
-#define RLHF_HOST_DEVICE inline
 
 using Site = simt::Site;
 

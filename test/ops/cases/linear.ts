@@ -152,6 +152,59 @@ export const hopperCases: readonly OpCase[] = [
   }),
 ];
 
+/**
+ * Products that CUDA takes in its wide tiles, 128 × 256, on an emulated device of two multiprocessors, and in its thin ones, 64 × 32; with
+ * rows, columns and sums that end inside a tile, beyond the ring of four stages, aligned and not.
+ */
+export const tileCases: readonly OpCase[] = [
+  forwardCase("130×200×252 in wide tiles, strided, geluTanh", {
+    ...{
+      rows: 130,
+      inputs: 200,
+      outputs: 252,
+      gap: 8,
+      bias: true,
+      residual: "separate",
+      preActivation: true,
+    },
+    activation: ACTIVATION.geluTanh,
+  }),
+  forwardCase("257×45×203 in wide tiles with LoRA, odd sizes", {
+    ...{ rows: 257, inputs: 45, outputs: 203, rank: 37, bias: true, residual: "inPlace" },
+  }),
+  forwardCase("129×72×136 transposed, in wide tiles with LoRA", {
+    ...{ rows: 129, inputs: 72, outputs: 136, transposed: true, rank: 16 },
+  }),
+  forwardCase("256×96×256, whole wide tiles, as wide as its sums", {
+    ...{ rows: 256, inputs: 96, outputs: 256, wideOutput: true },
+  }),
+  forwardCase("129×33×20 transposed, in thin tiles", {
+    ...{ rows: 129, inputs: 33, outputs: 20, gap: 3, transposed: true, bias: true },
+  }),
+  forwardCase("31×16×127 strided by 128, one row and one column short of a warp's", {
+    ...{ rows: 31, inputs: 16, outputs: 127, gap: 1 },
+  }),
+  forwardCase("128×328×32, whole thin tiles", { rows: 128, inputs: 328, outputs: 32 }),
+  backwardCase("130×200×136 in wide tiles", {
+    ...{ rows: 130, inputs: 200, outputs: 136, gap: 8, dx: "write", dWeight: true },
+  }),
+  backwardCase("131×137×203 transposed, in wide tiles with LoRA, odd sizes, dx accumulated", {
+    ...{
+      rows: 131,
+      inputs: 137,
+      outputs: 203,
+      transposed: true,
+      rank: 5,
+      dx: "accumulate",
+      dWeight: true,
+      dLora: true,
+    },
+  }),
+  backwardCase("40×256×256 transposed with LoRA, dWeight in whole wide tiles", {
+    ...{ rows: 40, inputs: 256, outputs: 256, transposed: true, rank: 8, dx: "write", dWeight: true },
+  }),
+];
+
 export const linearCases: readonly OpCase[] = [
   forwardCase("1×1×1", { rows: 1, inputs: 1, outputs: 1 }),
   forwardCase("2×7×3 with bias", { rows: 2, inputs: 7, outputs: 3, bias: true }),
@@ -383,4 +436,5 @@ export const linearCases: readonly OpCase[] = [
     dBias: true,
   }),
   ...hopperCases,
+  ...tileCases,
 ];
