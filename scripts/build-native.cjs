@@ -7,12 +7,13 @@ const { availableParallelism } = require("node:os");
 const { dirname, join, resolve } = require("node:path");
 const { parseArgs } = require("node:util");
 
-const USAGE = `usage: node-rlhf-build [--cuda] [--sanitize | --coverage] [--target NAME]
+const USAGE = `usage: node-rlhf-build [--cuda] [--sanitize memory|threads | --coverage] [--target NAME]
 
 Compiles build/Release/rlhf.node. Needs CMake 3.22 or newer and a C++20 compiler.
 
   --cuda      also compile the CUDA backend, build/Release/librlhf_cuda.so (needs nvcc; RLHF_CUDA=ON does the same)
-  --sanitize  a second build with AddressSanitizer and UndefinedBehaviorSanitizer, in build/sanitize
+  --sanitize  a second build with AddressSanitizer and UndefinedBehaviorSanitizer (memory) or ThreadSanitizer (threads),
+              in build/sanitize-memory or build/sanitize-threads
   --coverage  a second build with gcov instrumentation, in build/coverage
   --target    only this CMake target, such as rlhf or rlhf_kernels (in a clone: the tests' addon)
 
@@ -51,11 +52,18 @@ function runCmake(buildFolder, options, target) {
   }
 }
 
+/** Instrumented builds, by the folder below build/. */
+const VARIANTS = {
+  "sanitize-memory": { RLHF_SANITIZE: "address,undefined" },
+  "sanitize-threads": { RLHF_SANITIZE: "thread" },
+  coverage: { RLHF_COVERAGE: "ON" },
+};
+
 /** Settings that send both addons of an instrumented build to a folder of its own. */
 function variantOptions(variant) {
   return {
+    ...VARIANTS[variant],
     RLHF_CUDA: "OFF",
-    [`RLHF_${variant.toUpperCase()}`]: "ON",
     RLHF_OUTPUT_DIRECTORY: join(root, "build", variant, "Release"),
     RLHF_KERNELS_OUTPUT_DIRECTORY: join(root, "build", variant, "kernels"),
   };
@@ -65,9 +73,10 @@ function variantOptions(variant) {
  * Builds what the options ask for. The CUDA backend has a CMake folder of its own, so that building the addon without it
  * leaves its objects alone. CMake's folders lie below build/ because node-gyp keeps a Makefile of its own in build/.
  */
-function buildNative({ cuda = false, sanitize = false, coverage = false, target } = {}) {
-  if (sanitize || coverage) {
-    const variant = sanitize ? "sanitize" : "coverage";
+function buildNative({ cuda = false, sanitize, coverage = false, target } = {}) {
+  if (sanitize !== undefined || coverage) {
+    const variant = coverage ? "coverage" : `sanitize-${sanitize}`;
+    if (!VARIANTS[variant]) throw new Error(`--sanitize takes memory or threads, not ${sanitize}`);
     runCmake(`cmake-${variant}`, variantOptions(variant), target);
     return;
   }
@@ -79,7 +88,7 @@ function main() {
   const { values } = parseArgs({
     options: {
       cuda: { type: "boolean", default: process.env.RLHF_CUDA === "ON" },
-      sanitize: { type: "boolean" },
+      sanitize: { type: "string" },
       coverage: { type: "boolean" },
       target: { type: "string" },
       help: { type: "boolean", short: "h" },

@@ -1,7 +1,10 @@
 #!/usr/bin/env node
-// Builds both addons with AddressSanitizer and UndefinedBehaviorSanitizer in build/sanitize and runs tests with them:
+// Builds both addons with sanitizers and runs tests with them:
 //
-//   npm run test:sanitize [-- FILE…]        default: operators, emulator, engine and models
+//   npm run test:sanitize [-- FILE…]            AddressSanitizer and UndefinedBehaviorSanitizer, in build/sanitize-memory;
+//                                               default: operators, emulator, engine and models
+//   npm run test:sanitize -- --threads [FILE…]  ThreadSanitizer, in build/sanitize-threads; default: operators on the CPU,
+//                                               engine, models and trainers
 //
 // What the sanitizers find ends the run with their report. Linux and GCC or Clang.
 "use strict";
@@ -12,7 +15,29 @@ const { join, resolve } = require("node:path");
 const { buildNative } = require("./build-native.cjs");
 
 const root = resolve(__dirname, "..");
-const DEFAULT = ["ops", "simt", "engine", "model"].map((folder) => `test/${folder}/**/*.test.ts`);
+const inFolders = (...folders) => folders.map((folder) => `test/${folder}/**/*.test.ts`);
+
+const KINDS = {
+  memory: {
+    runtime: "libasan.so",
+    tests: inFolders("ops", "simt", "engine", "model"),
+    // Node never frees some of what it takes; the emulator's fibers have stacks of their own.
+    environment: {
+      ASAN_OPTIONS: "detect_leaks=0:detect_stack_use_after_return=0",
+      UBSAN_OPTIONS: "print_stacktrace=1:halt_on_error=1",
+    },
+  },
+  threads: {
+    runtime: "libtsan.so",
+    tests: ["test/ops/invariance.test.ts", "test/parity/**/*.test.ts", ...inFolders("trainers")],
+    // Node is not instrumented, so what it does by means that are not seen looks like a race. The emulator's fibers are no threads
+    // that the sanitizer knows.
+    environment: {
+      TSAN_OPTIONS: `halt_on_error=1:suppressions=${join(__dirname, "thread-sanitizer.supp")}`,
+      RLHF_TEST_BACKENDS: "cpu",
+    },
+  },
+};
 
 /** A library that the compiler of the build brings along. */
 function libraryOf(compiler, name) {
@@ -21,23 +46,25 @@ function libraryOf(compiler, name) {
 }
 
 function main() {
-  buildNative({ sanitize: true });
-  const cache = readFileSync(join(root, "build/cmake-sanitize/CMakeCache.txt"), "utf8");
+  const given = process.argv.slice(2);
+  const name = given[0] === "--threads" ? "threads" : "memory";
+  const files = name === "threads" ? given.slice(1) : given;
+  const { runtime, tests, environment } = KINDS[name];
+  buildNative({ sanitize: name });
+  const cache = readFileSync(join(root, `build/cmake-sanitize-${name}/CMakeCache.txt`), "utf8");
   const compiler = /^CMAKE_CXX_COMPILER:\w+=(.*)$/m.exec(cache)?.[1] ?? "c++";
   // Node is not instrumented, so the runtime has to be there before it; libstdc++ too, or the runtime finds no exceptions to intercept.
-  const preloaded = ["libasan.so", "libstdc++.so"].map((name) => libraryOf(compiler, name));
-  const tests = process.argv.length > 2 ? process.argv.slice(2) : DEFAULT;
+  const preloaded = [runtime, "libstdc++.so"].map((library) => libraryOf(compiler, library));
   const options = ["--no-config", "-n", "import=tsx", "--timeout", "0", "--bail"];
-  const { status } = spawnSync(join(root, "node_modules/.bin/mocha"), [...options, ...tests], {
+  const mocha = join(root, "node_modules/mocha/bin/mocha.js");
+  const { status } = spawnSync(process.execPath, [mocha, ...options, ...(files.length > 0 ? files : tests)], {
     cwd: root,
     stdio: "inherit",
     env: {
       ...process.env,
-      RLHF_BUILD_DIR: join(root, "build/sanitize"),
+      ...environment,
+      RLHF_BUILD_DIR: join(root, `build/sanitize-${name}`),
       LD_PRELOAD: preloaded.join(":"),
-      // Node never frees some of what it takes; the emulator's fibers have stacks of their own.
-      ASAN_OPTIONS: "detect_leaks=0:detect_stack_use_after_return=0",
-      UBSAN_OPTIONS: "print_stacktrace=1:halt_on_error=1",
     },
   });
   process.exitCode = status ?? 1;

@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kVocabularyThreads)
   const int64_t row = blockIdx.x, col = static_cast<int64_t>(blockIdx.y) * kVocabularyThreads + threadIdx.x;
   if (col >= cols) return;
   const LogitGradient::Row own = gradient.ofRow(row);
-  dz[row * stride + col] = fromFloat<T>(LogitGradient::at(own, col == own.token, logits[row * cols + col]));
+  dz[row * stride + col] = fromFloat<T>(LogitGradient::at<T>(own, col == own.token, logits[row * cols + col]));
 }
 
 /// The same product with the statistics of its logits left behind; the number of parts that a row has.

@@ -63,7 +63,7 @@ struct StatisticsEpilogue : Statistics {
     part.max = groupMax<Tile::kLanesPerRow>(part.max);
 #pragma unroll
     for (int slot = 0; slot < Tile::kColSlots; ++slot) {
-      const float shifted = slotSum(tile, rowSlot, slot) - part.max, e = expApprox(shifted);
+      const float shifted = slotSum(tile, rowSlot, slot) - part.max, e = expFor<typename Tile::Element>(shifted);
       part.sum += e;
       part.weighted += e * shifted;
     }
@@ -113,8 +113,10 @@ struct LogitGradient {
     return {tokens[t], lse[t], ofLogProb, ofLse - ofLogProb - (dEntropy ? ofEntropy * entropy[t] : 0.0f), ofEntropy};
   }
 
+  /// T is the type of the head's product.
+  template <class T>
   static RLHF_DEVICE float at(const Row& row, bool isToken, float z) {
-    const float logProbability = z - row.lse, probability = expApprox(logProbability);
+    const float logProbability = z - row.lse, probability = expFor<T>(logProbability);
     // Where the probability is 0 its logarithm may be −∞, and their product is 0.
     const float slope = probability > 0 ? row.slope - row.entropySlope * logProbability : row.slope;
     return probability * slope + (isToken ? row.atToken : 0.0f);
@@ -139,7 +141,7 @@ struct LogitGradientEpilogue {
 #pragma unroll
       for (int colSlot = 0; colSlot < Tile::kColSlots; ++colSlot) {
         float& sum = slotSum(tile, rowSlot, colSlot);
-        sum = LogitGradient::at(row, colBehindFirst<Tile>(colSlot) == target, sum * gradient.inverseTemperature);
+        sum = LogitGradient::at<T>(row, colBehindFirst<Tile>(colSlot) == target, sum * gradient.inverseTemperature);
       }
     }
   }

