@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <cstring>
 #include <deque>
 #include <vector>
@@ -26,6 +27,11 @@ class AsyncCopies {
       for (const Copy& copy : committed_.front()) land(copy);
       committed_.pop_front();
     }
+  }
+
+  /// Whether a copy has been issued that no wait has covered.
+  bool areOnTheirWay() const {
+    return !open_.empty() || std::any_of(committed_.begin(), committed_.end(), [](const auto& group) { return !group.empty(); });
   }
 
   void clear() {

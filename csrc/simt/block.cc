@@ -85,6 +85,8 @@ void BlockExecutor::threadMain(void* argument) {
   BlockExecutor& self = *executor;
   try {
     self.body_(self.argument_);
+    // It would land whenever it likes, in memory that by then is used for something else.
+    if (thread->copies.areOnTheirWay()) self.fail(format("%s ended before a cp.async that no wait covered", self.describe(*thread).c_str()));
   } catch (...) {  // leaves the handler before the switch: the list of caught exceptions is the scheduler's too
     self.failure_ = std::current_exception();
   }

@@ -32,7 +32,7 @@ std::vector<float> ramp(size_t count) {
 
 // --- Double-buffered copies: each thread adds up what another warp's thread copied.
 
-enum class CopyBug { None, WaitDepth, NoBarrierAfterWait, NoBarrierBeforeRefill, UnwaitedTail, Misaligned };
+enum class CopyBug { None, WaitDepth, NoBarrierAfterWait, NoBarrierBeforeRefill, UnwaitedTail, LeftOnItsWay, Misaligned };
 
 struct CopyShared {
   float stage[2][kThreads * kPack + kPack];
@@ -46,7 +46,8 @@ __global__ void copyKernel(const float* in, float* out) {
   const int thread = static_cast<int>(threadIdx.x);
   const int shift = kBug == CopyBug::Misaligned ? 1 : 0;
   const auto load = [&](int tile) {
-    if (tile < kTiles) cpAsync16(&shared.stage[tile % 2][thread * kPack + shift], in + (tile * kThreads + thread) * kPack, 16);
+    const float* const from = in + (tile % kTiles * kThreads + thread) * kPack;
+    if (tile < kTiles || kBug == CopyBug::LeftOnItsWay) cpAsync16(&shared.stage[tile % 2][thread * kPack + shift], from, 16);
     if (kBug != CopyBug::UnwaitedTail || tile < kTiles) cpAsyncCommit();
   };
   load(0);
@@ -58,6 +59,7 @@ __global__ void copyKernel(const float* in, float* out) {
     sum += shared.stage[tile % 2][partnerOf(thread) * kPack + tile % kPack];
     if (kBug != CopyBug::NoBarrierBeforeRefill) syncThreads();
   }
+  if (kBug != CopyBug::LeftOnItsWay) cpAsyncWait<0>();
   out[thread] = sum;
 }
 
@@ -188,6 +190,7 @@ std::vector<SelfTest> bugTests() {
       {"copy: no barrier after the wait", runCopy<CopyBug::NoBarrierAfterWait>},
       {"copy: no barrier before the refill", runCopy<CopyBug::NoBarrierBeforeRefill>},
       {"copy: no empty group at the end", runCopy<CopyBug::UnwaitedTail>},
+      {"copy: left on its way", runCopy<CopyBug::LeftOnItsWay>},
       {"copy: misaligned", runCopy<CopyBug::Misaligned>},
       {"exchange", runExchange<ExchangeBug::None>},
       {"exchange: lock-step assumed", runExchange<ExchangeBug::LockstepAssumed>},
