@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "cuda/hopper/vocabulary.h"
 #include "cuda/kernels.h"
 #include "cuda/launch_checks.h"
 #include "cuda/vocabulary.cuh"
@@ -74,17 +73,6 @@ Distributions distributionsOf(const Arguments& a, int64_t first, const PolicyLog
           a.direction};
 }
 
-/// The reference's product with the divergence of its rows left behind; the number of parts that a row has.
-template <class T>
-int64_t launchDivergence(OpContext& context, const MatmulArguments& product, const Divergence& divergence) {
-  if constexpr (std::is_same_v<T, bf16>) {
-    if (launchHopperMatmul(context, product, DivergenceEpilogue<HopperHeadSums>{divergence}))
-      return tilesOf(product.cols, HopperHeadSums::kCols);
-  }
-  launchMatmul<TileFor<T>, LogitsOrder>(context, product, DivergenceEpilogue<TileFor<T>>{divergence});
-  return tilesOf(product.cols, TileFor<T>::kCols);
-}
-
 template <class T>
 void forward(OpContext& context, const KlDivergenceForward& a) {
   const ChunkMemory<T, KlDivergenceForward> memory(context, a);
@@ -93,7 +81,7 @@ void forward(OpContext& context, const KlDivergenceForward& a) {
     const int64_t rows = std::min(kChunkRows, a.count - first);
     const PolicyLogits logits = policyLogits<T>(context, a, first, rows, memory.logits);
     const int64_t tiles =
-        launchDivergence<T>(context, referenceProduct<T>(context, a, first, rows), Divergence{distributionsOf(a, first, logits), parts});
+        launchRowParts<T, DivergenceEpilogue>(context, referenceProduct<T>(context, a, first, rows), Divergence{distributionsOf(a, first, logits), parts});
     constexpr int64_t kRowsPerBlock = kVocabularyThreads / 32;
     RLHF_LAUNCH(addPartsKernel, dim3(static_cast<uint32_t>((rows + kRowsPerBlock - 1) / kRowsPerBlock)), dim3(kVocabularyThreads), 0,
                 context.stream, parts, tiles, rows, a.predictions + first, static_cast<float*>(a.kl));

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 
-#include "cuda/hopper/vocabulary.h"
 #include "cuda/kernels.h"
 #include "cuda/launch_checks.h"
 #include "cuda/vocabulary.cuh"
@@ -52,17 +51,6 @@ __global__ void __launch_bounds__(kVocabularyThreads)
   dz[row * stride + col] = fromFloat<T>(LogitGradient::at<T>(own, col == own.token, logits[row * cols + col]));
 }
 
-/// The same product with the statistics of its logits left behind; the number of parts that a row has.
-template <class T>
-int64_t launchStatistics(OpContext& context, const MatmulArguments& product, const Statistics& statistics) {
-  if constexpr (std::is_same_v<T, bf16>) {
-    if (launchHopperMatmul(context, product, StatisticsEpilogue<HopperHeadSums>{statistics}))
-      return tilesOf(product.cols, HopperHeadSums::kCols);
-  }
-  launchMatmul<TileFor<T>, LogitsOrder>(context, product, StatisticsEpilogue<TileFor<T>>{statistics});
-  return tilesOf(product.cols, TileFor<T>::kCols);
-}
-
 template <class T>
 void forward(OpContext& context, const TokenLogProbForward& a) {
   auto* const parts = reinterpret_cast<SoftmaxPart*>(behindRows<T>(context, std::min(a.count, kChunkRows<T>), a.cols));
@@ -73,7 +61,7 @@ void forward(OpContext& context, const TokenLogProbForward& a) {
     const Statistics statistics{parts, predictions, a.tokens, logits ? logits + first * a.vocab : nullptr,
                                 static_cast<float>(1 / a.temperature)};
     const int64_t tiles =
-        launchStatistics<T>(context, logitsProduct<T>(context, a.x, a.cols, a.head, a.vocab, a.sources + first, rows), statistics);
+        launchRowParts<T, StatisticsEpilogue>(context, logitsProduct<T>(context, a.x, a.cols, a.head, a.vocab, a.sources + first, rows), statistics);
     constexpr int64_t kRowsPerBlock = kVocabularyThreads / 32;
     RLHF_LAUNCH(joinPartsKernel, dim3(static_cast<uint32_t>((rows + kRowsPerBlock - 1) / kRowsPerBlock)), dim3(kVocabularyThreads), 0,
                 context.stream, parts, tiles, rows, predictions, static_cast<float*>(a.logProb), static_cast<float*>(a.lse),

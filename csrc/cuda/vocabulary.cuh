@@ -1,7 +1,7 @@
 #pragma once
 #include <algorithm>
 
-#include "cuda/hopper/matmul.h"
+#include "cuda/hopper/vocabulary.h"
 #include "cuda/rows.cuh"
 
 // What the ops over the vocabulary share. They take predictions in chunks: scratch memory holds the hidden rows of one, side by side, and
@@ -56,6 +56,18 @@ char* behindRows(OpContext& context, int64_t chunkRows, int64_t cols) {
 
 /// How the operands of logitsProduct lie.
 using LogitsOrder = Outer<false, false, false>;
+
+/// A product over the vocabulary of which only what Epilogue<Tile> makes of each row's columns is left behind, a part for each tile of
+/// columns; how many parts a row has. The tile's width does not depend on the number of rows, so neither do a row's bits.
+template <class T, template <class> class Epilogue, class Arguments>
+int64_t launchRowParts(OpContext& context, const MatmulArguments& product, const Arguments& arguments) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (launchHopperMatmul(context, product, Epilogue<HopperHeadSums>{arguments})) return tilesOf(product.cols, HopperHeadSums::kCols);
+  }
+  using Tile = TileFor<T>;
+  launchMatmul<Tile, LogitsOrder>(context, product, Epilogue<Tile>{arguments});
+  return tilesOf(product.cols, Tile::kCols);
+}
 
 /// z·temperature = hidden states · headᵀ for a chunk's predictions from these sources.
 template <class T>

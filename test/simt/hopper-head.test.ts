@@ -7,6 +7,7 @@ import {
 } from "../ops/cases/kl-divergence.ts";
 import {
   type TokenLogProbShape,
+  tokenAlone,
   tokenLogProbBackwardArguments,
   tokenLogProbForwardArguments,
 } from "../ops/cases/token-log-prob.ts";
@@ -206,19 +207,7 @@ describe("the head on Hopper, emulated", () => {
     const all = toKernelArguments("tokenLogProbForward", together, "bfloat16");
     assert.equal(runOn(90, 1, "tokenLogProbForward", all), 1);
     for (const token of [1, 2, 64, 65, 128, 129, 149]) {
-      const alone: CaseArguments = {
-        ...together,
-        rows: 2,
-        count: 1,
-        x: (together["x"] as Float64Array).slice((token - 1) * cols, (token + 1) * cols),
-        tokens: (together["tokens"] as Int32Array).slice(token - 1, token + 1),
-        predictions: Int32Array.of(1),
-        sources: Int32Array.of(0),
-        logProb: new Float64Array(2),
-        lse: new Float64Array(2),
-        entropy: new Float64Array(2),
-      };
-      const one = toKernelArguments("tokenLogProbForward", alone, "bfloat16");
+      const one = toKernelArguments("tokenLogProbForward", tokenAlone(together, token, cols), "bfloat16");
       assert.equal(runOn(90, 1, "tokenLogProbForward", one), 1);
       const bits = (args: KernelArguments, field: string, at: number) => (args[field] as Float32Array)[at];
       for (const field of ["logProb", "lse", "entropy"])

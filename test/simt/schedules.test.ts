@@ -4,7 +4,7 @@ import { sampleArguments } from "../ops/cases/decode.ts";
 import { opCases } from "../ops/cases/index.ts";
 import { linearForwardArguments } from "../ops/cases/linear.ts";
 import { normBackwardArguments, normForwardArguments } from "../ops/cases/norm.ts";
-import { tokenLogProbForwardArguments } from "../ops/cases/token-log-prob.ts";
+import { tokenAlone, tokenLogProbForwardArguments } from "../ops/cases/token-log-prob.ts";
 import { Expectation } from "../support/compare.ts";
 import {
   bytesOf,
@@ -181,19 +181,7 @@ describe("CUDA kernels on the emulator, rows alone and together", () => {
     const all = toKernelArguments("tokenLogProbForward", together, type);
     runKernel("simt", "tokenLogProbForward", all);
     for (const token of [1, 2, 64, 65, 128, 149]) {
-      const alone: CaseArguments = {
-        ...together,
-        rows: 2,
-        count: 1,
-        x: rowsOf(together, "x", token - 1, 2, cols),
-        tokens: (together["tokens"] as Int32Array).slice(token - 1, token + 1),
-        predictions: Int32Array.of(1),
-        sources: Int32Array.of(0),
-        logProb: new Float64Array(2),
-        lse: new Float64Array(2),
-        entropy: new Float64Array(2),
-      };
-      const one = toKernelArguments("tokenLogProbForward", alone, type);
+      const one = toKernelArguments("tokenLogProbForward", tokenAlone(together, token, cols), type);
       runKernel("simt", "tokenLogProbForward", one);
       for (const field of ["logProb", "lse", "entropy"])
         assert.deepEqual(

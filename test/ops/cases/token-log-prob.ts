@@ -101,6 +101,22 @@ const SHAPES: readonly [string, TokenLogProbShape, Parameters<typeof tokenLogPro
   ["12 rows, sharp", { rows: 12, cols: 20, vocab: 130, count: 11, sharpness: 15 }, ALL],
 ];
 
+/** One token of a forward case whose predictions each follow the row before, by itself: token 1 of two rows. */
+export function tokenAlone(together: CaseArguments, token: number, cols: number): CaseArguments {
+  return {
+    ...together,
+    rows: 2,
+    count: 1,
+    x: (together["x"] as Float64Array).slice((token - 1) * cols, (token + 1) * cols),
+    tokens: (together["tokens"] as Int32Array).slice(token - 1, token + 1),
+    predictions: Int32Array.of(1),
+    sources: Int32Array.of(0),
+    logProb: new Float64Array(2),
+    lse: new Float64Array(2),
+    entropy: new Float64Array(2),
+  };
+}
+
 export const tokenLogProbCases: readonly OpCase[] = SHAPES.flatMap(([name, shape, gradients]): OpCase[] => {
   const data = new CaseData(`tokenLogProb ${name}`);
   const forward = tokenLogProbForwardArguments(data, shape);
