@@ -3,8 +3,8 @@
 //
 //   npm run test:sanitize [-- FILE…]            AddressSanitizer and UndefinedBehaviorSanitizer, in build/sanitize-memory;
 //                                               default: operators, emulator, engine and models
-//   npm run test:sanitize -- --threads [FILE…]  ThreadSanitizer, in build/sanitize-threads; default: operators on the CPU,
-//                                               engine, models and trainers
+//   npm run test:sanitize -- --threads [FILE…]  ThreadSanitizer, in build/sanitize-threads; default: trainers, and parity
+//                                               tests of models large enough to be shared out over threads
 //
 // What the sanitizers find ends the run with their report. Linux and GCC or Clang.
 "use strict";
@@ -29,12 +29,13 @@ const KINDS = {
   },
   threads: {
     runtime: "libtsan.so",
-    tests: ["test/ops/invariance.test.ts", "test/parity/**/*.test.ts", ...inFolders("trainers")],
-    // Node is not instrumented, so what it does by means that are not seen looks like a race. The emulator's fibers are no threads
-    // that the sanitizer knows.
+    tests: [
+      ...["batch-invariance", "generation", "trajectories"].map((name) => `test/parity/${name}.test.ts`),
+      ...inFolders("trainers"),
+    ],
+    // Node is not instrumented, so what it does by means that are not seen looks like a race.
     environment: {
       TSAN_OPTIONS: `halt_on_error=1:suppressions=${join(__dirname, "thread-sanitizer.supp")}`,
-      RLHF_TEST_BACKENDS: "cpu",
     },
   },
 };
