@@ -29,6 +29,15 @@ inline void fetch(Bfloat16Prefetch& prefetch) {
     for (int64_t byte = 0; byte < kResultRowBytes; byte += 64) __builtin_prefetch(prefetch.destination + byte, 1);
 }
 
+/// A step of B on the way to the first-level cache a kilobyte before tiles are loaded from it: tile loads wait for
+/// their lines one after another, and further ahead more is asked for than a core can have on its way.
+inline void fetchStep(const uint16_t* b) {
+  constexpr int64_t kBytesAhead = 1024;
+  const char* const ahead = reinterpret_cast<const char*>(b) + kBytesAhead;
+#pragma GCC unroll 32
+  for (int64_t byte = 0; byte < kBfloat16StepElements * 2; byte += 64) __builtin_prefetch(ahead + byte);
+}
+
 #define RLHF_AMX __attribute__((target("amx-tile,amx-bf16")))
 
 /// Palette 1: eight tiles of 16 rows of 64 bytes.
@@ -85,16 +94,7 @@ RLHF_AMX void multiplyTall(const Bfloat16Segment* segments, int segmentCount, fl
   _tile_stored(3, c + kHalf * kBfloat16Tile + kHalf, kResultRowBytes);
 }
 
-/// A step of B on the way to the first-level cache a kilobyte before tiles are loaded from it: tile loads wait for
-/// their lines one after another, and further ahead more is asked for than a core can have on its way.
-inline void fetchStep(const uint16_t* b) {
-  constexpr int64_t kBytesAhead = 1024;
-  const char* const ahead = reinterpret_cast<const char*>(b) + kBytesAhead;
-#pragma GCC unroll 32
-  for (int64_t byte = 0; byte < kBfloat16StepElements * 2; byte += 64) __builtin_prefetch(ahead + byte);
-}
-
-/// The same for at most 16 rows, where B is read faster than the tiles are multiplied: by one panel, or by two side by side, whose C is
+/// multiplyTall for at most 16 rows, where B is read faster than the tiles are multiplied: by one panel, or by two side by side, whose C is
 /// in tiles 0 to 3. Memory gives more where it is read in two places.
 template <int kPanels>
 RLHF_AMX void multiplyFlat(const Bfloat16Segment* segments, int segmentCount, float* c, bool accumulate) {
@@ -109,8 +109,10 @@ RLHF_AMX void multiplyFlat(const Bfloat16Segment* segments, int segmentCount, fl
   } else {
     _tile_zero(0);
     _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    if constexpr (kPanels == 2) {
+      _tile_zero(2);
+      _tile_zero(3);
+    }
   }
   for (int s = 0; s < segmentCount; ++s) {
     const uint16_t* a = segments[s].a;

@@ -16,6 +16,7 @@ import {
   randomUpstream,
   randomValues,
   relativeDistance,
+  SHARED_PROMPTS,
   sizeOf,
   TARGETS,
   type TestAdapterConfig,
@@ -24,8 +25,7 @@ import { randomSequences, TINY_FAMILIES } from "../support/tiny.ts";
 
 // A pass of which all values are read computes all rows, so it says what those that leave rows out must give, bit for bit.
 
-const LENGTHS = [7, 3, 1, 5, 2, 4, 6];
-const PARENTS = [-1, 0, -1, 0, 2, -1, 2];
+const { lengths: LENGTHS, parents: PARENTS } = SHARED_PROMPTS;
 const PASS = { adapter: "policy", head: "value", temperature: 0.9 } as const;
 const STATISTICS = ["logProb", "lse", "entropy", "kl"] as const;
 

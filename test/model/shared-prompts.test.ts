@@ -15,12 +15,12 @@ import {
   randomiseParameters,
   randomUpstream,
   relativeDistance,
+  SHARED_PROMPTS,
   TARGETS,
   type Upstream,
 } from "../support/kernels-model.ts";
 
-const LENGTHS = [7, 3, 1, 5, 2, 4, 6];
-const PARENTS = [-1, 0, -1, 0, 2, -1, 2];
+const { lengths: LENGTHS, parents: PARENTS } = SHARED_PROMPTS;
 const POLICY = { adapter: "policy", head: "value", temperature: 0.9 } as const;
 
 /** The batch with a copy of the parent's tokens before those of every child; `rows` says where each token of the first went. */

@@ -9,6 +9,7 @@ import {
   kernels,
   runFenced,
   runKernel,
+  withEnvironment,
 } from "./kernels.ts";
 import { decodeOutputs, toKernelArguments } from "./op-arguments.ts";
 
@@ -20,25 +21,13 @@ export interface HopperCase {
   readonly products: number;
 }
 
-function withSettings<T>(settings: Readonly<Record<string, string>>, body: () => T): T {
-  const before = Object.keys(settings).map((name) => [name, process.env[name]] as const);
-  Object.assign(process.env, settings);
-  try {
-    return body();
-  } finally {
-    for (const [name, value] of before)
-      if (value === undefined) delete process.env[name];
-      else process.env[name] = value;
-  }
-}
-
 /** Runs an op on an emulated device of a compute capability, under a schedule; how many products Hopper's kernel did. */
 export function runOn(capability: number, seed: number, op: string, args: KernelArguments): number {
-  return withSettings({ RLHF_CUDA_CAPABILITY: String(capability), RLHF_SIMT_SEED: String(seed) }, () => {
-    kernels.simtLaunches();
-    runKernel("simt", op, args);
-    return kernels.simtLaunches().filter((name) => name.includes("hopperMatmulKernel")).length;
-  });
+  kernels.simtLaunches();
+  withEnvironment("RLHF_CUDA_CAPABILITY", String(capability), () =>
+    withEnvironment("RLHF_SIMT_SEED", String(seed), () => runKernel("simt", op, args)),
+  );
+  return kernels.simtLaunches().filter((name) => name.includes("hopperMatmulKernel")).length;
 }
 
 /** What an op reads and writes on Hopper lies in its arrays: no byte beside them is anybody's. */
@@ -46,7 +35,7 @@ export function checkFencedOnHopper({ opCase: { op }, opCase }: HopperCase): voi
   const expectation = new Expectation(opCase, "bfloat16");
   for (const fence of ["before", "after"] as const) {
     const args = toKernelArguments(op, expectation.args, "bfloat16");
-    withSettings({ RLHF_CUDA_CAPABILITY: "90" }, () => runFenced(fence, op, args));
+    withEnvironment("RLHF_CUDA_CAPABILITY", "90", () => runFenced(fence, op, args));
     expectation.verify(decodeOutputs(op, args, "bfloat16"), `${op}, fence ${fence} its arrays`);
   }
 }

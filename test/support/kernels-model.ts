@@ -202,6 +202,9 @@ export const TARGETS: Readonly<Record<ModelConfig["family"], readonly string[]>>
   gpt_neox: ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
 };
 
+/** A batch in which sequences continue others, for randomBatch. */
+export const SHARED_PROMPTS = { lengths: [7, 3, 1, 5, 2, 4, 6], parents: [-1, 0, -1, 0, 2, -1, 2] } as const;
+
 /**
  * Packs random sequences; every token but the first of each without a parent is predicted, unless `skip` says otherwise.
  * `parents` holds, per sequence, the one that it continues, −1 for none.

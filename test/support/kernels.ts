@@ -225,12 +225,12 @@ export function runFenced(fence: Fence, op: string, args: KernelArguments): void
   withEnvironment("RLHF_SIMT_FENCE", fence, () => runOnCopies("simt:apart", op, args, {}, 0));
 }
 
-/** Calls `run` with an environment variable set, which the emulator reads as it goes. */
-export function withEnvironment(name: string, value: string, run: () => void): void {
+/** What `run` gives with an environment variable set, which the emulator reads as it goes. */
+export function withEnvironment<T>(name: string, value: string, run: () => T): T {
   const before = process.env[name];
   process.env[name] = value;
   try {
-    run();
+    return run();
   } finally {
     if (before === undefined) delete process.env[name];
     else process.env[name] = before;
