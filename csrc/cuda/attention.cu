@@ -2,15 +2,14 @@
 // running softmax (FlashAttention 2, Dao 2023). Tiles of keys are cut at positions of the sequence.
 
 #include "cuda/attention_rows.cuh"
+#include "cuda/attention_softmax.cuh"
+#include "cuda/hopper/attention.h"
 #include "cuda/kernels.h"
 #include "cuda/launch_checks.h"
 #include "cuda/prim/pipeline.cuh"
-#include "cuda/prim/warp.cuh"
 
 namespace rlhf::cuda {
 namespace {
-
-constexpr float kLn2 = 0.6931471805599453f;
 
 template <class T>
 struct ForwardArrays {
@@ -25,43 +24,6 @@ struct ForwardShared {
   typename Attention::RowTile q;
   typename Attention::ColTile k, v[2];
   typename Attention::Exchange weights;
-};
-
-/// The softmax of the thread's rows so far, in powers of two: maxima of the scores times `factor`, and this thread's share of the sums.
-template <class Attention>
-struct RunningSoftmax {
-  float factor;  // > 0
-  float maximum[Attention::kRowSlots], sum[Attention::kRowSlots];
-
-  explicit RLHF_DEVICE RunningSoftmax(float scoreFactor) : factor(scoreFactor) {
-#pragma unroll
-    for (int row = 0; row < Attention::kRowSlots; ++row) maximum[row] = -INFINITY, sum[row] = 0.0f;
-  }
-
-  /// Scores become weights relative to the new maxima; sums of values so far shrink to them.
-  RLHF_DEVICE void take(typename Attention::Scores& scores, typename Attention::Sums& output) {
-#pragma unroll
-    for (int row = 0; row < Attention::kRowSlots; ++row) {
-      float highest = -INFINITY;
-#pragma unroll
-      for (int col = 0; col < Attention::kColSlots; ++col) highest = fmaxf(highest, Attention::score(scores, row, col));
-      highest = fmaxf(maximum[row], groupMax<Attention::kLanesPerRow>(highest) * factor);
-      const float origin = highest == -INFINITY ? 0.0f : highest;  // a row that sees no key yet: −∞ − (−∞) is no number
-      if (ballot(highest != maximum[row]) != 0) {  // in few tiles: maxima are found early
-        const float correction = exp2Approx(maximum[row] - origin);
-        sum[row] *= correction;
-#pragma unroll
-        for (int dim = 0; dim < Attention::kDimSlots; ++dim) Attention::sum(output, row, dim) *= correction;
-        maximum[row] = highest;
-      }
-#pragma unroll
-      for (int col = 0; col < Attention::kColSlots; ++col) {
-        float& score = Attention::score(scores, row, col);
-        score = exp2Approx(score * factor - origin);
-        sum[row] += score;
-      }
-    }
-  }
 };
 
 template <class Attention, class T>
@@ -89,18 +51,13 @@ __global__ void __launch_bounds__(128, 2)
       [&](int tile, int stage) {
         if (!queries.takesPart(shape, tile)) return;
         queries.hide(scores, shape, tile);
-        softmax.take(scores, output);
+        softmax.weigh(scores);
+        softmax.shrink(output);
         Attention::publish(scores, shared.weights);
         Attention::accumulate(output, scores, shared.weights, shared.v[stage]);
       });
 
-#pragma unroll
-  for (int row = 0; row < Attention::kRowSlots; ++row) {
-    softmax.sum[row] = groupSum<Attention::kLanesPerRow>(softmax.sum[row]);
-    const int64_t target = queryRow(Attention::rowOf(row));
-    if (target >= 0 && threadIdx.x % Attention::kLanesPerRow == 0)
-      a.lse[target * shape.heads + head] = kLn2 * (softmax.maximum[row] + log2f(softmax.sum[row]));
-  }
+  softmax.finish(a.lse, shape.heads, head, queryRow);
   storeHeadRows<Attention>(output, a.o, a.oStride, shape, head, queryRow, [&](int row) { return 1.0f / softmax.sum[row]; });
 }
 
@@ -109,6 +66,9 @@ __global__ void __launch_bounds__(128, 2)
 void attentionForward(OpContext& context, const AttentionForward& a) {
   dispatchType(a.type, "attentionForward", [&](auto zero) {
     using T = decltype(zero);
+    if constexpr (std::is_same_v<T, bf16>) {
+      if (launchHopperAttention(context, a)) return;
+    }
     dispatchWidth(a.headDim, "attentionForward", [&](auto width) {
       using Attention = AttentionFor<T, decltype(width)::value, 32, 64>;
       static_assert(sizeof(ForwardShared<Attention>) <= kSharedBytesEverywhere);

@@ -160,7 +160,7 @@ struct KeyGradients {
     typename Attention::Scores weights;
     Attention::multiply(weights, shared.k, shared.q[stage]);
     Attention::multiply(gradients, shared.v, shared.dO);
-    if (!mask.seesAll(Attention::kCols, Attention::kRows)) {
+    if (!mask.seesAll(0, Attention::kCols - 1, Attention::kRows)) {
       forEachScore<Attention>(weights, [&](int row, int col, float& score) {
         if (!mask.sees(Attention::colOf(col), Attention::rowOf(row))) score = -INFINITY;
       });

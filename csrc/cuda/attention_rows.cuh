@@ -53,8 +53,8 @@ struct TileMask {
   }
   /// Whether a key and all behind it are hidden from a query and all before it.
   RLHF_DEVICE bool hidesAll(int query, int key) const { return shift + query < key; }
-  /// Whether queries before `queries` see all keys before `keys`.
-  RLHF_DEVICE bool seesAll(int queries, int keys) const { return sees(0, keys - 1) && sees(queries - 1, 0); }
+  /// Whether the queries from one to another see all keys before `keys`.
+  RLHF_DEVICE bool seesAll(int firstQuery, int lastQuery, int keys) const { return sees(firstQuery, keys - 1) && sees(lastQuery, 0); }
 };
 
 /// A sequence: rows of its own, and before them, by position, those of its parent.
@@ -71,11 +71,10 @@ struct SequenceRows {
   }
 
   RLHF_DEVICE int positions() const { return inherited + length; }
+  /// The row of the batch that is at a position; behind the last one, those that follow in the batch.
+  RLHF_DEVICE int batchRow(int position) const { return position + (position < inherited ? parentBegin : begin - inherited); }
   /// The row of the batch that is at a position, or −1 behind the last.
-  RLHF_DEVICE int rowAt(int position) const {
-    if (position >= positions()) return -1;
-    return position + (position < inherited ? parentBegin : begin - inherited);
-  }
+  RLHF_DEVICE int rowAt(int position) const { return position >= positions() ? -1 : batchRow(position); }
   /// The row of the batch that is a row of the sequence's own, or −1 behind the last.
   RLHF_DEVICE int ownRow(int row) const { return row < length ? begin + row : -1; }
 };
@@ -96,7 +95,9 @@ struct QueryTile {
   }
 
   RLHF_DEVICE int rowAt(int row) const { return sequence.ownRow(firstRow + row); }
-  RLHF_DEVICE int keyTiles() const { return (firstQuery + count - 1) / Attention::kCols - firstTile + 1; }
+  RLHF_DEVICE int keyTiles() const { return keyTilesOf(Attention::kRows); }
+  /// Those that the first `rows` queries see any of.
+  RLHF_DEVICE int keyTilesOf(int rows) const { return (firstQuery + lesser(count, rows) - 1) / Attention::kCols - firstTile + 1; }
   RLHF_DEVICE int firstKey(int tile) const { return (firstTile + tile) * Attention::kCols; }
   RLHF_DEVICE int keyRow(int tile, int row) const { return sequence.rowAt(firstKey(tile) + row); }
   RLHF_DEVICE TileMask maskOf(const AttentionShape& shape, int tile) const { return {shape, firstQuery, firstKey(tile)}; }
@@ -108,7 +109,7 @@ struct QueryTile {
   /// Scores of keys that a query does not see become −∞.
   RLHF_DEVICE void hide(typename Attention::Scores& scores, const AttentionShape& shape, int tile) const {
     const TileMask mask = maskOf(shape, tile);
-    if (mask.seesAll(Attention::kRows, Attention::kCols)) return;
+    if (mask.seesAll(Attention::warpFirstRow(), Attention::warpLastRow(), Attention::kCols)) return;
     forEachScore<Attention>(scores, [&](int row, int col, float& score) {
       if (!mask.sees(Attention::rowOf(row), Attention::colOf(col))) score = -INFINITY;
     });

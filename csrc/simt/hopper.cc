@@ -66,8 +66,8 @@ void copyBox(void* shared, const TensorMap& map, int inner, int outer, uint64_t*
 
 void namedBarrier(int name, int threads, Site site) { running().transactions().named(name, threads, site); }
 
-void wgmma(float* sums, int columns, uint64_t a, uint64_t b, bool outerA, bool outerB, Site site) {
-  ProductOperands operands{sums, columns, a, b, outerA, outerB, site};
+void wgmma(float* sums, int columns, const ProductFactors& factors, Site site) {
+  ProductOperands operands{factors, sums, columns, site};
   warpRendezvous(kProduct, kFullWarp, &operands, site);
 }
 

@@ -4,6 +4,7 @@
 #include "ops/context.h"
 #include "simt/execution.h"
 #include "simt/tensor_map.h"
+#include "simt/warpgroup.h"
 
 // The operations of csrc/cuda/prim/ptx.cuh: what sm_90a adds. Models: PTX ISA 9.1, "mbarrier", "cp.async.bulk.tensor",
 // "Asynchronous Warpgroup Level Matrix Instructions", "setmaxnreg". Copies and products are asynchronous: until a wait covers them their
@@ -38,7 +39,7 @@ void waitFor(uint64_t* barrier, int parity, Site site);
 void copyBox(void* shared, const TensorMap& map, int inner, int outer, uint64_t* barrier, Site site);
 
 /// Of every lane of a warp: its part of a warpgroup's product, 16 rows of A against all of B.
-void wgmma(float* sums, int columns, uint64_t a, uint64_t b, bool outerA, bool outerB, Site site);
+void wgmma(float* sums, int columns, const ProductFactors& factors, Site site);
 void wgmmaFence(Site site);
 void wgmmaCommit(Site site);
 void wgmmaWait(int pending, Site site);

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "cuda/prim/ptx.cuh"
@@ -26,6 +27,7 @@ enum class Bug {
   NoFence,
   NoFinalWait,
   SumsWrittenEarly,
+  FragmentWrittenEarly,
   FreedEarly,
   NotPublished,
   NotInitialised,
@@ -41,6 +43,11 @@ enum class Bug {
   NotCommitted,
 };
 
+/// How the factors lie: both in rows of k, both in rows of i, or A in registers and B in rows of i.
+enum class Layout { Inner, Outer, Fragment };
+constexpr bool isOuterA(Layout layout) { return layout == Layout::Outer; }
+constexpr bool isOuterB(Layout layout) { return layout != Layout::Inner; }
+
 struct ProductShared {
   struct Stage {
     alignas(1024) uint16_t a[kRows * kStageDepth];
@@ -49,7 +56,7 @@ struct ProductShared {
   TransactionBarrier filled[kStages], free[kStages];
 };
 
-template <Bug kBug, bool kOuter>
+template <Bug kBug, Layout kLayout>
 void produce(ProductShared& shared, const TensorMap& a, const TensorMap& b, int tiles) {
   for (int tile = 0; tile < tiles; ++tile) {
     const int stage = tile % kStages, parity = tile / kStages % 2;
@@ -57,18 +64,31 @@ void produce(ProductShared& shared, const TensorMap& a, const TensorMap& b, int 
     const int bytes = kStageBytes + (kBug == Bug::TooFewBytes ? -1024 : kBug == Bug::TooManyBytes ? 16 : 0);
     arriveExpecting(&shared.filled[stage], bytes);
     const int k = tile * kStageDepth, shift = kBug == Bug::Misaligned ? 64 : 0;
-    if (kOuter) {
+    if (isOuterA(kLayout)) {
       cuda::copyBox(shared.stage[stage].a, a, 0, k, &shared.filled[stage]);
+    } else {
+      cuda::copyBox(shared.stage[stage].a + shift, a, k, 0, &shared.filled[stage]);
+    }
+    if (isOuterB(kLayout)) {
       for (int panel = 0; panel < kCols; panel += 64)
         cuda::copyBox(shared.stage[stage].b + panel * kStageDepth, b, panel, k, &shared.filled[stage]);
     } else {
-      cuda::copyBox(shared.stage[stage].a + shift, a, k, 0, &shared.filled[stage]);
       cuda::copyBox(shared.stage[stage].b, b, k, 0, &shared.filled[stage]);
     }
   }
 }
 
-template <Bug kBug, bool kOuter>
+/// The lane's registers of A for 16 values of k, from rows of k.
+void readFragment(uint32_t (&fragment)[4], const uint16_t* a, int firstK) {
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  for (int r = 0; r < 4; ++r) {
+    const int row = 16 * warp + lane / 4 + 8 * (r % 2), k = firstK + 2 * (lane % 4) + 8 * (r / 2);
+    const uint16_t* pair = &a[row * kStageDepth + (k / 8 ^ row % 8) * 8 + k % 8];
+    fragment[r] = pair[0] | static_cast<uint32_t>(pair[1]) << 16;
+  }
+}
+
+template <Bug kBug, Layout kLayout>
 void consume(ProductShared& shared, float (&sums)[kCols / 2], int tiles) {
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   for (int tile = 0; tile < tiles; ++tile) {
@@ -80,12 +100,20 @@ void consume(ProductShared& shared, float (&sums)[kCols / 2], int tiles) {
     if (kBug == Bug::WarpsDiffer && warp == 2) b += 1;
     if (kBug != Bug::NoFence) beginProducts(sums);
     if (kBug == Bug::SumsWrittenEarly) sums[3] = 0;
+    uint32_t fragments[kStageDepth / 16][4];
     for (int step = 0; step < kStageDepth / 16; ++step) {
-      const int bytes = step * (kOuter ? 2048 : 32);
+      const uint64_t bStep = advance(b, step * (isOuterB(kLayout) ? 2048 : 32));
       if (kBug == Bug::WarpIdle && warp == 1 && tile == 2) continue;
-      multiplyTiles<kOuter, kOuter>(sums, advance(a, bytes), advance(b, bytes));
+      if constexpr (kLayout == Layout::Fragment) {
+        readFragment(fragments[step], shared.stage[stage].a, 16 * step);
+        multiplyFragment<isOuterB(kLayout)>(sums, fragments[step], bStep);
+      } else {
+        const uint64_t aStep = advance(a, step * (isOuterA(kLayout) ? 2048 : 32));
+        multiplyTiles<isOuterA(kLayout), isOuterB(kLayout)>(sums, aStep, bStep, tile > 0 || step > 0);
+      }
     }
     if (kBug == Bug::SumsWrittenEarly) sums[3] = 0;
+    if (kBug == Bug::FragmentWrittenEarly) fragments[1][2] ^= 0x80000000u;
     if (kBug != Bug::NotCommitted || tile + 1 < tiles) commitProducts();
     const bool frees = kBug == Bug::TooManyArrivals || (kBug == Bug::TooFewArrivals ? threadIdx.x == 0 : lane == 0);
     if (kBug == Bug::FreedEarly && lane == 0) cuda::arrive(&shared.free[stage]);
@@ -95,7 +123,7 @@ void consume(ProductShared& shared, float (&sums)[kCols / 2], int tiles) {
   }
 }
 
-template <Bug kBug, bool kOuter>
+template <Bug kBug, Layout kLayout>
 __global__ void productKernel(TensorMap a, TensorMap b, int tiles, float* out) {
   RLHF_SHARED_MEMORY(ProductShared, shared);
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
@@ -108,11 +136,12 @@ __global__ void productKernel(TensorMap a, TensorMap b, int tiles, float* out) {
   }
   syncThreads();
   if (warp == 4) {
-    if (lane == 0) produce<kBug, kOuter>(shared, a, b, tiles + (kBug == Bug::BlockEndsEarly ? 1 : 0));
+    if (lane == 0) produce<kBug, kLayout>(shared, a, b, tiles + (kBug == Bug::BlockEndsEarly ? 1 : 0));
     return;
   }
-  float sums[kCols / 2] = {};
-  consume<kBug, kOuter>(shared, sums, tiles);
+  float sums[kCols / 2];
+  std::ranges::fill(sums, kLayout == Layout::Fragment ? 0.0f : NAN);  // the first product of tiles overwrites them
+  consume<kBug, kLayout>(shared, sums, tiles);
   for (int i = 0; i < kCols / 2; ++i) {
     const int row = 16 * warp + lane / 4 + 8 * (i / 2 % 2), col = 8 * (i / 4) + 2 * (lane % 4) + i % 2;
     if (row < kRowsThere && col < kColsThere) out[row * kColsThere + col] = sums[i];
@@ -146,20 +175,20 @@ std::string compareProduct(const std::vector<float>& out) {
   return "";
 }
 
-template <Bug kBug, bool kOuter = false>
+template <Bug kBug, Layout kLayout = Layout::Inner>
 std::string runProduct() {
   const EmulatedCapability hopper(90);
   constexpr int64_t kStride = 448;
-  const auto a = factorOf(kRowsThere, kOuter, kStride, valueOfA);
-  const auto b = factorOf(kColsThere, kOuter, kStride, [](int col, int k) { return valueOfB(k, col); });
-  const auto mapOf = [&](const std::vector<uint16_t>& factor, int extent, int boxRows) {
+  const auto a = factorOf(kRowsThere, isOuterA(kLayout), kStride, valueOfA);
+  const auto b = factorOf(kColsThere, isOuterB(kLayout), kStride, [](int col, int k) { return valueOfB(k, col); });
+  const auto mapOf = [&](const std::vector<uint16_t>& factor, bool outer, int extent, int boxRows) {
     const Swizzle swizzle = kBug == Bug::UnswizzledCopy ? Swizzle::None : Swizzle::Bytes128;
-    const auto [rows, cols] = kOuter ? std::pair{kDepthThere, extent} : std::pair{extent, kDepthThere};
-    return simt::makeTensorMap(factor.data(), rows, cols, kStride, kBoxColumns, kOuter ? kStageDepth : boxRows, swizzle);
+    const auto [rows, cols] = outer ? std::pair{kDepthThere, extent} : std::pair{extent, kDepthThere};
+    return simt::makeTensorMap(factor.data(), rows, cols, kStride, kBoxColumns, outer ? kStageDepth : boxRows, swizzle);
   };
   std::vector<float> out(kRowsThere * kColsThere, NAN);
-  RLHF_LAUNCH((productKernel<kBug, kOuter>), dim3(1), dim3(32 * kWarps), sizeof(ProductShared), nullptr, mapOf(a, kRowsThere, kRows),
-              mapOf(b, kColsThere, kCols), (kDepthThere + kStageDepth - 1) / kStageDepth, out.data());
+  RLHF_LAUNCH((productKernel<kBug, kLayout>), dim3(1), dim3(32 * kWarps), sizeof(ProductShared), nullptr,
+              mapOf(a, isOuterA(kLayout), kRowsThere, kRows), mapOf(b, isOuterB(kLayout), kColsThere, kCols), (kDepthThere + kStageDepth - 1) / kStageDepth, out.data());
   return compareProduct(out);
 }
 
@@ -205,7 +234,7 @@ std::string runWithoutHopper() {
   const TensorMap map = simt::makeTensorMap(factor.data(), kCols, kStageDepth, kStageDepth, kBoxColumns, kCols, Swizzle::Bytes128);
   const TensorMap narrow = simt::makeTensorMap(factor.data(), kRows, kStageDepth, kStageDepth, kBoxColumns, kRows, Swizzle::Bytes128);
   std::vector<float> out(kRows * kCols);
-  RLHF_LAUNCH((productKernel<Bug::None, false>), dim3(1), dim3(32 * kWarps), sizeof(ProductShared), nullptr, narrow, map, 1, out.data());
+  RLHF_LAUNCH((productKernel<Bug::None, Layout::Inner>), dim3(1), dim3(32 * kWarps), sizeof(ProductShared), nullptr, narrow, map, 1, out.data());
   return "";
 }
 
@@ -220,7 +249,8 @@ std::string runStrideOfTensorMap() {
 std::vector<SelfTest> hopperTests() {
   return {
       {"hopper: product", runProduct<Bug::None>},
-      {"hopper: product, rows of i", runProduct<Bug::None, true>},
+      {"hopper: product, rows of i", runProduct<Bug::None, Layout::Outer>},
+      {"hopper: product, a factor in registers", runProduct<Bug::None, Layout::Fragment>},
       {"hopper: no wait for the copies", runProduct<Bug::NoWait>},
       {"hopper: wrong parity", runProduct<Bug::WrongParity>},
       {"hopper: too few bytes expected", runProduct<Bug::TooFewBytes>},
@@ -230,6 +260,7 @@ std::vector<SelfTest> hopperTests() {
       {"hopper: no fence", runProduct<Bug::NoFence>},
       {"hopper: no wait for the products", runProduct<Bug::NoFinalWait>},
       {"hopper: sums written in between", runProduct<Bug::SumsWrittenEarly>},
+      {"hopper: registers of a factor written in between", runProduct<Bug::FragmentWrittenEarly, Layout::Fragment>},
       {"hopper: stage freed early", runProduct<Bug::FreedEarly>},
       {"hopper: barriers not published", runProduct<Bug::NotPublished>},
       {"hopper: barrier not initialised", runProduct<Bug::NotInitialised>},

@@ -12,7 +12,7 @@ namespace {
 
 constexpr uint64_t kInBarrier = 0x6d62617272696572;  // what a barrier's memory holds: nobody else may write there
 constexpr int kMaxBarrierBytes = (1 << 20) - 1;
-constexpr size_t kBoxAlignment = 1024;  // where a swizzle's pattern begins
+constexpr size_t kPatternBytes = 1024, kRowBytes = 128;  // of a swizzle, which goes by the address
 
 /// A 128-byte swizzle of an address.
 size_t swizzled(size_t address) { return address ^ ((address >> 7 & 7) << 4); }
@@ -100,7 +100,8 @@ void Transactions::wait(uint64_t* address, int parity, Site site) {
 
 void Transactions::copy(void* shared, const TensorMap& map, int inner, int outer, uint64_t* barrier, Site site) {
   Copy copy{0, map, inner, outer, sharedOffset(barrier, sizeof *barrier, 8, "a copy of a box", site), site};
-  copy.destination = sharedOffset(shared, copy.bytes(), kBoxAlignment, "a copy of a box", site);
+  const size_t alignment = copy.bytes() < kPatternBytes ? kRowBytes : kPatternBytes;
+  copy.destination = sharedOffset(shared, copy.bytes(), alignment, "a copy of a box", site);
   if (!find(barrier, "a copy of a box", site).isPublished)
     block_.fail(format("a copy of a box at %s: its barrier was not published (fence.mbarrier_init)", siteName(site).c_str()));
   if (map.swizzle == Swizzle::Bytes128 && map.boxCols != 64)

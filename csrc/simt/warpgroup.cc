@@ -21,6 +21,12 @@ float valueOf(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>
 int rowOf(int lane, int i) { return lane / 4 + 8 * (i >> 1 & 1); }
 int columnOf(int lane, int i) { return 8 * (i >> 2) + 2 * (lane % 4) + (i & 1); }
 
+/// A's element of a warp's 16 rows from the lanes' registers.
+uint16_t fragmentElement(const uint32_t* const* lanes, int row, int k) {
+  const uint32_t pair = lanes[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2];
+  return static_cast<uint16_t>(k % 2 == 0 ? pair : pair >> 16);
+}
+
 const ProductOperands& operandsOf(void* const* lanes, int lane) { return *static_cast<const ProductOperands*>(lanes[lane]); }
 
 }  // namespace
@@ -83,7 +89,10 @@ void Warpgroups::issue(int warp, void* const* lanes) {
     block_.fail(format("wgmma at %s: the device's compute capability is %d", siteName(product.site).c_str(), computeCapability()));
   requireUniform(warp, product, lanes);
   ++takeSums(warp, lanes).products;
-  warps_[warp].open.push_back({product, read(warp, product)});
+  Product issued{product, {}, {}};
+  for (int lane = 0; lane < 32; ++lane) issued.fragments[lane] = operandsOf(lanes, lane).fragment;
+  issued.factors = read(warp, issued);
+  warps_[warp].open.push_back(std::move(issued));
 }
 
 void Warpgroups::commit(int warp) {
@@ -125,26 +134,29 @@ uint16_t Warpgroups::element(uint64_t descriptor, bool outer, int i, int k, Site
   return bits;
 }
 
-Warpgroups::Factors Warpgroups::read(int warp, const ProductOperands& product) const {
+Warpgroups::Factors Warpgroups::read(int warp, const Product& product) const {
+  const auto& [operands, fragments, _] = product;
   Factors factors;
   factors.a.reserve(16 * kDepth);
-  factors.b.reserve(static_cast<size_t>(kDepth * product.columns));
+  factors.b.reserve(static_cast<size_t>(kDepth * operands.columns));
   for (int row = 0; row < 16; ++row)
     for (int k = 0; k < kDepth; ++k)
-      factors.a.push_back(element(product.a, product.outerA, warp % 4 * 16 + row, k, product.site));
+      factors.a.push_back(operands.fragment ? fragmentElement(fragments.data(), row, k)
+                                            : element(operands.a, operands.outerA, warp % 4 * 16 + row, k, operands.site));
   for (int k = 0; k < kDepth; ++k)
-    for (int col = 0; col < product.columns; ++col) factors.b.push_back(element(product.b, product.outerB, col, k, product.site));
+    for (int col = 0; col < operands.columns; ++col) factors.b.push_back(element(operands.b, operands.outerB, col, k, operands.site));
   return factors;
 }
 
 /// As mma: exact products, added one by one in float32, in the order of k.
 void Warpgroups::finish(int warp, const Product& product) {
-  const auto& [operands, factors] = product;
-  if (read(warp, operands) != factors)
-    block_.fail(format("wgmma at %s: its factors in shared memory changed before warp %d had waited for it", siteName(operands.site).c_str(),
-                       warp));
+  const auto& [operands, _, factors] = product;
+  if (read(warp, product) != factors)
+    block_.fail(format("wgmma at %s: its factors in %s changed before warp %d had waited for it", siteName(operands.site).c_str(),
+                       operands.fragment ? "registers or shared memory" : "shared memory", warp));
   const auto found = warps_[warp].sums.find(operands.sums);
   Sums& sums = found->second;
+  if (!operands.adds) std::ranges::fill(sums.value, 0.0f);
   const int columns = operands.columns;
   std::vector<float> b(factors.b.size());
   std::ranges::transform(factors.b, b.begin(), valueOf);

@@ -1,4 +1,5 @@
 #pragma once
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -10,12 +11,18 @@ namespace rlhf::simt {
 
 class BlockExecutor;
 
+/// Where a lane's factors of a wgmma are, and whether the product is added to the sums.
+struct ProductFactors {
+  const uint32_t* fragment;  // of A, four registers; or null: in shared memory as well
+  uint64_t a, b;             // descriptors
+  bool outerA, outerB;
+  bool adds;
+};
+
 /// What a lane brings to wgmma.
-struct ProductOperands {
+struct ProductOperands : ProductFactors {
   float* sums;
   int columns;
-  uint64_t a, b;  // descriptors
-  bool outerA, outerB;
   Site site;
 };
 
@@ -48,7 +55,8 @@ class Warpgroups {
     bool operator==(const Factors&) const = default;
   };
   struct Product {
-    ProductOperands operands;
+    ProductOperands operands;  // of lane 0
+    std::array<const uint32_t*, 32> fragments;
     Factors factors;
   };
   struct Warp {
@@ -67,7 +75,7 @@ class Warpgroups {
   void requireUniform(int warp, const ProductOperands& product, void* const* lanes);
   Sums& takeSums(int warp, void* const* lanes);
   void giveBack(const Sums& sums, const ProductOperands& product) const;
-  Factors read(int warp, const ProductOperands& product) const;
+  Factors read(int warp, const Product& product) const;
   uint16_t element(uint64_t descriptor, bool outer, int i, int k, Site site) const;
   void finish(int warp, const Product& product);
 

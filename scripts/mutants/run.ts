@@ -41,6 +41,7 @@ const TESTS = [
   "simt/apart",
   "simt/hopper",
   "simt/hopper-head",
+  "simt/hopper-attention",
   "simt/tiles",
   "ops/invariance",
 ].map((name) => join(ROOT, "test", `${name}.test.ts`));

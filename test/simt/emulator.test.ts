@@ -11,6 +11,7 @@ const SOUND = [
   "vote",
   "hopper: product",
   "hopper: product, rows of i",
+  "hopper: product, a factor in registers",
   "hopper: named barrier and registers",
 ];
 
@@ -50,6 +51,7 @@ const BUGS: Readonly<Record<string, RegExp>> = {
   "hopper: no wait for the products": /ended with products that it has not waited for/,
   "hopper: products not committed": /ended with products that it has not waited for/,
   "hopper: sums written in between": /its sums were written before a wait/,
+  "hopper: registers of a factor written in between": /its factors in registers or shared memory changed/,
   "hopper: barriers not published": /its barrier was not published/,
   "hopper: barrier not initialised": /mbarrier\.\w+ at .*no transaction barrier is there/,
   "hopper: barrier overwritten": /mbarrier\.\w+ at .*no transaction barrier is there/,

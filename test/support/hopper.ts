@@ -13,21 +13,21 @@ import {
 } from "./kernels.ts";
 import { decodeOutputs, toKernelArguments } from "./op-arguments.ts";
 
-/* Products in bfloat16 by Hopper's own instructions (csrc/cuda/hopper), on the emulator as a device of compute capability 9.0. */
+/* Products and attention in bfloat16 by Hopper's own instructions (csrc/cuda/hopper), on the emulator as a device of compute capability 9.0. */
 
-/** A case, and how many of its products go by Hopper's kernel. */
+/** A case, and how many of its products, or calls of attention, go by Hopper's kernels. */
 export interface HopperCase {
   readonly opCase: OpCase;
   readonly products: number;
 }
 
-/** Runs an op on an emulated device of a compute capability, under a schedule; how many products Hopper's kernel did. */
+/** Runs an op on an emulated device of a compute capability, under a schedule; how much Hopper's kernels did. */
 export function runOn(capability: number, seed: number, op: string, args: KernelArguments): number {
   kernels.simtLaunches();
   withEnvironment("RLHF_CUDA_CAPABILITY", String(capability), () =>
     withEnvironment("RLHF_SIMT_SEED", String(seed), () => runKernel("simt", op, args)),
   );
-  return kernels.simtLaunches().filter((name) => name.includes("hopperMatmulKernel")).length;
+  return kernels.simtLaunches().filter((name) => /hopper(?:Matmul|Attention)Kernel/.test(name)).length;
 }
 
 /** What an op reads and writes on Hopper lies in its arrays: no byte beside them is anybody's. */

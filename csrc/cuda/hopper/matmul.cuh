@@ -2,6 +2,7 @@
 // matmulKernel of cuda/matmul.cuh for Hopper: tiles of both operands by TMA into a ring of stages, products by wgmma with their sums in
 // registers. One warp copies, two warpgroups multiply, and they meet at the stages' barriers alone.
 
+#include "cuda/hopper/ring.cuh"
 #include "cuda/hopper/sums.cuh"
 #include "cuda/matmul.cuh"
 #include "cuda/prim/ptx.cuh"
@@ -38,18 +39,6 @@ struct HopperOperands {
   int tiles[2];  // of kDepth values of k
   int64_t rows, cols;
   float firstScale;
-};
-
-/// Where the ring stands: which stage is next, and for which time it is gone through.
-template <int kStages>
-struct RingPosition {
-  int stage = 0, parity = 0;
-
-  RLHF_DEVICE void advance() {
-    if (++stage < kStages) return;
-    stage = 0;
-    parity ^= 1;
-  }
 };
 
 /// Copies kExtent values of i by 64 of k: one box whose rows are of k, or panels of 64 values of i whose rows are of i.

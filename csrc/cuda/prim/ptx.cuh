@@ -277,8 +277,8 @@ RLHF_DEVICE void waitFor(TransactionBarrier* barrier, int parity, Site site = Si
 }
 
 /// Starts the copy of the map's box at column `inner`, row `outer` of its array; what lies outside the array becomes zero. The bytes of
-/// the whole box count for the barrier. The destination, at a multiple of 1024 bytes, holds the box's rows 128 bytes apart, their
-/// 16-byte pieces swizzled: that at byte b lies at b ^ (b / 128 % 8 · 16).
+/// the whole box count for the barrier. The destination, at a multiple of 1024 bytes (of 128, where a box has fewer than eight rows), holds
+/// the box's rows 128 bytes apart, their 16-byte pieces swizzled: that at address b lies at b ^ (b / 128 % 8 · 16).
 RLHF_DEVICE void copyBox(void* shared, const TensorMap& map, int inner, int outer, TransactionBarrier* barrier,
                          Site site = Site::here()) {
 #if defined(__CUDACC__)
@@ -304,12 +304,18 @@ RLHF_DEVICE uint64_t matrixDescriptor(const void* shared, int panelBytes) {
 /// The descriptor so many bytes further on.
 RLHF_DEVICE uint64_t advance(uint64_t descriptor, int bytes) { return descriptor + static_cast<uint64_t>(bytes >> 4); }
 
-/// Keeps the compiler from moving what reads or writes the sums past this place.
-template <int kCount>
-RLHF_DEVICE void pin([[maybe_unused]] float (&sums)[kCount]) {
+/// Keeps the compiler from moving what reads or writes these registers past this place.
+template <class T, int kCount>
+RLHF_DEVICE void pin([[maybe_unused]] T (&registers)[kCount]) {
 #if defined(__CUDACC__)
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+  for (int i = 0; i < kCount; ++i) {
+    if constexpr (std::is_same_v<T, float>) {
+      asm volatile("" : "+f"(registers[i])::"memory");
+    } else {
+      asm volatile("" : "+r"(registers[i])::"memory");
+    }
+  }
 #endif
 }
 
@@ -349,12 +355,14 @@ RLHF_DEVICE void waitForProducts(float (&sums)[kCount], [[maybe_unused]] Site si
 #define RLHF_SUMS8(i)                                                                                                              \
   "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3]), "+f"(sums[i + 4]), "+f"(sums[i + 5]), "+f"(sums[i + 6]), \
       "+f"(sums[i + 7])
-#define RLHF_SUMS64(i)                                                                                                                  \
-  RLHF_SUMS8(i), RLHF_SUMS8(i + 8), RLHF_SUMS8(i + 16), RLHF_SUMS8(i + 24), RLHF_SUMS8(i + 32), RLHF_SUMS8(i + 40), RLHF_SUMS8(i + 48), \
-      RLHF_SUMS8(i + 56)
+#define RLHF_SUMS32(i) RLHF_SUMS8(i), RLHF_SUMS8(i + 8), RLHF_SUMS8(i + 16), RLHF_SUMS8(i + 24)
+#define RLHF_SUMS64(i) RLHF_SUMS32(i), RLHF_SUMS32(i + 32)
+#define RLHF_NAMES32                                                                 \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define RLHF_NAMES64                                                                                                              \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                                        \
-  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                              \
+  RLHF_NAMES32                                                                                                                    \
+  ", "                                                                                                                            \
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                                              \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define RLHF_NAMES128                                                                                                             \
@@ -364,38 +372,63 @@ RLHF_DEVICE void waitForProducts(float (&sums)[kCount], [[maybe_unused]] Site si
   "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "                                              \
   "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "                                  \
   "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-#define RLHF_WGMMA(columns, names, a, b, outerA, outerB, ...)                                                                            \
-  asm volatile("{\n.reg .pred add;\nsetp.eq.u32 add, 0, 0;\n"                                                                            \
-               "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32.bf16.bf16 {" names "}, " a ", " b ", add, 1, 1, " outerA ", " outerB \
-               ";\n}"                                                                                                                    \
-               : __VA_ARGS__                                                                                                             \
-               : "l"(factorA), "l"(factorB), "n"(kOuterA), "n"(kOuterB)                                                                  \
+// D's columns, the names of its sums, the factors' operands, whether D is added to, how the factors lie, inputs, sums.
+#define RLHF_WGMMA(columns, names, factors, adds, outers, inputs, ...)                                                    \
+  asm volatile("{\n.reg .pred add;\nsetp.ne.u32 add, " adds ", 0;\n"                                                      \
+               "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32.bf16.bf16 {" names "}, " factors ", add, 1, 1, " outers \
+               ";\n}"                                                                                                     \
+               : __VA_ARGS__                                                                                              \
+               : inputs                                                                                                   \
                : "memory")
+#define RLHF_SHARED_FACTORS "l"(factorA), "l"(factorB), "n"(kOuterA), "n"(kOuterB), "r"(static_cast<int>(adds))
+#define RLHF_FRAGMENT_FACTORS "r"(factorA[0]), "r"(factorA[1]), "r"(factorA[2]), "r"(factorA[3]), "l"(factorB), "n"(kOuterB)
 #endif
 
-/// D += A·B for 16 values of k, by the four warps of an aligned warpgroup: A 64 × 16, B 16 × kCount · 2, both in shared memory. kOuter: the
-/// factor's rows are of i, not of k. With group = lane / 4, pair = lane % 4, warp in the warpgroup w, sums[i] is
+/// D += A·B for 16 values of k, or D = A·B unless it `adds`, by the four warps of an aligned warpgroup: A 64 × 16, B 16 × kCount · 2, both in
+/// shared memory. kOuter: the factor's rows are of i, not of k. With group = lane / 4, pair = lane % 4, warp in the warpgroup w, sums[i] is
 /// D(16·w + group + 8·(i / 2 % 2), 8·(i / 4) + 2·pair + i % 2).
 template <bool kOuterA, bool kOuterB, int kCount>
-RLHF_DEVICE void multiplyTiles(float (&sums)[kCount], uint64_t factorA, uint64_t factorB, [[maybe_unused]] Site site = Site::here()) {
+RLHF_DEVICE void multiplyTiles(float (&sums)[kCount], uint64_t factorA, uint64_t factorB, bool adds = true,
+                               [[maybe_unused]] Site site = Site::here()) {
   static_assert(kCount == 64 || kCount == 128);
 #if defined(__CUDACC__)
   if constexpr (kCount == 64) {
-    RLHF_WGMMA("128", RLHF_NAMES64, "%64", "%65", "%66", "%67", RLHF_SUMS64(0));
+    RLHF_WGMMA("128", RLHF_NAMES64, "%64, %65", "%68", "%66, %67", RLHF_SHARED_FACTORS, RLHF_SUMS64(0));
   } else {
-    RLHF_WGMMA("256", RLHF_NAMES128, "%128", "%129", "%130", "%131", RLHF_SUMS64(0), RLHF_SUMS64(64));
+    RLHF_WGMMA("256", RLHF_NAMES128, "%128, %129", "%132", "%130, %131", RLHF_SHARED_FACTORS, RLHF_SUMS64(0), RLHF_SUMS64(64));
   }
 #else
-  simt::wgmma(sums, 2 * kCount, factorA, factorB, kOuterA, kOuterB, site);
+  simt::wgmma(sums, 2 * kCount, {nullptr, factorA, factorB, kOuterA, kOuterB, adds}, site);
+#endif
+}
+
+/// D += A·B with A in registers: factorA[r], half h, is A(16·w + group + 8·(r % 2), 2·pair + h + 8·(r / 2)). They must stay as they are until
+/// a wait covers the product.
+template <bool kOuterB, int kCount>
+RLHF_DEVICE void multiplyFragment(float (&sums)[kCount], const uint32_t (&factorA)[4], uint64_t factorB,
+                                  [[maybe_unused]] Site site = Site::here()) {
+  static_assert(kCount == 32 || kCount == 64);
+#if defined(__CUDACC__)
+  if constexpr (kCount == 32) {
+    RLHF_WGMMA("64", RLHF_NAMES32, "{%32, %33, %34, %35}, %36", "1", "%37", RLHF_FRAGMENT_FACTORS, RLHF_SUMS32(0));
+  } else {
+    RLHF_WGMMA("128", RLHF_NAMES64, "{%64, %65, %66, %67}, %68", "1", "%69", RLHF_FRAGMENT_FACTORS, RLHF_SUMS64(0));
+  }
+#else
+  simt::wgmma(sums, 2 * kCount, {factorA, 0, factorB, false, kOuterB, true}, site);
 #endif
 }
 
 #if defined(__CUDACC__)
 #undef RLHF_SUMS8
+#undef RLHF_SUMS32
 #undef RLHF_SUMS64
+#undef RLHF_NAMES32
 #undef RLHF_NAMES64
 #undef RLHF_NAMES128
 #undef RLHF_WGMMA
+#undef RLHF_SHARED_FACTORS
+#undef RLHF_FRAGMENT_FACTORS
 #endif
 
 /// A barrier of `threads` threads, whole warps of which all lanes come; `name` is 1 to 15.

@@ -1,0 +1,187 @@
+import assert from "node:assert/strict";
+import { type AttentionShape, attentionForwardArguments } from "../ops/cases/attention.ts";
+import { CaseData, GENERAL, offsetsOf } from "../ops/cases/case.ts";
+import {
+  assertSameBits,
+  checkFencedOnHopper,
+  type HopperCase,
+  runOn,
+  runOnHopper,
+} from "../support/hopper.ts";
+import type { KernelArguments } from "../support/kernels.ts";
+import { type CaseArguments, toKernelArguments } from "../support/op-arguments.ts";
+
+/*
+ * Attention in bfloat16 by Hopper's own instructions, on the emulator. Tiles have 192 queries of narrow heads, 128 of wide ones, and 128 keys;
+ * keys and values of four tiles, or of three, are on their way at once.
+ */
+
+const SEEDS = [0, 2, 3, 5];
+const NARROW = { heads: 1, kvHeads: 1, headDim: 64 };
+const WIDE = { heads: 1, kvHeads: 1, headDim: 128 };
+
+const SHAPES: Readonly<Record<string, AttentionShape>> = {
+  "one token, narrow": { lengths: [1], ...NARROW },
+  "one token, wide": { lengths: [1], ...WIDE },
+  "3, 64, 65, 1 and 130 tokens, grouped": {
+    lengths: [3, 64, 65, 1, 130],
+    heads: 4,
+    kvHeads: 2,
+    headDim: 64,
+    gap: 8,
+  },
+  "127, 129 and 2 tokens, wide, one key head": {
+    lengths: [127, 129, 2],
+    heads: 2,
+    kvHeads: 1,
+    headDim: 128,
+    gap: 8,
+  },
+  "700 tokens, sharp": { lengths: [700], ...NARROW, sharpness: 12 },
+  "520 tokens, wide, sharp": { lengths: [520], ...WIDE, sharpness: 12 },
+  "window of 1": { lengths: [130, 3], ...NARROW, window: 1 },
+  "window of 70": { lengths: [5, 450], ...NARROW, window: 70, sharpness: 6 },
+  "window of 128, wide": { lengths: [390], ...WIDE, window: 128 },
+  "window of 300, wide": { lengths: [500, 30], ...WIDE, window: 300 },
+  "answers of one token": { lengths: [128, 1, 1], parents: [-1, 0, 0], ...NARROW },
+  "a prompt of 133, 3 answers, grouped": {
+    lengths: [133, 20, 150, 1],
+    parents: [-1, 0, 0, 0],
+    heads: 4,
+    kvHeads: 2,
+    headDim: 64,
+    gap: 8,
+  },
+  "prompts of 7 and 128, answers apart from their prompts, wide": {
+    lengths: [7, 128, 130, 70, 1, 260],
+    parents: [-1, -1, 1, 0, 0, 1],
+    ...WIDE,
+  },
+  "a prompt of 200, an answer of 400": { lengths: [200, 400], parents: [-1, 0], ...NARROW },
+  "a prompt of 250, 2 answers, window of 100, wide": {
+    lengths: [250, 90, 7],
+    parents: [-1, 0, 0],
+    ...WIDE,
+    window: 100,
+  },
+};
+
+/** What the kernel leaves to the one that runs everywhere. */
+const LEFT: Readonly<Record<string, AttentionShape>> = {
+  "rows not at multiples of 16 bytes": { lengths: [9], ...NARROW, gap: 3 },
+  "heads of 80": { lengths: [9], heads: 1, kvHeads: 1, headDim: 80 },
+};
+
+const argumentsOf = (name: string, shape: AttentionShape): CaseArguments =>
+  attentionForwardArguments(new CaseData(`hopper attention ${name}`), shape);
+
+function caseOf(name: string, shape: AttentionShape, products: number): HopperCase {
+  return {
+    opCase: { op: "attentionForward", name, args: argumentsOf(name, shape), criterion: GENERAL },
+    products,
+  };
+}
+
+/** What Hopper's kernel makes of a batch. */
+function run(args: CaseArguments): KernelArguments {
+  const kernelArguments = toKernelArguments("attentionForward", args, "bfloat16");
+  assert.equal(runOn(90, 1, "attentionForward", kernelArguments), 1);
+  return kernelArguments;
+}
+
+/** Rows of a batch as a batch of their own, of these sequences. */
+function batchOf(args: CaseArguments, rows: readonly number[], lengths: readonly number[]): CaseArguments {
+  const { parents: _, ...rest } = args;
+  const pick = (name: string, stride: number): Float64Array =>
+    Float64Array.from(
+      rows.flatMap((row) => [...(args[name] as Float64Array).subarray(row * stride, (row + 1) * stride)]),
+    );
+  const strides = Object.fromEntries(
+    ["q", "k", "v", "o"].map((name) => [name, Number(args[`${name}Stride`])]),
+  );
+  return {
+    ...rest,
+    rows: rows.length,
+    sequences: lengths.length,
+    maxLength: Math.max(...lengths),
+    offsets: offsetsOf(lengths),
+    ...Object.fromEntries(Object.entries(strides).map(([name, stride]) => [name, pick(name, stride)])),
+    lse: pick("lse", Number(args["heads"])),
+  };
+}
+
+/** That rows of one result are those of another, which has them in this order. */
+function assertSameRows(
+  all: KernelArguments,
+  rows: readonly number[],
+  other: KernelArguments,
+  args: CaseArguments,
+): void {
+  const [stride, heads] = [Number(args["oStride"]), Number(args["heads"])];
+  for (const [index, row] of rows.entries()) {
+    const [o, otherO] = [all["o"] as Uint16Array, other["o"] as Uint16Array];
+    const [lse, otherLse] = [all["lse"] as Float32Array, other["lse"] as Float32Array];
+    const width = heads * Number(args["headDim"]);
+    const outputs = [...otherO.subarray(index * stride, index * stride + width)];
+    assert.deepEqual(outputs, [...o.subarray(row * stride, row * stride + width)], `row ${row}`);
+    const statistics = [...otherLse.subarray(index * heads, (index + 1) * heads)];
+    assert.deepEqual(statistics, [...lse.subarray(row * heads, (row + 1) * heads)], `lse of row ${row}`);
+  }
+}
+
+const range = (first: number, count: number): number[] =>
+  Array.from({ length: count }, (_, index) => first + index);
+
+describe("attention on Hopper, emulated", () => {
+  for (const [name, shape] of Object.entries(SHAPES)) {
+    const each = caseOf(name, shape, 1);
+    const seeds = Number(each.opCase.args["rows"]) < 400 ? SEEDS : SEEDS.slice(0, 2);
+    it(`attentionForward: ${name}, ${seeds.length} schedules`, () => {
+      runOnHopper(each, seeds);
+      checkFencedOnHopper(each);
+    });
+  }
+
+  for (const [name, shape] of Object.entries(LEFT))
+    it(`attentionForward: ${name}: is left to mma.sync, with its bits`, () => {
+      const portable = toKernelArguments("attentionForward", argumentsOf(name, shape), "bfloat16");
+      runOn(80, 0, "attentionForward", portable);
+      assertSameBits(runOnHopper(caseOf(name, shape, 0), [0]), portable, name);
+    });
+
+  it("attentionForward computes in float32 as elsewhere", () => {
+    const args = toKernelArguments(
+      "attentionForward",
+      argumentsOf("float32", { lengths: [5], ...NARROW }),
+      "float32",
+    );
+    assert.equal(runOn(90, 1, "attentionForward", args), 0);
+  });
+
+  for (const base of [NARROW, WIDE]) {
+    const width = `heads of ${base.headDim}`;
+
+    it(`attentionForward gives a sequence the same bits alone and among others, ${width}`, () => {
+      const lengths = [3, 200, 1, 130];
+      const args = argumentsOf("alone", { lengths, ...base, gap: 8 });
+      const all = run(args);
+      const offsets = offsetsOf(lengths);
+      for (const [index, length] of lengths.entries()) {
+        const rows = range(offsets[index]!, length);
+        assertSameRows(all, rows, run(batchOf(args, rows, [length])), args);
+      }
+    });
+
+    it(`attentionForward gives answers to a shared prompt the bits that a prompt of their own gives, ${width}`, () => {
+      const [prompt, answers] = [133, [20, 150, 1]];
+      const lengths = [prompt, ...answers];
+      const args = argumentsOf("shared", { lengths, parents: [-1, 0, 0, 0], ...base });
+      const all = run(args);
+      const offsets = offsetsOf(lengths);
+      for (const [index, length] of answers.entries()) {
+        const rows = [...range(0, prompt), ...range(offsets[index + 1]!, length)];
+        assertSameRows(all, rows, run(batchOf(args, rows, [rows.length])), args);
+      }
+    });
+  }
+});
