@@ -3,6 +3,7 @@
 // costs two products more than one kernel that adds dq up in an order of chance (FlashAttention 2, Dao 2023).
 
 #include "cuda/attention_rows.cuh"
+#include "cuda/hopper/attention_backward.h"
 #include "cuda/kernels.h"
 #include "cuda/launch_checks.h"
 #include "cuda/prim/pipeline.cuh"
@@ -111,10 +112,8 @@ struct KeyGradients {
   /// All queries of a sequence, the keys' own or a child of it, that see any of the keys.
   RLHF_DEVICE void addSequence(const SequenceRows& sequence, int kvHead) {
     const int group = shape.heads / shape.kvHeads;
-    const int firstRow = firstKey > sequence.inherited ? firstKey - sequence.inherited : 0;
-    const int lastKey = firstKey + keys - 1, past = sequence.positions() - lastKey;
-    const int endRow = past > shape.window ? lastKey + shape.window - sequence.inherited : sequence.length;
-    const int tiles = endRow > firstRow ? (endRow - firstRow + Attention::kCols - 1) / Attention::kCols : 0;
+    const QueriesOfKeys queries(shape, sequence, firstKey, keys, Attention::kCols);
+    const int firstRow = queries.firstRow, tiles = queries.tiles;
     const auto headOf = [&](int tile) { return kvHead * group + tile / tiles; };
     const auto rowsOf = [&](int tile) {
       return [&sequence, first = firstRow + tile % tiles * Attention::kCols](int row) { return sequence.ownRow(first + row); };
@@ -223,6 +222,9 @@ void attentionBackward(OpContext& context, const AttentionBackward& a) {
     constexpr int64_t kPerBlock = kDeltaThreads / 32;
     RLHF_LAUNCH(deltaKernel<T>, dim3(static_cast<uint32_t>((count + kPerBlock - 1) / kPerBlock)), dim3(kDeltaThreads), 0,
                 context.stream, arrays, count, a.heads, a.headDim);
+    if constexpr (std::is_same_v<T, bf16>) {
+      if (launchHopperAttentionGradients(context, a)) return;
+    }
     dispatchWidth(a.headDim, "attentionBackward",
                   [&](auto width) { launchGradients<T, decltype(width)::value>(context, a, arrays); });
   });

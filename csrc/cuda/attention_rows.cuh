@@ -79,6 +79,18 @@ struct SequenceRows {
   RLHF_DEVICE int ownRow(int row) const { return row < length ? begin + row : -1; }
 };
 
+/// A sequence's own queries that see any of a tile's keys, from one row on in tiles of so many.
+struct QueriesOfKeys {
+  int firstRow, tiles;
+
+  RLHF_DEVICE QueriesOfKeys(const AttentionShape& shape, const SequenceRows& sequence, int firstKey, int keys, int tileRows) {
+    firstRow = firstKey > sequence.inherited ? firstKey - sequence.inherited : 0;
+    const int lastKey = firstKey + keys - 1, past = sequence.positions() - lastKey;
+    const int endRow = past > shape.window ? lastKey + shape.window - sequence.inherited : sequence.length;
+    tiles = endRow > firstRow ? (endRow - firstRow + tileRows - 1) / tileRows : 0;
+  }
+};
+
 /// A block's tile of queries of one sequence and the tiles of keys that any of them sees.
 template <class Attention>
 struct QueryTile {

@@ -1,6 +1,11 @@
 import assert from "node:assert/strict";
-import { type AttentionShape, attentionForwardArguments } from "../ops/cases/attention.ts";
+import {
+  type AttentionShape,
+  attentionBackwardArguments,
+  attentionForwardArguments,
+} from "../ops/cases/attention.ts";
 import { CaseData, GENERAL, offsetsOf } from "../ops/cases/case.ts";
+import { Expectation } from "../support/compare.ts";
 import {
   assertSameBits,
   checkFencedOnHopper,
@@ -57,6 +62,9 @@ const SHAPES: Readonly<Record<string, AttentionShape>> = {
     parents: [-1, -1, 1, 0, 0, 1],
     ...WIDE,
   },
+  // Its last row is where a box of eight rows could begin, or one of a tile.
+  "a prompt of 129, 2 answers": { lengths: [129, 30, 9], parents: [-1, 0, 0], ...NARROW },
+  "a prompt of 137, 2 answers, wide": { lengths: [137, 1, 80], parents: [-1, 0, 0], ...WIDE },
   "a prompt of 200, an answer of 400": { lengths: [200, 400], parents: [-1, 0], ...NARROW },
   "a prompt of 250, 2 answers, window of 100, wide": {
     lengths: [250, 90, 7],
@@ -75,11 +83,20 @@ const LEFT: Readonly<Record<string, AttentionShape>> = {
 const argumentsOf = (name: string, shape: AttentionShape): CaseArguments =>
   attentionForwardArguments(new CaseData(`hopper attention ${name}`), shape);
 
-function caseOf(name: string, shape: AttentionShape, products: number): HopperCase {
-  return {
-    opCase: { op: "attentionForward", name, args: argumentsOf(name, shape), criterion: GENERAL },
-    products,
-  };
+/** Forward and backward, and how many kernels of Hopper's each queues: the gradients are of queries, and of keys and values. */
+function casesOf(name: string, shape: AttentionShape, isTaken = true): HopperCase[] {
+  const data = new CaseData(`hopper attention ${name}`);
+  const forward = attentionForwardArguments(data, shape);
+  const backward = attentionBackwardArguments(data, forward);
+  // With one key dO·v and delta are equal: what is left of their difference is the rounding of two sums of headDim terms.
+  const criterion = { kind: "general", floor: shape.window === 1 ? Math.sqrt(shape.headDim) : 1 } as const;
+  return [
+    {
+      opCase: { op: "attentionForward", name, args: forward, criterion: GENERAL },
+      products: isTaken ? 1 : 0,
+    },
+    { opCase: { op: "attentionBackward", name, args: backward, criterion }, products: isTaken ? 2 : 0 },
+  ];
 }
 
 /** What Hopper's kernel makes of a batch. */
@@ -133,21 +150,23 @@ const range = (first: number, count: number): number[] =>
   Array.from({ length: count }, (_, index) => first + index);
 
 describe("attention on Hopper, emulated", () => {
-  for (const [name, shape] of Object.entries(SHAPES)) {
-    const each = caseOf(name, shape, 1);
-    const seeds = Number(each.opCase.args["rows"]) < 400 ? SEEDS : SEEDS.slice(0, 2);
-    it(`attentionForward: ${name}, ${seeds.length} schedules`, () => {
-      runOnHopper(each, seeds);
-      checkFencedOnHopper(each);
-    });
-  }
+  for (const [name, shape] of Object.entries(SHAPES))
+    for (const each of casesOf(name, shape)) {
+      const seeds = Number(each.opCase.args["rows"]) < 400 ? SEEDS : SEEDS.slice(0, 2);
+      it(`${each.opCase.op}: ${name}, ${seeds.length} schedules`, () => {
+        runOnHopper(each, seeds);
+        checkFencedOnHopper(each);
+      });
+    }
 
   for (const [name, shape] of Object.entries(LEFT))
-    it(`attentionForward: ${name}: is left to mma.sync, with its bits`, () => {
-      const portable = toKernelArguments("attentionForward", argumentsOf(name, shape), "bfloat16");
-      runOn(80, 0, "attentionForward", portable);
-      assertSameBits(runOnHopper(caseOf(name, shape, 0), [0]), portable, name);
-    });
+    for (const each of casesOf(name, shape, false))
+      it(`${each.opCase.op}: ${name}: is left to mma.sync, with its bits`, () => {
+        const { op } = each.opCase;
+        const portable = toKernelArguments(op, new Expectation(each.opCase, "bfloat16").args, "bfloat16");
+        runOn(80, 0, op, portable);
+        assertSameBits(runOnHopper(each, [0]), portable, name);
+      });
 
   it("attentionForward computes in float32 as elsewhere", () => {
     const args = toKernelArguments(

@@ -390,9 +390,11 @@ RLHF_DEVICE void waitForProducts(float (&sums)[kCount], [[maybe_unused]] Site si
 template <bool kOuterA, bool kOuterB, int kCount>
 RLHF_DEVICE void multiplyTiles(float (&sums)[kCount], uint64_t factorA, uint64_t factorB, bool adds = true,
                                [[maybe_unused]] Site site = Site::here()) {
-  static_assert(kCount == 64 || kCount == 128);
+  static_assert(kCount == 32 || kCount == 64 || kCount == 128);
 #if defined(__CUDACC__)
-  if constexpr (kCount == 64) {
+  if constexpr (kCount == 32) {
+    RLHF_WGMMA("64", RLHF_NAMES32, "%32, %33", "%36", "%34, %35", RLHF_SHARED_FACTORS, RLHF_SUMS32(0));
+  } else if constexpr (kCount == 64) {
     RLHF_WGMMA("128", RLHF_NAMES64, "%64, %65", "%68", "%66, %67", RLHF_SHARED_FACTORS, RLHF_SUMS64(0));
   } else {
     RLHF_WGMMA("256", RLHF_NAMES128, "%128, %129", "%132", "%130, %131", RLHF_SHARED_FACTORS, RLHF_SUMS64(0), RLHF_SUMS64(64));
