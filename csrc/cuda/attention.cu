@@ -28,11 +28,11 @@ struct ForwardShared {
 
 template <class Attention, class T>
 __global__ void __launch_bounds__(128, 2)
-    attentionForwardKernel(const __grid_constant__ ForwardArrays<T> a, const __grid_constant__ AttentionShape shape, int tiles) {
+    attentionForwardKernel(const __grid_constant__ ForwardArrays<T> a, const __grid_constant__ AttentionShape shape) {
   RLHF_SHARED_MEMORY(ForwardShared<Attention>, shared);
-  const QueryTile<Attention> queries(shape, tiles);
+  const QueryTile<Attention> queries(shape);
   if (queries.count <= 0) return;
-  const int head = static_cast<int>(blockIdx.y), kvHead = shape.kvHeadOf(head);
+  const int head = BlockPlace().head, kvHead = shape.kvHeadOf(head);
   const auto queryRow = [&](int row) { return queries.rowAt(row); };
   loadHeadRows<Attention>(shared.q, a.q, shape, head, queryRow);  // comes with the first keys
 
@@ -51,8 +51,7 @@ __global__ void __launch_bounds__(128, 2)
       [&](int tile, int stage) {
         if (!queries.takesPart(shape, tile)) return;
         queries.hide(scores, shape, tile);
-        softmax.weigh(scores);
-        softmax.shrink(output);
+        softmax.weigh(scores, [&](int row, float factor) { softmax.shrink(output, row, factor); });
         Attention::publish(scores, shared.weights);
         Attention::accumulate(output, scores, shared.weights, shared.v[stage]);
       });
@@ -75,10 +74,8 @@ void attentionForward(OpContext& context, const AttentionForward& a) {
       const AttentionShape shape = shapeOf(a, sizeof(T), {a.q, a.k, a.v});
       const ForwardArrays<T> arrays{{a.q, a.qStride}, {a.k, a.kStride}, {a.v, a.vStride}, static_cast<T*>(a.o), a.oStride,
                                     static_cast<float*>(a.lse)};
-      const int tiles = tilesPerSequence(a.maxLength, Attention::kRows);
-      const dim3 grid(static_cast<uint32_t>(a.sequences * tiles), static_cast<uint32_t>(a.heads));
-      RLHF_LAUNCH((attentionForwardKernel<Attention, T>), grid, dim3(Attention::kThreads),
-                  sizeof(ForwardShared<Attention>), context.stream, arrays, shape, tiles);
+      RLHF_LAUNCH((attentionForwardKernel<Attention, T>), gridOf<Attention>(a, a.heads), dim3(Attention::kThreads),
+                  sizeof(ForwardShared<Attention>), context.stream, arrays, shape);
     });
   });
 }

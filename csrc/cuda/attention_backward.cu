@@ -47,11 +47,11 @@ struct QueryShared {
 /// dq of a tile of queries: with p = exp(scale·q·k − lse), dq = scale·Σ p·(dO·v − delta)·k.
 template <class Attention, class T>
 __global__ void __launch_bounds__(128, 2)
-    queryGradientKernel(const __grid_constant__ BackwardArrays<T> a, const __grid_constant__ AttentionShape shape, int tiles) {
+    queryGradientKernel(const __grid_constant__ BackwardArrays<T> a, const __grid_constant__ AttentionShape shape) {
   RLHF_SHARED_MEMORY(QueryShared<Attention>, shared);
-  const QueryTile<Attention> queries(shape, tiles);
+  const QueryTile<Attention> queries(shape);
   if (queries.count <= 0) return;
-  const int head = static_cast<int>(blockIdx.y), kvHead = shape.kvHeadOf(head);
+  const int head = BlockPlace().head, kvHead = shape.kvHeadOf(head);
   const auto queryRow = [&](int row) { return queries.rowAt(row); };
   loadHeadRows<Attention>(shared.q, a.q, shape, head, queryRow);  // these come with the first keys
   loadHeadRows<Attention>(shared.dO, a.dO, shape, head, queryRow);
@@ -179,10 +179,10 @@ struct KeyGradients {
 /// share the key head, of the sequence first and then of its children.
 template <class Attention, class T>
 __global__ void __launch_bounds__(128, 2)
-    keyGradientKernel(const __grid_constant__ BackwardArrays<T> a, const __grid_constant__ AttentionShape shape, int tiles) {
+    keyGradientKernel(const __grid_constant__ BackwardArrays<T> a, const __grid_constant__ AttentionShape shape) {
   RLHF_SHARED_MEMORY(KeyShared<Attention>, shared);
-  const int block = static_cast<int>(blockIdx.x), kvHead = static_cast<int>(blockIdx.y);
-  const int index = block / tiles, firstRow = block % tiles * Attention::kRows;
+  const BlockPlace place;  // a sequence's first keys are seen by the most queries
+  const int index = place.sequence, kvHead = place.head, firstRow = place.tile * Attention::kRows;
   const SequenceRows sequence(shape, index);
   if (firstRow >= sequence.length) return;
   const auto keyRow = [&](int row) { return sequence.ownRow(firstRow + row); };
@@ -202,12 +202,10 @@ void launchGradients(OpContext& context, const AttentionBackward& a, const Backw
   using OfKeys = AttentionFor<T, kDim, kDim == 64 ? 32 : 16, kDim == 64 ? 32 : 64>;
   static_assert(sizeof(QueryShared<OfQueries>) <= kSharedBytesEverywhere && sizeof(KeyShared<OfKeys>) <= kSharedBytesEverywhere);
   const AttentionShape shape = shapeOf(a, sizeof(T), {a.q, a.k, a.v, a.dO});
-  const auto sequences = static_cast<uint32_t>(a.sequences);
-  const int queryTiles = tilesPerSequence(a.maxLength, OfQueries::kRows), keyTiles = tilesPerSequence(a.maxLength, OfKeys::kRows);
-  RLHF_LAUNCH((queryGradientKernel<OfQueries, T>), dim3(sequences * queryTiles, static_cast<uint32_t>(a.heads)), dim3(OfQueries::kThreads),
-              sizeof(QueryShared<OfQueries>), context.stream, arrays, shape, queryTiles);
-  RLHF_LAUNCH((keyGradientKernel<OfKeys, T>), dim3(sequences * keyTiles, static_cast<uint32_t>(a.kvHeads)), dim3(OfKeys::kThreads),
-              sizeof(KeyShared<OfKeys>), context.stream, arrays, shape, keyTiles);
+  RLHF_LAUNCH((queryGradientKernel<OfQueries, T>), gridOf<OfQueries>(a, a.heads), dim3(OfQueries::kThreads),
+              sizeof(QueryShared<OfQueries>), context.stream, arrays, shape);
+  RLHF_LAUNCH((keyGradientKernel<OfKeys, T>), gridOf<OfKeys>(a, a.kvHeads), dim3(OfKeys::kThreads),
+              sizeof(KeyShared<OfKeys>), context.stream, arrays, shape);
 }
 
 }  // namespace

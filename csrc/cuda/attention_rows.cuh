@@ -91,16 +91,22 @@ struct QueriesOfKeys {
   }
 };
 
-/// A block's tile of queries of one sequence and the tiles of keys that any of them sees.
+/// Which tile of which sequence and head a block has, where every sequence has as many tiles. Blocks start in the order of x, y and z: all
+/// sequences' and heads' first tiles before any second one. Those with the most work come first, so that no multiprocessor is left with
+/// one at the end.
+struct BlockPlace {
+  int head = static_cast<int>(blockIdx.x), sequence = static_cast<int>(blockIdx.y), tile = static_cast<int>(blockIdx.z);
+};
+
+/// A block's tile of queries of one sequence at one head, and the tiles of keys that any of them sees.
 template <class Attention>
 struct QueryTile {
   SequenceRows sequence;
   int firstRow, firstQuery, count, firstTile;
 
-  /// The tile of block blockIdx.x, where every sequence has `tiles`; a sequence's last ones see the most keys and begin first. A count of 0
-  /// or less: the sequence has no such tile.
-  RLHF_DEVICE QueryTile(const AttentionShape& shape, int tiles) : sequence(shape, static_cast<int>(blockIdx.x) / tiles) {
-    firstRow = (tiles - 1 - static_cast<int>(blockIdx.x) % tiles) * Attention::kRows;
+  /// The calling block's tile, of which a sequence's last ones see the most keys. A count of 0 or less: the sequence has no such tile.
+  explicit RLHF_DEVICE QueryTile(const AttentionShape& shape) : sequence(shape, BlockPlace().sequence) {
+    firstRow = (static_cast<int>(gridDim.z) - 1 - BlockPlace().tile) * Attention::kRows;
     firstQuery = sequence.inherited + firstRow;
     count = lesser(Attention::kRows, sequence.length - firstRow);
     firstTile = shape.firstSeen(firstQuery) / Attention::kCols;
@@ -199,7 +205,13 @@ void dispatchWidth(int64_t headDim, const char* op, Function&& f) {
                                          static_cast<long long>(headDim)));
 }
 
-/// Tiles of a sequence as long as the longest; shorter ones leave the last of theirs idle.
-inline int tilesPerSequence(int64_t maxLength, int tileRows) { return static_cast<int>((maxLength + tileRows - 1) / tileRows); }
+/// A block for each BlockPlace.
+template <class Attention, class Arguments>
+dim3 gridOf(const Arguments& a, int64_t heads) {
+  constexpr int64_t kMost = 65535;
+  const int64_t tiles = (a.maxLength + Attention::kRows - 1) / Attention::kRows;  // shorter sequences leave the last of theirs idle
+  if (a.sequences > kMost || tiles > kMost) throw Error(code::kUnsupported, "attention: more than 65535 sequences, or tiles of one");
+  return dim3(static_cast<uint32_t>(heads), static_cast<uint32_t>(a.sequences), static_cast<uint32_t>(tiles));
+}
 
 }  // namespace rlhf::cuda

@@ -10,15 +10,15 @@ template <class Attention>
 struct RunningSoftmax {
   float factor;  // > 0
   float maximum[Attention::kRowSlots], sum[Attention::kRowSlots];
-  float correction[Attention::kRowSlots];  // what sums from before the last weigh() are to be multiplied by
 
   explicit RLHF_DEVICE RunningSoftmax(float scoreFactor) : factor(scoreFactor) {
 #pragma unroll
-    for (int row = 0; row < Attention::kRowSlots; ++row) maximum[row] = -INFINITY, sum[row] = 0.0f, correction[row] = 1.0f;
+    for (int row = 0; row < Attention::kRowSlots; ++row) maximum[row] = -INFINITY, sum[row] = 0.0f;
   }
 
-  /// Scores become weights relative to the new maxima.
-  RLHF_DEVICE void weigh(typename Attention::Scores& scores) {
+  /// Scores become weights relative to the new maxima; shrink(row, factor) is told what a row's sums from before are to be multiplied by.
+  template <class Shrink>
+  RLHF_DEVICE void weigh(typename Attention::Scores& scores, Shrink&& shrink) {
 #pragma unroll
     for (int row = 0; row < Attention::kRowSlots; ++row) {
       float highest = -INFINITY;
@@ -26,8 +26,9 @@ struct RunningSoftmax {
       for (int col = 0; col < Attention::kColSlots; ++col) highest = fmaxf(highest, Attention::score(scores, row, col));
       highest = fmaxf(maximum[row], groupMax<Attention::kLanesPerRow>(highest) * factor);
       const float origin = highest == -INFINITY ? 0.0f : highest;  // a row that sees no key yet: −∞ − (−∞) is no number
-      correction[row] = exp2Approx(maximum[row] - origin);
-      sum[row] *= correction[row];
+      const float correction = exp2Approx(maximum[row] - origin);
+      sum[row] *= correction;
+      shrink(row, correction);
       maximum[row] = highest;
 #pragma unroll
       for (int col = 0; col < Attention::kColSlots; ++col) {
@@ -38,14 +39,11 @@ struct RunningSoftmax {
     }
   }
 
-  /// Sums of values so far shrink to the new maxima.
-  RLHF_DEVICE void shrink(typename Attention::Sums& output) const {
+  /// A row's sums of values times the factor.
+  static RLHF_DEVICE void shrink(typename Attention::Sums& output, int row, float factor) {
+    if (ballot(factor != 1.0f) == 0) return;  // in most tiles: maxima are found early
 #pragma unroll
-    for (int row = 0; row < Attention::kRowSlots; ++row) {
-      if (ballot(correction[row] != 1.0f) == 0) continue;  // in most tiles: maxima are found early
-#pragma unroll
-      for (int dim = 0; dim < Attention::kDimSlots; ++dim) Attention::sum(output, row, dim) *= correction[row];
-    }
+    for (int dim = 0; dim < Attention::kDimSlots; ++dim) Attention::sum(output, row, dim) *= factor;
   }
 
   /// Completes the sums, and writes log Σ exp of the rows that targetRow(row) names, at one head; negative ones are left out.

@@ -14,10 +14,8 @@ void launch(OpContext& context, const AttentionForward& a) {
                                    static_cast<bf16*>(a.o),
                                    a.oStride,
                                    static_cast<float*>(a.lse)};
-  const int tiles = tilesPerSequence(a.maxLength, Attention::kRows);
-  const dim3 grid(static_cast<uint32_t>(a.sequences * tiles), static_cast<uint32_t>(a.heads));
-  RLHF_LAUNCH(hopperAttentionForwardKernel<Attention>, grid, dim3(Attention::kThreads), sizeof(HopperForwardShared<Attention>), context.stream,
-              arrays, shapeOf(a, sizeof(bf16), {}), tiles);
+  RLHF_LAUNCH(hopperAttentionForwardKernel<Attention>, gridOf<Attention>(a, a.heads), dim3(Attention::kThreads),
+              sizeof(HopperForwardShared<Attention>), context.stream, arrays, shapeOf(a, sizeof(bf16), {}));
 }
 
 }  // namespace

@@ -62,6 +62,7 @@ struct ForwardConsumer {
   int group;  // of 64 queries
   RunningSoftmax<Attention> softmax{shape.scale * kLog2E};
   typename Attention::Sums output{};
+  float shrinkBy[Attention::kRowSlots]{};
   typename Attention::Scores scores{};
   typename Attention::Weights weights{};
   RingReader<HopperForwardShared<Attention>::kStages> ring{shared.ring};
@@ -70,7 +71,7 @@ struct ForwardConsumer {
   RLHF_DEVICE void startOutput(int slot) { Attention::startSums(output, weights, shared.slot[slot]); }
   RLHF_DEVICE void weigh(int tile) {
     queries.hide(scores, shape, tile);
-    softmax.weigh(scores);
+    softmax.weigh(scores, [&](int row, float factor) { shrinkBy[row] = factor; });
   }
 
   /// Goes through the tiles that any of the warpgroup's queries sees, and past those that only others see.
@@ -95,7 +96,8 @@ struct ForwardConsumer {
       next = ring.take();  // before the wait: its branch keeps the assembler from waiting before it weighs
       waitForProducts<0>(output.sum);
       ring.release(values);
-      softmax.shrink(output);
+#pragma unroll
+      for (int row = 0; row < Attention::kRowSlots; ++row) softmax.shrink(output, row, shrinkBy[row]);
       weights.pack(scores);
     }
     if (own < tiles) {  // keys that only others see
@@ -112,12 +114,12 @@ struct ForwardConsumer {
 /// A block per tile of queries and head; the tile as QueryTile has it.
 template <class Attention>
 __global__ void __launch_bounds__(Attention::kThreads, 1)
-    hopperAttentionForwardKernel(const __grid_constant__ HopperForwardArrays arrays, const __grid_constant__ AttentionShape shape, int tiles) {
+    hopperAttentionForwardKernel(const __grid_constant__ HopperForwardArrays arrays, const __grid_constant__ AttentionShape shape) {
   using Shared = HopperForwardShared<Attention>;
   RLHF_SHARED_MEMORY(Shared, shared);
-  const QueryTile<Attention> queries(shape, tiles);
+  const QueryTile<Attention> queries(shape);
   if (queries.count <= 0) return;
-  const int head = static_cast<int>(blockIdx.y);
+  const int head = BlockPlace().head;
   Attention::run(
       shared, queries.count,
       [&] {

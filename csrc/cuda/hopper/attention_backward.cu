@@ -19,10 +19,8 @@ void launchQueryGradients(OpContext& context, const AttentionBackward& a, const 
                                  static_cast<const float*>(a.delta),
                                  static_cast<bf16*>(a.dq),
                                  a.qStride};
-  const int tiles = tilesPerSequence(a.maxLength, Attention::kRows);
-  const dim3 grid(static_cast<uint32_t>(a.sequences * tiles), static_cast<uint32_t>(a.heads));
-  RLHF_LAUNCH(hopperQueryGradientKernel<Attention>, grid, dim3(Attention::kThreads), sizeof(HopperQueryShared<Attention>), context.stream,
-              arrays, shape, tiles);
+  RLHF_LAUNCH(hopperQueryGradientKernel<Attention>, gridOf<Attention>(a, a.heads), dim3(Attention::kThreads),
+              sizeof(HopperQueryShared<Attention>), context.stream, arrays, shape);
 }
 
 template <class Attention>
@@ -40,10 +38,8 @@ void launchKeyGradients(OpContext& context, const AttentionBackward& a, const At
                                static_cast<bf16*>(a.dv),
                                a.kStride,
                                a.vStride};
-  const int tiles = tilesPerSequence(a.maxLength, Attention::kRows);
-  const dim3 grid(static_cast<uint32_t>(a.sequences * tiles), static_cast<uint32_t>(a.kvHeads));
-  RLHF_LAUNCH(hopperKeyGradientKernel<Attention>, grid, dim3(Attention::kThreads), sizeof(HopperKeyShared<Attention>), context.stream,
-              arrays, shape, tiles);
+  RLHF_LAUNCH(hopperKeyGradientKernel<Attention>, gridOf<Attention>(a, a.kvHeads), dim3(Attention::kThreads),
+              sizeof(HopperKeyShared<Attention>), context.stream, arrays, shape);
 }
 
 template <int kDim>

@@ -128,12 +128,12 @@ struct QueryGradients {
 /// dq of a tile of queries.
 template <class Attention>
 __global__ void __launch_bounds__(Attention::kThreads, 1)
-    hopperQueryGradientKernel(const __grid_constant__ HopperQueryArrays arrays, const __grid_constant__ AttentionShape shape, int tiles) {
+    hopperQueryGradientKernel(const __grid_constant__ HopperQueryArrays arrays, const __grid_constant__ AttentionShape shape) {
   using Shared = HopperQueryShared<Attention>;
   RLHF_SHARED_MEMORY(Shared, shared);
-  const QueryTile<Attention> queries(shape, tiles);
+  const QueryTile<Attention> queries(shape);
   if (queries.count <= 0) return;
-  const int head = static_cast<int>(blockIdx.y);
+  const int head = BlockPlace().head;
   Attention::run(
       shared, queries.count,
       [&] {
@@ -183,11 +183,13 @@ struct KeyTile {
   SequenceRows sequence;
   int keys;
 
-  RLHF_DEVICE KeyTile(const AttentionShape& given, int tiles)
+  /// The calling block's tile; a sequence's first keys are seen by the most queries.
+  explicit RLHF_DEVICE KeyTile(const AttentionShape& given) : KeyTile(given, BlockPlace()) {}
+  RLHF_DEVICE KeyTile(const AttentionShape& given, const BlockPlace& place)
       : shape(given),
-        index(static_cast<int>(blockIdx.x) / tiles),
-        kvHead(static_cast<int>(blockIdx.y)),
-        firstRow(static_cast<int>(blockIdx.x) % tiles * Attention::kRows),
+        index(place.sequence),
+        kvHead(place.head),
+        firstRow(place.tile * Attention::kRows),
         sequence(given, index),
         keys(lesser(Attention::kRows, sequence.length - firstRow)) {}
 
@@ -290,10 +292,10 @@ struct HopperKeyGradients {
 /// dk and dv of a tile of a sequence's own keys.
 template <class Attention>
 __global__ void __launch_bounds__(Attention::kThreads, 1)
-    hopperKeyGradientKernel(const __grid_constant__ HopperKeyArrays arrays, const __grid_constant__ AttentionShape shape, int tiles) {
+    hopperKeyGradientKernel(const __grid_constant__ HopperKeyArrays arrays, const __grid_constant__ AttentionShape shape) {
   using Shared = HopperKeyShared<Attention>;
   RLHF_SHARED_MEMORY(Shared, shared);
-  const KeyTile<Attention> tile(shape, tiles);
+  const KeyTile<Attention> tile(shape);
   if (tile.keys <= 0) return;
   Attention::run(
       shared, tile.keys, [&] { produceQueries(shared, arrays, tile); },
