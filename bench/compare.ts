@@ -81,7 +81,7 @@ function print(
 ): void {
   const bounds = interval.map((bound) => bound.toFixed(3)).join(", ");
   const times = `${(1e3 * theirs).toFixed(4)} → ${(1e3 * ours).toFixed(4)} ms`;
-  const name = `${bench.op.padEnd(20)} ${bench.label.padEnd(36)} ${compute.padEnd(8)}`;
+  const name = `${bench.op.padEnd(20)} ${bench.label.padEnd(36)} ${compute.padEnd(10)}`;
   console.log(
     `${name} ${times.padStart(24)}  ${ratio.toFixed(3)}× as fast [${bounds}]${mark && `  ${mark}`}`,
   );

@@ -51,7 +51,7 @@ function print({
 }: WorkResult): void {
   const MiB = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
   console.log(
-    `${place.model.padEnd(12)} ${work.padEnd(12)} ${place.compute.padEnd(8)} ${place.sequences}×${place.length}`.padEnd(
+    `${place.model.padEnd(12)} ${work.padEnd(12)} ${place.compute.padEnd(10)} ${place.sequences}×${place.length}`.padEnd(
       45,
     ) +
       ` ${seconds.toFixed(3).padStart(8)} s  ${tokensPerSecond.toFixed(0).padStart(7)} tokens/s` +

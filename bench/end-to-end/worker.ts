@@ -4,6 +4,7 @@
  */
 import { Engine } from "../../lib/index.ts";
 import { kernels } from "../../test/support/kernels.ts";
+import { peakOf } from "../ops/ceilings.ts";
 import { floorOf, type Machine } from "./floor.ts";
 import { WORKS, type WorkPlace } from "./works.ts";
 
@@ -36,8 +37,9 @@ function measureMachine(threads: number): Machine {
   const best = (measure: () => number): number => Math.max(measure(), measure(), measure());
   return {
     peak: {
-      float32: best(() => kernels.multiplyAddPeak(threads)),
-      bfloat16: best(() => kernels.bfloat16Peak(threads)),
+      float32: best(() => peakOf.float32(threads)),
+      bfloat16x3: best(() => peakOf.bfloat16x3(threads)),
+      bfloat16: best(() => peakOf.bfloat16(threads)),
     },
     bandwidth: best(() => kernels.streamingRate(threads, STREAM)),
   };
@@ -48,6 +50,7 @@ function better(a: Machine, b: Machine): Machine {
   return {
     peak: {
       float32: Math.max(a.peak.float32, b.peak.float32),
+      bfloat16x3: Math.max(a.peak.bfloat16x3, b.peak.bfloat16x3),
       bfloat16: Math.max(a.peak.bfloat16, b.peak.bfloat16),
     },
     bandwidth: Math.max(a.bandwidth, b.bandwidth),

@@ -92,5 +92,5 @@ export function lineOf(result: BenchResult): string {
   const [amount, ceiling, unit] = byProducts ? [flops, peak, "GFLOP/s"] : [bytes, bandwidth, "GB/s"];
   const rate = `${(amount / seconds / 1e9).toFixed(1)} ${unit}, ${percent(share)} of ${(ceiling / 1e9).toFixed(0)}`;
   const atClock = shareAtClock === undefined || !byProducts ? "" : `, ${percent(shareAtClock)} at its clock`;
-  return `${op.padEnd(20)} ${label.padEnd(40)} ${compute.padEnd(8)} ${threads}  ${(1e3 * seconds).toFixed(4).padStart(10)} ms  ${rate}${atClock}`;
+  return `${op.padEnd(20)} ${label.padEnd(40)} ${compute.padEnd(10)} ${threads}  ${(1e3 * seconds).toFixed(4).padStart(10)} ms  ${rate}${atClock}`;
 }

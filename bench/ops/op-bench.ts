@@ -6,7 +6,7 @@ import {
 } from "../../test/support/kernels.ts";
 
 /** What products are computed in. Ops that have no products, or no choice, have "float32" alone. */
-export type Compute = "float32" | "bfloat16";
+export type Compute = "float32" | "bfloat16x3" | "bfloat16";
 
 /** Where a bench runs, for what its arguments depend on: packed weights are as the backend packs them. */
 export interface BenchPlace {
@@ -53,7 +53,7 @@ export function uniformArray(count: number): Float32Array {
   return array;
 }
 
-/** Whether the op's products can be computed in bfloat16. */
+/** Whether the op's products can be computed in something else than float32. */
 export function hasCompute(op: string): boolean {
   return kernels.operatorFields(op).some((field) => field.name === "compute");
 }

@@ -27,9 +27,9 @@ export interface CommonOptions {
 }
 
 /** What the engine computes in, of an option's text. */
-export function computeOf({ compute }: CommonOptions): "float32" | "bfloat16" {
-  if (compute === "float32" || compute === "bfloat16") return compute;
-  throw new Error(`--compute is float32 or bfloat16, not ${compute}`);
+export function computeOf({ compute }: CommonOptions): "float32" | "bfloat16x3" | "bfloat16" {
+  if (compute === "float32" || compute === "bfloat16x3" || compute === "bfloat16") return compute;
+  throw new Error(`--compute is float32, bfloat16x3 or bfloat16, not ${compute}`);
 }
 
 /** Random tokens of GPT-2's vocabulary, the same for the same round. */

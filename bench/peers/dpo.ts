@@ -2,7 +2,7 @@
  * A DPO step with LoRA on GPT-2 small: 4 pairs, prompts of 128 tokens that both answers share, answers of 128, the reference measured
  * with the adapter off: node-rlhf's DPOTrainer beside TRL's, optimizer step included, in turn. Writes bench/results/peers-dpo-*.json.
  *
- * usage: tsx bench/peers/dpo.ts [--compute float32|bfloat16] [--pairs 5] [--threads 2] [--opponents float32,float32+tcmalloc,…]
+ * usage: tsx bench/peers/dpo.ts [--compute float32|bfloat16x3|bfloat16] [--pairs 5] [--threads 2] [--opponents float32,float32+tcmalloc,…]
  */
 import { parseArgs } from "node:util";
 import type { TokenizedExample, TokenizedPreference } from "../../lib/data/types.ts";

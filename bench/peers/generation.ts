@@ -3,7 +3,7 @@
  * memory's bandwidth allows, taken in the same rounds by reading as many bytes as the weights have. Writes
  * bench/results/peers-generation-*.json.
  *
- * usage: tsx bench/peers/generation.ts [--batch 1] [--compute float32|bfloat16] [--pairs 5] [--threads 2] [--opponents float32,…]
+ * usage: tsx bench/peers/generation.ts [--batch 1] [--compute float32|bfloat16x3|bfloat16] [--pairs 5] [--threads 2] [--opponents float32,…]
  *   [--model-dir DIR] [--vocabulary 50257] [--name gpt2]
  */
 import { parseArgs } from "node:util";
@@ -61,11 +61,11 @@ async function readSeconds(reader: Peer, bytes: number): Promise<number> {
   return Math.min(summed, ...kernels.bench(backend, "squaredNorm", args, 5, { threads }).seconds);
 }
 
-const ways = compute === "float32" ? (["float32"] as const) : (["bfloat16", "float32"] as const);
+const ways = compute === "bfloat16" ? (["bfloat16", "float32"] as const) : (["float32"] as const);
 const models = new Map<string, CausalLM>();
 for (const dtype of ways)
   models.set(
-    dtype === compute ? "ours" : `ours, weights kept in ${dtype}`,
+    dtype === ways[0] ? "ours" : `ours, weights kept in ${dtype}`,
     await CausalLM.load(options["model-dir"], { device: "cpu", threads, compute, dtype }),
   );
 const bytes = readBytes(models.get("ours")!);

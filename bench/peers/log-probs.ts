@@ -2,7 +2,7 @@
  * Token log-probs of GPT-2 small, forward only: node-rlhf beside PyTorch, time in turn, then the peak resident memory of a process of
  * its own for each, which loads the model and measures twice. Writes bench/results/peers-log-probs-*.json.
  *
- * usage: tsx bench/peers/log-probs.ts [--sequences 4] [--length 256] [--compute float32|bfloat16] [--pairs 5] [--threads 2]
+ * usage: tsx bench/peers/log-probs.ts [--sequences 4] [--length 256] [--compute float32|bfloat16x3|bfloat16] [--pairs 5] [--threads 2]
  *   [--opponents float32,…]
  */
 import { execFileSync } from "node:child_process";
@@ -37,7 +37,8 @@ async function measure(model: CausalLM, sequences: number[][]): Promise<Timing &
 
 function load(): Promise<CausalLM> {
   const compute = computeOf(options);
-  return CausalLM.load(options["model-dir"], { device: "cpu", threads, compute, dtype: compute });
+  const dtype = compute === "bfloat16" ? compute : "float32";
+  return CausalLM.load(options["model-dir"], { device: "cpu", threads, compute, dtype });
 }
 
 /** Peak resident bytes of a process that measures twice: ours and each opponent's. */

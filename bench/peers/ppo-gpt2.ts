@@ -3,7 +3,7 @@
  * policy, 4 epochs of one minibatch: node-rlhf beside a plain PyTorch PPO of the same shape, in turn; and the peak resident memory of
  * each process. Writes bench/results/peers-ppo-gpt2-*.json.
  *
- * usage: tsx bench/peers/ppo-gpt2.ts [--compute float32|bfloat16] [--pairs 3] [--threads 2] [--opponents float32+tcmalloc,…]
+ * usage: tsx bench/peers/ppo-gpt2.ts [--compute float32|bfloat16x3|bfloat16] [--pairs 3] [--threads 2] [--opponents float32+tcmalloc,…]
  */
 import { existsSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";

@@ -15,6 +15,7 @@ const char* dtypeName(DType type) {
     case DType::BF16: return "bfloat16";
     case DType::C128: return "complex128";
     case DType::I32: return "int32";
+    case DType::BF16X3: return "bfloat16x3";
   }
   return "unknown";
 }

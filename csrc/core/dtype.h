@@ -5,8 +5,9 @@
 
 namespace rlhf {
 
-/// Element types that arrays may have. `C128` exists for complex-step gradient checks on the oracle.
-enum class DType : int32_t { F32 = 0, F64 = 1, F16 = 2, BF16 = 3, C128 = 4, I32 = 5 };
+/// Element types that arrays may have. `C128` exists for complex-step gradient checks on the oracle. `BF16X3` is no array's: matrix
+/// products may be computed in it (ops/linear.h).
+enum class DType : int32_t { F32 = 0, F64 = 1, F16 = 2, BF16 = 3, C128 = 4, I32 = 5, BF16X3 = 6 };
 
 /// Bytes of one element.
 constexpr size_t dtypeSize(DType type) {

@@ -29,13 +29,14 @@ inline void fetch(Bfloat16Prefetch& prefetch) {
     for (int64_t byte = 0; byte < kResultRowBytes; byte += 64) __builtin_prefetch(prefetch.destination + byte, 1);
 }
 
-/// A step of B on the way to the first-level cache a kilobyte before tiles are loaded from it: tile loads wait for
+/// A step of B, of so many parts, on the way to the first-level cache a kilobyte before tiles are loaded from it: tile loads wait for
 /// their lines one after another, and further ahead more is asked for than a core can have on its way.
+template <int64_t kParts>
 inline void fetchStep(const uint16_t* b) {
   constexpr int64_t kBytesAhead = 1024;
   const char* const ahead = reinterpret_cast<const char*>(b) + kBytesAhead;
-#pragma GCC unroll 32
-  for (int64_t byte = 0; byte < kBfloat16StepElements * 2; byte += 64) __builtin_prefetch(ahead + byte);
+#pragma GCC unroll 64
+  for (int64_t byte = 0; byte < kParts * kBfloat16StepElements * 2; byte += 64) __builtin_prefetch(ahead + byte);
 }
 
 #define RLHF_AMX __attribute__((target("amx-tile,amx-bf16")))
@@ -57,7 +58,39 @@ RLHF_AMX void endTiles() { _tile_release(); }
 
 constexpr int kTileRowBytes = 64;
 
-/// Tiles 0 to 3 are C by quarters, 4 and 5 the halves of A, 6 and 7 those of B.
+/// C, in tiles 0 to 3, plus a step's product: 4 and 5 are the halves of A, 6 and 7 those of B.
+RLHF_AMX inline void addStep(const uint16_t* a, const uint16_t* b) {
+  _tile_loadd(4, a, kTileRowBytes);
+  _tile_loadd(6, b, kTileRowBytes);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_loadd(5, a + kHalfElements, kTileRowBytes);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_loadd(7, b + kHalfElements, kTileRowBytes);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_dpbf16ps(3, 5, 7);
+}
+
+/// The same of split operands, in the order of Bfloat16Parts: each tile is loaded once, where its forerunner was last used.
+RLHF_AMX inline void addSplitStep(const uint16_t* a, const uint16_t* b) {
+  const uint16_t* const restA = a + kBfloat16StepElements;
+  const uint16_t* const restB = b + kBfloat16StepElements;
+  addStep(restA, b);
+  _tile_loadd(4, a, kTileRowBytes);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_loadd(5, a + kHalfElements, kTileRowBytes);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_dpbf16ps(3, 5, 7);
+  _tile_loadd(6, restB, kTileRowBytes);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_loadd(7, restB + kHalfElements, kTileRowBytes);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_dpbf16ps(3, 5, 7);
+}
+
+/// Tiles 0 to 3 are C by quarters.
+template <bool kSplit>
 RLHF_AMX void multiplyTall(const Bfloat16Segment* segments, int segmentCount, float* c, bool accumulate,
                            Bfloat16Prefetch prefetch) {
   if (accumulate) {
@@ -75,17 +108,13 @@ RLHF_AMX void multiplyTall(const Bfloat16Segment* segments, int segmentCount, fl
     const uint16_t* a = segments[s].a;
     const uint16_t* b = segments[s].b;
     for (int64_t step = 0; step < segments[s].steps; ++step) {
-      _tile_loadd(4, a, kTileRowBytes);
-      _tile_loadd(6, b, kTileRowBytes);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_loadd(5, a + kHalfElements, kTileRowBytes);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_loadd(7, b + kHalfElements, kTileRowBytes);
-      _tile_dpbf16ps(1, 4, 7);
-      _tile_dpbf16ps(3, 5, 7);
+      if constexpr (kSplit)
+        addSplitStep(a, b);
+      else
+        addStep(a, b);
       fetch(prefetch);
-      a += kBfloat16StepElements;
-      b += kBfloat16StepElements;
+      a += Bfloat16Parts<kSplit>::kCount * kBfloat16StepElements;
+      b += Bfloat16Parts<kSplit>::kCount * kBfloat16StepElements;
     }
   }
   _tile_stored(0, c, kResultRowBytes);
@@ -94,10 +123,31 @@ RLHF_AMX void multiplyTall(const Bfloat16Segment* segments, int segmentCount, fl
   _tile_stored(3, c + kHalf * kBfloat16Tile + kHalf, kResultRowBytes);
 }
 
+/// C, in the tiles `left` and `right`, plus the product of 16 rows with a step of a panel of B: 4 is A, 5 what rounding left of it. A macro, since
+/// the compiler takes the numbers of tiles only as they are written.
+#define RLHF_ADD_FLAT_STEP(kSplit, left, right, b)                         \
+  do {                                                                     \
+    _tile_loadd(6, b, kTileRowBytes);                                      \
+    _tile_loadd(7, b + kHalfElements, kTileRowBytes);                      \
+    if constexpr (kSplit) {                                                \
+      _tile_dpbf16ps(left, 5, 6);                                          \
+      _tile_dpbf16ps(right, 5, 7);                                         \
+    }                                                                      \
+    _tile_dpbf16ps(left, 4, 6);                                            \
+    _tile_dpbf16ps(right, 4, 7);                                           \
+    if constexpr (kSplit) {                                                \
+      _tile_loadd(6, b + kBfloat16StepElements, kTileRowBytes);            \
+      _tile_loadd(7, b + kBfloat16StepElements + kHalfElements, kTileRowBytes); \
+      _tile_dpbf16ps(left, 4, 6);                                          \
+      _tile_dpbf16ps(right, 4, 7);                                         \
+    }                                                                      \
+  } while (false)
+
 /// multiplyTall for at most 16 rows, where B is read faster than the tiles are multiplied: by one panel, or by two side by side, whose C is
 /// in tiles 0 to 3. Memory gives more where it is read in two places.
-template <int kPanels>
+template <bool kSplit, int kPanels>
 RLHF_AMX void multiplyFlat(const Bfloat16Segment* segments, int segmentCount, float* c, bool accumulate) {
+  constexpr int64_t kParts = Bfloat16Parts<kSplit>::kCount;
   float* const second = c + kBfloat16Tile * kBfloat16Tile;
   if (accumulate) {
     _tile_loadd(0, c, kResultRowBytes);
@@ -119,21 +169,17 @@ RLHF_AMX void multiplyFlat(const Bfloat16Segment* segments, int segmentCount, fl
     const uint16_t* b = segments[s].b;
     const int64_t next = segments[s].bStride;
     for (int64_t step = 0; step < segments[s].steps; ++step) {
-      fetchStep(b);
-      if constexpr (kPanels == 2) fetchStep(b + next);
+      fetchStep<kParts>(b);
+      if constexpr (kPanels == 2) fetchStep<kParts>(b + next);
       _tile_loadd(4, a, kTileRowBytes);
-      _tile_loadd(6, b, kTileRowBytes);
-      _tile_loadd(7, b + kHalfElements, kTileRowBytes);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
+      if constexpr (kSplit) _tile_loadd(5, a + kBfloat16StepElements, kTileRowBytes);
+      RLHF_ADD_FLAT_STEP(kSplit, 0, 1, b);
       if constexpr (kPanels == 2) {
-        _tile_loadd(6, b + next, kTileRowBytes);
-        _tile_loadd(7, b + next + kHalfElements, kTileRowBytes);
-        _tile_dpbf16ps(2, 4, 6);
-        _tile_dpbf16ps(3, 4, 7);
+        const uint16_t* const neighbour = b + next;
+        RLHF_ADD_FLAT_STEP(kSplit, 2, 3, neighbour);
       }
-      a += kBfloat16StepElements;
-      b += kBfloat16StepElements;
+      a += kParts * kBfloat16StepElements;
+      b += kParts * kBfloat16StepElements;
     }
   }
   _tile_stored(0, c, kResultRowBytes);
@@ -144,24 +190,27 @@ RLHF_AMX void multiplyFlat(const Bfloat16Segment* segments, int segmentCount, fl
   }
 }
 
+template <bool kSplit>
 void multiplyWithTiles(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, bool accumulate,
                        Bfloat16Prefetch prefetch) {
   if (rows > kHalf)
-    multiplyTall(segments, segmentCount, c, accumulate, prefetch);
+    multiplyTall<kSplit>(segments, segmentCount, c, accumulate, prefetch);
   else
-    multiplyFlat<1>(segments, segmentCount, c, accumulate);
+    multiplyFlat<kSplit, 1>(segments, segmentCount, c, accumulate);
 }
 
+template <bool kSplit>
 void multiplyPairWithTiles(const Bfloat16Segment* segments, int segmentCount, float* c) {
-  multiplyFlat<2>(segments, segmentCount, c, false);
+  multiplyFlat<kSplit, 2>(segments, segmentCount, c, false);
 }
 
 #define RLHF_DOT __attribute__((target("avx512bf16,avx512f")))
 
 /// kRows rows of A by all columns of B: one dot product of a pair adds to each of their sums.
-template <int kRows>
+template <bool kSplit, int kRows>
 RLHF_DOT void multiplyDots(const Bfloat16Segment* segments, int segmentCount, int row, float* c, bool accumulate,
                            Bfloat16Prefetch& prefetch) {
+  using Parts = Bfloat16Parts<kSplit>;
   __m512 sums[kRows][2];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i)
@@ -171,21 +220,25 @@ RLHF_DOT void multiplyDots(const Bfloat16Segment* segments, int segmentCount, in
     const uint16_t* a = segments[s].a + row * kBfloat16Tile;
     const uint16_t* b = segments[s].b;
     for (int64_t step = 0; step < segments[s].steps; ++step) {
-      for (int64_t p = 0; p < kHalf; ++p) {
-        const auto left = (__m512bh)_mm512_loadu_si512(b + p * kBfloat16Tile);
-        const auto right = (__m512bh)_mm512_loadu_si512(b + kHalfElements + p * kBfloat16Tile);
+      for (const auto& [partA, partB] : Parts::kProducts) {
+        const uint16_t* const rows = a + partA * kBfloat16StepElements;
+        const uint16_t* const cols = b + partB * kBfloat16StepElements;
+        for (int64_t p = 0; p < kHalf; ++p) {
+          const auto left = (__m512bh)_mm512_loadu_si512(cols + p * kBfloat16Tile);
+          const auto right = (__m512bh)_mm512_loadu_si512(cols + kHalfElements + p * kBfloat16Tile);
 #pragma GCC unroll 8
-        for (int i = 0; i < kRows; ++i) {
-          int32_t pair;
-          std::memcpy(&pair, a + i * kBfloat16Tile + 2 * p, sizeof pair);
-          const auto factor = (__m512bh)_mm512_set1_epi32(pair);
-          sums[i][0] = _mm512_dpbf16_ps(sums[i][0], factor, left);
-          sums[i][1] = _mm512_dpbf16_ps(sums[i][1], factor, right);
+          for (int i = 0; i < kRows; ++i) {
+            int32_t pair;
+            std::memcpy(&pair, rows + i * kBfloat16Tile + 2 * p, sizeof pair);
+            const auto factor = (__m512bh)_mm512_set1_epi32(pair);
+            sums[i][0] = _mm512_dpbf16_ps(sums[i][0], factor, left);
+            sums[i][1] = _mm512_dpbf16_ps(sums[i][1], factor, right);
+          }
         }
       }
       fetch(prefetch);
-      a += kBfloat16StepElements;
-      b += kBfloat16StepElements;
+      a += Parts::kCount * kBfloat16StepElements;
+      b += Parts::kCount * kBfloat16StepElements;
     }
   }
 #pragma GCC unroll 8
@@ -195,11 +248,12 @@ RLHF_DOT void multiplyDots(const Bfloat16Segment* segments, int segmentCount, in
   }
 }
 
+template <bool kSplit>
 void multiplyWithDots(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, bool accumulate,
                       Bfloat16Prefetch prefetch) {
   int row = 0;
-  for (; row + 8 <= rows; row += 8) multiplyDots<8>(segments, segmentCount, row, c, accumulate, prefetch), prefetch = {};
-  for (; row < rows; ++row) multiplyDots<1>(segments, segmentCount, row, c, accumulate, prefetch), prefetch = {};
+  for (; row + 8 <= rows; row += 8) multiplyDots<kSplit, 8>(segments, segmentCount, row, c, accumulate, prefetch), prefetch = {};
+  for (; row < rows; ++row) multiplyDots<kSplit, 1>(segments, segmentCount, row, c, accumulate, prefetch), prefetch = {};
 }
 
 /// Linux gives a process the tiles' registers when it asks for them; other systems are not asked.
@@ -212,8 +266,12 @@ bool tilesAllowed() {
 #endif
 }
 
-constexpr Bfloat16Kernel kTileKernel{"amx", multiplyWithTiles, multiplyPairWithTiles, beginTiles, endTiles};
-constexpr Bfloat16Kernel kDotKernel{"dot", multiplyWithDots, nullptr, nullptr, nullptr};
+constexpr Bfloat16Kernel kTileKernel{"amx",
+                                     {multiplyWithTiles<false>, multiplyPairWithTiles<false>},
+                                     {multiplyWithTiles<true>, multiplyPairWithTiles<true>},
+                                     beginTiles,
+                                     endTiles};
+constexpr Bfloat16Kernel kDotKernel{"dot", {multiplyWithDots<false>, nullptr}, {multiplyWithDots<true>, nullptr}, nullptr, nullptr};
 
 /// Bits of CPUID's leaf 7: tiles and their bfloat16 products, and dot products.
 bool hasTiles() {

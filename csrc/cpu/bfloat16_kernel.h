@@ -8,10 +8,26 @@ namespace rlhf::cpu {
 //
 //   A, a panel of 32 rows:    [step][row / 16][row % 16][k % 32]
 //   B, a panel of 32 columns: [step][column / 16][k % 32 / 2][column % 16][k % 2]
+//
+// Split operands, where a number is the sum of two of bfloat16, hold a step of what rounding gives and then one of what it leaves.
 
 inline constexpr int64_t kBfloat16Tile = 32;
 inline constexpr int64_t kBfloat16StepElements = kBfloat16Tile * kBfloat16Tile;
 inline constexpr int64_t kBfloat16StepFloats = kBfloat16StepElements / 2;  // what a step of a panel takes, in floats
+
+/// What a step of packed operands takes, in steps' elements, and the products of their parts that a step adds: A's times B's, in this order.
+template <bool kSplit>
+struct Bfloat16Parts;
+template <>
+struct Bfloat16Parts<false> {
+  static constexpr int64_t kCount = 1;
+  static constexpr int64_t kProducts[][2] = {{0, 0}};
+};
+template <>
+struct Bfloat16Parts<true> {
+  static constexpr int64_t kCount = 2;
+  static constexpr int64_t kProducts[][2] = {{1, 0}, {0, 0}, {0, 1}};
+};
 
 /// A run of `steps` steps of k of one panel of A and one of B.
 struct Bfloat16Segment {
@@ -33,13 +49,17 @@ struct Bfloat16Prefetch {
 /// c[32][32] = Σ over segments of A·B, or c + that sum with `accumulate`, for the first `rows` rows; what stands in the others afterwards is undefined. Products of two
 /// bfloat16 numbers are exact in float32. An element's bits depend on its row of A and its column of B alone,
 /// and not on the calls that its sum is cut into.
-struct Bfloat16Kernel {
-  const char* name;
+struct Bfloat16Products {
   void (*multiply)(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, bool accumulate,
                    Bfloat16Prefetch prefetch);
   /// c[2][32][32] = Σ over segments of A by two neighbouring panels of B, for at most 16 rows, where B comes from memory; null: none.
   /// The bits are multiply's.
   void (*multiplyPair)(const Bfloat16Segment* segments, int segmentCount, float* c);
+};
+
+struct Bfloat16Kernel {
+  const char* name;
+  Bfloat16Products rounded, split;  // of operands as their names say
   /// To be called by each thread around its calls of those, for the state that instructions need; null: none.
   void (*begin)();
   void (*end)();

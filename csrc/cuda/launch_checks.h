@@ -31,10 +31,10 @@ inline void requireFloatSums(DType type, const char* op) { dispatchType(type, op
 
 /// Throws Error unless the weight has the activations' type.
 inline void requireWeightType(DType weight, DType compute, DType activations, const char* op) {
-  if (compute == DType::BF16 && activations != DType::BF16)
-    throw Error(code::kUnsupported, format("%s: products in bfloat16 of %s activations are not there on CUDA; keep the activations "
+  if ((compute == DType::BF16 && activations != DType::BF16) || compute == DType::BF16X3)
+    throw Error(code::kUnsupported, format("%s: products in %s of %s activations are not there on CUDA; keep the activations "
                                            "in bfloat16",
-                                           op, dtypeName(activations)));
+                                           op, dtypeName(compute), dtypeName(activations)));
   if (weight != activations)
     throw Error(code::kUnsupported, format("%s: a %s weight with %s activations; the CUDA backend needs them to be equal",
                                            op, dtypeName(weight), dtypeName(activations)));

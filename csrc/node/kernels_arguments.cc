@@ -6,7 +6,7 @@
 namespace rlhf::kernels {
 namespace {
 
-constexpr DType kTypes[] = {DType::F32, DType::F64, DType::F16, DType::BF16, DType::C128};
+constexpr DType kTypes[] = {DType::F32, DType::F64, DType::F16, DType::BF16, DType::C128, DType::BF16X3};
 constexpr double kLargestSafeInteger = 9007199254740991.0;
 
 [[noreturn]] void throwType(Napi::Env env, const std::string& message) {

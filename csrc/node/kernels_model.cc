@@ -58,7 +58,7 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
         Backend& backend = openBackend(toText(field(options, "backend"), "backend"), threads);
         engine_ =
             std::make_shared<Engine>(backend.ops(), backend.device(), toDType(field(options, "type"), "type"),
-                                     node::toStorageType(node::text(options, "compute", "float32")));
+                                     node::toComputeType(node::text(options, "compute", "float32")));
       } else {
         engine_ = Unwrap(toObject(options.Get("beside"), "beside"))->engine_;
       }

@@ -68,6 +68,8 @@ DType toStorageType(const std::string& name) {
               format("weights cannot be kept as \"%s\"; use float32, float16 or bfloat16", name.c_str()));
 }
 
+DType toComputeType(const std::string& name) { return name == dtypeName(DType::BF16X3) ? DType::BF16X3 : toStorageType(name); }
+
 AdapterConfig toAdapterConfig(const Napi::Object& object) {
   AdapterConfig config;
   const Napi::Value layers = field(object, "layers");

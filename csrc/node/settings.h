@@ -16,6 +16,8 @@ Activation toActivation(const std::string& name);
 ModelConfig toModelConfig(const Napi::Object& object);
 /// "float32", "float16" or "bfloat16": how weights are kept; else ERR_RLHF_UNSUPPORTED.
 DType toStorageType(const std::string& name);
+/// What products are computed in: one of those, or "bfloat16x3".
+DType toComputeType(const std::string& name);
 AdapterConfig toAdapterConfig(const Napi::Object& object);
 HeadConfig toHeadConfig(const Napi::Object& object);
 Batch toBatch(const Napi::Object& object);

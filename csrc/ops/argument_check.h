@@ -23,12 +23,18 @@ class ArgumentCheck {
       case DType::F16:
       case DType::BF16:
       case DType::C128: return;
-      case DType::I32: break;
+      case DType::I32:
+      case DType::BF16X3: break;
     }
     fail(code::kArgument, field, dtypeName(type), "a floating-point type");
   }
 
-  /// As above, for ops that order numbers and so have no complex form.
+  /// What matrix products may be computed in.
+  void product(const char* field, DType type) const {
+    if (type != DType::BF16X3) floating(field, type);
+  }
+
+  /// As `floating`, for ops that order numbers and so have no complex form.
   void real(const char* field, DType type) const {
     floating(field, type);
     if (type == DType::C128) fail(code::kArgument, field, dtypeName(type), "a real floating-point type");

@@ -8,7 +8,7 @@ namespace rlhf {
 /// (GPT-2's Conv1D). A frozen weight may carry its packed forms, made once by `packWeight`; they must match `data`.
 struct LinearWeight {
   DType type = DType::F32;
-  DType compute = DType::F32;  // what products are computed in: float32 or bfloat16 (below)
+  DType compute = DType::F32;  // what products are computed in: float32, bfloat16 or bfloat16x3 (below)
   int32_t transposed = 0;
   const void* data = nullptr;
   const void* packedForward = nullptr;   // (optional) for y = x·Wᵀ
@@ -25,7 +25,10 @@ struct LoraFactors {
 
 // With `compute` BF16 both factors of every matrix product of the layer, forward, backward and the adapter's, are rounded to the
 // nearest bfloat16 (ties to even) before they are multiplied: scale·(u·Aᵀ) and Bᵀ, scale·(dy·B) and A, dy and x. Sums, and all that
-// is not a matrix product, keep the accumulator's type, and with any other `compute` products are computed in that too.
+// is not a matrix product, keep the accumulator's type. With BF16X3 they are split instead, into the nearest bfloat16 and the one nearest to
+// what that leaves, and of the parts' four products all but that of the two rests are summed: an error of up to 2⁻¹⁶ of |x·w| in place of
+// 2⁻⁸ (Henry, Tang and Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", 2019).
+// With any other `compute` products are computed in the accumulator's type too.
 
 /// y = activation(x·Wᵀ + bias + scale·(u·Aᵀ)·Bᵀ) + residual, where u is loraInput, or x without one. Each row of y depends on its row of x alone, bit for bit: not on N,
 /// not on the number of threads.

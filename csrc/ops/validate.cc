@@ -98,7 +98,7 @@ void validate(const Rotary& a) {
 void validate(const PackWeight& a) {
   const ArgumentCheck check("packWeight");
   check.floating("type", a.type);
-  check.floating("compute", a.compute);
+  check.product("compute", a.compute);
   check.positive({{"inputs", a.inputs}, {"outputs", a.outputs}});
   check.flag("transposed", a.transposed);
   check.flag("backward", a.backward);
@@ -117,7 +117,7 @@ void validate(const LinearForward& a) {
   const ArgumentCheck check("linearForward");
   check.floating("type", a.type);
   check.floating("weightType", a.weight.type);
-  check.floating("compute", a.weight.compute);
+  check.product("compute", a.weight.compute);
   check.positive({{"rows", a.rows}, {"inputs", a.inputs}, {"outputs", a.outputs}});
   check.stride("xStride", a.xStride, "inputs", a.inputs);
   check.stride("yStride", a.yStride, "outputs", a.outputs);
@@ -142,7 +142,7 @@ void validate(const LinearBackward& a) {
   const ArgumentCheck check("linearBackward");
   check.floating("type", a.type);
   check.floating("weightType", a.weight.type);
-  check.floating("compute", a.weight.compute);
+  check.product("compute", a.weight.compute);
   check.positive({{"rows", a.rows}, {"inputs", a.inputs}, {"outputs", a.outputs}});
   check.stride("dyStride", a.dyStride, "outputs", a.outputs);
   check.flag("accumulateDx", a.accumulateDx);
@@ -242,7 +242,7 @@ template <class Arguments>
 void checkPredictions(const ArgumentCheck& check, const Arguments& a) {
   check.floating("type", a.type);
   check.floating("weightType", a.head.type);
-  check.floating("compute", a.head.compute);
+  check.product("compute", a.head.compute);
   check.positive({{"rows", a.rows}, {"cols", a.cols}, {"vocab", a.vocab}});
   check.between("count", a.count, 0, a.rows - 1);
   check.number("temperature", a.temperature, a.temperature > 0, "> 0");

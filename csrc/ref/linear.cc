@@ -26,15 +26,15 @@ void run(const LinearForward& a) {
     T* hidden = out<T>(a.loraHidden) + n * rank;
     for (int64_t r = 0; r < rank; ++r) {
       hidden[r] = 0;
-      for (int64_t k = 0; k < a.inputs; ++k) hidden[r] += factor(loraInput[k], compute) * factor(in<T>(a.lora.a)[r * a.inputs + k], compute);
+      for (int64_t k = 0; k < a.inputs; ++k) hidden[r] += product(loraInput[k], in<T>(a.lora.a)[r * a.inputs + k], compute);
     }
     for (int64_t m = 0; m < a.outputs; ++m) {
       T sum = 0;
       for (int64_t k = 0; k < a.inputs; ++k)
-        sum += factor(x[k], compute) * factor(weight[weightIndex(a.weight, m, k, a.inputs, a.outputs)], compute);
+        sum += product(x[k], weight[weightIndex(a.weight, m, k, a.inputs, a.outputs)], compute);
       if (a.bias) sum += in<T>(a.bias)[m];
       for (int64_t r = 0; r < rank; ++r)
-        sum += factor(T(a.lora.scale) * hidden[r], compute) * factor(in<T>(a.lora.b)[m * rank + r], compute);
+        sum += product(T(a.lora.scale) * hidden[r], in<T>(a.lora.b)[m * rank + r], compute);
       const int64_t at = n * a.yStride + m;
       const T residual = a.residual ? in<T>(a.residual)[at] : T(0);
       if (a.preActivation) out<T>(a.preActivation)[at] = sum;
@@ -51,7 +51,7 @@ void loraGradient(const LinearBackward& a) {
     for (int64_t r = 0; r < rank; ++r) {
       T sum = 0;
       for (int64_t m = 0; m < a.outputs; ++m)
-        sum += factor(in<T>(a.dy)[n * a.dyStride + m], a.weight.compute) * factor(in<T>(a.lora.b)[m * rank + r], a.weight.compute);
+        sum += product(in<T>(a.dy)[n * a.dyStride + m], in<T>(a.lora.b)[m * rank + r], a.weight.compute);
       out<T>(a.loraGradient)[n * rank + r] = T(a.lora.scale) * sum;
     }
 }
@@ -61,8 +61,7 @@ template <class T>
 T loraInputGradient(const LinearBackward& a, int64_t n, int64_t k) {
   T sum = 0;
   for (int64_t r = 0; r < a.lora.rank; ++r)
-    sum += factor(in<T>(a.loraGradient)[n * a.lora.rank + r], a.weight.compute) *
-           factor(in<T>(a.lora.a)[r * a.inputs + k], a.weight.compute);
+    sum += product(in<T>(a.loraGradient)[n * a.lora.rank + r], in<T>(a.lora.a)[r * a.inputs + k], a.weight.compute);
   return sum;
 }
 
@@ -75,8 +74,7 @@ void inputGradient(const LinearBackward& a) {
     for (int64_t k = 0; k < a.inputs; ++k) {
       T sum = 0;
       for (int64_t m = 0; m < a.outputs; ++m)
-        sum += factor(in<T>(a.dy)[n * a.dyStride + m], a.weight.compute) *
-               factor(weight[weightIndex(a.weight, m, k, a.inputs, a.outputs)], a.weight.compute);
+        sum += product(in<T>(a.dy)[n * a.dyStride + m], weight[weightIndex(a.weight, m, k, a.inputs, a.outputs)], a.weight.compute);
       if (!a.dLoraInput) sum += loraInputGradient<T>(a, n, k);
       T& dx = out<T>(a.dx)[n * a.dxStride + k];
       dx = a.accumulateDx ? dx + sum : sum;
@@ -88,7 +86,7 @@ template <class T>
 struct Rows {
   const T* data;
   int64_t stride, cols;
-  T at(int64_t n, int64_t i, DType compute) const { return factor(data[n * stride + i], compute); }
+  const T& at(int64_t n, int64_t i) const { return data[n * stride + i]; }
 };
 
 /// gradient(i, j) += scale · Σ_n left(n, i) · right(n, j), with element (i, j) at i·rowStep + j·columnStep.
@@ -98,7 +96,7 @@ void accumulateOuter(T* gradient, int64_t rowStep, int64_t columnStep, T scale, 
   for (int64_t i = 0; i < left.cols; ++i)
     for (int64_t j = 0; j < right.cols; ++j) {
       T sum = 0;
-      for (int64_t n = 0; n < rows; ++n) sum += left.at(n, i, compute) * right.at(n, j, compute);
+      for (int64_t n = 0; n < rows; ++n) sum += product(left.at(n, i), right.at(n, j), compute);
       gradient[i * rowStep + j * columnStep] += scale * sum;
     }
 }

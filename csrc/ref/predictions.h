@@ -34,7 +34,7 @@ void logitsOf(const T* x, int64_t cols, const LinearWeight& head, double tempera
   const Parameter<T> weight(head.data, head.type);
   for (int64_t v = 0; v < vocab; ++v) {
     T sum = 0;
-    for (int64_t c = 0; c < cols; ++c) sum += factor(x[c], head.compute) * factor(weight[v * cols + c], head.compute);
+    for (int64_t c = 0; c < cols; ++c) sum += product(x[c], weight[v * cols + c], head.compute);
     z[v] = sum / T(temperature);
   }
 }
@@ -43,10 +43,9 @@ void logitsOf(const T* x, int64_t cols, const LinearWeight& head, double tempera
 template <class T, class Arguments>
 void addLogitGradient(const Arguments& a, int64_t h, int64_t v, const T& gradient) {
   const Parameter<T> weight(a.head.data, a.head.type);
-  const T dz = factor(gradient, a.head.compute);
   for (int64_t c = 0; c < a.cols; ++c) {
-    out<T>(a.dx)[h * a.cols + c] += dz * factor(weight[v * a.cols + c], a.head.compute);
-    if (a.dWeight) out<T>(a.dWeight)[v * a.cols + c] += dz * factor(in<T>(a.x)[h * a.cols + c], a.head.compute);
+    out<T>(a.dx)[h * a.cols + c] += product(gradient, weight[v * a.cols + c], a.head.compute);
+    if (a.dWeight) out<T>(a.dWeight)[v * a.cols + c] += product(gradient, in<T>(a.x)[h * a.cols + c], a.head.compute);
   }
 }
 

@@ -93,13 +93,18 @@ class Parameter {
   DType type_;
 };
 
-/// A factor of a matrix product, rounded where products are computed in bfloat16. The rounding counts as constant, so that a complex
-/// step goes through it.
+/// The bfloat16 nearest to a number.
+inline double nearestBfloat16(double value) { return bfloat16ToFloat(floatToBfloat16(static_cast<float>(value))); }
+
+/// A link of a matrix product's sum, its factors rounded or split as `compute` says. That counts as constant, so that a complex step
+/// goes through it.
 template <class T>
-T factor(const T& value, DType compute) {
-  if (compute != DType::BF16) return value;
-  const double real = realPart(value);
-  return value + T(bfloat16ToFloat(floatToBfloat16(static_cast<float>(real))) - real);
+T product(const T& left, const T& right, DType compute) {
+  const double x = realPart(left), y = realPart(right);
+  if (compute == DType::BF16) return (left + T(nearestBfloat16(x) - x)) * (right + T(nearestBfloat16(y) - y));
+  if (compute != DType::BF16X3) return left * right;
+  const double highX = nearestBfloat16(x), lowX = nearestBfloat16(x - highX), highY = nearestBfloat16(y), lowY = nearestBfloat16(y - highY);
+  return (left + T(highX + lowX - x)) * (right + T(highY + lowY - y)) - T(lowX * lowY);
 }
 
 /// Calls body(std::type_identity<T>) for the scalar type that `type` names. 16-bit types have no oracle of their own:

@@ -47,7 +47,7 @@ export function modelOptions(): Option[] {
     new Option("--device <name>", "where to compute").choices(["auto", "cpu", "cuda"]).default("auto"),
     new Option("--threads <n>", "CPU threads; default: all").argParser(integer(1)),
     new Option("--compute <type>", "what matrix products are computed in")
-      .choices(["float32", "bfloat16", "float16"])
+      .choices(["float32", "bfloat16x3", "bfloat16", "float16"])
       .default("float32"),
   ];
 }

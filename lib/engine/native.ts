@@ -54,7 +54,7 @@ export interface NativeEngineInfo {
   readonly backend: string;
   readonly instructionSet: string;
   readonly threads: number;
-  readonly compute: "float32" | "bfloat16" | "float16";
+  readonly compute: "float32" | "bfloat16x3" | "bfloat16" | "float16";
   /** What products in bfloat16 use: AMX tiles, AVX-512 dot products, or conversion to float32. */
   readonly bfloat16Kernel: "amx" | "dot" | "convert";
 }

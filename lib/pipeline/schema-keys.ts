@@ -24,9 +24,9 @@ export const dtype = z
     "how a model's matrices are kept in memory; those that train in float32, or in bfloat16 with stochastic rounding",
   );
 export const compute = z
-  .enum(["float32", "bfloat16", "float16"])
+  .enum(["float32", "bfloat16x3", "bfloat16", "float16"])
   .describe(
-    "what matrix products are computed in; bfloat16 is faster where the processor has it, and less exact; float16 on cuda alone",
+    "what matrix products are computed in; bfloat16 is faster where the processor has it, and less exact; bfloat16x3 is between the two, on the CPU alone; float16 on cuda alone",
   );
 export const seed = z.int().nonnegative().describe("everything random follows from it");
 

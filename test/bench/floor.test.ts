@@ -11,7 +11,7 @@ import {
 } from "../../bench/end-to-end/floor.ts";
 import { MODELS } from "../../bench/end-to-end/works.ts";
 
-const MACHINE: Machine = { peak: { float32: 100, bfloat16: 1000 }, bandwidth: 10 };
+const MACHINE: Machine = { peak: { float32: 100, bfloat16x3: 300, bfloat16: 1000 }, bandwidth: 10 };
 const flopsOf = (operations: readonly Operation[]): number =>
   operations.reduce((total, { flops }) => total + flops, 0);
 

@@ -10,9 +10,14 @@ import {
 import { ACTIVATION, linearBackwardArguments, linearForwardArguments } from "./cases/linear.ts";
 import { type TokenLossShape, tokenLossArguments } from "./cases/token-loss.ts";
 
-/* Products computed in bfloat16: every kernel that this machine has against the oracle, which rounds the same factors. */
+/*
+ * Products computed in bfloat16 and bfloat16x3: every kernel that this machine has against the oracle, which rounds or splits the same
+ * factors.
+ */
 
 const KERNELS = (["amx", "dot", "convert"] as const).filter((name) => kernels.chooseBfloat16Kernel(name));
+const COMPUTES = ["bfloat16", "bfloat16x3"] as const;
+type Compute = (typeof COMPUTES)[number];
 const BACKENDS = kernels.backends().filter((name) => name.startsWith("cpu"));
 
 interface Case {
@@ -54,7 +59,7 @@ function statistics(rows: number, cols: number, vocab: number, count: number): C
     entropy: new Float64Array(rows),
   };
   const first: Case = { op: "tokenLogProbForward", name, args: { ...shared, ...outputs } };
-  const measured = run(first, "ref", "float64");
+  const measured = run({ ...first, compute: "bfloat16" }, "ref", "float64");
   const args = {
     ...shared,
     lse: measured["lse"]!,
@@ -132,10 +137,23 @@ const CASES: readonly Case[] = [
   ...divergence("forward", { rows: 60, cols: 64, vocab: 2300, count: 50 }),
 ];
 
-/** Inputs that bfloat16 holds, so that both sides round the same numbers; what is computed between two products they may not. */
-function exactInputs(args: CaseArguments): CaseArguments {
-  const round = (values: Float64Array): Float64Array =>
-    Float64Array.from(kernels.fromBits(kernels.toBits(Float32Array.from(values), "bfloat16"), "bfloat16"));
+/** A case whose products are computed in a type; "bfloat16" inputs are numbers that bfloat16 holds, others those that float32 does. */
+interface ComputedCase extends Case {
+  readonly compute: Compute;
+  readonly inputs?: Compute;
+}
+
+/**
+ * Inputs that both sides round or split the same way; what is computed between two products may differ. Those of bfloat16x3 have
+ * something left to split.
+ */
+function exactInputs({ args, compute, inputs = compute }: ComputedCase): CaseArguments {
+  const round = (values: Float64Array): Float64Array => {
+    const single = Float32Array.from(values);
+    return Float64Array.from(
+      inputs === "bfloat16" ? kernels.fromBits(kernels.toBits(single, "bfloat16"), "bfloat16") : single,
+    );
+  };
   const seen = new Map<unknown, Float64Array>();
   const entries = Object.entries(args).map(([name, value]) => {
     if (!(value instanceof Float64Array)) return [name, value] as const;
@@ -145,28 +163,30 @@ function exactInputs(args: CaseArguments): CaseArguments {
   return Object.fromEntries(entries);
 }
 
-function inBfloat16({ op, args }: Case, type: "float32" | "float64"): KernelArguments {
-  const reference: KernelArguments = op.startsWith("kl") ? { refCompute: "bfloat16" } : {};
-  return { ...toKernelArguments(op, exactInputs(args), type), type, compute: "bfloat16", ...reference };
+function argumentsOf(each: ComputedCase, type: "float32" | "float64"): KernelArguments {
+  const { op, compute } = each;
+  const reference: KernelArguments = op.startsWith("kl") ? { refCompute: compute } : {};
+  return { ...toKernelArguments(op, exactInputs(each), type), type, compute, ...reference };
 }
 
-function run(each: Case, backend: string, type: "float32" | "float64", forms: KernelArguments = {}) {
-  const args = { ...inBfloat16(each, type), ...forms };
+function run(each: ComputedCase, backend: string, type: "float32" | "float64", forms: KernelArguments = {}) {
+  const args = { ...argumentsOf(each, type), ...forms };
   if (backend === "ref") kernels.run(backend, each.op, args);
   else runKernel(backend, each.op, args);
   return decodeOutputs(each.op, args, type);
 }
 
-/** The packed forms of a case's weight, kept in float32 or in bfloat16: both hold the same numbers. */
-function packedForms({ op, args }: Case, backend: string, type: "float32" | "bfloat16"): KernelArguments {
+/** The packed forms of a case's weight, kept in float32 or in bfloat16. */
+function packedForms(each: ComputedCase, backend: string, type: "float32" | "bfloat16"): KernelArguments {
+  const { op, args, compute } = each;
   const inputs = Number(args["inputs"] ?? args["cols"]);
   const outputs = Number(args["outputs"] ?? args["vocab"]);
-  const weight = encode(exactInputs(args)["weight"] as Float64Array, type);
+  const weight = encode(exactInputs(each)["weight"] as Float64Array, type);
   const pack = (back: boolean): Uint8Array => {
-    const bytes = kernels.packedWeightBytes(backend, type, "bfloat16", inputs, outputs, back);
+    const bytes = kernels.packedWeightBytes(backend, type, compute, inputs, outputs, back);
     const packed = new Uint8Array(kernels.alignedBuffer(bytes));
     const transposed = args["transposed"] === true;
-    const sizes = { type, compute: "bfloat16", inputs, outputs, transposed, backward: back };
+    const sizes = { type, compute, inputs, outputs, transposed, backward: back };
     runKernel(backend, "packWeight", { ...sizes, weight, packed });
     return packed;
   };
@@ -178,9 +198,17 @@ function packedForms({ op, args }: Case, backend: string, type: "float32" | "bfl
 }
 
 /**
- * Per array: the largest error is within `share` of the largest number. Sums differ by their order, ε·√K; a factor that is itself a
- * sum may be rounded the other way, which is half of 2⁻⁸ of one term.
+ * The largest error of an array, as a share of its largest number. Sums differ by their order, ε·√K; a factor that is itself a sum may be
+ * rounded the other way, which in bfloat16 is half of 2⁻⁸ of one term, and in bfloat16x3 no more than the sums.
  */
+function tolerance({ op, args, compute }: ComputedCase): number {
+  // Gradients of logits, and an adapter's hidden states, are rounded after they were computed.
+  const isRounded =
+    /ProbBackward|DivergenceBackward|ForwardBackward/.test(op) || Number(args["rank"] ?? 0) > 0;
+  return isRounded && compute === "bfloat16" ? 2e-3 : 2e-5;
+}
+
+/** Per array: the largest error is within `share` of the largest number. */
 function assertNear(
   actual: Record<string, Float64Array>,
   expected: Record<string, Float64Array>,
@@ -229,26 +257,27 @@ describe("products in bfloat16", () => {
 
   for (const backend of BACKENDS)
     for (const kernel of backend.endsWith("avx512") || backend === "cpu" ? KERNELS : (["convert"] as const))
-      for (const each of CASES)
-        it(`${each.op} ${each.name} on ${backend} by ${kernel}`, () => {
-          kernels.chooseBfloat16Kernel(kernel);
-          const expected = run(each, "ref", "float64");
-          const actual = run(each, backend, "float32");
-          // Gradients of logits, and an adapter's hidden states, are rounded after they were computed.
-          const rounded =
-            /ProbBackward|DivergenceBackward|ForwardBackward/.test(each.op) ||
-            Number(each.args["rank"] ?? 0) > 0;
-          assertNear(actual, expected, rounded ? 2e-3 : 2e-5);
-          assertSame(run(each, backend, "float32", packedForms(each, backend, "float32")), actual, "packed");
-          assertSame(
-            run(each, backend, "float32", packedForms(each, backend, "bfloat16")),
-            actual,
-            "packed from 16 bits",
-          );
-        });
+      for (const compute of COMPUTES)
+        for (const opCase of CASES)
+          it(`${opCase.op} ${opCase.name} in ${compute} on ${backend} by ${kernel}`, () => {
+            kernels.chooseBfloat16Kernel(kernel);
+            const each: ComputedCase = { ...opCase, compute };
+            const actual = run(each, backend, "float32");
+            assertNear(actual, run(each, "ref", "float64"), tolerance(each));
+            const packed = run(each, backend, "float32", packedForms(each, backend, "float32"));
+            assertSame(packed, actual, "packed");
+            const narrow: ComputedCase = { ...each, inputs: "bfloat16" };
+            assertSame(
+              run(narrow, backend, "float32", packedForms(narrow, backend, "bfloat16")),
+              run(narrow, backend, "float32"),
+              "packed from 16 bits",
+            );
+          });
 
-  for (const kernel of KERNELS)
-    it(`by ${kernel}: the same bits on any number of threads, and in each row whatever the others are`, () => {
+  for (const [compute, kernel] of COMPUTES.flatMap((compute) =>
+    KERNELS.map((kernel) => [compute, kernel] as const),
+  ))
+    it(`in ${compute} by ${kernel}: the same bits on any number of threads, and in each row whatever the others are`, () => {
       kernels.chooseBfloat16Kernel(kernel);
       const args = linearForwardArguments(new CaseData("bfloat16 rows"), {
         rows: 150,
@@ -257,7 +286,7 @@ describe("products in bfloat16", () => {
         rank: 4,
       });
       const all = (rows: number, options: KernelOptions): Float32Array => {
-        const part = { ...toKernelArguments("linearForward", args, "float32"), rows, compute: "bfloat16" };
+        const part = { ...toKernelArguments("linearForward", args, "float32"), rows, compute };
         runKernel("cpu", "linearForward", part, options);
         const { y } = part as unknown as { y: Float32Array };
         return y;
@@ -280,6 +309,20 @@ describe("products in bfloat16", () => {
       const sizes = { rows: 3, inputs: 2, outputs: 1, xStride: 2, yStride: 1, compute: "bfloat16" };
       runKernel("cpu", "linearForward", { ...sizes, x, weight: Float32Array.of(1, 1), y });
       assert.deepEqual(y, Float32Array.of(Number.NaN, Number.POSITIVE_INFINITY, 2), kernel);
+    }
+  });
+
+  it("in bfloat16x3 are of factors of 16 bits, without the product of what rounding left of both", () => {
+    const [high, low] = [1, 2 ** -9 + 2 ** -12];
+    for (const kernel of KERNELS) {
+      kernels.chooseBfloat16Kernel(kernel);
+      const y = new Float32Array(2);
+      // The second one has a bit too many, which falls away.
+      const x = Float32Array.of(high + low, high + low + 2 ** -19);
+      const sizes = { rows: 2, inputs: 1, outputs: 1, xStride: 1, yStride: 1, compute: "bfloat16x3" };
+      runKernel("cpu", "linearForward", { ...sizes, x, weight: Float32Array.of(high + low), y });
+      const product = high * high + 2 * high * low;
+      assert.deepEqual(y, Float32Array.of(product, product), kernel);
     }
   });
 

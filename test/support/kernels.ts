@@ -3,6 +3,8 @@ import { loadKernelsBinary } from "../../lib/engine/load-binary.ts";
 
 /** Element types of csrc/core/dtype.h that ops compute in. */
 export type KernelType = "float32" | "float64" | "float16" | "bfloat16" | "complex128";
+/** What matrix products may be computed in. */
+export type ProductType = KernelType | "bfloat16x3";
 
 /** Tokens in a page of a key/value cache (csrc/ops/decode.h). */
 export const PAGE_TOKENS = 32;
@@ -89,7 +91,7 @@ export interface KernelsAddon {
   packedWeightBytes(
     backend: string,
     type: KernelType,
-    compute: KernelType,
+    compute: ProductType,
     inputs: number,
     outputs: number,
     backward: boolean,

@@ -9,6 +9,7 @@ namespace rlhf::RLHF_ISA {
 namespace {
 
 using cpu::Bfloat16Kernel;
+using cpu::Bfloat16Parts;
 using cpu::Bfloat16Prefetch;
 using cpu::Bfloat16Segment;
 
@@ -28,42 +29,59 @@ void transposePairs(const Pairs& source, Pairs& destination) {
     }
 }
 
-/// 32 values of one line, zeros after the first `depth`.
-template <class Reader>
-void roundLine(const typename Reader::Element* values, int depth, float factor, uint16_t* line) {
+/// Each lane's bfloat16, and with kSplit the one nearest to what rounding leaves, in the upper 16 bits.
+template <bool kSplit>
+struct RoundedParts {
+  BitVec part[Bfloat16Parts<kSplit>::kCount];
+
+  explicit RoundedParts(Vec value) {
+    part[0] = roundToBfloat16(value);
+    if constexpr (kSplit) part[1] = roundToBfloat16(value - std::bit_cast<Vec>(part[0]));
+  }
+};
+
+/// 32 values of one line, zeros after the first `depth`, a part of them `partStride` elements after the one before.
+template <class Reader, bool kSplit>
+void roundLine(const typename Reader::Element* values, int depth, float factor, uint16_t* line, int64_t partStride) {
   for (int k = 0; k < kBfloat16Tile; k += kWidth) {
     const int count = std::clamp(depth - k, 0, kWidth);
     const Vec value = count == kWidth ? Reader::load(values + k) : Reader::loadPartial(values + k, count);
-    Bfloat16::store(line + k, value * factor);
+    const RoundedParts<kSplit> rounded(value * factor);
+    for (int64_t part = 0; part < Bfloat16Parts<kSplit>::kCount; ++part)
+      Bfloat16::storeUpper(line + part * partStride + k, rounded.part[part], kWidth);
   }
 }
 
-/// pairs[i][p] from line i of `lines`, whose values of k lie side by side.
-template <class Reader>
-void readAlongDepth(const typename Reader::Element* source, int64_t lineStride, int lines, int depth, float factor, Pairs& pairs) {
+/// pairs[part][i][p] from line i of `lines`, whose values of k lie side by side.
+template <class Reader, bool kSplit>
+void readAlongDepth(const typename Reader::Element* source, int64_t lineStride, int lines, int depth, float factor, Pairs* pairs) {
   constexpr int64_t kBytesAhead = 512;
   for (int i = 0; i < kHalfTile; ++i) {
     const auto* ahead = reinterpret_cast<const char*>(source + i * lineStride) + kBytesAhead;
     for (size_t byte = 0; byte < kBfloat16Tile * sizeof *source; byte += 64) __builtin_prefetch(ahead + byte, 0, 2);
-    roundLine<Reader>(source + i * lineStride, i < lines ? depth : 0, factor, reinterpret_cast<uint16_t*>(pairs[i]));
+    roundLine<Reader, kSplit>(source + i * lineStride, i < lines ? depth : 0, factor, reinterpret_cast<uint16_t*>(pairs[0][i]),
+                              sizeof(Pairs) / sizeof(uint16_t));
   }
 }
 
-/// pairs[p][i] where the values of `lines` lines lie side by side for each k. The next step's are on their way meanwhile: no
+/// pairs[part][p][i] where the values of `lines` lines lie side by side for each k. The next step's are on their way meanwhile: no
 /// prefetcher of the processor sees a pattern in a line from here and a line from there.
-template <class Reader>
-void readAcross(const typename Reader::Element* source, int64_t depthStride, int lines, int depth, float factor, Pairs& pairs) {
+template <class Reader, bool kSplit>
+void readAcross(const typename Reader::Element* source, int64_t depthStride, int lines, int depth, float factor, Pairs* pairs) {
   for (int64_t k = kBfloat16Tile; k < 2 * kBfloat16Tile; ++k) __builtin_prefetch(source + k * depthStride, 0, 2);
   for (int p = 0; p < kHalfTile; ++p)
     for (int i = 0; i < kHalfTile; i += kWidth) {
       const int count = std::clamp(lines - i, 0, kWidth);
       const auto rounded = [&](int k) {
-        if (k >= depth || count == 0) return BitVec{};
+        if (k >= depth || count == 0) return RoundedParts<kSplit>(Vec{});
         const auto* values = source + k * depthStride + i;
-        return roundToBfloat16((count == kWidth ? Reader::load(values) : Reader::loadPartial(values, count)) * factor);
+        return RoundedParts<kSplit>((count == kWidth ? Reader::load(values) : Reader::loadPartial(values, count)) * factor);
       };
-      const BitVec pair = rounded(2 * p) >> 16 | rounded(2 * p + 1);
-      std::memcpy(&pairs[p][i], &pair, sizeof pair);
+      const auto lower = rounded(2 * p), upper = rounded(2 * p + 1);
+      for (int64_t part = 0; part < Bfloat16Parts<kSplit>::kCount; ++part) {
+        const BitVec pair = lower.part[part] >> 16 | upper.part[part];
+        std::memcpy(&pairs[part][p][i], &pair, sizeof pair);
+      }
     }
 }
 
@@ -71,10 +89,11 @@ void readAcross(const typename Reader::Element* source, int64_t depthStride, int
 enum class Order { ByLine, ByPair };
 
 /// Packs `lines` rows of A or columns of B, `lineStride` elements apart, of `depth` values of k, `depthStride` elements apart.
-template <class Reader, Order order>
+template <class Reader, Order order, bool kSplit>
 void packPanels(const typename Reader::Element* source, int64_t lineStride, int64_t depthStride, int64_t lines, int64_t depth,
                 float factor, float* packed, int64_t panelStride) {
   const bool alongDepth = depthStride == 1;
+  constexpr int64_t kStepFloats = Bfloat16Parts<kSplit>::kCount * kBfloat16StepFloats;
   const int64_t panels = (lines + kBfloat16Tile - 1) / kBfloat16Tile, steps = bfloat16Steps(depth);
   // What lies side by side is read one after the other.
   for (int64_t block = 0; block < panels * steps; ++block) {
@@ -84,27 +103,31 @@ void packPanels(const typename Reader::Element* source, int64_t lineStride, int6
       const auto* from = source + line * lineStride + k * depthStride;
       const auto count = static_cast<int>(std::clamp<int64_t>(lines - line, 0, kHalfTile));
       const auto deep = static_cast<int>(std::min(kBfloat16Tile, depth - k));
-      float* const to = packed + panel * panelStride + step * kBfloat16StepFloats + half * kHalfTile * kHalfTile;
-      alignas(64) Pairs pairs, turned;
+      float* const to = packed + panel * panelStride + step * kStepFloats + half * kHalfTile * kHalfTile;
+      constexpr int64_t kParts = Bfloat16Parts<kSplit>::kCount;
+      alignas(64) Pairs pairs[kParts], turned;
       if (alongDepth)
-        readAlongDepth<Reader>(from, lineStride, count, deep, factor, pairs);
+        readAlongDepth<Reader, kSplit>(from, lineStride, count, deep, factor, pairs);
       else
-        readAcross<Reader>(from, depthStride, count, deep, factor, pairs);
+        readAcross<Reader, kSplit>(from, depthStride, count, deep, factor, pairs);
       const bool turn = alongDepth != (order == Order::ByLine);
-      if (turn) transposePairs(pairs, turned);
-      std::memcpy(to, turn ? turned : pairs, sizeof pairs);
+      for (int64_t part = 0; part < kParts; ++part) {
+        if (turn) transposePairs(pairs[part], turned);
+        std::memcpy(to + part * kBfloat16StepFloats, turn ? turned : pairs[part], sizeof turned);
+      }
     }
   }
 }
 
 /// Rows of A whose values of k lie side by side are read from end to end, one after the other, as memory likes it.
+template <bool kSplit>
 void packRows(const float* source, int64_t rowStride, int64_t rows, int64_t depth, float factor, float* packed,
               int64_t panelStride) {
   for (int64_t row = 0; row < ceilDivide(rows, kBfloat16Tile) * kBfloat16Tile; ++row) {
     auto* line = reinterpret_cast<uint16_t*>(packed + row / kBfloat16Tile * panelStride) + row % kBfloat16Tile * kBfloat16Tile;
-    for (int64_t k = 0; k < depth; k += kBfloat16Tile, line += kBfloat16StepElements) {
+    for (int64_t k = 0; k < depth; k += kBfloat16Tile, line += Bfloat16Parts<kSplit>::kCount * kBfloat16StepElements) {
       const int64_t count = row < rows ? std::min(kBfloat16Tile, depth - k) : 0;
-      roundLine<Float32>(source + row * rowStride + k, static_cast<int>(count), factor, line);
+      roundLine<Float32, kSplit>(source + row * rowStride + k, static_cast<int>(count), factor, line, kBfloat16StepElements);
     }
   }
 }
@@ -114,56 +137,72 @@ Vec earlier(BitVec pair) { return std::bit_cast<Vec>(pair << 16); }
 Vec later(BitVec pair) { return std::bit_cast<Vec>(pair & 0xffff0000u); }
 BitVec broadcast(uint32_t pair) { return pair - BitVec{}; }
 
-template <int kRows>
+template <bool kSplit, int kRows>
 void multiplyRows(const Bfloat16Segment* segments, int segmentCount, int row, float* c, bool accumulate) {
+  using Parts = Bfloat16Parts<kSplit>;
   for (int64_t col = 0; col < kBfloat16Tile; col += kWidth) {
     Vec sums[kRows] = {};
     if (accumulate)
       for (int i = 0; i < kRows; ++i) sums[i] = load(c + (row + i) * kBfloat16Tile + col);
     for (int s = 0; s < segmentCount; ++s)
-      for (int64_t step = 0; step < segments[s].steps; ++step) {
-        const uint16_t* const a = segments[s].a + step * kBfloat16StepElements + row * kBfloat16Tile;
-        const uint16_t* const b = segments[s].b + step * kBfloat16StepElements + col / kHalfTile * kBfloat16StepElements / 2;
-        for (int64_t p = 0; p < kHalfTile; ++p) {
-          BitVec right;
-          std::memcpy(&right, b + (p * kHalfTile + col % kHalfTile) * 2, sizeof right);
-          const Vec first = earlier(right), second = later(right);
+      for (int64_t step = 0; step < segments[s].steps; ++step)
+        for (const auto& [partA, partB] : Parts::kProducts) {
+          const uint16_t* const a = segments[s].a + (step * Parts::kCount + partA) * kBfloat16StepElements + row * kBfloat16Tile;
+          const uint16_t* const b =
+              segments[s].b + (step * Parts::kCount + partB) * kBfloat16StepElements + col / kHalfTile * kBfloat16StepElements / 2;
+          for (int64_t p = 0; p < kHalfTile; ++p) {
+            BitVec right;
+            std::memcpy(&right, b + (p * kHalfTile + col % kHalfTile) * 2, sizeof right);
+            const Vec first = earlier(right), second = later(right);
 #pragma GCC unroll 4
-          for (int i = 0; i < kRows; ++i) {
-            uint32_t pair;
-            std::memcpy(&pair, a + i * kBfloat16Tile + 2 * p, sizeof pair);
-            const BitVec left = broadcast(pair);
-            sums[i] += earlier(left) * first;
-            sums[i] += later(left) * second;
+            for (int i = 0; i < kRows; ++i) {
+              uint32_t pair;
+              std::memcpy(&pair, a + i * kBfloat16Tile + 2 * p, sizeof pair);
+              const BitVec left = broadcast(pair);
+              sums[i] += earlier(left) * first;
+              sums[i] += later(left) * second;
+            }
           }
         }
-      }
     for (int i = 0; i < kRows; ++i) store(c + (row + i) * kBfloat16Tile + col, sums[i]);
   }
 }
 
 /// Where the processor has no instruction for bfloat16: numbers are widened again, and summed in rising k.
+template <bool kSplit>
 void multiplyWidened(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, bool accumulate, Bfloat16Prefetch) {
   int row = 0;
-  for (; row + 4 <= rows; row += 4) multiplyRows<4>(segments, segmentCount, row, c, accumulate);
-  for (; row < rows; ++row) multiplyRows<1>(segments, segmentCount, row, c, accumulate);
+  for (; row + 4 <= rows; row += 4) multiplyRows<kSplit, 4>(segments, segmentCount, row, c, accumulate);
+  for (; row < rows; ++row) multiplyRows<kSplit, 1>(segments, segmentCount, row, c, accumulate);
 }
 
-constexpr Bfloat16Kernel kConversion{"convert", multiplyWidened, nullptr, nullptr, nullptr};
+constexpr Bfloat16Kernel kConversion{"convert", {multiplyWidened<false>, nullptr}, {multiplyWidened<true>, nullptr}, nullptr, nullptr};
+
+template <bool kSplit>
+void packA(const MatrixView& a, int64_t rows, int64_t depth, float factor, float* packed, int64_t panelStride) {
+  const auto* source = static_cast<const float*>(a.data);
+  if (a.colStride == 1)
+    packRows<kSplit>(source, a.rowStride, rows, depth, factor, packed, panelStride);
+  else
+    packPanels<Float32, Order::ByLine, kSplit>(source, a.rowStride, a.colStride, rows, depth, factor, packed, panelStride);
+}
+
+template <bool kSplit>
+void packB(const MatrixView& b, int64_t depth, int64_t cols, float* packed, int64_t panelStride) {
+  withReader(b.type, [&]<class Reader>(Reader) {
+    const auto* source = static_cast<const typename Reader::Element*>(b.data);
+    packPanels<Reader, Order::ByPair, kSplit>(source, b.colStride, b.rowStride, cols, depth, 1.0f, packed, panelStride);
+  });
+}
 
 }  // namespace
 
-void packBfloat16A(const MatrixView& a, int64_t rows, int64_t depth, float factor, float* packed, int64_t panelStride) {
-  if (a.colStride == 1) return packRows(static_cast<const float*>(a.data), a.rowStride, rows, depth, factor, packed, panelStride);
-  packPanels<Float32, Order::ByLine>(static_cast<const float*>(a.data), a.rowStride, a.colStride, rows, depth, factor, packed,
-                                     panelStride);
+void packBfloat16A(DType compute, const MatrixView& a, int64_t rows, int64_t depth, float factor, float* packed, int64_t panelStride) {
+  (compute == DType::BF16X3 ? packA<true> : packA<false>)(a, rows, depth, factor, packed, panelStride);
 }
 
-void packBfloat16B(const MatrixView& b, int64_t depth, int64_t cols, float* packed, int64_t panelStride) {
-  withReader(b.type, [&]<class Reader>(Reader) {
-    packPanels<Reader, Order::ByPair>(static_cast<const typename Reader::Element*>(b.data), b.colStride, b.rowStride, cols, depth,
-                                      1.0f, packed, panelStride);
-  });
+void packBfloat16B(DType compute, const MatrixView& b, int64_t depth, int64_t cols, float* packed, int64_t panelStride) {
+  (compute == DType::BF16X3 ? packB<true> : packB<false>)(b, depth, cols, packed, panelStride);
 }
 
 const Bfloat16Kernel& bfloat16Kernel() {

@@ -309,15 +309,19 @@ float* SharedScratch::take(int64_t floats) {
 
 void packColumns(OpContext& context, const MatrixView& b, int64_t depth, int64_t cols, float* packed, DType compute) {
   const int64_t colsPerTask = kPanelsPerPackingTask * panelColsOf(compute), panelStride = panelStrideOf(depth, compute);
-  const auto pack = compute == DType::BF16 ? packBfloat16B : packB;
   forEachTask(context, ceilDivide(cols, colsPerTask), depth * cols >= kElementsPerTask, [&](int64_t task, int) {
     const int64_t col = task * colsPerTask;
-    pack(b.from(0, col), depth, std::min(colsPerTask, cols - col), packed + task * kPanelsPerPackingTask * panelStride, panelStride);
+    const int64_t count = std::min(colsPerTask, cols - col);
+    float* const panels = packed + task * kPanelsPerPackingTask * panelStride;
+    if (isBfloat16(compute))
+      packBfloat16B(compute, b.from(0, col), depth, count, panels, panelStride);
+    else
+      packB(b.from(0, col), depth, count, panels, panelStride);
   });
 }
 
 void gemm(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume, Columns columns) {
-  if (product.compute == DType::BF16) return gemmBfloat16(context, scratch, product, consume, columns);
+  if (isBfloat16(product.compute)) return gemmBfloat16(context, scratch, product, consume, columns);
   if (readsOperandsAsTheyLie(product, scratch, columns)) return gemmDirect(context, scratch, product, consume);
   const Term& main = product.terms[0];
   if (main.packedB && product.rows <= kMostFewRows && columns == Columns::Balanced)

@@ -27,7 +27,7 @@ struct Term {
 
 struct Product {
   int64_t rows = 0, cols = 0;
-  DType compute = DType::F32;  // BF16: A (times its factor) and B are rounded to bfloat16; sums are float32 all the same
+  DType compute = DType::F32;  // BF16, BF16X3: A (times its factor) and B are rounded to bfloat16, or split; sums are float32 all the same
   // The second term (a low-rank update, whose B is not packed) runs in the accumulators of the first; depth 0: none.
   Term terms[2];
   // (optional) Where the consumer writes C, rows `destinationStride` floats apart, and whether it adds to what stands there.
@@ -82,17 +82,17 @@ inline constexpr int64_t kStripCols = 256;
 enum class Columns { Balanced, FixedCuts };
 
 /// Columns of a packed panel of B.
-constexpr int64_t panelColsOf(DType compute) { return compute == DType::BF16 ? kBfloat16Tile : kPanelCols; }
+constexpr int64_t panelColsOf(DType compute) { return isBfloat16(compute) ? kBfloat16Tile : kPanelCols; }
 
 /// Floats between packed panels of B [depth, cols].
 constexpr int64_t panelStrideOf(int64_t depth, DType compute) {
-  return compute == DType::BF16 ? bfloat16Steps(depth) * kBfloat16StepFloats : depth * kPanelCols;
+  return isBfloat16(compute) ? bfloat16Steps(depth) * bfloat16StepFloats(compute) : depth * kPanelCols;
 }
 
 /// Panels of B from row `k` and column `col` on, which are multiples of 32.
 constexpr int64_t panelOffset(int64_t k, int64_t col, int64_t panelStride, DType compute) {
-  return compute == DType::BF16 ? col / kBfloat16Tile * panelStride + k / kBfloat16Tile * kBfloat16StepFloats
-                                : col / kPanelCols * panelStride + k * kPanelCols;
+  return isBfloat16(compute) ? col / kBfloat16Tile * panelStride + k / kBfloat16Tile * bfloat16StepFloats(compute)
+                             : col / kPanelCols * panelStride + k * kPanelCols;
 }
 
 /// Where element (k, col) of B stands in panels whose depth is B's, counted in elements: of float32, and of bfloat16 (cpu/bfloat16_kernel.h).
@@ -125,8 +125,9 @@ inline constexpr int64_t kPanelsPerPackingTask = 4;
 /// Packs all of B [depth, cols] into panels panelStrideOf(depth, compute) floats apart, on all threads.
 void packColumns(OpContext& context, const MatrixView& b, int64_t depth, int64_t cols, float* packed, DType compute = DType::F32);
 
-/// Packs all of A [rows, depth] in bfloat16 for several products, where `scratch` has room for it beside what they take; else null.
-const float* packRowsOnce(OpContext& context, SharedScratch& scratch, const MatrixView& a, int64_t rows, int64_t depth);
+/// Packs all of A [rows, depth] for several products in bfloat16, where `scratch` has room for it beside what they take; else null, as where
+/// `compute` is another.
+const float* packRowsOnce(OpContext& context, SharedScratch& scratch, DType compute, const MatrixView& a, int64_t rows, int64_t depth);
 
 /// The product in bfloat16; gemm() comes here by itself.
 void gemmBfloat16(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume, Columns columns);

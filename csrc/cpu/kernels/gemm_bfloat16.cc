@@ -8,16 +8,15 @@ namespace {
 
 using cpu::Bfloat16Kernel;
 using cpu::Bfloat16Prefetch;
+using cpu::Bfloat16Products;
 using cpu::Bfloat16Segment;
 
 constexpr int64_t kStripPanels = kStripCols / kBfloat16Tile;
 constexpr int64_t kStripRowPanels = 4;  // whose tiles lie in the second-level cache while a strip is multiplied
 constexpr int64_t kTileFloats = kBfloat16Tile * kBfloat16Tile;
 static_assert((kBfloat16Tile * kStripCols + kStripRowPanels * kStripPanels * kTileFloats) * sizeof(float) <= cpu::kScratchPerThread);
-constexpr int64_t kLinesOfStep = kBfloat16StepFloats / 16;
-
-// A group of rows' packed A stays in the second-level cache while the panels of B pass by, in blocks of so many steps: 16 KB, which the
-// first-level cache holds beside what passes of A.
+// A group of rows' packed A stays in the second-level cache while the panels of B pass by, in blocks of so many steps: 16 KB, of split
+// operands 32, which the first-level cache holds beside what passes of A.
 constexpr int64_t kGroupFloats = 160 << 10;
 constexpr int64_t kMostGroupPanels = 16;
 constexpr int64_t kBlockSteps = 8;
@@ -28,12 +27,12 @@ constexpr int64_t kSharedWork = 1 << 22;
 constexpr int64_t kWorkPerElementOfB = 32;
 
 /// Packs rows [0, rows) of A, times `factor`, on all threads.
-void packRows(OpContext& context, const MatrixView& a, int64_t rows, int64_t depth, float factor, float* packed) {
-  const int64_t stride = bfloat16Steps(depth) * kBfloat16StepFloats;
+void packRows(OpContext& context, DType compute, const MatrixView& a, int64_t rows, int64_t depth, float factor, float* packed) {
+  const int64_t stride = panelStrideOf(depth, compute);
   const int64_t panelsPerTask = a.colStride == 1 ? 1 : kPanelsPerPackingTask, rowsPerTask = panelsPerTask * kBfloat16Tile;
   forEachTask(context, ceilDivide(rows, rowsPerTask), rows * stride >= kElementsPerTask, [&](int64_t task, int) {
     const int64_t row = task * rowsPerTask;
-    packBfloat16A(a.from(row, 0), std::min(rowsPerTask, rows - row), depth, factor, packed + task * panelsPerTask * stride, stride);
+    packBfloat16A(compute, a.from(row, 0), std::min(rowsPerTask, rows - row), depth, factor, packed + task * panelsPerTask * stride, stride);
   });
 }
 
@@ -41,17 +40,18 @@ void packRows(OpContext& context, const MatrixView& a, int64_t rows, int64_t dep
 class Part {
  public:
   Part(OpContext& context, const Product& product, Columns columns, StripConsumer consume)
-      : context_(context), product_(product), consume_(consume), wholeStrips_(columns == Columns::FixedCuts) {
+      : context_(context), product_(product), consume_(consume), wholeStrips_(columns == Columns::FixedCuts),
+        stepFloats_(bfloat16StepFloats(product.compute)), linesOfStep_(stepFloats_ / 16) {
     for (int t = 0; t < 2; ++t) {
       steps_[t] = bfloat16Steps(product.terms[t].depth);
       packsB_[t] = steps_[t] > 0 && !product.terms[t].packedB;
       packsA_[t] = steps_[t] > 0 && !product.terms[t].packedA;
-      strideA_[t] = steps_[t] * kBfloat16StepFloats;
+      strideA_[t] = steps_[t] * stepFloats_;
     }
   }
 
   int64_t aPanelFloats() const { return packsA_[0] * strideA_[0] + packsA_[1] * strideA_[1]; }
-  int64_t bPanelFloats() const { return (packsB_[0] * steps_[0] + packsB_[1] * steps_[1]) * kBfloat16StepFloats; }
+  int64_t bPanelFloats() const { return (packsB_[0] * steps_[0] + packsB_[1] * steps_[1]) * stepFloats_; }
 
   void setRows(int64_t begin, int64_t rows, float* packed) {
     rowBegin_ = begin, rows_ = rows;
@@ -59,7 +59,7 @@ class Part {
       const Term& term = product_.terms[t];
       panelsA_[t] = packsA_[t] ? packed : term.packedA ? term.packedA + begin / kBfloat16Tile * strideA_[t] : nullptr;
       if (!packsA_[t]) continue;
-      packRows(context_, term.a.from(begin, 0), rows, term.depth, term.factor, packed);
+      packRows(context_, product_.compute, term.a.from(begin, 0), rows, term.depth, term.factor, packed);
       packed += strideA_[t] * ceilDivide(rows, kBfloat16Tile);
     }
   }
@@ -69,19 +69,20 @@ class Part {
     for (int t = 0; t < 2; ++t) {
       const Term& term = product_.terms[t];
       if (!packsB_[t]) {
-        panelsB_[t] = steps_[t] > 0 ? term.packedB + panelOffset(0, begin, term.packedBStride, DType::BF16) : nullptr;
+        panelsB_[t] = steps_[t] > 0 ? term.packedB + panelOffset(0, begin, term.packedBStride, product_.compute) : nullptr;
         strideB_[t] = term.packedBStride;
         continue;
       }
-      strideB_[t] = steps_[t] * kBfloat16StepFloats;
+      strideB_[t] = steps_[t] * stepFloats_;
       panelsB_[t] = packed;
-      packColumns(context_, term.b.from(0, begin), term.depth, cols, packed, DType::BF16);
+      packColumns(context_, term.b.from(0, begin), term.depth, cols, packed, product_.compute);
       packed += strideB_[t] * ceilDivide(cols, kBfloat16Tile);
     }
   }
 
   void multiply() {
     const Bfloat16Kernel& kernel = bfloat16Kernel();
+    const Bfloat16Products& products = product_.compute == DType::BF16X3 ? kernel.split : kernel.rounded;
     const int64_t rowPanels = ceilDivide(rows_, kBfloat16Tile), colPanels = ceilDivide(cols_, kBfloat16Tile);
     const int64_t threads = cpu::pool(context_).size(), tasks = threads == 1 ? 1 : 6 * threads;
     const int64_t most = isCut() ? kMostGroupPanels : rowPanels;
@@ -96,11 +97,11 @@ class Part {
       const Range cols{units * colPart / colParts * unit, std::min(colPanels, units * (colPart + 1) / colParts * unit)};
       if (kernel.begin) kernel.begin();
       if (wholeStrips_)
-        multiplyStrips(kernel, rows, cols, slot);
-      else if (kernel.multiplyPair && rows_ <= kBfloat16Tile / 2)
-        multiplyPairs(kernel, cols, slot);
+        multiplyStrips(products, rows, cols, slot);
+      else if (products.multiplyPair && rows_ <= kBfloat16Tile / 2)
+        multiplyPairs(products, cols, slot);
       else
-        multiplyTiles(kernel, rows, cols, slot);
+        multiplyTiles(products, rows, cols, slot);
       if (kernel.end) kernel.end();
     });
   }
@@ -111,7 +112,7 @@ class Part {
   };
 
   /// A block of B stays in the first-level cache while all rows of the group pass by, and the next one is fetched meanwhile.
-  void multiplyTiles(const Bfloat16Kernel& kernel, Range rows, Range cols, int slot) const {
+  void multiplyTiles(const Bfloat16Products& products, Range rows, Range cols, int slot) const {
     alignas(64) float tiles[kMostGroupPanels][kTileFloats];
     const int64_t height = rows.end - rows.begin;
     const bool whole = height == 1 || !isCut();
@@ -123,35 +124,35 @@ class Part {
           float* const tile = tiles[whole ? 0 : i - rows.begin];
           Bfloat16Prefetch prefetch = height == 1 ? fetchAhead(j) : fetchBlock(j, steps.end, blockSteps, i - rows.begin, height);
           if (isLast(steps)) fetchDestination(i, j, steps, prefetch);
-          multiplyTile(kernel, i, j, steps, tile, prefetch);
+          multiplyTile(products, i, j, steps, tile, prefetch);
           if (isLast(steps)) finish(i, j, 1, tile, kBfloat16Tile, slot);
         }
       }
   }
 
   /// Few rows, for which B comes from memory once: two panels at a time.
-  void multiplyPairs(const Bfloat16Kernel& kernel, Range cols, int slot) const {
+  void multiplyPairs(const Bfloat16Products& products, Range cols, int slot) const {
     alignas(64) float tiles[2][kTileFloats];
     int64_t j = cols.begin;
     for (; j + 2 <= cols.end; j += 2) {
       Bfloat16Segment segments[2];
       const int count = segmentsOf(0, j, {0, steps_[0]}, segments);
-      kernel.multiplyPair(segments, count, tiles[0]);
+      products.multiplyPair(segments, count, tiles[0]);
       finish(0, j, 1, tiles[0], kBfloat16Tile, slot);
       finish(0, j + 1, 1, tiles[1], kBfloat16Tile, slot);
     }
-    if (j < cols.end) multiplyTiles(kernel, {0, 1}, {j, cols.end}, slot);
+    if (j < cols.end) multiplyTiles(products, {0, 1}, {j, cols.end}, slot);
   }
 
   /// Tiles of some row panels by a strip's column panels, in the same blocks, and then the strips.
-  void multiplyStrips(const Bfloat16Kernel& kernel, Range rows, Range cols, int slot) const {
+  void multiplyStrips(const Bfloat16Products& products, Range rows, Range cols, int slot) const {
     float* const strip = reinterpret_cast<float*>(cpu::threadScratch(context_, slot));
     float* const tiles = strip + kBfloat16Tile * kStripCols;
     for (int64_t begin = cols.begin; begin < cols.end; begin += kStripPanels)
       for (int64_t top = rows.begin; top < rows.end; top += kStripRowPanels) {
         const Range some{top, std::min(top + kStripRowPanels, rows.end)};
         const int64_t panels = std::min(kStripPanels, cols.end - begin);
-        multiplyStripTiles(kernel, some, {begin, begin + panels}, tiles);
+        multiplyStripTiles(products, some, {begin, begin + panels}, tiles);
         for (int64_t i = some.begin; i < some.end; ++i) {
           joinTiles(tiles + (i - top) * kStripPanels * kTileFloats, heightOf(i), panels, strip);
           finish(i, begin, panels, strip, panels * kBfloat16Tile, slot);
@@ -159,7 +160,7 @@ class Part {
       }
   }
 
-  void multiplyStripTiles(const Bfloat16Kernel& kernel, Range rows, Range cols, float* tiles) const {
+  void multiplyStripTiles(const Bfloat16Products& products, Range rows, Range cols, float* tiles) const {
     const int64_t height = rows.end - rows.begin;
     for (int64_t step = 0; step < steps_[0]; step += kBlockSteps) {
       const Range steps{step, std::min(step + kBlockSteps, steps_[0])};
@@ -167,7 +168,7 @@ class Part {
         for (int64_t i = rows.begin; i < rows.end; ++i) {
           float* const tile = tiles + ((i - rows.begin) * kStripPanels + j - cols.begin) * kTileFloats;
           const bool next = j + 1 < cols.end;
-          multiplyTile(kernel, i, j, steps, tile,
+          multiplyTile(products, i, j, steps, tile,
                        fetchBlock(next ? j + 1 : cols.begin, next ? step : steps.end, kBlockSteps, i - rows.begin, height));
         }
     }
@@ -184,18 +185,18 @@ class Part {
   bool isLast(Range steps) const { return steps.end == steps_[0]; }
 
   /// Adds the product of some steps of the first term to the tile, or begins with it; the last ones bring the second term with them.
-  void multiplyTile(const Bfloat16Kernel& kernel, int64_t rowPanel, int64_t colPanel, Range steps, float* tile,
+  void multiplyTile(const Bfloat16Products& products, int64_t rowPanel, int64_t colPanel, Range steps, float* tile,
                     Bfloat16Prefetch prefetch) const {
     Bfloat16Segment segments[2];
     const int count = segmentsOf(rowPanel, colPanel, steps, segments);
-    kernel.multiply(segments, count, static_cast<int>(heightOf(rowPanel)), tile, steps.begin > 0, prefetch);
+    products.multiply(segments, count, static_cast<int>(heightOf(rowPanel)), tile, steps.begin > 0, prefetch);
   }
 
   int segmentsOf(int64_t rowPanel, int64_t colPanel, Range steps, Bfloat16Segment* segments) const {
     int count = 0;
     const auto add = [&](int term, Range part) {
       if (part.begin == part.end) return;
-      const int64_t skipped = part.begin * kBfloat16StepFloats;
+      const int64_t skipped = part.begin * stepFloats_;
       segments[count++] = {reinterpret_cast<const uint16_t*>(panelsA_[term] + rowPanel * strideA_[term] + skipped),
                            reinterpret_cast<const uint16_t*>(panelsB_[term] + colPanel * strideB_[term] + skipped),
                            part.end - part.begin, 2 * strideB_[term]};
@@ -209,14 +210,14 @@ class Part {
   Bfloat16Prefetch fetchAhead(int64_t colPanel) const {
     constexpr int64_t kBytesAhead = 8192;
     if (steps_[0] == 0) return {};
-    return {reinterpret_cast<const char*>(panelsB_[0] + colPanel * strideB_[0]) + kBytesAhead, kLinesOfStep};
+    return {reinterpret_cast<const char*>(panelsB_[0] + colPanel * strideB_[0]) + kBytesAhead, linesOfStep_};
   }
 
   /// Part `part` of `parts` of the block of B from `step` on, be it the next panel's.
   Bfloat16Prefetch fetchBlock(int64_t colPanel, int64_t step, int64_t blockSteps, int64_t part, int64_t parts) const {
-    const int64_t lines = ceilDivide(kLinesOfStep, parts);
-    if (part * lines >= kLinesOfStep || steps_[0] == 0) return {};
-    const auto* next = reinterpret_cast<const char*>(panelsB_[0] + colPanel * strideB_[0] + step * kBfloat16StepFloats);
+    const int64_t lines = ceilDivide(linesOfStep_, parts);
+    if (part * lines >= linesOfStep_ || steps_[0] == 0) return {};
+    const auto* next = reinterpret_cast<const char*>(panelsB_[0] + colPanel * strideB_[0] + step * stepFloats_);
     return {next + part * lines * blockSteps * 64, lines};
   }
 
@@ -241,6 +242,7 @@ class Part {
   const Product& product_;
   StripConsumer consume_;
   bool wholeStrips_;
+  int64_t stepFloats_, linesOfStep_;
   int64_t steps_[2];
   bool packsA_[2], packsB_[2];
   int64_t rowBegin_ = 0, rows_ = 0, colBegin_ = 0, cols_ = 0;
@@ -252,11 +254,12 @@ class Part {
 
 }  // namespace
 
-const float* packRowsOnce(OpContext& context, SharedScratch& scratch, const MatrixView& a, int64_t rows, int64_t depth) {
-  const int64_t floats = ceilDivide(rows, kBfloat16Tile) * bfloat16Steps(depth) * kBfloat16StepFloats;
+const float* packRowsOnce(OpContext& context, SharedScratch& scratch, DType compute, const MatrixView& a, int64_t rows, int64_t depth) {
+  if (!isBfloat16(compute)) return nullptr;
+  const int64_t floats = ceilDivide(rows, kBfloat16Tile) * panelStrideOf(depth, compute);
   if (2 * floats > scratch.floatsLeft()) return nullptr;
   float* const packed = scratch.take(floats);
-  packRows(context, a, rows, depth, 1, packed);
+  packRows(context, compute, a, rows, depth, 1, packed);
   return packed;
 }
 

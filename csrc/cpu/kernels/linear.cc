@@ -117,7 +117,7 @@ void addLoraGradients(OpContext& context, const LinearBackward& g) {
 }  // namespace
 
 size_t packedWeightBytes(DType type, DType compute, int64_t inputs, int64_t outputs, int32_t backward) {
-  if (type != DType::F32 && compute != DType::BF16) return 0;
+  if (type != DType::F32 && !isBfloat16(compute)) return 0;
   const int64_t depth = backward ? outputs : inputs, cols = backward ? inputs : outputs;
   return static_cast<size_t>(ceilDivide(cols, panelColsOf(compute)) * panelStrideOf(depth, compute)) * sizeof(float);
 }
@@ -163,7 +163,7 @@ void linearForward(OpContext& context, const LinearForward& f) {
   SharedScratch scratch(context);
   if (rank > 0) {
     Term& main = product.terms[0];
-    if (f.weight.compute == DType::BF16 && !f.loraInput) main.packedA = packRowsOnce(context, scratch, main.a, f.rows, f.inputs);
+    if (!f.loraInput) main.packedA = packRowsOnce(context, scratch, f.weight.compute, main.a, f.rows, f.inputs);
     multiplyInto(context, scratch, f.weight.compute, f.rows, rank,
                  {.depth = f.inputs,
                   .a = f.loraInput ? rowMajor(f.loraInput, f.inputs) : main.a,
@@ -190,7 +190,7 @@ void linearBackward(OpContext& context, const LinearBackward& g) {
   const MatrixView dy = rowMajor(g.dy, g.dyStride);
   SharedScratch scratch(context);
   const float* packedDy = nullptr;
-  if (rank > 0 && g.dx && g.weight.compute == DType::BF16) packedDy = packRowsOnce(context, scratch, dy, g.rows, g.outputs);
+  if (rank > 0 && g.dx) packedDy = packRowsOnce(context, scratch, g.weight.compute, dy, g.rows, g.outputs);
   if (rank > 0 && (g.dx || g.dLoraInput || g.dA))
     multiplyInto(context, scratch, g.weight.compute, g.rows, rank,
                  {.depth = g.outputs, .a = dy, .b = rowMajor(g.lora.b, rank), .packedA = packedDy},

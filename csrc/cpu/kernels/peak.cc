@@ -55,7 +55,7 @@ void multiplyPanels(int64_t tiles) {
   std::fill(std::begin(segments), std::end(segments), cpu::Bfloat16Segment{a, b, kCachedSteps});
   const cpu::Bfloat16Kernel& kernel = bfloat16Kernel();
   if (kernel.begin) kernel.begin();
-  for (int64_t tile = 0; tile < tiles; ++tile) kernel.multiply(segments, kSegmentsPerTile, kBfloat16Tile, c, false, {});
+  for (int64_t tile = 0; tile < tiles; ++tile) kernel.rounded.multiply(segments, kSegmentsPerTile, kBfloat16Tile, c, false, {});
   if (kernel.end) kernel.end();
 }
 

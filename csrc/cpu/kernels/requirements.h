@@ -19,7 +19,7 @@ inline void requireWeight(const char* op, const LinearWeight& weight, const void
   if (type != DType::F32 && !narrow)
     throw Error(code::kUnsupported, format("%s: weights of %s are not supported on the CPU, use float32, float16 or bfloat16",
                                            op, dtypeName(type)));
-  if (narrow && packed && weight.compute != DType::BF16)
+  if (narrow && packed && weight.compute == DType::F32)
     throw Error(code::kUnsupported, format("%s: weights of %s have no packed form for products in float32 on the CPU", op, dtypeName(type)));
 }
 

@@ -36,9 +36,11 @@ struct Float32 {
 struct Bfloat16 {
   using Element = uint16_t;
   static void store(uint16_t* destination, Vec value) { storePartial(destination, value, kWidth); }
-  static void storePartial(uint16_t* destination, Vec value, int count) {
-    const HalfVec rounded = __builtin_convertvector(roundToBfloat16(value) >> 16, HalfVec);
-    std::memcpy(destination, &rounded, static_cast<size_t>(count) * sizeof(uint16_t));
+  static void storePartial(uint16_t* destination, Vec value, int count) { storeUpper(destination, roundToBfloat16(value), count); }
+  /// The upper 16 bits of the first `count` lanes.
+  static void storeUpper(uint16_t* destination, BitVec bits, int count) {
+    const HalfVec upper = __builtin_convertvector(bits >> 16, HalfVec);
+    std::memcpy(destination, &upper, static_cast<size_t>(count) * sizeof(uint16_t));
   }
   static Vec widen(HalfVec bits) {
 #if defined(__AVX512F__)
