@@ -3,7 +3,7 @@
  * policy, 4 epochs of one minibatch: node-rlhf beside a plain PyTorch PPO of the same shape, in turn; and the peak resident memory of
  * each process. Writes bench/results/peers-ppo-gpt2-*.json.
  *
- * usage: tsx bench/peers/ppo-gpt2.ts [--compute float32|bfloat16x3|bfloat16] [--pairs 3] [--threads 2] [--opponents float32+tcmalloc,…]
+ * usage: tsx bench/peers/ppo-gpt2.ts [--compute float32|bfloat16x3|bfloat16] [--dtype float32|bfloat16] [--micro-batch-tokens 4096] [--pairs 3] [--threads 2] [--opponents float32+tcmalloc,…]
  */
 import { existsSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
@@ -17,9 +17,22 @@ const PROMPT = 64;
 const NEW_TOKENS = 64;
 const VOCABULARY = 50257;
 
-const { values: options } = parseArgs({ options: COMMON_OPTIONS });
+const { values: options } = parseArgs({
+  options: {
+    ...COMMON_OPTIONS,
+    dtype: { type: "string", default: "float32" },
+    "micro-batch-tokens": { type: "string", default: "4096" },
+  },
+});
 const iterations = Number(options.pairs) + Number(options["warm-up"]);
 const compute = computeOf(options);
+const dtype = options.dtype as "float32" | "bfloat16";
+const microBatchTokens = Number(options["micro-batch-tokens"]);
+/** Ours as it is without settings that save memory, or with which of them. */
+const saving = [
+  ...(dtype === "float32" ? [] : [`weights in ${dtype}`]),
+  ...(microBatchTokens >= PROMPTS * (PROMPT + NEW_TOKENS) ? [] : [`${microBatchTokens} tokens a pass`]),
+];
 const directory = options["model-dir"];
 
 /** A tokenizer of made-up words, one for each of GPT-2's tokens: the model knows no words either. */
@@ -60,7 +73,8 @@ const report = {
 };
 
 const tokenizer = await madeUpTokenizer();
-using model = await CausalLM.load(directory, { device: "cpu", threads: Number(options.threads), compute });
+const threads = Number(options.threads);
+using model = await CausalLM.load(directory, { device: "cpu", threads, compute, dtype });
 using trainer = new PPOTrainer({
   model,
   tokenizer,
@@ -69,6 +83,7 @@ using trainer = new PPOTrainer({
   config: {
     numIterations: iterations,
     batchSize: PROMPTS,
+    microBatchTokens,
     shufflePrompts: false,
     maxNewTokens: NEW_TOKENS,
     minNewTokens: NEW_TOKENS,
@@ -92,8 +107,8 @@ async function ourIteration(): Promise<Timing & { metrics: object; peakBytes: nu
 
 await besidePeers(
   {
-    name: `ppo-gpt2-${compute}-${options.threads}-threads`,
-    what: `GPT-2 124M, PPO iteration of ${PROMPTS} x (${PROMPT} + ${NEW_TOKENS}) tokens, LoRA, 4 epochs, ours ${compute}`,
+    name: `ppo-gpt2-${compute}-${threads}-threads${saving.length > 0 ? "-saving-memory" : ""}`,
+    what: `GPT-2 124M, PPO iteration of ${PROMPTS} x (${PROMPT} + ${NEW_TOKENS}) tokens, LoRA, 4 epochs, ours ${[compute, ...saving].join(", ")}`,
     script: "ppo_gpt2.py",
     args: [],
     ours: new Map([["ours", ourIteration]]),
