@@ -102,6 +102,7 @@ const CASES: readonly Case[] = [
     ...{ rows: 33, inputs: 64, outputs: 48, rank: 33, loraInput: true, transposed: true },
   }),
   forward("600×700×530, many blocks", { rows: 600, inputs: 700, outputs: 530 }),
+  forward("70×4200×20, in parts of k", { rows: 70, inputs: 4200, outputs: 20 }),
   backward("1×1×1", { rows: 1, inputs: 1, outputs: 1, dx: "write", dWeight: true, dBias: true }),
   backward("40×65×33", {
     rows: 40,
@@ -300,6 +301,30 @@ describe("products in bfloat16", () => {
           `${rows} rows`,
         );
     });
+
+  it("deep and wide ones, whose unfinished tiles wait for more of k, have the bits of few rows", () => {
+    const [most, outputs] = [192, 5500];
+    const wave = (length: number): Float32Array => Float32Array.from({ length }, (_, i) => Math.sin(i));
+    for (const [compute, inputs] of [
+      ["bfloat16", 4200],
+      ["bfloat16x3", 2100],
+    ] as const) {
+      const [x, weight] = [wave(most * inputs), wave(inputs * outputs)];
+      const product = (rows: number): Float32Array => {
+        const y = new Float32Array(rows * outputs);
+        const sizes = { rows, inputs, outputs, xStride: inputs, yStride: outputs, compute };
+        runKernel(
+          "cpu",
+          "linearForward",
+          { ...sizes, x: x.subarray(0, rows * inputs), weight, y },
+          { threads: 1 },
+        );
+        return y;
+      };
+      const few = product(16);
+      assert.deepEqual(product(most).subarray(0, few.length), few, compute);
+    }
+  });
 
   it("a NaN stays one, and an infinity too", () => {
     for (const kernel of KERNELS) {

@@ -12,7 +12,7 @@ using cpu::Bfloat16Products;
 using cpu::Bfloat16Segment;
 
 constexpr int64_t kStripPanels = kStripCols / kBfloat16Tile;
-constexpr int64_t kStripRowPanels = 4;  // whose tiles lie in the second-level cache while a strip is multiplied
+constexpr int64_t kStripRowPanels = 8;  // whose tiles lie in the second-level cache while a strip is multiplied
 constexpr int64_t kTileFloats = kBfloat16Tile * kBfloat16Tile;
 static_assert((kBfloat16Tile * kStripCols + kStripRowPanels * kStripPanels * kTileFloats) * sizeof(float) <= cpu::kScratchPerThread);
 // A group of rows' packed A stays in the second-level cache while the panels of B pass by, in blocks of so many steps: 16 KB, of split
@@ -20,6 +20,13 @@ static_assert((kBfloat16Tile * kStripCols + kStripRowPanels * kStripPanels * kTi
 constexpr int64_t kGroupFloats = 160 << 10;
 constexpr int64_t kMostGroupPanels = 16;
 constexpr int64_t kBlockSteps = 8;
+
+// Where a few panels of A are more than the second-level cache holds, a group goes through chunks of k, and tiles of C wait for the next one in
+// the thread's scratch memory.
+constexpr int64_t kDeepFloats = 64 << 10;
+constexpr int64_t kChunkFloats = 24 << 10;
+static_assert(kChunkFloats % (kBlockSteps * bfloat16StepFloats(DType::BF16X3)) == 0);
+constexpr int64_t kScratchTiles = cpu::kScratchPerThread / sizeof(float) / kTileFloats;
 
 // Multiply-adds that take about as long as calling the other threads, and as reading an element of B from memory, which is what counts
 // where few rows use it.
@@ -86,7 +93,7 @@ class Part {
     const int64_t rowPanels = ceilDivide(rows_, kBfloat16Tile), colPanels = ceilDivide(cols_, kBfloat16Tile);
     const int64_t threads = cpu::pool(context_).size(), tasks = threads == 1 ? 1 : 6 * threads;
     const int64_t most = isCut() ? kMostGroupPanels : rowPanels;
-    const int64_t group = std::min(most, std::max<int64_t>(4, kGroupFloats / (strideA_[0] + strideA_[1])));
+    const int64_t group = std::min(most, std::max<int64_t>(4, kGroupFloats / (chunkSteps() * stepFloats_ + strideA_[1])));
     const int64_t rowParts = ceilDivide(rowPanels, group);
     const int64_t unit = wholeStrips_ ? kStripPanels : 1, units = ceilDivide(colPanels, unit);
     const int64_t colParts = std::min(units, ceilDivide(tasks, rowParts));
@@ -111,18 +118,31 @@ class Part {
     int64_t begin, end;
   };
 
-  /// A block of B stays in the first-level cache while all rows of the group pass by, and the next one is fetched meanwhile.
+  /// A group's rows by a range of columns, a chunk of k after another.
   void multiplyTiles(const Bfloat16Products& products, Range rows, Range cols, int slot) const {
-    alignas(64) float tiles[kMostGroupPanels][kTileFloats];
+    const int64_t height = rows.end - rows.begin;
+    const int64_t chunk = height == 1 ? std::max<int64_t>(1, steps_[0]) : chunkSteps();
+    const int64_t width = chunk < steps_[0] ? kScratchTiles / height : 1;  // panels of columns that wait for the next chunk
+    for (int64_t begin = cols.begin; begin < cols.end; begin += width)
+      for (int64_t step = 0; step == 0 || step < steps_[0]; step += chunk)
+        multiplyChunk(products, rows, {begin, std::min(begin + width, cols.end)}, {step, std::min(step + chunk, steps_[0])}, slot);
+  }
+
+  /// A block of B stays in the first-level cache while all rows of the group pass by, and the next one is fetched meanwhile.
+  void multiplyChunk(const Bfloat16Products& products, Range rows, Range cols, Range chunk, int slot) const {
+    float* const tiles = reinterpret_cast<float*>(cpu::threadScratch(context_, slot));
     const int64_t height = rows.end - rows.begin;
     const bool whole = height == 1 || !isCut();
     const int64_t blockSteps = whole ? std::max<int64_t>(1, steps_[0]) : kBlockSteps;
     for (int64_t j = cols.begin; j < cols.end; ++j)
-      for (int64_t step = 0; step == 0 || step < steps_[0]; step += blockSteps) {
-        const Range steps{step, std::min(step + blockSteps, steps_[0])};
+      for (int64_t step = chunk.begin; step == chunk.begin || step < chunk.end; step += blockSteps) {
+        const Range steps{step, std::min(step + blockSteps, chunk.end)};
+        const bool nextPanel = steps.end == chunk.end && j + 1 < cols.end;
         for (int64_t i = rows.begin; i < rows.end; ++i) {
-          float* const tile = tiles[whole ? 0 : i - rows.begin];
-          Bfloat16Prefetch prefetch = height == 1 ? fetchAhead(j) : fetchBlock(j, steps.end, blockSteps, i - rows.begin, height);
+          float* const tile = tiles + (whole ? 0 : (j - cols.begin) * height + i - rows.begin) * kTileFloats;
+          Bfloat16Prefetch prefetch = height == 1 ? fetchAhead(j)
+                                                  : fetchBlock(nextPanel ? j + 1 : j, nextPanel ? chunk.begin : steps.end, blockSteps,
+                                                               i - rows.begin, height);
           if (isLast(steps)) fetchDestination(i, j, steps, prefetch);
           multiplyTile(products, i, j, steps, tile, prefetch);
           if (isLast(steps)) finish(i, j, 1, tile, kBfloat16Tile, slot);
@@ -180,6 +200,11 @@ class Part {
         std::copy_n(tiles + j * kTileFloats + r * kBfloat16Tile, kBfloat16Tile, strip + (r * panels + j) * kBfloat16Tile);
   }
 
+  /// Steps of a chunk: all, or whole blocks.
+  int64_t chunkSteps() const {
+    const bool deep = steps_[0] * stepFloats_ > kDeepFloats;
+    return deep ? kChunkFloats / stepFloats_ : std::max<int64_t>(1, steps_[0]);
+  }
   /// Whether a panel of B is more than a block.
   bool isCut() const { return steps_[0] > kBlockSteps; }
   bool isLast(Range steps) const { return steps.end == steps_[0]; }
