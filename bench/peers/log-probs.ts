@@ -17,8 +17,6 @@ const { values: options } = parseArgs({
     ...COMMON_OPTIONS,
     sequences: { type: "string", default: "4" },
     length: { type: "string", default: "256" },
-    /** Only says how much memory this process took at most. */
-    memory: { type: "boolean", default: false },
   },
 });
 const threads = Number(options.threads);
@@ -35,23 +33,24 @@ async function measure(model: CausalLM, sequences: number[][]): Promise<Timing &
   return { ...timing, mean: result.reduce((sum, value) => sum + value, 0) / predicted };
 }
 
-function load(): Promise<CausalLM> {
-  const compute = computeOf(options);
-  const dtype = compute === "bfloat16" ? compute : "float32";
-  return CausalLM.load(options["model-dir"], { device: "cpu", threads, compute, dtype });
-}
+const directory = options["model-dir"];
+const compute = computeOf(options);
+const loading = {
+  device: "cpu",
+  threads,
+  compute,
+  dtype: compute === "bfloat16" ? compute : "float32",
+} as const;
 
 /** Peak resident bytes of a process that measures twice: ours and each opponent's. */
 async function peakMemory(): Promise<Record<string, number>> {
-  const self = fileURLToPath(import.meta.url);
-  const args = ["--import", "tsx", self, ...process.argv.slice(2), "--memory"];
-  const peaks: Record<string, number> = { ours: Number(execFileSync(process.execPath, args).toString()) };
+  const script = fileURLToPath(new URL("log-probs-memory.mjs", import.meta.url));
+  const task = JSON.stringify({ directory, load: loading, batches: [tokens(0), tokens(1)] });
+  const peaks: Record<string, number> = {
+    ours: Number(execFileSync(process.execPath, [script, task]).toString()),
+  };
   for (const name of options.opponents.split(",")) {
-    await using peer = startOpponent(name, "log_probs.py", [
-      options["model-dir"],
-      "--threads",
-      options.threads,
-    ]);
+    await using peer = startOpponent(name, "log_probs.py", [directory, "--threads", options.threads]);
     await peer.read();
     await peer.ask({ tokens: tokens(0) });
     peaks[name] = (await peer.ask<{ peakBytes: number }>({ tokens: tokens(1) })).peakBytes;
@@ -59,27 +58,21 @@ async function peakMemory(): Promise<Record<string, number>> {
   return peaks;
 }
 
-if (options.memory) {
-  using model = await load();
-  for (const round of [0, 1]) await measure(model, tokens(round));
-  console.log(1024 * process.resourceUsage().maxRSS);
-} else {
-  const peakBytes = await peakMemory();
-  using model = await load();
-  await besidePeers(
-    {
-      name: `log-probs-${options.sequences}x${options.length}-${options.compute}-${threads}-threads`,
-      what: `GPT-2 124M, token log-probs, ${options.sequences} x ${options.length} tokens, ours ${options.compute}`,
-      script: "log_probs.py",
-      args: [],
-      ours: new Map([["ours", (round) => measure(model, tokens(round))]]),
-      request: (round) => ({ tokens: tokens(round) }),
-      record: { peakBytes },
-    },
-    options,
+const peakBytes = await peakMemory();
+using model = await CausalLM.load(directory, loading);
+await besidePeers(
+  {
+    name: `log-probs-${options.sequences}x${options.length}-${options.compute}-${threads}-threads`,
+    what: `GPT-2 124M, token log-probs, ${options.sequences} x ${options.length} tokens, ours ${options.compute}`,
+    script: "log_probs.py",
+    args: [],
+    ours: new Map([["ours", (round) => measure(model, tokens(round))]]),
+    request: (round) => ({ tokens: tokens(round) }),
+    record: { peakBytes },
+  },
+  options,
+);
+for (const [name, bytes] of Object.entries(peakBytes))
+  console.log(
+    `  peak memory, ${name}: ${(bytes / 2 ** 20).toFixed(0)} MiB, ${(bytes / peakBytes["ours"]!).toFixed(2)} of ours`,
   );
-  for (const [name, bytes] of Object.entries(peakBytes))
-    console.log(
-      `  peak memory, ${name}: ${(bytes / 2 ** 20).toFixed(0)} MiB, ${(bytes / peakBytes["ours"]!).toFixed(2)} of ours`,
-    );
-}

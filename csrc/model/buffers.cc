@@ -20,22 +20,26 @@ BlockBuffers layOutBlock(const Engine& engine, const Architecture& architecture,
   block.attentionNormed = layout.reserve(rows * hidden, element);
   if (centred) block.attentionMean = layout.reserve(rows, statistic);
   block.attentionRstd = layout.reserve(rows, statistic);
-  block.qkv = layout.reserve(rows * architecture.qkvWidth(), element);
   if (saved && architecture.config.headNorm) {
     block.queryNormalised = layout.reserve(rows * architecture.queryWidth(), element);
     block.queryRstd = layout.reserve(rows * architecture.config.heads, statistic);
     block.keyNormalised = layout.reserve(rows * architecture.keyWidth(), element);
     block.keyRstd = layout.reserve(rows * architecture.config.kvHeads, statistic);
   }
-  block.attention = layout.reserve(rows * architecture.queryWidth(), element);
   block.attentionLse = layout.reserve(rows * architecture.config.heads, statistic);
   block.middle = saved ? layout.reserve(rows * hidden, element) : input;
   block.mlpNormed = saved ? layout.reserve(rows * hidden, element) : block.attentionNormed;
   if (centred) block.mlpMean = layout.reserve(rows, statistic);
   block.mlpRstd = layout.reserve(rows, statistic);
+  const size_t begin = layout.mark();
+  block.qkv = layout.reserve(rows * architecture.qkvWidth(), element);
+  block.attention = layout.reserve(rows * architecture.queryWidth(), element);
+  const size_t end = layout.mark();
+  if (!saved) layout.release(begin);  // what attention leaves has been added to the stream before the MLP begins
   // Without a backward pass the value before a plain activation is never read.
   if (saved || architecture.gatedMlp) block.mlpIn = layout.reserve(rows * architecture.mlpInWidth(), element);
   block.mlpActivated = layout.reserve(rows * architecture.config.intermediate, element);
+  layout.release(std::max(end, layout.mark()));
   return block;
 }
 

@@ -104,9 +104,9 @@ struct PassShape {
 /// (norms' outputs included: keeping them costs N·C per norm and saves a pass over the residual stream), the
 /// last residual stream and the final hidden states, x·Aᵀ of adapted layers, and the logits where they fit
 /// the budget. Where rows are left out, what the last block keeps from its `middle` on has the rows that are read alone, and so has
-/// the last residual stream. Blocks that are not saved share one set and update the residual stream in place. With
-/// recomputation all blocks share one set, and those to be recomputed write the stream to the next one's input;
-/// x·Aᵀ of their last layer is kept too, which saves the backward pass that layer's product.
+/// the last residual stream. Blocks that are not saved share one set, in which the MLP writes where attention did, and update the
+/// residual stream in place. With recomputation all blocks share one set, and those to be recomputed write the stream to the next one's
+/// input; x·Aᵀ of their last layer is kept too, which saves the backward pass that layer's product.
 struct ForwardBuffers {
   int32_t* tokens = nullptr;       // [N]
   int32_t* positions = nullptr;    // [N]
