@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { plainFrequencies } from "../../lib/model/rotary.ts";
 import {
   type AttentionShape,
   attentionBackwardArguments,
@@ -13,7 +14,15 @@ import {
   runOn,
   runOnHopper,
 } from "../support/hopper.ts";
-import type { KernelArguments } from "../support/kernels.ts";
+import { type KernelArguments, type KernelType, kernels, withEnvironment } from "../support/kernels.ts";
+import {
+  createModel,
+  MICRO_LLAMA,
+  randomBatch,
+  randomValues,
+  relativeDistance,
+  sizeOf,
+} from "../support/kernels-model.ts";
 import { type CaseArguments, toKernelArguments } from "../support/op-arguments.ts";
 
 /*
@@ -149,6 +158,46 @@ function assertSameRows(
 const range = (first: number, count: number): number[] =>
   Array.from({ length: count }, (_, index) => first + index);
 
+/** Log-probs and gradients of a model with heads of 64 whose answers share a prompt, and the kernels of Hopper's attention that ran. */
+function runModel(
+  backend: string,
+  type: KernelType,
+  capability: number,
+): { values: Map<string, Float64Array>; kernels: string[] } {
+  const heads = {
+    hidden: 24,
+    heads: 2,
+    kvHeads: 1,
+    headDim: 64,
+    inverseFrequencies: plainFrequencies(100, 64),
+  };
+  const config = { ...MICRO_LLAMA, ...heads, maxPositions: 300 };
+  return withEnvironment("RLHF_CUDA_CAPABILITY", String(capability), () => {
+    const model = createModel(config, { backend, type, trainable: true });
+    for (const parameter of model.parameters()) {
+      const { name } = parameter;
+      const values = randomValues(sizeOf(parameter), name);
+      const isNorm = /norm\.weight$/.test(name);
+      model.setParameter(
+        name,
+        values.map((value) => (isNorm ? 1 : 0) + 0.3 * Math.fround(value)),
+      );
+    }
+    kernels.simtLaunches();
+    const batch = randomBatch([140, 30, 70, 5], config.vocab, (token) => token % 3 === 1, [-1, 0, 0, -1]);
+    const { pass, logProb } = model.forward(batch, { grad: true });
+    model.backward(pass, { dLogProb: randomValues(batch.tokens.length, "dLogProb") });
+    const launched = kernels.simtLaunches().map((name) => name.replace(/<.*/, ""));
+    return {
+      values: new Map([
+        ["logProb", logProb!],
+        ...model.parameters().map(({ name }): [string, Float64Array] => [name, model.gradient(name)!]),
+      ]),
+      kernels: [...new Set(launched.filter((name) => /^hopper(?:Attention|Key|Query)/.test(name)))].sort(),
+    };
+  });
+}
+
 describe("attention on Hopper, emulated", () => {
   for (const [name, shape] of Object.entries(SHAPES))
     for (const each of casesOf(name, shape)) {
@@ -203,4 +252,20 @@ describe("attention on Hopper, emulated", () => {
       }
     });
   }
+
+  it("a model's queries, keys and values, columns of one array, are read as well as by mma.sync", () => {
+    const exact = runModel("ref", "float64", 80);
+    const portable = runModel("simt", "bfloat16", 80);
+    const hopper = runModel("simt", "bfloat16", 90);
+    assert.deepEqual(portable.kernels, []);
+    assert.deepEqual(hopper.kernels, [
+      "hopperAttentionForwardKernel",
+      "hopperKeyGradientKernel",
+      "hopperQueryGradientKernel",
+    ]);
+    for (const [name, values] of exact.values) {
+      const limit = 1.5 * relativeDistance(portable.values.get(name)!, values) + 0.002;
+      assert.ok(relativeDistance(hopper.values.get(name)!, values) < limit, name);
+    }
+  });
 });
