@@ -60,8 +60,8 @@ void publishBarriers() { running().transactions().publish(); }
 void arrive(uint64_t* barrier, int expectedBytes, Site site) { running().transactions().arrive(barrier, expectedBytes, site); }
 void waitFor(uint64_t* barrier, int parity, Site site) { running().transactions().wait(barrier, parity, site); }
 
-void copyBox(void* shared, const TensorMap& map, int inner, int outer, uint64_t* barrier, Site site) {
-  running().transactions().copy(shared, map, inner, outer, barrier, site);
+void copyBox(void* shared, const TensorMap& map, const BoxPlace& place, uint64_t* barrier, Site site) {
+  running().transactions().copy(shared, map, place, barrier, site);
 }
 
 void namedBarrier(int name, int threads, Site site) { running().transactions().named(name, threads, site); }

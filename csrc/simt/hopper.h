@@ -36,7 +36,7 @@ void publishBarriers();
 void arrive(uint64_t* barrier, int expectedBytes, Site site);
 void waitFor(uint64_t* barrier, int parity, Site site);
 
-void copyBox(void* shared, const TensorMap& map, int inner, int outer, uint64_t* barrier, Site site);
+void copyBox(void* shared, const TensorMap& map, const BoxPlace& place, uint64_t* barrier, Site site);
 
 /// Of every lane of a warp: its part of a warpgroup's product, 16 rows of A against all of B.
 void wgmma(float* sums, int columns, const ProductFactors& factors, Site site);

@@ -244,6 +244,12 @@ std::string runStrideOfTensorMap() {
   return "";
 }
 
+std::string runWidthOfHeadMap() {
+  std::vector<uint16_t> factor(4096);
+  simt::makeHeadMap(factor.data(), 8, 2, 36, 72, kBoxColumns, 8, Swizzle::Bytes128);
+  return "";
+}
+
 }  // namespace
 
 std::vector<SelfTest> hopperTests() {
@@ -280,6 +286,7 @@ std::vector<SelfTest> hopperTests() {
       {"hopper: registers the wrong way", runHalves<BlockBug::WrongDirection>},
       {"hopper: not on this device", runWithoutHopper},
       {"hopper: stride of a tensor map", runStrideOfTensorMap},
+      {"hopper: width of a map's heads", runWidthOfHeadMap},
   };
 }
 

@@ -29,7 +29,15 @@ TensorMap makeTensorMap(const void* data, int64_t rows, int64_t cols, int64_t st
     throw Error(code::kInternal, format("a tensor map of %lld × %lld elements, rows %lld apart, boxes of %d × %d: not aligned or too large",
                                         static_cast<long long>(rows), static_cast<long long>(cols), static_cast<long long>(stride),
                                         boxRows, boxCols));
-  return {static_cast<const char*>(data), rows, cols, strideBytes, boxCols, boxRows, swizzle};
+  return {static_cast<const char*>(data), rows, 1, cols, strideBytes, 0, boxCols, boxRows, swizzle};
+}
+
+TensorMap makeHeadMap(const void* data, int64_t rows, int64_t heads, int64_t cols, int64_t stride, int boxCols, int boxRows, Swizzle swizzle) {
+  if (2 * cols % 16 != 0) throw Error(code::kInternal, format("a tensor map of heads of %lld: not aligned", static_cast<long long>(cols)));
+  TensorMap map = makeTensorMap(data, rows, cols, stride, boxCols, boxRows, swizzle);
+  map.heads = heads;
+  map.headBytes = 2 * cols;
+  return map;
 }
 
 size_t Transactions::Copy::bytes() const { return static_cast<size_t>(2 * map.boxCols * map.boxRows); }
@@ -98,8 +106,8 @@ void Transactions::wait(uint64_t* address, int parity, Site site) {
   }
 }
 
-void Transactions::copy(void* shared, const TensorMap& map, int inner, int outer, uint64_t* barrier, Site site) {
-  Copy copy{0, map, inner, outer, sharedOffset(barrier, sizeof *barrier, 8, "a copy of a box", site), site};
+void Transactions::copy(void* shared, const TensorMap& map, const BoxPlace& place, uint64_t* barrier, Site site) {
+  Copy copy{0, map, place, sharedOffset(barrier, sizeof *barrier, 8, "a copy of a box", site), site};
   const size_t alignment = copy.bytes() < kPatternBytes ? kRowBytes : kPatternBytes;
   copy.destination = sharedOffset(shared, copy.bytes(), alignment, "a copy of a box", site);
   if (!find(barrier, "a copy of a box", site).isPublished)
@@ -129,10 +137,10 @@ void Transactions::land(const Copy& copy) {
   const TensorMap& map = copy.map;
   for (int row = 0; row < map.boxRows; ++row) {
     for (int col = 0; col < map.boxCols; ++col) {
-      const int64_t sourceRow = int64_t{copy.outer} + row, sourceCol = int64_t{copy.inner} + col;
+      const int64_t sourceRow = int64_t{copy.place.row} + row, sourceCol = int64_t{copy.place.col} + col;
       uint16_t element = 0;
-      if (sourceRow >= 0 && sourceRow < map.rows && sourceCol >= 0 && sourceCol < map.cols)
-        std::memcpy(&element, map.data + sourceRow * map.strideBytes + 2 * sourceCol, sizeof element);
+      if (sourceRow >= 0 && sourceRow < map.rows && sourceCol >= 0 && sourceCol < map.cols && copy.place.head < map.heads)
+        std::memcpy(&element, map.data + sourceRow * map.strideBytes + copy.place.head * map.headBytes + 2 * sourceCol, sizeof element);
       const size_t plain = copy.destination + 2 * static_cast<size_t>(row * map.boxCols + col);
       std::memcpy(block_.shared() + (map.swizzle == Swizzle::Bytes128 ? swizzled(plain) : plain), &element, sizeof element);
     }

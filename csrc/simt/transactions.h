@@ -23,7 +23,7 @@ class Transactions {
   void publish();
   void arrive(uint64_t* barrier, int expectedBytes, Site site);
   void wait(uint64_t* barrier, int parity, Site site);
-  void copy(void* shared, const TensorMap& map, int inner, int outer, uint64_t* barrier, Site site);
+  void copy(void* shared, const TensorMap& map, const BoxPlace& place, uint64_t* barrier, Site site);
   void named(int name, int threads, Site site);
 
   bool hasCopies() const { return !copies_.empty(); }
@@ -43,7 +43,7 @@ class Transactions {
   struct Copy {
     size_t destination;
     TensorMap map;
-    int inner, outer;
+    BoxPlace place;
     size_t barrier;
     Site site;
     size_t bytes() const;

@@ -68,6 +68,7 @@ const BUGS: Readonly<Record<string, RegExp>> = {
   "hopper: registers the wrong way": /setmaxnreg at .* is the other direction/,
   "hopper: not on this device": /wgmma at .* compute capability is 80/,
   "hopper: stride of a tensor map": /a tensor map of 8 × 64 elements, rows 68 apart/,
+  "hopper: width of a map's heads": /a tensor map of heads of 36/,
 };
 
 /** Bugs that show where a copy lands at the wrong moment, and under how many of the schedules at least. */

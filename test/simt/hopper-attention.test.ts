@@ -53,6 +53,14 @@ const SHAPES: Readonly<Record<string, AttentionShape>> = {
   },
   "700 tokens, sharp": { lengths: [700], ...NARROW, sharpness: 12 },
   "520 tokens, wide, sharp": { lengths: [520], ...WIDE, sharpness: 12 },
+  "130 and 5 tokens, heads of 40": { lengths: [130, 5], heads: 3, kvHeads: 1, headDim: 40, gap: 8 },
+  "a prompt of 100, 2 answers, heads of 80": {
+    lengths: [100, 9, 60],
+    parents: [-1, 0, 0],
+    heads: 4,
+    kvHeads: 2,
+    headDim: 80,
+  },
   "window of 1": { lengths: [130, 3], ...NARROW, window: 1 },
   "window of 70": { lengths: [5, 450], ...NARROW, window: 70, sharpness: 6 },
   "window of 128, wide": { lengths: [390], ...WIDE, window: 128 },
@@ -86,7 +94,7 @@ const SHAPES: Readonly<Record<string, AttentionShape>> = {
 /** What the kernel leaves to the one that runs everywhere. */
 const LEFT: Readonly<Record<string, AttentionShape>> = {
   "rows not at multiples of 16 bytes": { lengths: [9], ...NARROW, gap: 3 },
-  "heads of 80": { lengths: [9], heads: 1, kvHeads: 1, headDim: 80 },
+  "narrow heads": { lengths: [9], heads: 1, kvHeads: 1, headDim: 32 },
 };
 
 const argumentsOf = (name: string, shape: AttentionShape): CaseArguments =>

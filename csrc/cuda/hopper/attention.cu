@@ -8,7 +8,7 @@ namespace {
 template <int kDim>
 void launch(OpContext& context, const AttentionForward& a) {
   using Attention = ForwardTile<kDim>;
-  const HopperForwardArrays arrays{makeTensorMap(a.q, a.rows, a.heads * a.headDim, a.qStride, Attention::kRows),
+  const HopperForwardArrays arrays{makeHeadMap(a.q, a.rows, a.heads, a.headDim, a.qStride, Attention::kRows),
                                    keyMaps(a, a.k, a.kStride, Attention::kCols),
                                    keyMaps(a, a.v, a.vStride, Attention::kCols),
                                    static_cast<bf16*>(a.o),
@@ -22,8 +22,7 @@ void launch(OpContext& context, const AttentionForward& a) {
 
 bool launchHopperAttention(OpContext& context, const AttentionForward& a) {
   if (!coversHeads(a, {a.q, a.k, a.v, a.o})) return false;
-  if (a.headDim == 64) launch<64>(context, a);
-  else launch<128>(context, a);
+  dispatchTileWidth(a.headDim, [&](auto width) { launch<decltype(width)::value>(context, a); });
   return true;
 }
 

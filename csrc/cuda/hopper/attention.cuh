@@ -37,12 +37,12 @@ template <class Attention>
 RLHF_DEVICE void produceKeys(HopperForwardShared<Attention>& shared, const HopperForwardArrays& arrays, const QueryTile<Attention>& queries,
                              int head, int kvHead) {
   arriveExpecting(&shared.rowsFilled, sizeof shared.q);
-  shared.q.copy(arrays.q, head * Attention::kDim, queries.sequence.begin + queries.firstRow, &shared.rowsFilled);
+  shared.q.copy(arrays.q, head, queries.sequence.begin + queries.firstRow, &shared.rowsFilled);
   RingWriter<HopperForwardShared<Attention>::kStages> ring{shared.ring};
   const auto copy = [&](const KeyMaps& maps, int tile) {
     const int slot = ring.take();
     arriveExpecting(&shared.ring.filled[slot], sizeof shared.slot[slot]);
-    copyKeys(shared.slot[slot], maps, kvHead * Attention::kDim, queries.sequence, queries.firstKey(tile), &shared.ring.filled[slot]);
+    copyKeys(shared.slot[slot], maps, kvHead, queries.sequence, queries.firstKey(tile), &shared.ring.filled[slot]);
   };
   const int tiles = queries.keyTiles();
   copy(arrays.k, 0);
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(Attention::kThreads, 1)
       [&](ForwardConsumer<Attention>& consumer) {
         auto& softmax = consumer.softmax;
         softmax.finish(arrays.lse, shape.heads, head, [&](int row) { return queries.rowAt(row); });
-        storeTile<Attention>(consumer.output, shared.sums, arrays.o, arrays.oStride, queries.sequence, queries.firstRow, head,
+        storeTile<Attention>(consumer.output, shared.sums, arrays.o, arrays.oStride, queries.sequence, queries.firstRow, head, shape.dim,
                              [&](int row) { return 1.0f / softmax.sum[row]; });
       });
 }

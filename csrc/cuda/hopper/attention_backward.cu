@@ -6,7 +6,7 @@ namespace rlhf::cuda {
 namespace {
 
 TensorMap queryMap(const AttentionBackward& a, const void* array, int64_t stride, int boxRows) {
-  return makeTensorMap(array, a.rows, a.heads * a.headDim, stride, boxRows);
+  return makeHeadMap(array, a.rows, a.heads, a.headDim, stride, boxRows);
 }
 
 template <class Attention>
@@ -26,7 +26,7 @@ void launchQueryGradients(OpContext& context, const AttentionBackward& a, const 
 template <class Attention>
 void launchKeyGradients(OpContext& context, const AttentionBackward& a, const AttentionShape& shape) {
   const auto keyMap = [&](const void* array, int64_t stride) {
-    return makeTensorMap(array, a.rows, a.kvHeads * a.headDim, stride, Attention::kRows);
+    return makeHeadMap(array, a.rows, a.kvHeads, a.headDim, stride, Attention::kRows);
   };
   const HopperKeyArrays arrays{keyMap(a.k, a.kStride),
                                keyMap(a.v, a.vStride),
@@ -53,8 +53,7 @@ void launch(OpContext& context, const AttentionBackward& a) {
 
 bool launchHopperAttentionGradients(OpContext& context, const AttentionBackward& a) {
   if (!coversHeads(a, {a.q, a.k, a.v, a.dO, a.dq, a.dk, a.dv})) return false;
-  if (a.headDim == 64) launch<64>(context, a);
-  else launch<128>(context, a);
+  dispatchTileWidth(a.headDim, [&](auto width) { launch<decltype(width)::value>(context, a); });
   return true;
 }
 

@@ -42,10 +42,10 @@ struct HopperQueryArrays {
 template <class Attention>
 RLHF_DEVICE void produceKeyPairs(HopperQueryShared<Attention>& shared, const HopperQueryArrays& arrays, const QueryTile<Attention>& queries,
                                  int head, int kvHead) {
-  const int row = queries.sequence.begin + queries.firstRow, column = kvHead * Attention::kDim;
+  const int row = queries.sequence.begin + queries.firstRow;
   arriveExpecting(&shared.rowsFilled, sizeof shared.q + sizeof shared.dO);
-  shared.q.copy(arrays.q, head * Attention::kDim, row, &shared.rowsFilled);
-  shared.dO.copy(arrays.dO, head * Attention::kDim, row, &shared.rowsFilled);
+  shared.q.copy(arrays.q, head, row, &shared.rowsFilled);
+  shared.dO.copy(arrays.dO, head, row, &shared.rowsFilled);
   RingWriter<kGradientStages> ring{shared.ring};
   const int tiles = queries.keyTiles();
   for (int tile = 0; tile < tiles; ++tile) {
@@ -53,8 +53,8 @@ RLHF_DEVICE void produceKeyPairs(HopperQueryShared<Attention>& shared, const Hop
     auto& slot = shared.slot[at];
     TransactionBarrier* filled = &shared.ring.filled[at];
     arriveExpecting(filled, sizeof slot);
-    copyKeys(slot.k, arrays.k, column, queries.sequence, queries.firstKey(tile), filled);
-    copyKeys(slot.v, arrays.v, column, queries.sequence, queries.firstKey(tile), filled);
+    copyKeys(slot.k, arrays.k, kvHead, queries.sequence, queries.firstKey(tile), filled);
+    copyKeys(slot.v, arrays.v, kvHead, queries.sequence, queries.firstKey(tile), filled);
   }
 }
 
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(Attention::kThreads, 1)
         return gradients;
       },
       [&](QueryGradients<Attention>& gradients) {
-        storeTile<Attention>(gradients.dq, shared.sums, arrays.dq, arrays.stride, queries.sequence, queries.firstRow, head,
+        storeTile<Attention>(gradients.dq, shared.sums, arrays.dq, arrays.stride, queries.sequence, queries.firstRow, head, shape.dim,
                              [&](int) { return shape.scale; });
       });
 }
@@ -214,10 +214,10 @@ template <class Attention>
 RLHF_DEVICE void produceQueries(HopperKeyShared<Attention>& shared, const HopperKeyArrays& arrays, const KeyTile<Attention>& tile) {
   const int lane = static_cast<int>(threadIdx.x);
   if (lane == 0) {
-    const int row = tile.sequence.begin + tile.firstRow, column = tile.kvHead * Attention::kDim;
+    const int row = tile.sequence.begin + tile.firstRow;
     arriveExpecting(&shared.rowsFilled, sizeof shared.k + sizeof shared.v);
-    shared.k.copy(arrays.k, column, row, &shared.rowsFilled);
-    shared.v.copy(arrays.v, column, row, &shared.rowsFilled);
+    shared.k.copy(arrays.k, tile.kvHead, row, &shared.rowsFilled);
+    shared.v.copy(arrays.v, tile.kvHead, row, &shared.rowsFilled);
   }
   RingWriter<kGradientStages> ring{shared.ring};
   tile.forEachQueries([&](const SequenceRows& sequence, int firstRow, int head) {
@@ -225,8 +225,8 @@ RLHF_DEVICE void produceQueries(HopperKeyShared<Attention>& shared, const Hopper
     auto& slot = shared.slot[at];
     TransactionBarrier* filled = &shared.ring.filled[at];
     if (lane == 0) {
-      slot.q.copy(arrays.q, head * Attention::kDim, sequence.begin + firstRow, filled);
-      slot.dO.copy(arrays.dO, head * Attention::kDim, sequence.begin + firstRow, filled);
+      slot.q.copy(arrays.q, head, sequence.begin + firstRow, filled);
+      slot.dO.copy(arrays.dO, head, sequence.begin + firstRow, filled);
     }
 #pragma unroll
     for (int col = lane; col < Attention::kCols; col += 32) {
@@ -302,7 +302,8 @@ __global__ void __launch_bounds__(Attention::kThreads, 1)
       [&](int group) { return HopperKeyGradients<Attention>{shared, tile, group}; },
       [&](HopperKeyGradients<Attention>& gradients) {
         const auto store = [&](typename Attention::Sums& sums, bf16* data, int64_t stride, float factor) {
-          storeTile<Attention>(sums, shared.sums, data, stride, tile.sequence, tile.firstRow, tile.kvHead, [&](int) { return factor; });
+          storeTile<Attention>(sums, shared.sums, data, stride, tile.sequence, tile.firstRow, tile.kvHead, shape.dim,
+                               [&](int) { return factor; });
         };
         store(gradients.dk, arrays.dk, arrays.kStride, shape.scale);
         syncWarp();

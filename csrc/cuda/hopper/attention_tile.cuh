@@ -15,11 +15,11 @@ struct HeadTile {
   static constexpr int kPanelBytes = kPanelElements * static_cast<int>(sizeof(bf16));
   alignas(1024) bf16 data[kPanels * kPanelElements];
 
-  /// Starts the copy of the map's boxes, at a head's first column, to the tile's rows from `to` on.
-  RLHF_DEVICE void copy(const TensorMap& map, int column, int row, TransactionBarrier* barrier, int to = 0) {
+  /// Starts the copy of a head's boxes to the tile's rows from `to` on.
+  RLHF_DEVICE void copy(const TensorMap& map, int head, int row, TransactionBarrier* barrier, int to = 0) {
 #pragma unroll
     for (int panel = 0; panel < kPanels; ++panel)
-      copyBox(data + panel * kPanelElements + to * kBoxColumns, map, column + panel * kBoxColumns, row, barrier);
+      copyHeadBox(data + panel * kPanelElements + to * kBoxColumns, map, panel * kBoxColumns, head, row, barrier);
   }
 };
 
@@ -118,14 +118,14 @@ struct KeyMaps {
 /// Starts the copy of the keys or values at positions of a sequence from firstKey on. Rows behind its end are those that follow in the
 /// batch, or zeros.
 template <class Tile>
-RLHF_DEVICE void copyKeys(Tile& tile, const KeyMaps& maps, int column, const SequenceRows& sequence, int firstKey,
+RLHF_DEVICE void copyKeys(Tile& tile, const KeyMaps& maps, int kvHead, const SequenceRows& sequence, int firstKey,
                           TransactionBarrier* filled) {
 #pragma unroll 1
   for (int row = 0; row < Tile::kRows;) {
     const int position = firstKey + row, left = Tile::kRows - row;
     const int together = position < sequence.inherited ? lesser(sequence.inherited - position, left) : left;
     const int rows = together == Tile::kRows ? Tile::kRows : row % KeyMaps::kFew == 0 && together >= KeyMaps::kFew ? KeyMaps::kFew : 1;
-    tile.copy(rows == Tile::kRows ? maps.tile : rows == KeyMaps::kFew ? maps.few : maps.one, column, sequence.batchRow(position), filled, row);
+    tile.copy(rows == Tile::kRows ? maps.tile : rows == KeyMaps::kFew ? maps.few : maps.one, kvHead, sequence.batchRow(position), filled, row);
     row += rows;
   }
 }
@@ -141,33 +141,41 @@ struct HeadEpilogue {
   }
 };
 
-/// Writes the rows of a calling warp's sums times factor(rowSlot), at one head, to those of a sequence's own from firstRow on. Through
+/// Writes the rows of a calling warp's sums times factor(rowSlot), at one head `dim` wide, to those of a sequence's own from firstRow on. Through
 /// shared memory that nobody else uses.
 template <class Attention, class Factor>
 RLHF_DEVICE void storeTile(typename Attention::Sums& sums, typename Attention::Staged* staged, bf16* data, int64_t stride,
-                           const SequenceRows& sequence, int firstRow, int head, Factor&& factor) {
+                           const SequenceRows& sequence, int firstRow, int head, int dim, Factor&& factor) {
 #pragma unroll
   for (int row = 0; row < Attention::kRowSlots; ++row) {
     const float scale = factor(row);
 #pragma unroll
-    for (int dim = 0; dim < Attention::kDimSlots; ++dim) Attention::sum(sums, row, dim) *= scale;
+    for (int slot = 0; slot < Attention::kDimSlots; ++slot) Attention::sum(sums, row, slot) *= scale;
   }
   auto& mine = staged[Attention::Sums::warp()];
   sums.stage(mine, 0);
   syncWarp();
-  const HeadEpilogue epilogue{data + sequence.begin * stride + head * Attention::kDim, stride};
-  mine.store(epilogue, firstRow + Attention::warpFirstRow(), 0, sequence.length, Attention::kDim, true);
+  const HeadEpilogue epilogue{data + sequence.begin * stride + head * dim, stride};
+  mine.store(epilogue, firstRow + Attention::warpFirstRow(), 0, sequence.length, dim, true);
 }
 
-/// Whether the device has the kernels and they take heads so wide and arrays so placed.
+/// Whether the device has the kernels and they take heads so wide and arrays so placed. Widths between are filled up with zeros; of narrow
+/// heads too much would be zeros.
 template <class Arguments>
 bool coversHeads(const Arguments& a, std::initializer_list<const void*> arrays) {
-  return chosenCapability() == 90 && (a.headDim == 64 || a.headDim == 128) && shapeOf(a, sizeof(bf16), arrays).isAligned;
+  return chosenCapability() == 90 && a.headDim > 32 && a.headDim <= 128 && shapeOf(a, sizeof(bf16), arrays).isAligned;
+}
+
+/// Calls f(width) with 64 or 128, a constant, whichever covered heads fit in.
+template <class Function>
+void dispatchTileWidth(int64_t headDim, Function&& f) {
+  if (headDim <= 64) f(std::integral_constant<int, 64>());
+  else f(std::integral_constant<int, 128>());
 }
 
 template <class Arguments>
 KeyMaps keyMaps(const Arguments& a, const void* array, int64_t stride, int tileRows) {
-  const auto map = [&](int boxRows) { return makeTensorMap(array, a.rows, a.kvHeads * a.headDim, stride, boxRows); };
+  const auto map = [&](int boxRows) { return makeHeadMap(array, a.rows, a.kvHeads, a.headDim, stride, boxRows); };
   if (!a.parents) return {map(tileRows), {}, {}};
   return {map(tileRows), map(KeyMaps::kFew), map(1)};
 }

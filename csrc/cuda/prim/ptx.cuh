@@ -288,7 +288,21 @@ RLHF_DEVICE void copyBox(void* shared, const TensorMap& map, int inner, int oute
       "l"(&map), "r"(inner), "r"(outer), "r"(sharedAddress(barrier))
       : "memory");
 #else
-  simt::copyBox(shared, map, inner, outer, barrier, site);
+  simt::copyBox(shared, map, {inner, 0, outer}, barrier, site);
+#endif
+}
+
+/// The same of a map of heads, at column `inner` of a head.
+RLHF_DEVICE void copyHeadBox(void* shared, const TensorMap& map, int inner, int head, int outer, TransactionBarrier* barrier,
+                             Site site = Site::here()) {
+#if defined(__CUDACC__)
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(
+          sharedAddress(shared)),
+      "l"(&map), "r"(inner), "r"(head), "r"(outer), "r"(sharedAddress(barrier))
+      : "memory");
+#else
+  simt::copyBox(shared, map, {inner, head, outer}, barrier, site);
 #endif
 }
 
