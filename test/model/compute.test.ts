@@ -80,15 +80,17 @@ describe("models that compute in bfloat16", () => {
     assert.deepEqual(again, logProb);
   });
 
-  it("the estimate is what the engine holds, less than in float32 for what is packed", async () => {
+  it("the estimate is what the engine holds, of packed weights half of float32's, or as much in bfloat16x3", async () => {
     // Widths that panels of every instruction set divide.
     const model = { ...TINY_LLAMA, hidden_size: 64, head_dim: 16, intermediate_size: 128, vocab_size: 128 };
     const workload = { model, maxTokens: 64 };
-    const [narrow, wide] = [
+    const [narrow, split, wide] = [
       await estimateMemory(workload, { threads: 1, compute: "bfloat16" }),
+      await estimateMemory(workload, { threads: 1, compute: "bfloat16x3" }),
       await estimateMemory(workload, { threads: 1 }),
     ];
     assert.equal(narrow.bytes.packedWeights, wide.bytes.packedWeights / 2);
+    assert.equal(split.bytes.packedWeights, wide.bytes.packedWeights);
   });
 
   it("PPO's first ratios are exactly 1, and a checkpoint of float32 is not gone on from", async () => {

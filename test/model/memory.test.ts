@@ -35,7 +35,7 @@ interface Training {
   readonly name: string;
   readonly config: HfConfig;
   readonly workload: Omit<ModelWorkload, "model">;
-  readonly compute?: "bfloat16";
+  readonly compute?: "bfloat16" | "bfloat16x3";
 }
 
 const TRAININGS: Training[] = [
@@ -119,6 +119,17 @@ const TRAININGS: Training[] = [
     workload: { trainable: "all", lossInside: true, ...PASS },
     compute: "bfloat16",
   },
+  // A GPU has no such products.
+  ...(testDevice === "cpu"
+    ? [
+        {
+          name: "an adapter, in bfloat16x3",
+          config: TINY_GPT2,
+          workload: { adapters: { policy: LORA }, adapter: "policy", ...PASS },
+          compute: "bfloat16x3" as const,
+        },
+      ]
+    : []),
   { name: "nothing: log-probs alone", config: TINY_GPT2, workload: { ...PASS } },
 ];
 
