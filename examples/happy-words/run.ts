@@ -2,14 +2,21 @@
  * PPO on a real pretrained model: a Llama of 260,000 parameters that writes children's stories learns to write happy ones.
  *
  *   npx tsx examples/happy-words/run.ts [--seed 0] [--lora] [--iterations 60] [--dtype bfloat16]
- *     [--model ../shared/models/stories260k]
+ *     [--compute bfloat16x3] [--model ../shared/models/stories260k]
  *
  * Prints one JSON line per iteration: mean reward of the 64 answers, KL per answer to the starting point, share of clipped
  * ratios, entropy per token, seconds since the start. β is 0.1; without --lora all weights train, and a separate value model; with
  * it an adapter trains, and values come from a head on the policy's own hidden states.
  */
 import { parseArgs } from "node:util";
-import { CausalLM, type PPOConfig, PPOTrainer, Tokenizer, type WeightType } from "../../lib/index.ts";
+import {
+  CausalLM,
+  type ComputeType,
+  type PPOConfig,
+  PPOTrainer,
+  Tokenizer,
+  type WeightType,
+} from "../../lib/index.ts";
 import { happyWords, printIterations, rounded, STARTS } from "./task.ts";
 
 const { values: options } = parseArgs({
@@ -18,6 +25,7 @@ const { values: options } = parseArgs({
     lora: { type: "boolean", default: false },
     iterations: { type: "string", default: "60" },
     dtype: { type: "string", default: "float32" },
+    compute: { type: "string", default: "float32" },
     model: { type: "string", default: "../shared/models/stories260k" },
   },
 });
@@ -53,6 +61,7 @@ const tokenizer = await Tokenizer.load(options.model);
 using model = await CausalLM.load(options.model, {
   trainable: options.lora ? "none" : "all",
   dtype: options.dtype as WeightType,
+  compute: options.compute as ComputeType,
 });
 // One prompt per iteration, in turn.
 const prompts = STARTS.flatMap((start) => new Array<string>(ROLLOUTS).fill(start));
