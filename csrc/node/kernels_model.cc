@@ -230,6 +230,8 @@ Napi::Value ModelWrap::gradient(const Napi::CallbackInfo& info) {
 Napi::Value ModelWrap::write(const Napi::CallbackInfo& info) {
   return change(info, [&] {
     const std::string name = toText(info[0], "name");
+    if (dtypeSize(engine_->type()) < dtypeSize(engine_->accumulator()))
+      throw Error(code::kUnsupported, "write: a 16-bit model's parameters are not all of one type; use setParameter");
     const DeviceMemory values = toDevice(info[1], "values", size(name));
     engine_->copy(model_->parameterData(name), values.data(), values.bytes());
     engine_->synchronize();
