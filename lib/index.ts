@@ -214,9 +214,9 @@ export { trainTokenizer } from "./tokenizer/train.ts";
 // The low level: passes, gradients, optimizers, losses, and the functions that tutorials name
 
 export { DeviceArray, type FloatArray } from "./engine/array.ts";
+export type { ComputeType } from "./engine/compute-type.ts";
 export { chooseDevice, type DeviceChoice, type DeviceName } from "./engine/device.ts";
 export {
-  type ComputeType,
   Engine,
   type EngineOptions,
   type TransformerEngineOptions,

@@ -1,3 +1,4 @@
+import type { ComputeType } from "../../lib/engine/compute-type.ts";
 import {
   isKernelArray,
   type KernelArguments,
@@ -6,7 +7,7 @@ import {
 } from "../../test/support/kernels.ts";
 
 /** What products are computed in. Ops that have no products, or no choice, have "float32" alone. */
-export type Compute = "float32" | "bfloat16x3" | "bfloat16";
+export type Compute = Exclude<ComputeType, "float16">;
 
 /** Where a bench runs, for what its arguments depend on: packed weights are as the backend packs them. */
 export interface BenchPlace {

@@ -1,6 +1,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
+import type { Compute } from "../ops/op-bench.ts";
 import { type Comparison, type Contestant, compare, type Timing, timeInTurn } from "./paired.ts";
 import { Peer } from "./peer.ts";
 
@@ -27,7 +28,7 @@ export interface CommonOptions {
 }
 
 /** What the engine computes in, of an option's text. */
-export function computeOf({ compute }: CommonOptions): "float32" | "bfloat16x3" | "bfloat16" {
+export function computeOf({ compute }: CommonOptions): Compute {
   if (compute === "float32" || compute === "bfloat16x3" || compute === "bfloat16") return compute;
   throw new Error(`--compute is float32, bfloat16x3 or bfloat16, not ${compute}`);
 }

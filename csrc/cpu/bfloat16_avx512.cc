@@ -125,22 +125,22 @@ RLHF_AMX void multiplyTall(const Bfloat16Segment* segments, int segmentCount, fl
 
 /// C, in the tiles `left` and `right`, plus the product of 16 rows with a step of a panel of B: 4 is A, 5 what rounding left of it. A macro, since
 /// the compiler takes the numbers of tiles only as they are written.
-#define RLHF_ADD_FLAT_STEP(kSplit, left, right, b)                         \
-  do {                                                                     \
-    _tile_loadd(6, b, kTileRowBytes);                                      \
-    _tile_loadd(7, b + kHalfElements, kTileRowBytes);                      \
-    if constexpr (kSplit) {                                                \
-      _tile_dpbf16ps(left, 5, 6);                                          \
-      _tile_dpbf16ps(right, 5, 7);                                         \
-    }                                                                      \
-    _tile_dpbf16ps(left, 4, 6);                                            \
-    _tile_dpbf16ps(right, 4, 7);                                           \
-    if constexpr (kSplit) {                                                \
-      _tile_loadd(6, b + kBfloat16StepElements, kTileRowBytes);            \
+#define RLHF_ADD_FLAT_STEP(kSplit, left, right, b)                              \
+  do {                                                                          \
+    _tile_loadd(6, b, kTileRowBytes);                                           \
+    _tile_loadd(7, b + kHalfElements, kTileRowBytes);                           \
+    if constexpr (kSplit) {                                                     \
+      _tile_dpbf16ps(left, 5, 6);                                               \
+      _tile_dpbf16ps(right, 5, 7);                                              \
+    }                                                                           \
+    _tile_dpbf16ps(left, 4, 6);                                                 \
+    _tile_dpbf16ps(right, 4, 7);                                                \
+    if constexpr (kSplit) {                                                     \
+      _tile_loadd(6, b + kBfloat16StepElements, kTileRowBytes);                 \
       _tile_loadd(7, b + kBfloat16StepElements + kHalfElements, kTileRowBytes); \
-      _tile_dpbf16ps(left, 4, 6);                                          \
-      _tile_dpbf16ps(right, 4, 7);                                         \
-    }                                                                      \
+      _tile_dpbf16ps(left, 4, 6);                                               \
+      _tile_dpbf16ps(right, 4, 7);                                              \
+    }                                                                           \
   } while (false)
 
 /// multiplyTall for at most 16 rows, where B is read faster than the tiles are multiplied: by one panel, or by two side by side, whose C is

@@ -58,8 +58,6 @@ EngineWrap::EngineWrap(const Napi::CallbackInfo& info) : HandleWrap(info) {
     const Napi::Object options = info.Length() > 0 ? toObject(info[0], "options") : Napi::Object::New(info.Env());
     const Backend backend = toBackend(options);
     const DType product = toComputeType(text(options, "compute", "float32"));
-    if (backend.narrowActivations && product == DType::BF16X3)
-      throw Error(code::kUnsupported, "products in bfloat16x3 are the CPU's: give compute \"bfloat16\" or \"float32\" on a GPU");
     const DType type = backend.narrowActivations ? product : DType::F32, compute = backend.narrowActivations ? DType::F32 : product;
     auto engine = std::make_shared<EngineHandle>();
     engine->device = backend.device;

@@ -262,6 +262,7 @@ template <class Arguments>
 void checkKlDivergenceInputs(const ArgumentCheck& check, const Arguments& a) {
   checkPredictions(check, a);
   check.floating("refWeightType", a.refHead.type);
+  check.product("refCompute", a.refHead.compute);
   check.atLeast("refCols", a.refCols, 1);
   check.choice("direction", static_cast<int32_t>(a.direction), 0, 1);
   check.present({{"refX", a.refX}, {"refLse", a.refLse}, {"kl", a.kl}});

@@ -1,6 +1,6 @@
 import { InvalidArgumentError, Option } from "commander";
+import { COMPUTE_TYPES, type ComputeType } from "../engine/compute-type.ts";
 import type { DeviceName } from "../engine/device.ts";
-import type { ComputeType } from "../engine/engine.ts";
 import type { CausalLM } from "../model/causal-lm.ts";
 import type { WeightType } from "../model/model-options.ts";
 
@@ -47,7 +47,7 @@ export function modelOptions(): Option[] {
     new Option("--device <name>", "where to compute").choices(["auto", "cpu", "cuda"]).default("auto"),
     new Option("--threads <n>", "CPU threads; default: all").argParser(integer(1)),
     new Option("--compute <type>", "what matrix products are computed in")
-      .choices(["float32", "bfloat16x3", "bfloat16", "float16"])
+      .choices(COMPUTE_TYPES)
       .default("float32"),
   ];
 }

@@ -1,6 +1,7 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { RlhfError } from "../errors.ts";
 import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
+import { COMPUTE_TYPES, type ComputeType } from "./compute-type.ts";
 import { type DeviceName, nativeDevice } from "./device.ts";
 import { defaultMemoryBudget, type EngineMemory, type MemoryBudget, toMemoryBudget } from "./memory.ts";
 import {
@@ -10,9 +11,6 @@ import {
   type NativeEngineOptions,
   native,
 } from "./native.ts";
-
-/** What matrix products are computed in. */
-export type ComputeType = "float32" | "bfloat16x3" | "bfloat16" | "float16";
 
 export interface EngineOptions {
   /** Default "auto". */
@@ -30,7 +28,7 @@ export interface TransformerEngineOptions extends EngineOptions {
   /**
    * What matrix products of transformers are computed in. "bfloat16" rounds their factors, forward and backward, and sums in float32:
    * several times as fast where the processor has instructions for it (`doctor` tells), with 8 bits of precision in each factor.
-   * "bfloat16x3" splits each factor into two numbers of bfloat16 and sums three of their four products: 16 bits of precision, about twice
+   * "bfloat16x3" splits each factor into two numbers of bfloat16 and sums three of their four products: 16 bits of precision, nearly twice
    * as fast as "float32" where the processor has AMX, slower elsewhere; on the CPU alone.
    * On "cuda" activations and the weights that products read are bfloat16 as well. What is kept and trained, statistics, losses,
    * gradients of weights and the optimizer are float32 either way. "float16" is there on "cuda" alone: 11 bits of precision, and a range
@@ -45,13 +43,6 @@ const TRANSFORMER_OPTIONS: NamesOf<TransformerEngineOptions> = { ...ENGINE_OPTIO
 const shared = new Map<string, Engine>();
 /** The engine that takes the place of the shared ones while an estimate is made. */
 const planning = new AsyncLocalStorage<Engine>();
-
-const COMPUTE_TYPES: readonly string[] = [
-  "float32",
-  "bfloat16x3",
-  "bfloat16",
-  "float16",
-] satisfies ComputeType[];
 
 /** What the native engine is made with. */
 function nativeOptions({

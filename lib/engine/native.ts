@@ -1,4 +1,5 @@
 import { RlhfError, type RlhfErrorCode } from "../errors.ts";
+import type { ComputeType } from "./compute-type.ts";
 import { loadBinary } from "./load-binary.ts";
 import type { EngineMemory, MemoryBytes } from "./memory.ts";
 
@@ -54,7 +55,7 @@ export interface NativeEngineInfo {
   readonly backend: string;
   readonly instructionSet: string;
   readonly threads: number;
-  readonly compute: "float32" | "bfloat16x3" | "bfloat16" | "float16";
+  readonly compute: ComputeType;
   /** What products in bfloat16 use: AMX tiles, AVX-512 dot products, or conversion to float32. */
   readonly bfloat16Kernel: "amx" | "dot" | "convert";
 }

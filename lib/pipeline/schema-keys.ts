@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { COMPUTE_TYPES } from "../engine/compute-type.ts";
 import { parseMemoryBudget } from "../engine/memory.ts";
 
 /*
@@ -24,7 +25,7 @@ export const dtype = z
     "how a model's matrices are kept in memory; those that train in float32, or in bfloat16 with stochastic rounding",
   );
 export const compute = z
-  .enum(["float32", "bfloat16x3", "bfloat16", "float16"])
+  .enum(COMPUTE_TYPES)
   .describe(
     "what matrix products are computed in; bfloat16 is faster where the processor has it, and less exact; bfloat16x3 is between the two, on the CPU alone; float16 on cuda alone",
   );

@@ -150,5 +150,9 @@ describe("models that compute in bfloat16", () => {
       code: "ERR_RLHF_UNSUPPORTED",
       message: /the CPU has no products in float16: give compute: "bfloat16"/,
     });
+    await assert.rejects(CausalLM.create(TINY_LLAMA, { device: "cuda", compute: "bfloat16x3" }), {
+      code: "ERR_RLHF_UNSUPPORTED",
+      message: /bfloat16x3 are there on the CPU alone/,
+    });
   });
 });

@@ -326,6 +326,16 @@ describe("products in bfloat16", () => {
     }
   });
 
+  it("in bfloat16x3 are refused by CUDA's kernels", () => {
+    const sizes = { rows: 1, inputs: 1, outputs: 1, xStride: 1, yStride: 1, compute: "bfloat16x3" };
+    const one = Float32Array.of(1);
+    const args = { ...sizes, x: one, weight: one, y: new Float32Array(1) };
+    assert.throws(() => kernels.run("simt", "linearForward", args), {
+      code: "ERR_RLHF_UNSUPPORTED",
+      message: /products in bfloat16x3 .* are not there on CUDA/,
+    });
+  });
+
   it("a NaN stays one, and an infinity too", () => {
     for (const kernel of KERNELS) {
       kernels.chooseBfloat16Kernel(kernel);

@@ -1,8 +1,7 @@
 import assert from "node:assert/strict";
 import { CaseData } from "../ops/cases/case.ts";
 import { forwardCase, hopperCases, linearForwardArguments } from "../ops/cases/linear.ts";
-import { Expectation } from "../support/compare.ts";
-import { assertSameBits, type HopperCase, runOn, runOnHopper } from "../support/hopper.ts";
+import { checkPortableBits, type HopperCase, runOn } from "../support/hopper.ts";
 import type { KernelArguments } from "../support/kernels.ts";
 import { type CaseArguments, toKernelArguments } from "../support/op-arguments.ts";
 
@@ -40,22 +39,15 @@ const LEFT: readonly HopperCase[] = [
   forward(0, "9×64×64 with LoRA of rank 3", { rows: 9, inputs: 64, outputs: 64, rank: 3 }),
 ];
 
-function runCase(each: HopperCase, seeds: readonly number[]): void {
-  const { op } = each.opCase;
-  const portable = toKernelArguments(op, new Expectation(each.opCase, "bfloat16").args, "bfloat16");
-  assert.equal(runOn(80, 0, op, portable), 0);
-  const message = "other bits than by mma.sync, which the emulator adds up in the same order";
-  assertSameBits(runOnHopper(each, seeds), portable, message);
-}
-
 describe("the linear layer on Hopper, emulated", () => {
   for (const each of CASES) {
     const seeds = Number(each.opCase.args["rows"]) < 1000 ? SEEDS : SEEDS.slice(0, 2);
-    it(`${each.opCase.op}: ${each.opCase.name}, ${seeds.length} schedules`, () => runCase(each, seeds));
+    it(`${each.opCase.op}: ${each.opCase.name}, ${seeds.length} schedules`, () =>
+      checkPortableBits(each, seeds));
   }
 
   for (const each of LEFT)
-    it(`${each.opCase.op}: ${each.opCase.name}: is left to mma.sync`, () => runCase(each, [0]));
+    it(`${each.opCase.op}: ${each.opCase.name}: is left to mma.sync`, () => checkPortableBits(each, [0]));
 
   it("linearForward computes in float32 as elsewhere", () => {
     const { op, args } = CASES[0]!.opCase;

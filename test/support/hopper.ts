@@ -48,6 +48,14 @@ export function assertSameBits(left: KernelArguments, right: KernelArguments, la
   }
 }
 
+/** That a case gives the bits of mma.sync's kernels: where Hopper's add up in the same order on the emulator, or leave it to them. */
+export function checkPortableBits(each: HopperCase, seeds: readonly number[]): void {
+  const { op } = each.opCase;
+  const portable = toKernelArguments(op, new Expectation(each.opCase, "bfloat16").args, "bfloat16");
+  assert.equal(runOn(80, 0, op, portable), 0);
+  assertSameBits(runOnHopper(each, seeds), portable, `${op}: other bits than by mma.sync`);
+}
+
 /** Runs a case under each schedule; what it gave, which is the same under all. */
 export function runOnHopper({ opCase, products }: HopperCase, seeds: readonly number[]): KernelArguments {
   const { op } = opCase;

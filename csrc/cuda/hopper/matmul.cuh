@@ -28,8 +28,7 @@ struct HopperTile {
       Stage stage[kStages];
       typename Sums::Staged sums[4 * kConsumers];
     };
-    TransactionBarrier filled[kStages];  // by the producer's arrival and the bytes that it expects
-    TransactionBarrier free[kStages];    // by an arrival of each consuming warp
+    RingBarriers<kStages> ring;
   };
 };
 
@@ -54,12 +53,12 @@ RLHF_DEVICE void copyOperand(bf16* shared, const TensorMap& map, int i, int k, T
 }
 
 template <class Tile, bool kOuterA, bool kOuterB>
-RLHF_DEVICE void producePair(typename Tile::Shared& shared, RingPosition<Tile::kStages>& ring, const TensorMap& a,
-                             const TensorMap& b, int row, int col, int tiles) {
-  for (int tile = 0; tile < tiles; ++tile, ring.advance()) {
-    typename Tile::Stage& stage = shared.stage[ring.stage];
-    TransactionBarrier* filled = &shared.filled[ring.stage];
-    waitFor(&shared.free[ring.stage], ring.parity ^ 1);  // passes at once when the ring is gone through for the first time
+RLHF_DEVICE void producePair(typename Tile::Shared& shared, RingWriter<Tile::kStages>& ring, const TensorMap& a, const TensorMap& b,
+                             int row, int col, int tiles) {
+  for (int tile = 0; tile < tiles; ++tile) {
+    const int slot = ring.take();
+    typename Tile::Stage& stage = shared.stage[slot];
+    TransactionBarrier* filled = &shared.ring.filled[slot];
     arriveExpecting(filled, sizeof stage.a + sizeof stage.b);
     copyOperand<Tile::kRows, kOuterA>(stage.a, a, row, tile * Tile::kDepth, filled);
     copyOperand<Tile::kColumns, kOuterB>(stage.b, b, col, tile * Tile::kDepth, filled);
@@ -67,15 +66,14 @@ RLHF_DEVICE void producePair(typename Tile::Shared& shared, RingPosition<Tile::k
 }
 
 template <class Tile, bool kOuterA, bool kOuterB>
-RLHF_DEVICE void consumePair(typename Tile::Shared& shared, RingPosition<Tile::kStages>& ring, int tiles, int warpgroup,
+RLHF_DEVICE void consumePair(typename Tile::Shared& shared, RingReader<Tile::kStages>& ring, int tiles, int warpgroup,
                              typename Tile::Sums& sums) {
   constexpr int kPanelBytes = kBoxColumns * kBoxColumns * static_cast<int>(sizeof(bf16));
   constexpr int kStepA = kOuterA ? 2048 : 32, kStepB = kOuterB ? 2048 : 32;  // bytes to the next 16 values of k
-  const bool isFirstLane = threadIdx.x % 32 == 0;
-  int previous = -1;  // the stage whose products may still run
-  for (int tile = 0; tile < tiles; ++tile, ring.advance()) {
-    typename Tile::Stage& stage = shared.stage[ring.stage];
-    waitFor(&shared.filled[ring.stage], ring.parity);
+  int previous = -1;  // the slot whose products may still run
+  for (int tile = 0; tile < tiles; ++tile) {
+    const int slot = ring.take();
+    typename Tile::Stage& stage = shared.stage[slot];
     // 64 rows of A are a panel's worth of bytes in either order.
     const uint64_t a = advance(matrixDescriptor(stage.a, kPanelBytes), warpgroup * kPanelBytes);
     const uint64_t b = matrixDescriptor(stage.b, kPanelBytes);
@@ -85,11 +83,11 @@ RLHF_DEVICE void consumePair(typename Tile::Shared& shared, RingPosition<Tile::k
       multiplyTiles<kOuterA, kOuterB>(sums.sum, advance(a, step * kStepA), advance(b, step * kStepB));
     commitProducts();
     waitForProducts<1>(sums.sum);
-    if (previous >= 0 && isFirstLane) arrive(&shared.free[previous]);
-    previous = ring.stage;
+    if (previous >= 0) ring.release(previous);
+    previous = slot;
   }
   waitForProducts<0>(sums.sum);
-  if (previous >= 0 && isFirstLane) arrive(&shared.free[previous]);
+  if (previous >= 0) ring.release(previous);
 }
 
 /// Hands the sums to the epilogue.
@@ -116,23 +114,21 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   const TileOrder tile(static_cast<int>(blockIdx.x), tilesOf(operands.rows, Tile::kRows), tilesOf(operands.cols, Tile::kColumns));
   const int64_t firstRow = static_cast<int64_t>(tile.row) * Tile::kRows, firstCol = static_cast<int64_t>(tile.col) * Tile::kColumns;
   if (thread == 0) {
-    for (int stage = 0; stage < Tile::kStages; ++stage) {
-      initBarrier(&shared.filled[stage], 1);
-      initBarrier(&shared.free[stage], 4 * Tile::kConsumers);
-    }
+    shared.ring.init(4 * Tile::kConsumers);
     publishBarriers();
   }
   syncThreads();
 
-  RingPosition<Tile::kStages> ring;
   if (warp < 4) {
     setRegisters<Registers::GiveBack, Tile::kProducerRegisters>();
     if (thread > 0) return;
+    RingWriter<Tile::kStages> ring{shared.ring};
     const int row = static_cast<int>(firstRow), col = static_cast<int>(firstCol);
     producePair<Tile, kOuterA, kOuterB0>(shared, ring, operands.a[0], operands.b[0], row, col, operands.tiles[0]);
     producePair<Tile, kOuterA, kOuterB1>(shared, ring, operands.a[1], operands.b[1], row, col, operands.tiles[1]);
   } else {
     setRegisters<Registers::Take, Tile::kConsumerRegisters>();
+    RingReader<Tile::kStages> ring{shared.ring};
     typename Tile::Sums sums;
     consumePair<Tile, kOuterA, kOuterB0>(shared, ring, operands.tiles[0], warp / 4 - 1, sums);
 #pragma unroll
