@@ -146,8 +146,9 @@ export {
   type Words,
   wordEntropy,
 } from "./evaluation/diversity.ts";
-export { type EvaluateOptions, type EvaluationReward, evaluate } from "./evaluation/evaluate.ts";
+export { evaluate } from "./evaluation/evaluate.ts";
 export type { CategoryFunction, MetricFunction } from "./evaluation/metrics.ts";
+export type { EvaluateOptions, EvaluationReward } from "./evaluation/plan.ts";
 export type { EvaluatedModel, LoadedPolicy, Sampling } from "./evaluation/policy.ts";
 export type { Comparison, EvaluationReport, ModelReport, Sample } from "./evaluation/report.ts";
 export type { RewardAccuracy } from "./evaluation/reward-accuracy.ts";

@@ -1,234 +1,28 @@
 import { join } from "node:path";
-import type { PreferenceRow, PromptRow, SftRow } from "../data/types.ts";
-import { RlhfError, throwIfAborted } from "../errors.ts";
+import { throwIfAborted } from "../errors.ts";
 import { writeFileAtomically, writeJson } from "../model/files.ts";
-import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import { loadReward } from "../rewards/ensemble.ts";
 import { type RewardSource, rewardModels, scoreAnswers } from "../rewards/reward.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
-import { type ChecksFunction, runChecks } from "./checks.ts";
-import { type Chart, chartsOf, metricsFileOf, readRuns } from "./curves.ts";
+import { runChecks } from "./checks.ts";
+import { type Chart, chartsOf, readRuns } from "./curves.ts";
 import { type Diversity, measureDiversity } from "./diversity.ts";
 import { toHtml } from "./html.ts";
 import { toMarkdown } from "./markdown.ts";
+import { groupsOf, measureMetric } from "./metrics.ts";
 import {
-  type CategoryFunction,
-  groupsOf,
-  holdsExpected,
-  type MetricFunction,
-  measureMetric,
-  namedCategory,
-  ofPrompts,
-  promptsByCategory,
-  saysExpected,
-} from "./metrics.ts";
-import {
-  type EvaluatedAnswer,
-  type EvaluatedModel,
-  type PolicyLoadOptions,
-  perplexityOf,
-  type Sampling,
-  sampleAnswers,
-  sequenceLogProbs,
-  withPolicy,
-} from "./policy.ts";
-import type { Comparison, Estimates, EvaluationReport, ModelReport, Sample } from "./report.ts";
+  type EvaluateOptions,
+  type EvaluationReward,
+  invalid,
+  type Plan,
+  planEvaluation,
+  REWARDS,
+  type RewardName,
+} from "./plan.ts";
+import { type EvaluatedModel, perplexityOf, sampleAnswers, sequenceLogProbs, withPolicy } from "./policy.ts";
+import type { EvaluationReport } from "./report.ts";
 import { measureRewardAccuracy, type RewardAccuracy } from "./reward-accuracy.ts";
-import { type ByPrompt, estimateMean, pairedDifferences, winRate } from "./statistics.ts";
-
-/** A reward by what scores it, or by the directory of a reward model or an ensemble; several directories are an ensemble. */
-export type EvaluationReward = RewardSource | string | readonly string[];
-
-export interface EvaluateOptions extends PolicyLoadOptions, Partial<Sampling> {
-  /** The models to compare, by the names they have in the report. Those given as directories are in memory one after another. */
-  readonly models: Readonly<Record<string, EvaluatedModel>>;
-  readonly prompts: readonly (string | PromptRow)[];
-  /** Answers per prompt. Default 1. */
-  readonly numSamples?: number;
-  /** The model that the others are compared with. Default: the first. */
-  readonly baseline?: string;
-  /** What the KL is measured to: the name of a model above, or a model. Default: the baseline. */
-  readonly reference?: EvaluatedModel;
-  /** The reward that was trained for. */
-  readonly reward?: EvaluationReward;
-  /** One that was not: it tells progress from exploiting the first. */
-  readonly heldOutReward?: EvaluationReward;
-  /** Whether scores of reward models are normalised by their own statistics, where they have them. Default true. */
-  readonly normalizeReward?: boolean;
-  /** Pairs that `reward` and `heldOutReward` are to order rightly. */
-  readonly pairs?: readonly PreferenceRow[];
-  /** Examples whose responses' perplexity is measured. */
-  readonly references?: readonly SftRow[];
-  /** Further measures of an answer, by name. */
-  readonly metrics?: Readonly<Record<string, MetricFunction>>;
-  readonly category?: CategoryFunction;
-  /** What the report is to show, and whether it does. */
-  readonly checks?: ChecksFunction;
-  /** The metrics that decide win rates. Default: those of `reward` and `heldOutReward` that are given. */
-  readonly judges?: readonly string[];
-  /** Prompts whose answers are shown side by side. Default 10. */
-  readonly numShown?: number;
-  /** Most tokens of one forward pass. Default 4096. */
-  readonly microBatchTokens?: number;
-  /** Writes report.json, report.md and report.html there. */
-  readonly outputDir?: string;
-  /**
-   * Runs whose curves report.html shows, by name: directories with metrics.jsonl, or such files. Default: the models whose directories
-   * have one.
-   */
-  readonly runs?: Readonly<Record<string, string>>;
-  readonly signal?: AbortSignal;
-  /** Told what is being done. */
-  readonly note?: (text: string) => void;
-}
-
-const OPTIONS: NamesOf<EvaluateOptions> = {
-  models: true,
-  prompts: true,
-  numSamples: true,
-  baseline: true,
-  reference: true,
-  reward: true,
-  heldOutReward: true,
-  normalizeReward: true,
-  pairs: true,
-  references: true,
-  metrics: true,
-  category: true,
-  checks: true,
-  judges: true,
-  numShown: true,
-  microBatchTokens: true,
-  outputDir: true,
-  runs: true,
-  signal: true,
-  note: true,
-  device: true,
-  threads: true,
-  dtype: true,
-  compute: true,
-  maxNewTokens: true,
-  minNewTokens: true,
-  temperature: true,
-  topK: true,
-  topP: true,
-  minP: true,
-  repetitionPenalty: true,
-  seed: true,
-};
-
-/** Metrics that every evaluation has; a custom one needs another name. */
-const OWN_METRICS = ["reward", "heldOutReward", "kl", "length", "ended", "correct"];
-
-const REWARDS = ["reward", "heldOutReward"] as const;
-type RewardName = (typeof REWARDS)[number];
-
-/** What is known of one model's answers. */
-interface Measured {
-  readonly name: string;
-  readonly answers: readonly EvaluatedAnswer[];
-  readonly logProbs: readonly number[];
-  readonly tokenizer: Tokenizer;
-  readonly vocabSize: number;
-  readonly perplexity: number | null;
-  /** By metric, in the order of the answers. */
-  readonly values: Map<string, readonly (number | null)[]>;
-}
-
-interface Plan {
-  readonly options: EvaluateOptions;
-  readonly models: readonly (readonly [name: string, source: EvaluatedModel])[];
-  readonly prompts: readonly PromptRow[];
-  readonly numSamples: number;
-  readonly baseline: string;
-  readonly reference: { readonly name: string; readonly source: EvaluatedModel };
-  readonly judges: readonly string[];
-  readonly metrics: ReadonlyMap<string, MetricFunction>;
-  readonly category: CategoryFunction;
-  readonly sampling: Sampling & { readonly temperature: number; readonly seed: number };
-  readonly microBatchTokens: number;
-  /** Metrics files by run. */
-  readonly runs: Readonly<Record<string, string>>;
-}
-
-function invalid(message: string, details: Readonly<Record<string, unknown>> = {}): RlhfError {
-  return new RlhfError("ERR_RLHF_ARGUMENT", `evaluate: ${message}`, details);
-}
-
-function checkCount(name: string, value: number, least: number): number {
-  if (!Number.isSafeInteger(value) || value < least)
-    throw invalid(`${name} is ${value}, expected an integer of at least ${least}`, { [name]: value });
-  return value;
-}
-
-function referenceOf(options: EvaluateOptions, models: Plan["models"], baseline: string): Plan["reference"] {
-  const { reference = baseline } = options;
-  if (typeof reference !== "string") return { name: "the given reference", source: reference };
-  const named = models.find(([name]) => name === reference);
-  return { name: reference, source: named ? named[1] : reference };
-}
-
-function planMetrics(options: EvaluateOptions, prompts: readonly PromptRow[]): Plan["metrics"] {
-  const taken = Object.keys(options.metrics ?? {}).find((name) => OWN_METRICS.includes(name));
-  if (taken !== undefined) throw invalid(`metric "${taken}" has the name of a built-in one`, { taken });
-  const own = saysExpected(prompts) ? [["correct", holdsExpected] as const] : [];
-  return new Map([...own, ...Object.entries(options.metrics ?? {})]);
-}
-
-/** The metrics files of the runs. Throws ERR_RLHF_ARGUMENT where one that was named has none. */
-function planRuns({ models, runs }: EvaluateOptions): Plan["runs"] {
-  if (runs === undefined) {
-    const files = Object.entries(models).map(([name, source]) => [
-      name,
-      typeof source === "string" ? metricsFileOf(source) : null,
-    ]);
-    return Object.fromEntries(files.filter(([, file]) => file !== null));
-  }
-  const files = Object.entries(runs).map(([name, run]) => {
-    const file = metricsFileOf(run);
-    if (file === null) throw invalid(`run "${name}": ${run} holds no metrics.jsonl`, { run });
-    return [name, file];
-  });
-  return Object.fromEntries(files);
-}
-
-/** Checks the options and fills in the defaults. Throws ERR_RLHF_ARGUMENT. */
-function planEvaluation(options: EvaluateOptions): Plan {
-  refuseUnknownOptions("evaluate", options, OPTIONS);
-  const models = Object.entries(options.models);
-  const [first] = models;
-  if (first === undefined) throw invalid("models is empty; give at least one by name");
-  if (options.prompts.length === 0) throw invalid("there are no prompts");
-  const prompts = options.prompts.map((row) => (typeof row === "string" ? { prompt: row } : row));
-  const { baseline = first[0], temperature = 1, seed = 0, maxNewTokens = 64 } = options;
-  if (!Object.hasOwn(options.models, baseline))
-    throw invalid(`baseline "${baseline}" is none of the models ${models.map(([name]) => name).join(", ")}`);
-  const metrics = planMetrics(options, prompts);
-  const rewards = REWARDS.filter((name) => options[name] !== undefined);
-  const judges = options.judges ?? rewards;
-  const known: string[] = ["kl", "length", "ended", ...rewards, ...metrics.keys()];
-  const unknown = judges.find((judge) => !known.includes(judge));
-  if (unknown !== undefined)
-    throw invalid(`judge "${unknown}" is no metric of this evaluation, which has ${known.join(", ")}`);
-  checkCount("numShown", options.numShown ?? 10, 0);
-  const { minNewTokens, topK, topP, minP, repetitionPenalty } = options;
-  const set = { minNewTokens, topK, topP, minP, repetitionPenalty };
-  const given = Object.fromEntries(Object.entries(set).filter(([, value]) => value !== undefined));
-  return {
-    options,
-    models,
-    prompts,
-    numSamples: checkCount("numSamples", options.numSamples ?? 1, 1),
-    baseline,
-    reference: referenceOf(options, models, baseline),
-    judges,
-    metrics,
-    category: options.category ?? namedCategory,
-    sampling: { ...given, maxNewTokens, temperature, seed },
-    microBatchTokens: checkCount("microBatchTokens", options.microBatchTokens ?? 4096, 1),
-    runs: planRuns(options),
-  };
-}
+import { type Measured, summarise } from "./summary.ts";
 
 /** Log-probs are those of the distribution that answers were drawn from; greedy answers are measured at temperature 1. */
 function measureOptionsOf({ sampling, microBatchTokens, options }: Plan): {
@@ -329,94 +123,24 @@ function wordsOf(tokenizer: Tokenizer, measured: Measured): Int32Array[] {
   );
 }
 
-/** Measures that are no shares, also where all of them are 0 or 1. */
-const AMOUNTS: ReadonlySet<string> = new Set(["reward", "heldOutReward", "kl", "length"]);
-
-function estimatesOf(values: ReadonlyMap<string, ByPrompt>, areDifferences = false): Estimates {
-  const estimates = [...values].map(
-    ([name, rows]) => [name, estimateMean(rows, !areDifferences && !AMOUNTS.has(name))] as const,
+/** Measures what the texts alone show, their length in the tokens of `tokenizer`, and returns how much they differ. */
+async function measureTexts(
+  { metrics, numSamples }: Plan,
+  model: Measured,
+  tokenizer: Tokenizer,
+): Promise<Diversity> {
+  const { answers, values } = model;
+  for (const [name, metric] of metrics) values.set(name, await measureMetric(name, metric, answers));
+  const words = wordsOf(tokenizer, model);
+  values.set(
+    "length",
+    words.map(({ length }) => length),
   );
-  return Object.fromEntries(estimates.flatMap(([name, estimate]) => (estimate ? [[name, estimate]] : [])));
-}
-
-function mapValues<V, W>(map: ReadonlyMap<string, V>, change: (value: V, key: string) => W): Map<string, W> {
-  return new Map([...map].map(([key, value]) => [key, change(value, key)]));
-}
-
-type Values = ReadonlyMap<string, ByPrompt>;
-
-function compare(plan: Plan, own: Values, baseline: Values, categories: Map<string, number[]>): Comparison {
-  const differences = mapValues(own, (rows, name) => pairedDifferences(rows, baseline.get(name) ?? []));
-  const lengths = [own, baseline].map((values) => values.get("length") ?? []) as [ByPrompt, ByPrompt];
-  const winRates = plan.judges.flatMap((judge) => {
-    const rate = winRate(own.get(judge) ?? [], baseline.get(judge) ?? [], ...lengths);
-    return rate ? [[judge, rate] as const] : [];
-  });
-  return {
-    differences: estimatesOf(differences, true),
-    winRates: Object.fromEntries(winRates),
-    categories: Object.fromEntries(
-      mapValues(categories, (prompts) =>
-        estimatesOf(
-          mapValues(differences, (rows) => ofPrompts(rows, prompts)),
-          true,
-        ),
-      ),
-    ),
-  };
-}
-
-function samplesOf(plan: Plan, measured: readonly Measured[]): Sample[] {
-  const shown = plan.prompts.slice(0, plan.options.numShown ?? 10);
-  return shown.map((row, p) => ({
-    prompt: row.prompt,
-    category: plan.category(row),
-    answers: Object.fromEntries(
-      measured.map(({ name, answers, values }) => {
-        const index = p * plan.numSamples;
-        const metrics = mapValues(values, (column) => column[index] ?? null);
-        return [name, { response: answers[index]?.response ?? "", metrics: Object.fromEntries(metrics) }];
-      }),
-    ),
-  }));
-}
-
-/** Everything that follows from the measured values. */
-function summarise(
-  plan: Plan,
-  measured: readonly Measured[],
-  diversity: readonly Diversity[],
-  rewardAccuracy: EvaluationReport["rewardAccuracy"],
-): Omit<EvaluationReport, "checks"> {
-  const { numSamples, baseline } = plan;
-  const categories = promptsByCategory(plan.prompts, plan.category);
-  const grouped = new Map(
-    measured.map(({ name, values }) => [name, mapValues(values, (column) => groupsOf(column, numSamples))]),
+  values.set(
+    "ended",
+    answers.map(({ finishReason }) => Number(finishReason === "stop")),
   );
-  const models = measured.map(({ name, perplexity }, index): ModelReport => {
-    const own = grouped.get(name) as Values;
-    const byCategory = mapValues(categories, (prompts) =>
-      estimatesOf(mapValues(own, (rows) => ofPrompts(rows, prompts))),
-    );
-    return {
-      name,
-      metrics: estimatesOf(own),
-      categories: Object.fromEntries(byCategory),
-      diversity: diversity[index] as Diversity,
-      perplexity,
-      comparison: name === baseline ? null : compare(plan, own, grouped.get(baseline) as Values, categories),
-    };
-  });
-  const { sampling, prompts } = plan;
-  return {
-    format: 1,
-    settings: { prompts: prompts.length, answersPerPrompt: numSamples, ...sampling },
-    baseline,
-    reference: plan.reference.name,
-    models,
-    rewardAccuracy,
-    samples: samplesOf(plan, measured),
-  };
+  return measureDiversity(numSamples > 1 ? groupsOf(words, numSamples) : [words]);
 }
 
 /**
@@ -429,7 +153,6 @@ function summarise(
  */
 export async function evaluate(options: EvaluateOptions): Promise<EvaluationReport> {
   const plan = planEvaluation(options);
-  const { numSamples } = plan;
   const measured: Measured[] = [];
   for (const [name, source] of plan.models) measured.push(await measureModel(plan, name, source));
   const { tokenizer } = measured[0] as Measured;
@@ -440,20 +163,7 @@ export async function evaluate(options: EvaluateOptions): Promise<EvaluationRepo
   }
   await measureKl(plan, measured);
   const diversity: Diversity[] = [];
-  for (const model of measured) {
-    const { answers, values } = model;
-    for (const [name, metric] of plan.metrics) values.set(name, await measureMetric(name, metric, answers));
-    const words = wordsOf(tokenizer, model);
-    values.set(
-      "length",
-      words.map(({ length }) => length),
-    );
-    values.set(
-      "ended",
-      answers.map(({ finishReason }) => Number(finishReason === "stop")),
-    );
-    diversity.push(await measureDiversity(numSamples > 1 ? groupsOf(words, numSamples) : [words]));
-  }
+  for (const model of measured) diversity.push(await measureTexts(plan, model, tokenizer));
   const { checks, outputDir } = options;
   const runs = readRuns(plan.runs);
   const found = summarise(plan, measured, diversity, rewardAccuracy);
