@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
@@ -82,6 +83,8 @@ export interface Work {
   readonly beforeRound?: () => Promise<void>;
   /** What an opponent is sent before the first round, without an answer. */
   readonly greeting?: unknown;
+  /** Peak resident memory of processes that were measured for themselves; else of the rounds, where they tell it. */
+  readonly peakBytes?: Readonly<Record<string, number>>;
   /** More to keep with the result. */
   readonly record?: Readonly<Record<string, unknown>>;
   /** Has the last word. */
@@ -137,11 +140,33 @@ function report(
     })),
   );
   const { what, record } = work;
-  const measured = { comparisons: rows, timings: Object.fromEntries(timings) };
+  const peakBytes = work.peakBytes ?? peaksOf(timings);
+  const measured = {
+    ...(peakBytes && { peakBytes }),
+    comparisons: rows,
+    timings: Object.fromEntries(timings),
+  };
   writeRecord(work.name, { what, threads, peers, ...record, ...measured });
   console.log(`${what}, ${threads} threads, ${peers}`);
   rows.forEach(printRow);
+  if (peakBytes) printPeaks(peakBytes);
   work.after?.(timings);
+}
+
+/** The most resident memory of each process, where its rounds tell it. */
+function peaksOf(timings: ReadonlyMap<string, readonly Timing[]>): Record<string, number> | undefined {
+  const peaks = [...timings].map(([name, all]) => {
+    const bytes = all.map((timing) => (timing as { peakBytes?: number }).peakBytes ?? Number.NaN);
+    return [name, Math.max(...bytes)] as const;
+  });
+  return peaks.some(([, peak]) => Number.isNaN(peak)) ? undefined : Object.fromEntries(peaks);
+}
+
+function printPeaks(peakBytes: Readonly<Record<string, number>>): void {
+  for (const [name, bytes] of Object.entries(peakBytes))
+    console.log(
+      `  peak memory, ${name}: ${(bytes / 2 ** 20).toFixed(0)} MiB, ${(bytes / peakBytes["ours"]!).toFixed(2)} of ours`,
+    );
 }
 
 function printRow({ ours, peer, seconds, cpuSeconds }: Row): void {
@@ -151,10 +176,22 @@ function printRow({ ours, peer, seconds, cpuSeconds }: Row): void {
   console.log(`  ${ours} : ${peer}  ${numbers(seconds)}; processor ${numbers(cpuSeconds)}`);
 }
 
+/** The commit of the sources, with a plus where they are not as it has them. */
+function measuredCommit(): string {
+  const git = (...args: string[]): string =>
+    execFileSync("git", args, { cwd: import.meta.dirname, encoding: "utf8" }).trim();
+  const changed = git("status", "--porcelain", "--", "../../lib", "../../csrc") !== "";
+  return git("rev-parse", "--short", "HEAD") + (changed ? "+" : "");
+}
+
 /** Writes bench/results/peers-NAME.json. */
 export function writeRecord(name: string, record: Readonly<Record<string, unknown>>): void {
   const directory = fileURLToPath(new URL("../results/", import.meta.url));
   mkdirSync(directory, { recursive: true });
   const machine = { cpu: cpus()[0]?.model, cores: cpus().length, loadAverage: loadavg()[0] };
-  writeFileSync(`${directory}peers-${name}.json`, `${JSON.stringify({ ...machine, ...record }, null, 1)}\n`);
+  const when = { commit: measuredCommit(), date: new Date().toISOString().slice(0, 10) };
+  writeFileSync(
+    `${directory}peers-${name}.json`,
+    `${JSON.stringify({ ...machine, ...when, ...record }, null, 1)}\n`,
+  );
 }

@@ -68,11 +68,7 @@ await besidePeers(
     args: [],
     ours: new Map([["ours", (round) => measure(model, tokens(round))]]),
     request: (round) => ({ tokens: tokens(round) }),
-    record: { peakBytes },
+    peakBytes,
   },
   options,
 );
-for (const [name, bytes] of Object.entries(peakBytes))
-  console.log(
-    `  peak memory, ${name}: ${(bytes / 2 ** 20).toFixed(0)} MiB, ${(bytes / peakBytes["ours"]!).toFixed(2)} of ours`,
-  );

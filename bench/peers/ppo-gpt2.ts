@@ -113,12 +113,6 @@ await besidePeers(
     args: [],
     ours: new Map([["ours", ourIteration]]),
     request: (round) => ({ tokens: randomTokens(round, PROMPTS, PROMPT), newTokens: NEW_TOKENS }),
-    after: (timings) => {
-      for (const [name, all] of timings) {
-        const peak = Math.max(...all.map((timing) => (timing as Timing & { peakBytes: number }).peakBytes));
-        console.log(`  peak memory, ${name}: ${(peak / 2 ** 20).toFixed(0)} MiB`);
-      }
-    },
   },
   options,
 );

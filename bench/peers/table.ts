@@ -1,0 +1,184 @@
+import { existsSync, readFileSync } from "node:fs";
+import type { Compute } from "../ops/op-bench.ts";
+import { type Comparison, median } from "./paired.ts";
+import { type Aim, computesOf, type PeerWork, WORKS } from "./works.ts";
+
+// The tables of docs/PERFORMANCE.md from what bench/results/peers-*.json hold: nothing in them is written by hand.
+
+/** What the tables need of a result. */
+export interface PeerResult {
+  /** The commit that was measured; results of before it was kept have none. */
+  readonly commit?: string;
+  readonly comparisons: readonly {
+    readonly ours: string;
+    readonly peer: string;
+    readonly seconds: Comparison;
+  }[];
+  /** Of each process, by its name; absent where memory was not measured. */
+  readonly peakBytes?: Readonly<Record<string, number>>;
+  /** Seconds that reading the weights alone takes; of rounds. */
+  readonly bandwidthLimitSeconds?: readonly number[];
+}
+
+const OURS = "ours";
+
+/** PyTorch with nothing but what it brings. */
+const isInstalled = (peer: string): boolean => !peer.includes("+");
+
+const NAMES: Readonly<Record<string, string>> = {
+  float32: "float32",
+  autocast: "autocast",
+  bfloat16: "bfloat16 weights",
+  compile: "compiled",
+};
+const named = (peer: string): string =>
+  peer
+    .split("+")
+    .map((part) => NAMES[part] ?? part)
+    .join(", ");
+
+const round = (value: number): string => (value >= 10 ? value.toFixed(1) : value.toFixed(2));
+const seconds = (value: number): string =>
+  value < 0.1 ? `${(1000 * value).toFixed(1)} ms` : `${round(value)} s`;
+const ratioOf = ({ ratio, interval }: Comparison): string =>
+  `**${round(ratio)}** [${interval.map(round).join(", ")}]`;
+const mebibytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
+
+/** Of several ways to run PyTorch, the one that is the hardest for ours. */
+function hardest<T>(rows: readonly T[], ratio: (row: T) => number): T | undefined {
+  return rows.toSorted((a, b) => ratio(a) - ratio(b))[0];
+}
+
+/** "yes", or what was not reached. */
+function verdict(goals: readonly { what: string; reached: boolean }[]): string {
+  const missed = goals.filter(({ reached }) => !reached).map(({ what }) => what);
+  if (missed.length === 0) return "yes";
+  return missed.length === goals.length ? "**no**" : `**not** ${missed.join(", ")}`;
+}
+
+/** A work in one type, and what was measured of it. */
+interface Measured {
+  readonly work: PeerWork;
+  readonly compute: Compute;
+  readonly result: PeerResult;
+}
+
+/** The share of the bandwidth that ours reaches; undefined where it was not measured. */
+function bandwidthShare({ bandwidthLimitSeconds = [] }: PeerResult, ours: number): number | undefined {
+  return bandwidthLimitSeconds.length > 0 ? median(bandwidthLimitSeconds) / ours : undefined;
+}
+
+function aimText({ installed, tuned, bandwidth }: Aim): string {
+  const ratios = [installed, ...(tuned === undefined ? [] : [tuned])].join(" / ");
+  return bandwidth === undefined ? ratios : `${ratios}; ${100 * bandwidth} % of the bandwidth`;
+}
+
+/** The cells of time: ours, theirs as installed and tuned, the aim, whether it is reached, the build, the name. */
+function timeCells({ work, compute, result }: Measured): string[] {
+  const rows = result.comparisons.filter(({ ours }) => ours === OURS);
+  const ratio = ({ seconds }: (typeof rows)[number]): number => seconds.ratio;
+  const [installed, tuned] = [true, false].map((plain) =>
+    hardest(
+      rows.filter(({ peer }) => isInstalled(peer) === plain),
+      ratio,
+    ),
+  );
+  if (!installed)
+    throw new Error(`${work.name}:${compute} was not measured beside PyTorch as it is installed`);
+  const { aim } = work;
+  const { ours } = installed.seconds;
+  const share = bandwidthShare(result, ours);
+  const goals = [{ what: "as installed", reached: installed.seconds.ratio >= aim.installed }];
+  if (aim.tuned !== undefined && tuned)
+    goals.push({ what: "tuned", reached: tuned.seconds.ratio >= aim.tuned });
+  if (aim.bandwidth !== undefined && share !== undefined)
+    goals.push({ what: "bandwidth", reached: share >= aim.bandwidth });
+  const theirs = (row: typeof tuned): string =>
+    row ? `${named(row.peer)} ${seconds(row.seconds.theirs)}: ${ratioOf(row.seconds)}` : "–";
+  return [
+    share === undefined ? seconds(ours) : `${seconds(ours)}, ${(100 * share).toFixed(0)} % of the bandwidth`,
+    theirs(installed),
+    theirs(tuned),
+    aimText(aim),
+    verdict(goals),
+    result.commit ?? "–",
+    `\`${work.name}:${compute}\``,
+  ];
+}
+
+/** The cells of peak memory, as far as they are time's. */
+function memoryCells({ work: { aim }, result: { peakBytes = {} } }: Measured): string[] {
+  const ours = peakBytes[OURS]!;
+  const least = aim.memory!;
+  const peers = Object.entries(peakBytes).filter(([name]) => !name.startsWith(OURS));
+  const [installed, tuned] = [true, false].map((plain) =>
+    hardest(
+      peers.filter(([peer]) => isInstalled(peer) === plain),
+      ([, bytes]) => bytes,
+    ),
+  );
+  const theirs = (peer: typeof tuned): string =>
+    peer ? `${named(peer[0])} ${mebibytes(peer[1])}: **${round(peer[1] / ours)}**` : "–";
+  const reached = (peer: typeof tuned): boolean => !peer || peer[1] >= least * ours;
+  const goals = [
+    { what: "as installed", reached: reached(installed) },
+    { what: "tuned", reached: reached(tuned) },
+  ];
+  return [mebibytes(ours), theirs(installed), theirs(tuned), String(least), verdict(goals)];
+}
+
+const HEADS = ["node-rlhf", "PyTorch as installed: ratio", "tuned: ratio", "aim", "reached?"];
+
+/** A table with a work's title in the first of its rows. */
+function table(
+  heads: readonly string[],
+  measured: readonly Measured[],
+  cells: (one: Measured) => string[],
+): string[] {
+  const line = (all: readonly string[]): string => `| ${all.join(" | ")} |`;
+  const all = ["work", "products in", ...heads];
+  const rows = measured.map((one, index) => {
+    const isFirst = measured[index - 1]?.work !== one.work;
+    return line([isFirst ? one.work.title : "", one.compute, ...cells(one)]);
+  });
+  return [line(all), `|${all.map(() => "---").join("|")}|`, ...rows];
+}
+
+/** Reads a result by its name; undefined where there is none. */
+export type ReadResult = (name: string) => PeerResult | undefined;
+
+/** Of bench/results. */
+export const readResult: ReadResult = (name) => {
+  const path = new URL(`../results/peers-${name}.json`, import.meta.url);
+  return existsSync(path) ? (JSON.parse(readFileSync(path, "utf8")) as PeerResult) : undefined;
+};
+
+/** The tables of time and of memory, in Markdown. */
+export function peerTables(read: ReadResult): string {
+  const measured = WORKS.flatMap((work) =>
+    computesOf(work).flatMap((compute) => {
+      const result = read(work.result(compute));
+      return result ? [{ work, compute, result }] : [];
+    }),
+  );
+  const withMemory = measured.filter(({ work, result }) => work.aim.memory !== undefined && result.peakBytes);
+  return [
+    ...table([...HEADS, "build", "name"], measured, timeCells),
+    "",
+    "Peak memory of whole processes:",
+    "",
+    ...table(HEADS, withMemory, memoryCells),
+  ].join("\n");
+}
+
+const BEGIN = "<!-- peers: made by npm run bench:peers -->";
+const END = "<!-- end of peers -->";
+
+/** The document with its tables as `read` has them now. Throws where their place is not marked. */
+export function withPeerTables(document: string, read: ReadResult): string {
+  const begin = document.indexOf(BEGIN);
+  const end = document.indexOf(END);
+  if (begin < 0 || end < begin)
+    throw new Error(`the place of the peers' tables is not marked by ${BEGIN} and ${END}`);
+  return `${document.slice(0, begin + BEGIN.length)}\n${peerTables(read)}\n${document.slice(end)}`;
+}
