@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import type { Equivalent } from "./equivalent.ts";
 import type { Verdict } from "./runner.ts";
 import type { Mutant } from "./source.ts";
@@ -11,15 +11,20 @@ export interface Result {
 }
 
 export interface Counts {
-  killed: number;
-  survived: number;
-  equivalent: number;
+  readonly killed: number;
+  readonly survived: number;
+  readonly equivalent: number;
 }
 
-/** What is kept of a run of all mutants. */
+/** The mutants of a file, and which state of it they were made of. */
+export interface FileRecord extends Counts {
+  readonly source: string;
+}
+
+/** What is known of all mutants: of each file, its last run. */
 export interface MutantRecord {
   readonly killedShare: number;
-  readonly files: Readonly<{ [file: string]: Counts }>;
+  readonly files: { readonly [file: string]: FileRecord };
   readonly survivors: readonly Pick<Mutant, "file" | "text" | "change">[];
 }
 
@@ -29,51 +34,64 @@ export function kindOf({ verdict, equivalent }: Pick<Result, "verdict" | "equiva
   return equivalent ? "equivalent" : "survived";
 }
 
-export function countByFile(results: readonly Result[]): { [file: string]: Counts } {
-  const files: { [file: string]: Counts } = {};
-  for (const result of results) {
-    files[result.mutant.file] ??= { killed: 0, survived: 0, equivalent: 0 };
-    files[result.mutant.file]![kindOf(result)]++;
-  }
-  return Object.fromEntries(Object.entries(files).sort(([a], [b]) => (a < b ? -1 : 1)));
+export function countsOf(results: readonly Result[]): Counts {
+  const counts = { killed: 0, survived: 0, equivalent: 0 };
+  for (const result of results) counts[kindOf(result)]++;
+  return counts;
 }
 
-export function sumOf(files: MutantRecord["files"]): Counts {
-  const total: Counts = { killed: 0, survived: 0, equivalent: 0 };
-  for (const counts of Object.values(files))
+export function sumOf(files: readonly Counts[]): Counts {
+  const total = { killed: 0, survived: 0, equivalent: 0 };
+  for (const counts of files)
     for (const key of ["killed", "survived", "equivalent"] as const) total[key] += counts[key];
   return total;
 }
 
-/** The share of the mutants that are not equivalent. */
-export const shareOf = ({ killed, survived }: Counts): number => killed / (killed + survived);
+/** The share of the mutants that are not equivalent; 1 where there are none. */
+export const shareOf = ({ killed, survived }: Counts): number =>
+  killed + survived > 0 ? killed / (killed + survived) : 1;
 
-const survivorsOf = (results: readonly Result[]): MutantRecord["survivors"] =>
-  results
-    .filter((result) => kindOf(result) === "survived")
-    .sort((a, b) => a.mutant.id - b.mutant.id)
-    .map(({ mutant: { file, text, change } }) => ({ file, text, change }));
-
-const recordOf = (files: MutantRecord["files"], survivors: MutantRecord["survivors"]): MutantRecord => ({
-  killedShare: Number(shareOf(sumOf(files)).toFixed(4)),
-  files,
+const recordOf = (
+  files: readonly (readonly [string, FileRecord])[],
+  survivors: MutantRecord["survivors"],
+): MutantRecord => ({
+  killedShare: Number(shareOf(sumOf(files.map(([, counts]) => counts))).toFixed(4)),
+  files: Object.fromEntries(files.toSorted(([a], [b]) => (a < b ? -1 : 1))),
   survivors,
 });
 
-export const recordOfAll = (results: readonly Result[]): MutantRecord =>
-  recordOf(countByFile(results), survivorsOf(results));
+/** The record once all mutants of `file` have been run, made of its state `source`. */
+export function withFile(
+  record: MutantRecord,
+  file: string,
+  source: string,
+  results: readonly Result[],
+): MutantRecord {
+  const files = Object.entries({ ...record.files, [file]: { ...countsOf(results), source } });
+  const left = results
+    .filter((result) => kindOf(result) === "survived")
+    .sort((a, b) => a.mutant.id - b.mutant.id)
+    .map(({ mutant: { text, change } }) => ({ file, text, change }));
+  return recordOf(files, [...record.survivors.filter((survivor) => survivor.file !== file), ...left]);
+}
 
-/** A record after its survivors have been run again. */
-export function withSurvivorsAgain(record: MutantRecord, results: readonly Result[]): MutantRecord {
-  const files = structuredClone(record.files) as { [file: string]: Counts };
-  for (const result of results) {
-    files[result.mutant.file]!.survived--;
-    files[result.mutant.file]![kindOf(result)]++;
-  }
-  return recordOf(files, survivorsOf(results));
+/** The files of which the record does not tell, or only of another state than `digests` has. */
+export const changedSince = (record: MutantRecord, digests: ReadonlyMap<string, string>): string[] =>
+  [...digests].filter(([file, source]) => record.files[file]?.source !== source).map(([file]) => file);
+
+/** The record without files that are no more. */
+export function withoutGone(record: MutantRecord, digests: ReadonlyMap<string, string>): MutantRecord {
+  const files = Object.entries(record.files).filter(([file]) => digests.has(file));
+  return recordOf(
+    files,
+    record.survivors.filter(({ file }) => digests.has(file)),
+  );
 }
 
 export const readRecord = (path: string): MutantRecord =>
-  JSON.parse(readFileSync(path, "utf8")) as MutantRecord;
+  existsSync(path)
+    ? (JSON.parse(readFileSync(path, "utf8")) as MutantRecord)
+    : { killedShare: 1, files: {}, survivors: [] };
+
 export const writeRecord = (path: string, record: MutantRecord): void =>
   writeFileSync(path, `${JSON.stringify(record, null, 2)}\n`);

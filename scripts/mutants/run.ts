@@ -2,10 +2,12 @@
  * Mutation testing of the CUDA sources on the emulator: every barrier deleted, every wait one group shallower, every bound of a
  * comparison moved by one either way. Which of these does the suite notice?
  *
- *   npm run mutants [-- FILE…] [--survivors] [--list] [--jobs N]
+ *   npm run mutants                        those of the files that changed since their mutants were last run
+ *   npm run mutants -- --all | FILE…       those of all files, or of files by a part of their names ("attention", "prim/")
+ *   npm run mutants -- --list              only names them                              further: --jobs N
  *
- * FILE is a part of a source's name ("attention", "prim/"). bench/results/mutants.json is the record of the last run of all; --survivors runs
- * again what that one left, and brings it up to date. Exit code 1 if less than 95 % are noticed, or if equivalent.json holds what is not so.
+ * bench/results/mutants.json has the last run of each file, written as soon as the file is done, so that a run that was cut off goes on with the
+ * rest. Exit code 1 if less than 95 % are noticed, or if equivalent.json holds what is not so.
  */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -15,19 +17,20 @@ import { parseArgs } from "node:util";
 import { type Equivalent, entryOf, unmatchedEntries } from "./equivalent.ts";
 import {
   type Counts,
+  changedSince,
   kindOf,
   type MutantRecord,
   type Result,
   readRecord,
-  recordOfAll,
   shareOf,
   sumOf,
-  withSurvivorsAgain,
+  withFile,
+  withoutGone,
   writeRecord,
 } from "./record.ts";
 import { Runner } from "./runner.ts";
 import { kernelFiles, type Mutant, operatorsOf } from "./source.ts";
-import { mutatedSources } from "./tree.ts";
+import { type MutatedSources, mutatedSources } from "./tree.ts";
 
 const ROOT = resolve(import.meta.dirname, "../..");
 const WORK = join(ROOT, "build", "mutants");
@@ -54,10 +57,10 @@ function writeIfChanged(path: string, text: string): void {
 }
 
 /** csrc/cuda with all mutants in it, in a tree of its own. */
-function writeSources(): Mutant[] {
-  const { files, mutants } = mutatedSources(ROOT);
-  for (const [file, text] of files) writeIfChanged(join(WORK, "source", "cuda", file), text);
-  return mutants;
+function writeSources(): MutatedSources {
+  const sources = mutatedSources(ROOT);
+  for (const [file, text] of sources.files) writeIfChanged(join(WORK, "source", "cuda", file), text);
+  return sources;
 }
 
 function build(): void {
@@ -89,14 +92,15 @@ async function calibrate(runner: Runner, tests: string): Promise<number> {
   return limitMs;
 }
 
+/** Runs mutants and hands over the results of each file when its last one is known. */
 async function runAll(
   mutants: readonly Mutant[],
   equivalents: readonly Equivalent[],
   jobs: number,
+  finishFile: (file: string, results: readonly Result[]) => void,
 ): Promise<Result[]> {
   const operators = new Map(kernelFiles(CUDA).map((file) => [file, operatorsOf(CUDA, file)]));
-  const files = new Set(mutants.map(({ file }) => file));
-  const concerned = [...files].flatMap((file) => operators.get(file)!);
+  const concerned = [...new Set(mutants.map(({ file }) => file))].flatMap((file) => operators.get(file)!);
   const results: Result[] = [];
   const waiting = [...mutants];
   const worker = join(import.meta.dirname, "worker.ts");
@@ -108,10 +112,13 @@ async function runAll(
   const work = async (runner: Runner): Promise<void> => {
     runner.limitMs = limitMs;
     for (let mutant = waiting.shift(); mutant; mutant = waiting.shift()) {
-      const verdict = await runner.run({ mutant: mutant.id, tests: testsOf(operators.get(mutant.file)!) });
+      const { id, file } = mutant;
+      const verdict = await runner.run({ mutant: id, tests: testsOf(operators.get(file)!) });
       const result = { mutant, verdict, equivalent: entryOf(equivalents, mutant) };
       results.push(result);
       process.stdout.write(`${lineOf(result)}\n`);
+      const ofFile = results.filter((each) => each.mutant.file === file);
+      if (ofFile.length === mutants.filter((each) => each.file === file).length) finishFile(file, ofFile);
     }
     runner.close();
   };
@@ -127,16 +134,28 @@ function lineOf(result: Result): string {
   return `${outcome.padEnd(10)} ${describeMutant(mutant)}\n           by ${test}`;
 }
 
-function printCounts(files: MutantRecord["files"]): void {
+function printCounts({ files }: MutantRecord): void {
   const print = (name: string, { killed, survived, equivalent }: Counts): void =>
     void process.stdout.write(
-      `${name.padEnd(24)} ${[killed, survived, equivalent].map((count) => String(count).padStart(10)).join(" ")}\n`,
+      `${name.padEnd(32)} ${[killed, survived, equivalent].map((count) => String(count).padStart(10)).join(" ")}\n`,
     );
-  process.stdout.write(`\n${"file".padEnd(24)}     killed   survived equivalent\n`);
+  process.stdout.write(`\n${"file".padEnd(32)}     killed   survived equivalent\n`);
   for (const [name, counts] of Object.entries(files)) print(name, counts);
-  const total = sumOf(files);
+  const total = sumOf(Object.values(files));
   print("all", total);
   process.stdout.write(`${(100 * shareOf(total)).toFixed(1)} % of what is not equivalent was killed\n`);
+}
+
+/** The files that the command line names. */
+function chosenFiles(
+  names: readonly string[],
+  all: boolean,
+  record: MutantRecord,
+  { digests }: MutatedSources,
+): Set<string> {
+  if (names.length > 0)
+    return new Set([...digests.keys()].filter((file) => names.some((part) => file.includes(part))));
+  return new Set(all ? digests.keys() : changedSince(record, digests));
 }
 
 async function main(): Promise<void> {
@@ -145,37 +164,37 @@ async function main(): Promise<void> {
     options: {
       jobs: { type: "string", default: String(availableParallelism()) },
       list: { type: "boolean", default: false },
-      survivors: { type: "boolean", default: false },
+      all: { type: "boolean", default: false },
     },
   });
   const equivalents = JSON.parse(
     readFileSync(join(import.meta.dirname, "equivalent.json"), "utf8"),
   ) as Equivalent[];
-  const all = writeSources();
-  const unmatched = unmatchedEntries(equivalents, all);
+  const sources = writeSources();
+  const { mutants, digests } = sources;
+  const unmatched = unmatchedEntries(equivalents, mutants);
   for (const entry of unmatched)
     process.stderr.write(`equivalent.json: no such mutant: ${JSON.stringify(entry)}\n`);
-  const last = values.survivors ? readRecord(RESULTS) : undefined;
-  const left = last && new Set(last.survivors.map(keyOf));
-  const chosen = all
-    .filter(({ file }) => positionals.length === 0 || positionals.some((part) => file.includes(part)))
-    .filter((mutant) => left?.has(keyOf(mutant)) ?? true);
+  let record = withoutGone(readRecord(RESULTS), digests);
+  const files = chosenFiles(positionals, values.all, record, sources);
+  const chosen = mutants.filter(({ file }) => files.has(file));
   if (values.list)
     return void process.stdout.write(chosen.map((each) => `${describeMutant(each)}\n`).join(""));
-  build();
 
-  const results = await runAll(chosen, equivalents, Number(values.jobs));
-  const record = last ? withSurvivorsAgain(last, results) : recordOfAll(results);
-  printCounts(record.files);
+  const keep = (file: string, results: readonly Result[]): void => {
+    record = withFile(record, file, digests.get(file)!, results);
+    writeRecord(RESULTS, record);
+  };
+  for (const file of files) if (!chosen.some((mutant) => mutant.file === file)) keep(file, []);
+  if (chosen.length > 0) build();
+  const results = chosen.length > 0 ? await runAll(chosen, equivalents, Number(values.jobs), keep) : [];
+  printCounts(record);
+  for (const file of changedSince(record, digests))
+    process.stdout.write(`${file} has changed since its mutants were run\n`);
   const refuted = results.filter(({ verdict, equivalent }) => equivalent && verdict.outcome !== "survived");
   for (const { mutant } of refuted)
     process.stderr.write(`equivalent.json: was killed: ${describeMutant(mutant)}\n`);
-  if (chosen.length === (left?.size ?? all.length)) writeRecord(RESULTS, record);
   if (record.killedShare < REQUIRED_SHARE || unmatched.length > 0 || refuted.length > 0) process.exitCode = 1;
 }
-
-/** What identifies a mutant from one run to the next. */
-const keyOf = ({ file, text, change }: Pick<Mutant, "file" | "text" | "change">): string =>
-  [file, text, change].join();
 
 await main();

@@ -4,7 +4,13 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { type Equivalent, entryOf, unmatchedEntries } from "../../scripts/mutants/equivalent.ts";
-import { type Result, recordOfAll, withSurvivorsAgain } from "../../scripts/mutants/record.ts";
+import {
+  changedSince,
+  type MutantRecord,
+  type Result,
+  withFile,
+  withoutGone,
+} from "../../scripts/mutants/record.ts";
 import { kernelFiles, mutate, operatorsOf, realArguments } from "../../scripts/mutants/source.ts";
 import { mutatedSources } from "../../scripts/mutants/tree.ts";
 
@@ -135,10 +141,11 @@ describe("the record of a run of mutants", () => {
     verdict: mutant.id === 1 ? { ...verdict, outcome: "hung" } : verdict,
     equivalent: mutant.id === 2 ? { file: "a.cu", text: mutant.text, changes: [], reason: "" } : undefined,
   }));
-  const record = recordOfAll(results);
+  const nothing: MutantRecord = { killedShare: 1, files: {}, survivors: [] };
+  const record = withFile(nothing, "a.cu", "state 1", results);
 
   it("counts what is equivalent apart, and names those that survived", () => {
-    assert.deepEqual(record.files, { "a.cu": { killed: 1, survived: 2, equivalent: 1 } });
+    assert.deepEqual(record.files, { "a.cu": { killed: 1, survived: 2, equivalent: 1, source: "state 1" } });
     assert.equal(record.killedShare, 0.3333);
     assert.deepEqual(
       record.survivors.map(({ text }) => text),
@@ -146,15 +153,31 @@ describe("the record of a run of mutants", () => {
     );
   });
 
-  it("changes with those that were run again", () => {
-    const again = withSurvivorsAgain(record, [
-      { ...results[2]!, verdict: { ...verdict, outcome: "failed" } },
-      results[3]!,
-    ]);
-    assert.deepEqual(again.files, { "a.cu": { killed: 2, survived: 1, equivalent: 1 } });
+  it("changes file by file", () => {
+    const others = mutants.map((mutant) => ({ ...mutant, file: "b.cu" }));
+    const killed = others.map((mutant) => ({ mutant, verdict: results[0]!.verdict, equivalent: undefined }));
+    const both = withFile(record, "b.cu", "state 1", killed);
+    assert.equal(both.killedShare, 0.7143);
+    assert.equal(both.survivors.length, 2);
+    const again = withFile(both, "a.cu", "state 2", results.slice(0, 3));
+    assert.deepEqual(again.files["a.cu"], { killed: 1, survived: 1, equivalent: 1, source: "state 2" });
     assert.deepEqual(
       again.survivors.map(({ text }) => text),
-      ["line 4"],
+      ["line 3"],
     );
+    assert.deepEqual(Object.keys(again.files), ["a.cu", "b.cu"]);
+  });
+
+  it("tells which files have changed since, and forgets those that are gone", () => {
+    const digests = new Map([
+      ["a.cu", "state 2"],
+      ["c.cu", "state 1"],
+    ]);
+    const both = withFile(record, "c.cu", "state 1", []);
+    assert.deepEqual(changedSince(both, digests), ["a.cu"]);
+    assert.deepEqual(changedSince(nothing, digests), ["a.cu", "c.cu"]);
+    const left = withoutGone(both, new Map([["c.cu", "state 1"]]));
+    assert.deepEqual(left.files, { "c.cu": { killed: 0, survived: 0, equivalent: 0, source: "state 1" } });
+    assert.deepEqual(left.survivors, []);
   });
 });
