@@ -72,8 +72,16 @@ export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-/** Throws ERR_RLHF_ABORTED when the signal has been raised; `what` names the operation that stops. */
+/**
+ * Throws ERR_RLHF_ABORTED when the signal has been raised; `what` names the operation that stops. ERR_RLHF_ARGUMENT for what is no
+ * signal, as an AbortController in its place: nothing would ever stop.
+ */
 export function throwIfAborted(signal: AbortSignal | undefined, what: string): void {
+  if (signal && typeof signal.aborted !== "boolean")
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      `${what}: signal must be an AbortSignal (an AbortController has it as .signal), got ${String(signal)}`,
+    );
   if (signal?.aborted)
     throw new RlhfError("ERR_RLHF_ABORTED", `${what} was aborted`, {}, { cause: signal.reason });
 }

@@ -1,6 +1,7 @@
 import { type Command, Option } from "commander";
 import { encodeChatPrompt, encodePrompt } from "../data/encode.ts";
 import { loadPrompts } from "../data/prompts.ts";
+import { describePlace, placeOf } from "../data/readers.ts";
 import type { PromptRow } from "../data/types.ts";
 import { RlhfError } from "../errors.ts";
 import type { WeightType } from "../model/model-options.ts";
@@ -65,6 +66,21 @@ async function readPrompts(options: GenerateOptions): Promise<PromptRow[]> {
   return [...(await loadPrompts(options.promptsPath))];
 }
 
+/** Throws, with its place in the file, for a prompt that fills the context. */
+function checkRoom(prompts: readonly PromptRow[], encoded: readonly Int32Array[], maxLength: number): void {
+  const index = encoded.findIndex((tokens) => tokens.length >= maxLength);
+  if (index < 0) return;
+  const row = prompts[index] as PromptRow;
+  const found = placeOf(row);
+  const place = found === undefined ? JSON.stringify(`${row.prompt.slice(0, 40)}…`) : describePlace(found);
+  const length = (encoded[index] as Int32Array).length;
+  throw new RlhfError(
+    "ERR_RLHF_CONTEXT_LENGTH",
+    `${place}: the prompt has ${length} tokens and leaves no room for an answer in the model's context of ${maxLength}: shorten it`,
+    { ...found },
+  );
+}
+
 async function generate(options: GenerateOptions, signal: AbortSignal): Promise<void> {
   const prompts = (await readPrompts(options)).flatMap((prompt) =>
     new Array<PromptRow>(options.numSamples).fill(prompt),
@@ -75,6 +91,7 @@ async function generate(options: GenerateOptions, signal: AbortSignal): Promise<
   const encoded = prompts.map(({ prompt, messages }) =>
     messages ? encodeChatPrompt(tokenizer, messages) : encodePrompt(tokenizer, prompt),
   );
+  checkRoom(prompts, encoded, model.maxLength);
   const answers = await model.generate(encoded, {
     ...samplingOf(options),
     adapter,

@@ -27,7 +27,7 @@ async function logprobs(options: LogprobsOptions, signal: AbortSignal): Promise<
     const logProb = await pass.logProb();
     return sequences.map((_, index) => logProb.subarray(batch.offsets[index], batch.offsets[index + 1]));
   };
-  const sequences = await readSequences(options);
+  const sequences = await readSequences(options, model);
   const measured = measureSequences(sequences, options.microBatchTokens, signal, measure);
   await writeJsonLines(options.output, toRows(measured));
 }

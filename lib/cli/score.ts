@@ -4,7 +4,7 @@ import type { RewardModel } from "../model/reward-model.ts";
 import type { RewardEnsemble } from "../rewards/ensemble.ts";
 import { withInterrupt } from "./interrupt.ts";
 import { writeJsonLines } from "./json-lines.ts";
-import { measureSequences } from "./measure.ts";
+import { checkSequences, measureSequences, type SequenceLimits } from "./measure.ts";
 import { type MeasureOptions, measureOptions } from "./options.ts";
 
 /** What is written of one sequence. */
@@ -33,7 +33,12 @@ async function score(options: MeasureOptions, signal: AbortSignal): Promise<void
   const { loadReward } = await import("../rewards/ensemble.ts");
   const { device, threads, dtype, compute, microBatchTokens } = options;
   using reward = await loadReward(options.model, { device, threads, dtype, compute });
-  const groups = await readGroups(options);
+  const models = "members" in reward ? reward.members.map((member) => member.model) : [reward.model];
+  const limits = {
+    maxLength: Math.min(...models.map((model) => model.maxLength)),
+    vocabSize: Math.min(...models.map((model) => model.vocabSize)),
+  };
+  const groups = await readGroups(options, limits);
   const measured = measureSequences(groups.flat(), microBatchTokens, signal, (sequences) =>
     scoreSequences(reward, sequences, microBatchTokens),
   );
@@ -41,7 +46,7 @@ async function score(options: MeasureOptions, signal: AbortSignal): Promise<void
 }
 
 /** The sequences of each row of the file: one, or two of a pair. */
-async function readGroups(options: MeasureOptions): Promise<Int32Array[][]> {
+async function readGroups(options: MeasureOptions, limits: SequenceLimits): Promise<Int32Array[][]> {
   const { loadScorable, scorableSequences } = await import("../data/scorable.ts");
   const { describePlace } = await import("../data/readers.ts");
   const { Tokenizer } = await import("../tokenizer/tokenizer.ts");
@@ -53,7 +58,11 @@ async function readGroups(options: MeasureOptions): Promise<Int32Array[][]> {
     process.stderr.write(
       `score: left out ${droppedRows} pairs; the first is ${describePlace(first)}: ${first.reason}\n`,
     );
-  return rows.map((row) => scorableSequences(row, tokenizer));
+  return rows.map((row) => {
+    const sequences = scorableSequences(row, tokenizer);
+    checkSequences(row, sequences, limits);
+    return sequences;
+  });
 }
 
 async function scoreSequences(

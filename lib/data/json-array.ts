@@ -3,6 +3,9 @@ import { decodeUtf8, type RawRow } from "./raw-row.ts";
 
 const [QUOTE, COMMA, OPEN, CLOSE, BRACE, END_BRACE, BACKSLASH, NEWLINE] = Buffer.from('",[]{}\\\n');
 
+/** The byte order mark that some editors write before UTF-8. */
+const MARK = Buffer.from("\ufeff");
+
 function isSpace(byte: number): boolean {
   return byte === 0x20 || (byte >= 0x09 && byte <= 0x0d);
 }
@@ -14,6 +17,8 @@ function isSpace(byte: number): boolean {
 export class ArraySplitter {
   readonly #file: string;
   #state: "before" | "inside" | "after" = "before";
+  /** Bytes of a byte order mark that have been met. */
+  #mark = 0;
   #line = 1;
   /** Bytes of the current element that came in earlier chunks. */
   #pending: Buffer[] = [];
@@ -56,6 +61,8 @@ export class ArraySplitter {
         if (byte === COMMA || this.#elementLine !== 0) yield this.#element(last);
         else this.#pending = [];
         if (byte === CLOSE) this.#state = "after";
+      } else if (this.#state === "before" && byte === MARK[this.#mark]) {
+        this.#mark++;
       } else if (!isSpace(byte)) {
         if (this.#state === "after") throw this.#problem("there is more after the end of the array");
         if (byte !== OPEN)

@@ -63,10 +63,11 @@ export interface Generation {
 }
 
 function checkRange(name: string, value: number, low: number, high: number): void {
-  if (!(value >= low && value <= high))
-    throw new RlhfError("ERR_RLHF_ARGUMENT", `generate: ${name} is ${value}, expected ${low} to ${high}`, {
-      [name]: value,
-    });
+  if (value >= low && value <= high) return;
+  const range = low === Number.MIN_VALUE ? `more than 0, up to ${high}` : `${low} to ${high}`;
+  throw new RlhfError("ERR_RLHF_ARGUMENT", `generate: ${name} is ${value}, expected ${range}`, {
+    [name]: value,
+  });
 }
 
 function checkCount(name: string, value: number, low: number): void {

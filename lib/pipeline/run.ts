@@ -1,10 +1,10 @@
-import { resolve } from "node:path";
 import { chooseDevice } from "../engine/device.ts";
 import { Engine } from "../engine/engine.ts";
 import { isRlhfError, RlhfError } from "../errors.ts";
 import type { MemoryEstimate } from "../model/estimate-memory.ts";
 import { formatDuration, formatNumber } from "../monitor/format.ts";
 import { RunLock } from "../trainers/run-lock.ts";
+import { checkInputs, checkOutputs } from "./check-paths.ts";
 import { runEnvironmentPpoStage } from "./environment-stage.ts";
 import { runEvaluateStage } from "./evaluation-stage.ts";
 import { runFeatureRewardStage } from "./feature-reward-stage.ts";
@@ -13,7 +13,6 @@ import { withLocalPaths } from "./hub-paths.ts";
 import { runInitStage } from "./init-stage.ts";
 import { markBegun, markComplete, type StageSummary, stageKey, stageState } from "./manifest.ts";
 import { runGrpoStage, runPpoStage, runReinforcePlusPlusStage, runRlooStage } from "./online-stages.ts";
-import { modelKeys, type PathSetting, pathsOf } from "./paths.ts";
 import { runCpoStage, runDpoStage, runKtoStage, runOrpoStage, runSimpoStage } from "./preference-stages.ts";
 import { runRewardStage } from "./reward-stage.ts";
 import type { EstimatedStage, SftStage, Stage, StageKind } from "./schema.ts";
@@ -131,30 +130,6 @@ function interrupted(error: unknown, stage: Stage, again: string | undefined): u
   );
 }
 
-/** A stage that wrote over a model it reads, or over another stage's result, would destroy it. */
-function checkOutputs(stages: readonly Stage[]): void {
-  const owners = new Map<string, string>();
-  for (const { kind, settings } of stages) {
-    const output = resolve(settings.output_dir);
-    const same = Object.entries(settings).find(
-      ([key, value]) =>
-        modelKeys.has(key) && pathsOf((value ?? []) as PathSetting).some((path) => resolve(path) === output),
-    )?.[0];
-    if (same !== undefined)
-      throw new RlhfError(
-        "ERR_RLHF_CONFIG",
-        `${kind}: output_dir is ${same} too (${settings.output_dir}), which would be overwritten; name another directory`,
-      );
-    const owner = owners.get(output);
-    if (owner !== undefined)
-      throw new RlhfError(
-        "ERR_RLHF_CONFIG",
-        `${kind}: output_dir ${settings.output_dir} is that of the ${owner} stage too; each stage needs its own`,
-      );
-    owners.set(output, kind);
-  }
-}
-
 /** Where a stage with a choice of device computes, and why. */
 function placeOf({ settings }: Stage): string {
   if (!("device" in settings)) return "";
@@ -192,8 +167,9 @@ function logToConsole(text: string): void {
 
 /**
  * Runs stages in order. A stage whose results are complete for the same settings and inputs is skipped; one that was cut off
- * goes on from its last checkpoint. Throws ERR_RLHF_CONFIG when a stage would write over what another one made or reads, and
- * ERR_RLHF_ABORTED, after a checkpoint, when the signal is raised. Throws ERR_RLHF_LOCKED when another process is running a stage in
+ * goes on from its last checkpoint. Throws, before any of them runs, ERR_RLHF_CONFIG when a stage would write over what another one
+ * made or reads, or reads what a later one makes, and ERR_RLHF_IO for an input that is not there; later ERR_RLHF_ABORTED, after a
+ * checkpoint, when the signal is raised. Throws ERR_RLHF_LOCKED when another process is running a stage in
  * the same directory.
  */
 export async function runPipeline(
@@ -202,6 +178,7 @@ export async function runPipeline(
 ): Promise<StageResult[]> {
   const results: StageResult[] = [];
   checkOutputs(stages);
+  checkInputs(stages);
   const log = options.log ?? logToConsole;
   for (const [index, given] of stages.entries()) {
     const name = `[${index + 1}/${stages.length}] ${given.kind}`;

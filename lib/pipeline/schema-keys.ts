@@ -31,6 +31,7 @@ export const compute = z
   );
 export const seed = z.int().nonnegative().describe("everything random follows from it");
 
+const memoryBudgetError = 'expected a number of bytes or text such as "12GiB"';
 const modulesError = 'expected a list of module names, "all-linear" or a regular expression';
 
 /** A name alone is no regular expression: it would have to match a layer's whole path. */
@@ -115,9 +116,12 @@ export const common = {
     .optional()
     .describe("computes activations again in backward: less memory for one more forward pass, the same bits"),
   memory_budget: z
-    .union([positive, z.string().refine((text) => parseMemoryBudget(text) !== undefined)], {
-      error: 'expected a number of bytes or text such as "12GiB"',
-    })
+    .union(
+      [positive, z.string().refine((text) => parseMemoryBudget(text) !== undefined, memoryBudgetError)],
+      {
+        error: memoryBudgetError,
+      },
+    )
     .optional()
     .describe("most memory of the engine, in bytes or as 12GiB; default: the machine's"),
   max_length: positiveInteger.optional().describe("longest sequence in tokens; for PPO longest prompt"),

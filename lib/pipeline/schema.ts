@@ -218,7 +218,12 @@ export type PipelineFile = z.infer<typeof pipelineSchema>;
 
 /** One stage of a pipeline with the settings that hold for it. */
 export type Stage = {
-  [Kind in StageKind]: { readonly kind: Kind; readonly settings: z.infer<(typeof stageSchemas)[Kind]> };
+  [Kind in StageKind]: {
+    readonly kind: Kind;
+    readonly settings: z.infer<(typeof stageSchemas)[Kind]>;
+    /** file:line:column of the stage, where it stands in a pipeline file. */
+    readonly at?: string;
+  };
 }[StageKind];
 
 /** A stage whose memory can be estimated: all that train. */

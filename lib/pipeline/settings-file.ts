@@ -124,6 +124,11 @@ export class SettingsFile {
     return this.#errorAt(this.#offsetOf(path, key), message);
   }
 
+  /** file:line:column of a value, or of one key of a mapping. */
+  place(path: Path, key?: string): string {
+    return this.#placeAt(this.#offsetOf(path, key)).text;
+  }
+
   /** What a schema found wrong, one line for each problem, with the place it stands at and what was probably meant. */
   schemaError(error: z.ZodError, allowedKeys: (path: Path) => readonly string[]): RlhfError {
     const misspelt = new Set<string>();
@@ -145,9 +150,7 @@ export class SettingsFile {
       if (isMissing(issue) && misspelt.has(JSON.stringify(issue.path))) return [];
       // What a check across keys finds wrong may be the work of the unknown one.
       if (issue.code === "custom" && withUnknownKeys.has(JSON.stringify(issue.path))) return [];
-      const last = issue.path.at(-1);
-      const name = typeof last === "string" ? `${last}: ` : "";
-      return [this.error(issue.path, `${name}${describeIssue(issue)}`)];
+      return [this.error(issue.path, `${nameOf(issue.path)}${describeIssue(issue)}`)];
     });
     problems.sort(
       (a, b) =>
@@ -179,10 +182,15 @@ export class SettingsFile {
     return 0;
   }
 
-  #errorAt(offset: number, message: string): RlhfError {
+  #placeAt(offset: number): { text: string; where: { file: string; line: number; column: number } } {
     const { line, col } = this.#lines.linePos(offset);
     const where = { file: this.file, line: Math.max(1, line), column: Math.max(1, col) };
-    return new RlhfError("ERR_RLHF_CONFIG", `${where.file}:${where.line}:${where.column}: ${message}`, where);
+    return { text: `${where.file}:${where.line}:${where.column}`, where };
+  }
+
+  #errorAt(offset: number, message: string): RlhfError {
+    const { text, where } = this.#placeAt(offset);
+    return new RlhfError("ERR_RLHF_CONFIG", `${text}: ${message}`, where);
   }
 }
 
@@ -195,6 +203,14 @@ function startOf(node: Node): number {
 
 function keyOf(pair: Pair): string | null {
   return isScalar(pair.key) ? String(pair.key.value) : null;
+}
+
+/** "key: ", of a list's element "key[0]: "; nothing for the file as a whole and for a stage. */
+function nameOf(path: Path): string {
+  const last = path.at(-1);
+  if (typeof last !== "number") return last === undefined ? "" : `${String(last)}: `;
+  const list = path.at(-2);
+  return list === undefined || list === "stages" ? "" : `${String(list)}[${last}]: `;
 }
 
 function isMissing(issue: z.core.$ZodIssue): boolean {
@@ -253,11 +269,11 @@ export async function readPipeline(file: string): Promise<Stage[]> {
     });
   }
   const { stages, ...defaults } = parsed.data;
-  return stages.map((entry) => {
+  return stages.map((entry, index) => {
     const kind = stageKinds.find((candidate) => entry[candidate] !== undefined) as StageKind;
     const stage: Record<string, unknown> = { ...defaults, ...entry[kind] };
     settings.resolvePaths(stage);
-    return { kind, settings: stage } as unknown as Stage;
+    return { kind, settings: stage, at: settings.place(["stages", index], kind) } as unknown as Stage;
   });
 }
 

@@ -339,7 +339,5 @@ function within<T>(
 
 /** What a function gave, for a message; not every object can be made text of with String. */
 function describe(value: unknown): string {
-  return typeof value === "object"
-    ? inspect(value, { depth: 1, breakLength: Number.POSITIVE_INFINITY })
-    : String(value);
+  return inspect(value, { depth: 1, breakLength: Number.POSITIVE_INFINITY, maxStringLength: 200 });
 }

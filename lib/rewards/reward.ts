@@ -7,10 +7,16 @@ import { FunctionReward, type RewardFunction } from "./function-reward.ts";
 /** What scores answers: a trained model, several of them, a function, or a service. */
 export type RewardSource = RewardModel | RewardEnsemble | RewardFunction | CalledReward;
 
-/** The reward models that a source is made of; none of a function. */
+/** The reward models that a source is made of; none of a function. Throws ERR_RLHF_ARGUMENT for what cannot score. */
 export function rewardModels(source: RewardSource): readonly RewardModel[] {
   if (typeof source === "function" || isCalledReward(source)) return [];
-  return source instanceof RewardEnsemble ? source.members : [source];
+  if (source instanceof RewardEnsemble) return source.members;
+  if (typeof source?.score !== "function" || !("model" in source))
+    throw new RlhfError(
+      "ERR_RLHF_ARGUMENT",
+      "reward must be a RewardModel, a RewardEnsemble, a function (prompt, response) => number, or a FunctionReward, BatchReward or HttpReward",
+    );
+  return [source];
 }
 
 /** An answer to score: as text for functions, as tokens for models. */

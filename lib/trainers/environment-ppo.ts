@@ -59,6 +59,8 @@ export class EnvironmentPPOTrainer extends TrainingLoop<EnvironmentPPOSettings, 
   /** What is trained. */
   readonly policy: EnvironmentPolicy;
   protected readonly name = "environment-ppo";
+  protected override readonly cureOfSkipped =
+    "lower the learning rate, or let observations be normalised and rewards scaled";
   protected readonly shownMetrics = [
     "episode/return",
     "policy/approxkl_avg",
@@ -74,7 +76,6 @@ export class EnvironmentPPOTrainer extends TrainingLoop<EnvironmentPPOSettings, 
   readonly #runner: EnvironmentRunner;
   readonly #updates: EnvironmentUpdates;
   #recent: readonly Episode[] = [];
-  #warned = false;
 
   /** Throws ERR_RLHF_ARGUMENT for wrong settings and environments. */
   constructor(options: EnvironmentPPOTrainerOptions) {
@@ -140,14 +141,6 @@ export class EnvironmentPPOTrainer extends TrainingLoop<EnvironmentPPOSettings, 
     if (this.#recent.length === 0) return { environmentSteps };
     const { mean: episodeReturn, meanLength } = summarise(this.#recent);
     return { "episode/return": episodeReturn, "episode/length": meanLength, environmentSteps };
-  }
-
-  protected override warningsOf(): readonly string[] {
-    if (this.skippedUpdates === 0 || this.#warned) return [];
-    this.#warned = true;
-    return [
-      "an update was left out because its gradient was not finite: lower the learning rate, or let observations be normalised and rewards scaled",
-    ];
   }
 
   /**

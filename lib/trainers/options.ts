@@ -1,4 +1,5 @@
 import { RlhfError } from "../errors.ts";
+import { refusePromises } from "../option-names.ts";
 import { didYouMean } from "../suggest.ts";
 
 /** All options that a trainer's constructor takes. */
@@ -42,6 +43,7 @@ export function checkOptions<Options extends object>(
       : didYouMean(unknown, known);
     fail(trainer, `: unknown option "${unknown}"${hint}`, unknown);
   }
+  refusePromises(trainer, options);
   const missing = required.find((name) => !isGiven(options[name]));
   if (missing !== undefined)
     fail(

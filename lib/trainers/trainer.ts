@@ -125,6 +125,11 @@ export abstract class Trainer<
     return Object.fromEntries(scales);
   }
 
+  /** The loss scale of products in float16 is found by gradients that overflow. */
+  protected override get skipsAreUsual(): boolean {
+    return this.parts.some(({ optimizer }) => optimizer.lossScale !== null);
+  }
+
   protected override async discardGradients(): Promise<void> {
     for (const { model, optimizer } of this.parts) {
       // The error that made the step fail is the one to tell.

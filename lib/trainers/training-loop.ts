@@ -70,6 +70,9 @@ export abstract class TrainingLoop<
   protected abstract readonly name: string;
   /** Metrics that the console shows. */
   protected abstract readonly shownMetrics: readonly string[];
+  /** What to do where updates are left out because a loss or gradient is not finite. */
+  protected readonly cureOfSkipped: string =
+    "lower the learning rate, or let it rise over more warm-up steps";
   #step = 0;
   #skippedUpdates = 0;
   /** The step of the newest checkpoint that this trainer wrote or went on from. */
@@ -236,6 +239,10 @@ export abstract class TrainingLoop<
         throwIfAborted(signal, `${this.name} training after step ${step} of ${this.totalSteps}`);
         yield { step, metrics };
       }
+      if (this.#skippedUpdates > 0 && !this.skipsAreUsual)
+        progress.note(
+          `${this.name}: warning: ${this.#skippedUpdates} updates in all were left out because a loss or gradient was not finite`,
+        );
     } finally {
       progress.finish();
     }
@@ -273,14 +280,24 @@ export abstract class TrainingLoop<
   }
 
   async #finishedStep(progress: ProgressReporter): Promise<Metrics> {
+    const skippedBefore = this.#skippedUpdates;
     const outcome = await this.#counted((learningRate) => this.runStep(learningRate));
     const metrics = this.#isEvaluated(this.#step)
       ? { ...outcome.metrics, ...(await this.evaluate()) }
       : outcome.metrics;
     progress.update(this.#step, metrics, outcome.tokens);
-    for (const warning of this.warningsOf({ step: this.#step, metrics }))
-      progress.note(`${this.name}: warning: ${warning}`);
+    const warnings = [...this.warningsOf({ step: this.#step, metrics })];
+    if (skippedBefore === 0 && this.#skippedUpdates > 0 && !this.skipsAreUsual)
+      warnings.push(
+        `an update of step ${this.#step} was left out because its loss or gradient was not finite: ${this.cureOfSkipped}`,
+      );
+    for (const warning of warnings) progress.note(`${this.name}: warning: ${warning}`);
     return metrics;
+  }
+
+  /** Whether updates are left out in the normal course of things, too. */
+  protected get skipsAreUsual(): boolean {
+    return false;
   }
 
   /** What every step's metrics tell of the updates, whatever the algorithm. */

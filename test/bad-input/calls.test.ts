@@ -99,6 +99,13 @@ describe("bad input: calls", () => {
     ],
     ["a temperature below 0", "ERR_RLHF_ARGUMENT", /temperature is -1/, generate({ temperature: -1 })],
     ["topP over 1", "ERR_RLHF_ARGUMENT", /topP is 2, expected .* to 1/, generate({ topP: 2 })],
+    ["topP of 0", "ERR_RLHF_ARGUMENT", /topP is 0, expected more than 0, up to 1$/, generate({ topP: 0 })],
+    [
+      "an AbortController for a signal",
+      "ERR_RLHF_ARGUMENT",
+      /signal must be an AbortSignal \(an AbortController has it as \.signal\), got \[object AbortController\]$/,
+      generate({ signal: new AbortController() as unknown as AbortSignal }),
+    ],
     [
       "a stop token of another tokenizer",
       "ERR_RLHF_TOKEN_RANGE",
@@ -362,6 +369,26 @@ describe("bad input: calls", () => {
       "ERR_RLHF_ARGUMENT",
       /the option trainData is rows\.jsonl/,
       make(SFTTrainer, { trainData: "rows.jsonl" }),
+    ],
+    ...(["model", "tokenizer", "trainData", "evalData"] as const).map(
+      (option): BadCase => [
+        `a trainer given a promise for ${option}`,
+        "ERR_RLHF_ARGUMENT",
+        new RegExp(`^SFTTrainer: the option ${option} is a promise: await it first$`),
+        make(SFTTrainer, { [option]: Promise.resolve([]) }),
+      ],
+    ),
+    [
+      "PPO with a promise for a reward model",
+      "ERR_RLHF_ARGUMENT",
+      /^PPOTrainer: the option reward is a promise/,
+      makePpo({ reward: Promise.resolve(() => 1) }),
+    ],
+    [
+      "PPO with a language model for a reward model",
+      "ERR_RLHF_ARGUMENT",
+      /^reward must be a RewardModel, a RewardEnsemble, a function/,
+      () => makePpo({ reward: model })(),
     ],
     [
       "PPO without a reward",

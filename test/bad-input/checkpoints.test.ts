@@ -102,7 +102,7 @@ describe("bad input: checkpoints and rewards", () => {
   describe("a reward function", () => {
     const wrong: [string, () => unknown, RegExp][] = [
       ["throws nothing in particular", () => Promise.reject(undefined), /failed: undefined; response/],
-      ["gives text", () => "1", /finite number, got 1; response/],
+      ["gives text", () => "1", /finite number, got '1'; response/],
       ["gives a list", () => [1], /must return a finite number/],
       ["gives a bigint", () => 1n, /must return a finite number/],
       [

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Finding } from "../../lib/cli/doctor.ts";
 import { measureSequences } from "../../lib/cli/measure.ts";
@@ -239,6 +239,52 @@ describe("command line: measuring and generating", () => {
     );
     assert.equal(code, 1);
     assert.match(stderr, /\[ERR_RLHF_TOKEN_RANGE\]/);
+  });
+
+  it("a sequence that the model cannot take is named by its place in the file, before anything is measured", async () => {
+    rmSync(output, { force: true });
+    const short = { tokens: [1, 2, 3] };
+    const long = { tokens: new Array(2000).fill(1) };
+    const files = {
+      long: writeText(directory, "long.jsonl", jsonLines([short, short, long])),
+      range: writeText(directory, "outside.jsonl", jsonLines([short, { tokens: [1, 99999] }])),
+    };
+    const cases: [command: string, flag: string, file: string, message: RegExp][] = [
+      [
+        "logprobs",
+        "--data-path",
+        files.long,
+        /long\.jsonl:3: the sequence has \d+ tokens, more than .*_CONTEXT_LENGTH/,
+      ],
+      ["logprobs", "--data-path", files.range, /outside\.jsonl:2: token 99999 lies outside .*_TOKEN_RANGE/],
+      [
+        "score",
+        "--data-path",
+        files.long,
+        /long\.jsonl:3: the sequence has \d+ tokens, more than .*_CONTEXT_LENGTH/,
+      ],
+    ];
+    const rewardModel = join(directory, "reward-for-lengths");
+    using backbone = await CausalLM.load(small);
+    await RewardModel.create(backbone).save(rewardModel);
+    await tokenizer.save(rewardModel);
+    for (const [command, flag, file, message] of cases) {
+      const model = command === "score" ? rewardModel : small;
+      const words = [command, "--model", model, flag, file, "--output", output, "--micro-batch-tokens", "4"];
+      const { code, stderr } = await runCommand(...words);
+      assert.equal(code, 1);
+      assert.match(stderr, message);
+      assert.ok(!existsSync(output));
+    }
+    const prompts = writeText(
+      directory,
+      "prompts.jsonl",
+      jsonLines([{ prompt: "a" }, { prompt: "the cat ".repeat(2000) }]),
+    );
+    const words = ["generate", "--model", small, "--prompts-path", prompts, "--num-samples", "3"];
+    const { code, stderr } = await runCommand(...words);
+    assert.equal(code, 1);
+    assert.match(stderr, /prompts\.jsonl:2: the prompt has \d+ tokens and leaves no room .*_CONTEXT_LENGTH/);
   });
 
   it("an interruption ends measuring before the next micro-batch", async () => {

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { jsonLines, temporaryDirectory, writeText } from "../data/support.ts";
-import { runCommand, runHere } from "./support.ts";
+import { mainFile, runCommand, runHere } from "./support.ts";
 
 describe("command line: usage and exit codes", () => {
   const directory = temporaryDirectory();
@@ -34,6 +35,19 @@ describe("command line: usage and exit codes", () => {
     ]) {
       assert.match(help.stdout, new RegExp(`^  ${name}\\b`, "m"));
     }
+  });
+
+  it("a reader who has gone, as head does, ends a command without a word", async () => {
+    const child = spawn(process.execPath, ["--import", "tsx", mainFile, "--help"], {
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    child.stdout.destroy();
+    let stderr = "";
+    child.stderr.on("data", (chunk: Buffer) => {
+      stderr += chunk.toString();
+    });
+    const code = await new Promise((resolve) => child.on("close", resolve));
+    assert.deepEqual({ code, stderr }, { code: 0, stderr: "" });
   });
 
   it("wrong usage ends with 2 and says what was meant", async () => {
@@ -108,6 +122,9 @@ describe("command line: usage and exit codes", () => {
       join(directory, "o"),
     );
     assert.equal(noInput.code, 1);
-    assert.match(noInput.stderr, /model_path: .*no-model: cannot be read.*\[ERR_RLHF_IO\]/);
+    assert.match(
+      noInput.stderr,
+      /sft: model_path: .*no-model: there is no such file or directory \[ERR_RLHF_IO\]/,
+    );
   });
 });

@@ -227,15 +227,17 @@ describe("formats of data rows", () => {
         fc.array(fc.jsonValue(), { maxLength: 6 }),
         fc.constantFrom(undefined, 1, "\t"),
         fc.integer({ min: 1, max: 9 }),
-        (values, indent, size) => {
-          const bytes = Buffer.from(JSON.stringify(values, null, indent));
+        fc.constantFrom("", "\ufeff"),
+        (values, indent, size, mark) => {
+          const text = JSON.stringify(values, null, indent);
+          const bytes = Buffer.from(mark + text);
           const splitter = new ArraySplitter("x.json");
           const rows: RawRow[] = [];
           for (let at = 0; at < bytes.length; at += size)
             rows.push(...splitter.push(bytes.subarray(at, at + size)));
           splitter.end();
           const read = rows.map((row) => JSON.parse("text" in row ? row.text! : "") as unknown);
-          assert.deepEqual(read, JSON.parse(bytes.toString()));
+          assert.deepEqual(read, JSON.parse(text));
         },
       ),
     );

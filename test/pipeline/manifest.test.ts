@@ -25,6 +25,44 @@ describe("pipelines", () => {
       await assert.rejects(runPipeline(stages, { log: () => {} }), { ...refused, message });
     assert.ok(!existsSync("out"));
   });
+
+  it("refuse an input that is not there, or that a later stage makes, before any stage runs", async () => {
+    const directory = temporaryDirectory();
+    const inTemporary = (name: string): string => join(directory, name);
+    writeText(directory, "data.jsonl", '{"text":"a"}\n');
+    const sft = (output: string, settings: object): Stage => ({
+      kind: "sft",
+      settings: { data_path: inTemporary("data.jsonl"), output_dir: inTemporary(output), ...settings },
+      at: `pipeline.yaml:${output}`,
+    });
+    const first = sft("1", { init: { family: "llama" } });
+    const cases: [Stage[], string, RegExp][] = [
+      [
+        [first, sft("2", { model_path: inTemporary("1") }), sft("3", { model_path: inTemporary("11") })],
+        "ERR_RLHF_IO",
+        /^pipeline\.yaml:3: sft: model_path: .*11: there is no such file or directory$/,
+      ],
+      [
+        [first, sft("2", { model_path: inTemporary("1"), eval_data_path: inTemporary("dta.jsonl") })],
+        "ERR_RLHF_IO",
+        /eval_data_path: .*dta\.jsonl: there is no such/,
+      ],
+      [
+        [sft("2", { model_path: inTemporary("1/best") }), first],
+        "ERR_RLHF_CONFIG",
+        /^pipeline\.yaml:2: sft: model_path: .* is made by the sft stage that follows; put that one first$/,
+      ],
+      [
+        [sft("2", { model_path: inTemporary("2/best") })],
+        "ERR_RLHF_CONFIG",
+        /is in the stage's own output_dir$/,
+      ],
+    ];
+    for (const [stages, code, message] of cases) {
+      await assert.rejects(runPipeline(stages, { log: () => {} }), { code, message });
+      assert.ok(!existsSync(inTemporary("1")));
+    }
+  });
 });
 
 describe("stage manifests", () => {

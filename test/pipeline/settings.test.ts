@@ -122,6 +122,18 @@ stages:
       /learning_rate: Too small: expected number to be >0/,
     ],
     [
+      "an element of a list out of range",
+      good.replace("learning_rate: 1e-3", "betas: [0.9, 2]"),
+      "7:20",
+      /betas\[1\]: Too big: expected number to be <=1/,
+    ],
+    [
+      "a memory budget in other words",
+      good.replace("learning_rate: 1e-3", "memory_budget: lots"),
+      "7:22",
+      /memory_budget: expected a number of bytes or text such as "12GiB"$/,
+    ],
+    [
       "epochs of PPO without their length",
       good.replace("num_episodes: 5", "num_epochs: 5"),
       "18:19",

@@ -85,7 +85,7 @@ describe("rewards from functions", () => {
       [at3(hang), /^prompt 3: .* failed: no answer within 20 ms/, { timeoutMs: 20 }],
       [at3(() => Number.NaN), /^prompt 3: .* must return a finite number, got NaN/],
       [at3(() => 1e39), /must return a finite number, got 1e\+39/],
-      [at3(() => "7" as unknown as number), /must return a finite number, got 7/],
+      [at3(() => "7" as unknown as number), /must return a finite number, got '7'/],
       [at3(() => undefined as unknown as number), /must return a finite number, got undefined/],
     ];
     for (const [reward, message, options] of cases) {

@@ -98,6 +98,22 @@ describe("SFTTrainer", () => {
     );
   });
 
+  it("a run that diverges says so when the first update is left out, and at its end", async () => {
+    using model = await tinyModel(tokenizer);
+    const config: SFTConfig = { ...CONFIG, learningRate: 3e38, warmupSteps: 0, maxSteps: 4 };
+    using trainer = new SFTTrainer({ model, tokenizer, trainData: sftRows, config });
+    const notes: string[] = [];
+    const progress = { update() {}, note: (text: string) => void notes.push(text), finish() {} };
+    await trainer.train({ progress });
+    const warnings = notes.filter((note) => note.includes("warning"));
+    assert.equal(warnings.length, 2, warnings.join("\n"));
+    assert.match(
+      warnings[0]!,
+      /^sft: warning: an update of step \d was left out because its loss or gradient was not finite: lower/,
+    );
+    assert.match(warnings[1]!, new RegExp(`: ${trainer.skippedUpdates} updates in all were left out`));
+  });
+
   it("LoRA trains the adapter alone, and saves merged weights that compute the same", async () => {
     await withTemporaryDirectory(async (directory) => {
       using model = await tinyModel(tokenizer, "none");
