@@ -18,3 +18,8 @@ export async function withInterrupt<T>(job: (signal: AbortSignal) => Promise<T>)
     process.off("SIGTERM", interrupt);
   }
 }
+
+/** A word of a command line as a POSIX shell wants it. */
+export function quoted(word: string): string {
+  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+}

@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { readPipeline } from "../pipeline/settings-file.ts";
-import { withInterrupt } from "./interrupt.ts";
+import { quoted, withInterrupt } from "./interrupt.ts";
 
 /** `run pipeline.yaml`: all stages in order. */
 export function addRunCommand(program: Command): void {
@@ -12,7 +12,7 @@ export function addRunCommand(program: Command): void {
     .action(async (file: string, options: { force: boolean }) => {
       const stages = await readPipeline(file);
       const { runPipeline } = await import("../pipeline/run.ts");
-      const again = `node-rlhf run ${file}`;
+      const again = `node-rlhf run ${quoted(file)}`;
       await withInterrupt((signal) => runPipeline(stages, { signal, force: options.force, again }));
     });
 }

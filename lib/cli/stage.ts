@@ -11,7 +11,7 @@ import {
 import type { EstimatedStage, Stage, StageKind } from "../pipeline/schema.ts";
 import { readStage } from "../pipeline/settings-file.ts";
 import { addStageFlags, stageFlags } from "./flags.ts";
-import { withInterrupt } from "./interrupt.ts";
+import { quoted, withInterrupt } from "./interrupt.ts";
 
 /** The stages that have a command of this form. */
 type CommandKind = Exclude<StageKind, "evaluate">;
@@ -51,9 +51,14 @@ function stageCommand(program: Command, kind: CommandKind): Command {
   return command;
 }
 
+/** The command line that goes on with an interrupted stage, for a shell; --force would begin it anew. */
+function commandToGoOn(words: readonly string[]): string {
+  return ["node-rlhf", ...words.filter((word) => word !== "--force").map(quoted)].join(" ");
+}
+
 async function runOne(stage: Stage, force: boolean): Promise<void> {
   const { runPipeline } = await import("../pipeline/run.ts");
-  const again = `node-rlhf ${process.argv.slice(2).join(" ")}`;
+  const again = commandToGoOn(process.argv.slice(2));
   await withInterrupt((signal) => runPipeline([stage], { signal, force, again }));
 }
 

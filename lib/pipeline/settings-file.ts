@@ -330,5 +330,7 @@ async function readSettings(
     throw settings.schemaError(parsed.error, (path) => (path.length === 0 ? stageKeys(kind) : keysOfInit()));
   }
   const name = key === null ? kind : `--${key.replaceAll("_", "-")}`;
-  throw new RlhfError("ERR_RLHF_USAGE", `${name}: ${describeIssue(issue)}`, { key });
+  throw new RlhfError("ERR_RLHF_USAGE", `${name}: ${nameOf(issue.path.slice(1))}${describeIssue(issue)}`, {
+    key,
+  });
 }

@@ -35,8 +35,10 @@ export interface KeptWeights {
 export interface ModelFingerprint {
   /** Where it was loaded from; null for one made from a configuration. */
   readonly directory: string | null;
-  /** SHA-256 of configuration and parameters. */
+  /** SHA-256 of configuration, parameters and what products are computed in. */
   readonly hash: string;
+  /** What products are computed in; left out by checkpoints of before it was told. */
+  readonly compute?: string;
 }
 
 /** What a checkpoint holds beside weights and moments. Everything random follows from the seed and these counters. */
@@ -309,8 +311,10 @@ export function checkSameRun(checkpoint: Checkpoint, current: CheckpointState): 
 function differingModels(saved: readonly ModelFingerprint[], current: readonly ModelFingerprint[]): string[] {
   if (saved.length !== current.length)
     return [`it is of ${saved.length} models, this run of ${current.length}`];
-  return current.flatMap(({ directory, hash }, i) => {
+  return current.flatMap(({ directory, hash, compute }, i) => {
     if (hash === saved[i]?.hash) return [];
+    const computed = saved[i]?.compute;
+    if (computed !== undefined && computed !== compute) return [`compute was ${computed} and is ${compute}`];
     const [before, now] = [saved[i]?.directory, directory].map((path) => path ?? "made from a configuration");
     return [`a model (${now}) has other weights than the one that the run began with (${before})`];
   });

@@ -144,7 +144,11 @@ export abstract class Trainer<
   protected async origin(): Promise<RunOrigin> {
     const models: ModelFingerprint[] = [];
     for (const model of new Set(this.memoryWorkloads().map((workload) => workload.model)))
-      models.push({ directory: model.directory, hash: await hashModel(model) });
+      models.push({
+        directory: model.directory,
+        hash: await hashModel(model),
+        compute: model.engine.info.compute,
+      });
     return { data: this.dataHash, models };
   }
 }

@@ -16,11 +16,15 @@ describe("bad input: checkpoints and rewards", () => {
   const config = { maxSteps: 2, saveSteps: 1, batchSize: 4 };
   let trained: Map<string, Float32Array>;
 
-  async function train(outputDir: string, more: object = {}): Promise<Map<string, Float32Array>> {
+  async function train(
+    outputDir: string,
+    more: object = {},
+    compute: "float32" | "bfloat16" = "float32",
+  ): Promise<Map<string, Float32Array>> {
     using first = await tinyModel(tokenizer);
     using model = await CausalLM.create(
       { ...first.hfConfig, ...more },
-      { trainable: "all", seed: 7, device: "cpu" },
+      { trainable: "all", seed: 7, device: "cpu", compute },
     );
     using trainer = new SFTTrainer({ model, tokenizer, trainData: sftRows, config, outputDir });
     const before = await weightsOf(model);
@@ -84,6 +88,18 @@ describe("bad input: checkpoints and rewards", () => {
       await assertRefused(() => train(copy, more), "ERR_RLHF_CHECKPOINT", message);
       assert.equal((await findCheckpoint(copy))?.state.step, 2, "the checkpoints stay");
     });
+
+  it("refuses to go on in another compute, and says that it is that", () =>
+    assertRefused(
+      () =>
+        train(
+          damaged("trainer.json", (bytes) => bytes),
+          {},
+          "bfloat16",
+        ),
+      "ERR_RLHF_CHECKPOINT",
+      /checkpoint-2: this run cannot go on from it: compute was float32 and is bfloat16\. Use/,
+    ));
 
   it("refuses to go on from another trainer's checkpoint: ERR_RLHF_CHECKPOINT", () =>
     assertRefused(

@@ -83,12 +83,14 @@ describe("command line: environment-ppo", () => {
       "--config",
       settings("stopped", "num_ppo_epochs: 150\nsave_steps: 1\n"),
     ];
-    const running = startCommand(words);
+    const running = startCommand([...words, "--force", "--hidden", "[8]"]);
     await running.said("checkpoint-2");
     running.interrupt();
     const { code, stderr } = await running.ended;
     assert.equal(code, 130, stderr);
-    assert.match(stderr, /environment-ppo was interrupted; .*To go on, run "node-rlhf environment-ppo/s);
+    // Copied into a shell, the command is the same one; with --force it would begin anew.
+    const { groups } = /was interrupted; .*To go on, run "(?<command>.*)" again \[/s.exec(stderr) ?? {};
+    assert.equal(groups?.command, `node-rlhf ${words.join(" ")} --hidden '[8]'`);
     const { length } = readMetrics(path("stopped/metrics.jsonl"));
     assert.ok(length >= 2 && length < 12, `${length}`);
     assert.ok(existsSync(path(`stopped/checkpoint-${length}/state.safetensors`)));

@@ -96,6 +96,10 @@ describe("command line: usage and exit codes", () => {
     );
     assert.equal(code, 2);
     assert.match(stderr, /--batch-size: expected int/);
+    const words = ["--init", "{hidden_size: 16}", "--data-path", "d", "--output-dir", "o"];
+    const inside = await runHere("sft", ...words);
+    assert.equal(inside.code, 2);
+    assert.match(inside.stderr, /--init: family: expected one of "gpt2"/);
   });
 
   it("what fails at work ends with 1 and its code", async () => {
