@@ -107,19 +107,30 @@ class HandleWrap : public Napi::ObjectWrap<Wrapper> {
   }
 
  protected:
-  void set(std::shared_ptr<Handle> handle, std::shared_ptr<CommandQueue> queue) {
+  /// `bytes`: what the handle holds outside of JavaScript's heap. Without them the garbage collector sees a small object, and has
+  /// no reason to look for those that nobody uses any more and nobody disposed.
+  void set(std::shared_ptr<Handle> handle, std::shared_ptr<CommandQueue> queue, int64_t bytes = 0) {
     handle_ = std::move(handle);
     queue_ = std::move(queue);
+    bytes_ = bytes;
+    tellCollector(bytes_);
   }
 
  private:
   void drop() {
     if (queue_ && handle_) queue_->release(std::move(handle_));
     handle_ = nullptr;
+    tellCollector(-bytes_);
+    bytes_ = 0;
+  }
+
+  void tellCollector(int64_t change) {
+    if (change != 0) Napi::MemoryManagement::AdjustExternalMemory(this->Env(), change);
   }
 
   std::shared_ptr<Handle> handle_;
   std::shared_ptr<CommandQueue> queue_;
+  int64_t bytes_ = 0;
 };
 
 /// Makes a wrapper around `handle`: the class's constructor takes it as an External.

@@ -1,5 +1,8 @@
 #include "node/model.h"
 
+#include <functional>
+#include <numeric>
+
 #include "model/weights_file.h"
 #include "node/pass.h"
 #include "node/settings.h"
@@ -45,12 +48,22 @@ std::shared_ptr<PassHandle> toReference(Napi::Value value, const ModelHandle& mo
   return pass;
 }
 
+/// As float32, which is most of what a model holds while nothing is computed; none of an engine that only counts.
+int64_t bytesOfWeights(const ModelHandle& model) {
+  if (model.engine->engine->plans()) return 0;
+  int64_t elements = 0;
+  for (const ParameterInfo& parameter : model.parameters())
+    elements += std::accumulate(parameter.shape.begin(), parameter.shape.end(), int64_t{1}, std::multiplies<>());
+  return elements * static_cast<int64_t>(sizeof(float));
+}
+
 }  // namespace
 
 ModelWrap::ModelWrap(const Napi::CallbackInfo& info) : HandleWrap(info) {
   std::shared_ptr<ModelHandle> model = handleFrom<ModelHandle>(info, kName);
   std::shared_ptr<CommandQueue> queue = model->engine->queue;
-  set(std::move(model), std::move(queue));
+  const int64_t bytes = bytesOfWeights(*model);
+  set(std::move(model), std::move(queue), bytes);
 }
 
 Napi::Value ModelWrap::change(const Napi::CallbackInfo& info, const std::function<void(Model&)>& body) {

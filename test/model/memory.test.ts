@@ -270,6 +270,22 @@ describe("the memory estimate", () => {
   });
 });
 
+describe("models that nobody disposed", () => {
+  it("are collected when nobody uses them any more, as large objects are", async () => {
+    let collected = 0;
+    const registry = new FinalizationRegistry<null>(() => {
+      collected++;
+    });
+    // 32 MiB of weights each, and next to nothing on JavaScript's heap.
+    const config = { ...TINY_LLAMA, vocab_size: 65_536, hidden_size: 128, tie_word_embeddings: true };
+    for (let count = 0; count < 8; count++) {
+      registry.register(await CausalLM.create(config, { device: "cpu" }), null);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    assert.ok(collected >= 2, `${collected} of 8 models are gone`);
+  });
+});
+
 describe("the memory budget", () => {
   it("refuses what goes over it before it is taken, and says what is held", async () => {
     const engine = { threads: threads++ };
