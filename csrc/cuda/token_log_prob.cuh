@@ -141,7 +141,9 @@ struct LogitGradientEpilogue {
 #pragma unroll
       for (int colSlot = 0; colSlot < Tile::kColSlots; ++colSlot) {
         float& sum = slotSum(tile, rowSlot, colSlot);
-        sum = LogitGradient::at<T>(row, colBehindFirst<Tile>(colSlot) == target, sum * gradient.inverseTemperature);
+        // Rounded as the logit that a forward pass keeps is, so that those computed again give the same gradients.
+        const float z = roundedProduct(sum, gradient.inverseTemperature);
+        sum = LogitGradient::at<T>(row, colBehindFirst<Tile>(colSlot) == target, z);
       }
     }
   }

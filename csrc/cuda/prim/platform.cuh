@@ -41,6 +41,9 @@ RLHF_DEVICE void syncThreads(Site = Site::here()) { __syncthreads(); }
 RLHF_DEVICE uint32_t bitsOf(float value) { return __float_as_uint(value); }
 RLHF_DEVICE float floatOf(uint32_t bits) { return __uint_as_float(bits); }
 
+/// a·b, rounded. Of a plain product whose result is added to something nvcc makes one fused multiply-add, which rounds once.
+RLHF_DEVICE float roundedProduct(float a, float b) { return __fmul_rn(a, b); }
+
 #else
 
 #define RLHF_DEVICE inline
@@ -54,6 +57,11 @@ inline void syncThreads(Site site = Site::here()) { simt::blockBarrier(site); }
 
 inline uint32_t bitsOf(float value) { return std::bit_cast<uint32_t>(value); }
 inline float floatOf(uint32_t bits) { return std::bit_cast<float>(bits); }
+
+inline float roundedProduct(float a, float b) {
+  volatile float product = a * b;  // what the optimizer sees it cannot fuse
+  return product;
+}
 
 #endif
 
