@@ -15,6 +15,11 @@ void check(const Engine& engine, Status status, const char* what) {
                            device.error));
 }
 
+/// Throws Error where memory was refused for another reason than that there is none: after a kernel has failed a device refuses everything.
+void requireMemoryAlone(const Engine& engine, Status status) {
+  if (status != kNoMemory) check(engine, status, "taking memory (what was queued before it may be what failed)");
+}
+
 }  // namespace
 
 std::shared_ptr<Engine> Engine::planning(const Ops& ops, const Device& device, DType type, DType compute) {
@@ -52,8 +57,9 @@ void Engine::reserveScratch(const ScratchLimits& limits) {
   ledger_.give(MemoryUse::Scratch, std::exchange(context_.scratchBytes, 0));
   ledger_.take(MemoryUse::Scratch, bytes, "the operators' scratch memory");
   void* scratch = nullptr;
-  if (allocate(bytes, &scratch) != kOk) {
+  if (const Status status = allocate(bytes, &scratch)) {
     ledger_.give(MemoryUse::Scratch, bytes);
+    requireMemoryAlone(*this, status);
     throw Error(
         code::kOutOfMemory,
         format("%s has no %zu bytes for the operators' scratch memory: lower the tokens per micro-batch",
@@ -88,8 +94,9 @@ DeviceMemory::DeviceMemory(Engine& engine, MemoryUse use, size_t bytes, const ch
   if (block_ > 0) data_ = engine.blocks().take(block_);
   if (data_) return;
   void* memory = nullptr;
-  if (engine.allocate(taken(), &memory) != kOk) {
+  if (const Status status = engine.allocate(taken(), &memory)) {
     engine.ledger().give(use, taken());
+    requireMemoryAlone(engine, status);
     throw Error(code::kOutOfMemory,
                 format("%s has no %zu bytes (%.1f MiB) for %s: lower the tokens per micro-batch, use LoRA, "
                        "or free a model",

@@ -81,7 +81,9 @@ void Backend::check(Status status, const char* what) const {
 
 void* Backend::allocate(size_t bytes, const char* what) {
   void* memory = nullptr;
-  if (device()->allocate(device(), bytes, &memory) != kOk)
+  const Status status = device()->allocate(device(), bytes, &memory);
+  if (status != kOk && status != kNoMemory) check(status, "taking memory (what was queued before it may be what failed)");
+  if (status != kOk)
     throw Error(code::kOutOfMemory, format("%s cannot allocate %zu bytes of %s", device()->name, bytes, what));
   return memory;
 }

@@ -1,8 +1,10 @@
 #include "node/kernels_model.h"
 
+#include <cstdio>
 #include <map>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "model/model.h"
 #include "node/arguments.h"
@@ -26,12 +28,15 @@ using node::toText;
 /// Makes a device refuse memory, to see what a failure leaves behind. Devices live as long as the process.
 class AllocationLimit {
  public:
-  /// Lets `count` more allocations succeed; −1: all of them again.
-  static void set(Device* device, int64_t count) {
+  /// Lets `count` more allocations succeed; −1: all of them again. With a reason those after them fail as all calls do on a device that is lost.
+  static void set(Device* device, int64_t count, const std::string& reason) {
     real().try_emplace(device, device->allocate);
     left() = count;
+    loss() = reason;
     device->allocate = count < 0 ? real()[device] : [](Device* self, size_t bytes, void** out) {
-      return left()-- > 0 ? real()[self](self, bytes, out) : kNoMemory;
+      if (left()-- > 0) return real()[self](self, bytes, out);
+      std::snprintf(self->error, sizeof self->error, "%s", loss().c_str());
+      return loss().empty() ? kNoMemory : kDeviceFailure;
     };
   }
 
@@ -44,6 +49,10 @@ class AllocationLimit {
   static int64_t& left() {
     static int64_t count = 0;
     return count;
+  }
+  static std::string& loss() {
+    static std::string reason;
+    return reason;
   }
 };
 
@@ -135,7 +144,9 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
                   [&] { model_->setLogitsBudget(static_cast<size_t>(node::toInteger(info[0], "bytes"))); });
   }
   Napi::Value failAllocationsAfter(const Napi::CallbackInfo& info) {
-    return change(info, [&] { AllocationLimit::set(engine_->device(), node::toInteger(info[0], "count")); });
+    return change(info, [&] { 
+      AllocationLimit::set(engine_->device(), node::toInteger(info[0], "count"), info[1].IsUndefined() ? "" : toText(info[1], "reason"));
+    });
   }
   Napi::Value memory(const Napi::CallbackInfo& info);
   Napi::Value forward(const Napi::CallbackInfo& info);

@@ -267,6 +267,21 @@ describe("adapters side by side", () => {
       assert.ok(failures >= 1, `${failures} allocations`);
     }
   });
+
+  it("are told that the device failed where that, and no want of memory, is why it gives none", () => {
+    const model = createModel(MICRO_LLAMA, { backend: "ref", type: "float32" });
+    model.addAdapter("a", { ...ADAPTER, targetModules: TARGETS[MICRO_LLAMA.family] });
+    model.failAllocationsAfter(0, "cudaErrorIllegalAddress: an illegal memory access was encountered");
+    try {
+      assert.throws(() => model.mergeAdapter("a"), {
+        code: "ERR_RLHF_INTERNAL",
+        message:
+          /^taking memory .*failed on .*: cudaErrorIllegalAddress: an illegal memory access was encountered$/,
+      });
+    } finally {
+      model.failAllocationsAfter(-1);
+    }
+  });
 });
 
 describe("an adapter's dropout", () => {

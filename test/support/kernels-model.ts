@@ -55,8 +55,8 @@ export interface KernelsModel {
   addHead(name: string, config: NativeHeadConfig): void;
   zeroGradients(group: string): void;
   setMaxLivePasses(count: number): void;
-  /** Lets so many allocations of the model succeed and no more; −1: all of them again. */
-  failAllocationsAfter(count: number): void;
+  /** Lets so many allocations of the model succeed and no more, for want of memory or for a device's reason; −1: all of them again. */
+  failAllocationsAfter(count: number, reason?: string): void;
   setLogitsBudget(bytes: number): void;
   setRecomputeLayers(recompute: boolean): void;
   memory(): Record<string, number>;
