@@ -106,11 +106,11 @@ function attention({ sequences, length, heads, kvHeads, headDim }: Attention): C
   const size = { sequences, length, heads, kvHeads, headDim };
   return [
     {
-      ...{ op: "attentionForward", label, flops: 2 * product, args: forward },
+      ...{ op: "attentionForward", label, flops: 2 * product, args: forward, ownKernelsFor: 90 },
       peer: { kind: "attention", ...size },
     },
     {
-      ...{ op: "attentionBackward", label, flops: 5 * product, args: backward },
+      ...{ op: "attentionBackward", label, flops: 5 * product, args: backward, ownKernelsFor: 90 },
       peer: { kind: "attentionBackward", ...size },
     },
   ];

@@ -48,6 +48,7 @@ void release(Device* device, void* memory) {
   if (select(device) == kOk) (void)statusOf(device, cudaFree(memory));
 }
 
+/// The engine gives host memory back when this has returned: the driver has read it by then, as test/simt/host-copies.test.ts looks at.
 Status copyAsync(Device* device, Stream* stream, void* destination, const void* source, size_t bytes) {
   if (const Status status = select(device)) return status;
   return statusOf(device, cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, cudaStream(stream)));

@@ -99,6 +99,30 @@ Napi::Value deviceCopySeconds(const Napi::CallbackInfo& info) {
   });
 }
 
+/// keepsOverwrittenSource(backend, bytes, { leadBytes? }) → whether a copy to the device brings what the host's memory held when it was
+/// queued, where that memory is overwritten at once and the device has other things to do first. Models' uploads rely on it.
+Napi::Value keepsOverwrittenSource(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    Backend& backend = openBackend(toText(info[0], "backend"), 1);
+    const auto bytes = static_cast<size_t>(toInteger(info[1], "bytes"));
+    const Napi::Value lead = toObject(info[2], "options").Get("leadBytes");
+    const auto leadBytes = lead.IsUndefined() ? kLeadBytes : static_cast<size_t>(toInteger(lead, "leadBytes"));
+    const auto release = [&](void* memory) { backend.release(memory); };
+    using Memory = std::unique_ptr<void, decltype(release)>;
+    const Memory busy(backend.allocate(leadBytes, "what the device is busy with"), release);
+    const Memory copied(backend.allocate(bytes, "the destination of a copy"), release);
+    constexpr int kFills = 32;
+    for (int i = 0; i < kFills; ++i) backend.fill(busy.get(), 0, leadBytes);
+    std::vector<char> host(bytes, 1);
+    backend.copy(copied.get(), host.data(), bytes);
+    std::fill(host.begin(), host.end(), char{2});
+    backend.synchronize();
+    backend.copy(host.data(), copied.get(), bytes);
+    backend.synchronize();
+    return Napi::Boolean::New(info.Env(), std::all_of(host.begin(), host.end(), [](char byte) { return byte == 1; }));
+  });
+}
+
 /// deviceLimits(backend) → what its driver says of the device; 0 and "" where it says nothing
 Napi::Value deviceLimits(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
@@ -152,6 +176,7 @@ void defineBench(Napi::Env env, Napi::Object exports) {
       {"bench", bench},
       {"benchOnDevice", benchOnDevice},
       {"deviceCopySeconds", deviceCopySeconds},
+      {"keepsOverwrittenSource", keepsOverwrittenSource},
       {"deviceLimits", deviceLimits},
       {"multiplyAddPeak", multiplyAddPeak},
       {"bfloat16Peak", bfloat16Peak},

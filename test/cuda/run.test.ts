@@ -43,8 +43,42 @@ describe("commands for a GPU", () => {
     assert.match(none.stdout, /failed: ops/);
     const late = run("test/cuda/run.ts", "ops", "--backend", "simt:apart", "--minutes", "0");
     assert.equal(late.status, 1);
-    assert.match(late.stdout, /its time was over.*failed: ops/s);
+    assert.match(late.stdout, /its time was over.*FAILED: no test had begun.*failed: ops/s);
     assert.match(run("test/cuda/run.ts", "everything", "--backend", "simt").stderr, /no part "everything"/);
+  });
+
+  it("test:cuda names a test that hangs, ends the process or loses the device, and goes on behind it", () => {
+    const where = ["--backend", "simt:apart", "--patience", "3"];
+    const { status, stdout } = run("test/cuda/run.ts", "test/cuda/fixtures/ends-badly.ts", ...where);
+    assert.equal(status, 1);
+    const told = stdout.split("\n").filter((line) => /^(FAILED|ended|the device|== test.*FAILED)/.test(line));
+    assert.deepEqual(
+      told.map((line) => line.replace(/, \d+ s$/, "")),
+      [
+        "FAILED: fixture fails",
+        "ended: its test takes more than 3 s",
+        "FAILED: fixture hangs, as a kernel that waits for ever",
+        "FAILED: fixture ends the process",
+        "FAILED: fixture loses the device",
+        "the device is lost: an illegal memory access was encountered",
+        "FAILED: fixture loses the device",
+        "== test/cuda/fixtures/ends-badly.ts: FAILED",
+      ],
+    );
+    assert.match(stdout, /a wrong result.*whatever came of it.*\n {2}1 passing/s);
+  });
+
+  it("test:cuda runs Hopper's kernels", () => {
+    const { status, stdout } = run(
+      "test/cuda/run.ts",
+      "hopper",
+      "--backend",
+      "simt:apart",
+      "--grep",
+      "one token, narrow",
+    );
+    assert.equal(status, 0, stdout);
+    assert.match(stdout, /\n {2}2 passing.*== hopper: passed/s);
   });
 
   it("bench:cuda measures and writes results as they come, here on the emulator", async () => {
@@ -84,6 +118,7 @@ describe("commands for a GPU", () => {
         settings,
         "bench/cuda/run.ts",
         "linear",
+        "attention",
         "squaredNorm",
         ...small,
       );
@@ -91,7 +126,10 @@ describe("commands for a GPU", () => {
       const lines = stdout.split("\n").filter((line) => line.includes("without Hopper's kernels"));
       assert.deepEqual(
         lines.map((line) => line.split(" ")[0]),
-        Array.from({ length: 2 }, () => ["linearForward", "linearForward", "linearBackward"]).flat(),
+        [
+          ...Array.from({ length: 2 }, () => ["linearForward", "linearForward", "linearBackward"]),
+          ...Array.from({ length: 4 }, () => ["attentionForward", "attentionBackward"]),
+        ].flat(),
       );
     });
   });

@@ -6,14 +6,19 @@
  *   npm run test:cuda -- ops --grep attention           tests whose name holds a text
  *   npm run test:cuda -- ops --backend simt:apart       the same way on the emulator, for machines without a GPU
  *
- * Parts: ops (the table of cases and the invariance of rows), models (gradients of whole models beside the oracle), parity (PyTorch's
- * recorded results, through the library), quickstart (its pipeline, scaled down), ppo (stories260k learns), memcheck and racecheck (the table
- * of cases under compute-sanitizer, left out where it is not installed unless they are named). What has not ended after --minutes (8.5),
- * all parts together, has failed.
+ *   npm run test:cuda -- test/simt/filled-device.test   a file of tests
+ *
+ * Parts: ops (the table of cases and the invariance of rows), hopper (what Hopper's own kernels take), models (gradients of whole models beside
+ * the oracle), parity (PyTorch's recorded results, through the library), quickstart (its pipeline, scaled down), ppo (stories260k learns),
+ * memcheck and racecheck (the table of cases under compute-sanitizer, left out where it is not installed unless they are named). A test that
+ * fails is named at once. One that has not ended after --patience seconds, or that takes the process or the device along, has failed, and
+ * those behind it are run by another process. What has not ended after --minutes (8.5), all parts together, has failed.
  */
-import { spawnSync } from "node:child_process";
-import { existsSync, readdirSync } from "node:fs";
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -32,26 +37,37 @@ interface Part {
   readonly sanitizer?: string;
   /** Whether the library computes on the device, and not only the addon for tests. */
   readonly library?: true;
+  /** Seconds after which a test hangs; as long as all may take where there is none. */
+  readonly patience?: number;
 }
 
 const OPS = ["test/ops/backends", "test/ops/invariance"];
+const DEVICE = ["host-copies", "contents", "sums", "filled-device"].map((name) => `test/simt/${name}`);
+const HOPPER = ["hopper", "hopper-attention", "hopper-head"].map((name) => `test/simt/${name}`);
 const PARTS: Readonly<Record<string, Part>> = {
-  ops: { files: [...OPS, "test/simt/contents", "test/simt/filled-device"] },
-  models: { files: ["test/model/gradients"], grep: "CUDA kernels" },
-  parity: { files: ["test/parity"], library: true },
+  ops: { files: [...OPS, ...DEVICE], patience: 60 },
+  hopper: { files: HOPPER, patience: 60 },
+  models: { files: ["test/model/gradients"], grep: "CUDA kernels", patience: 60 },
+  parity: { files: ["test/parity"], library: true, patience: 180 },
   quickstart: { files: ["test/pipeline/quickstart.test"], grep: "quickstart's pipeline", library: true },
   ppo: { files: ["test/learning/happy-words.test"], grep: "PPO", library: true },
-  memcheck: { files: OPS.slice(0, 1), sanitizer: "memcheck" },
-  racecheck: { files: OPS.slice(0, 1), sanitizer: "racecheck" },
+  memcheck: { files: OPS.slice(0, 1), sanitizer: "memcheck", patience: 120 },
+  racecheck: { files: OPS.slice(0, 1), sanitizer: "racecheck", patience: 120 },
 };
+
+/** A part by its name, or a file of tests as one. */
+function partOf(name: string): Part | undefined {
+  return PARTS[name] ?? (name.includes("/") ? { files: [name.replace(/\.[jt]s$/, "")] } : undefined);
+}
 
 function testFiles(name: string): string[] {
   const path = join(ROOT, name);
-  if (!existsSync(path)) return [name.endsWith(".test") ? path + EXTENSION : `${path}.test${EXTENSION}`];
+  const file = [`${path}${EXTENSION}`, `${path}.test${EXTENSION}`].find((each) => existsSync(each));
+  if (file) return [file];
   return readdirSync(path)
-    .filter((file) => file.endsWith(`.test${EXTENSION}`))
+    .filter((each) => each.endsWith(`.test${EXTENSION}`))
     .sort()
-    .map((file) => join(path, file));
+    .map((each) => join(path, each));
 }
 
 /** compute-sanitizer on PATH or where CUDA is, if it is installed. */
@@ -68,40 +84,88 @@ function findSanitizer(): string | undefined {
 interface Settings {
   readonly backend: string;
   readonly grep?: string;
+  readonly patience?: number;
   /** When it is ended at the latest, in milliseconds of performance.now(). */
   readonly deadline: number;
 }
 
-/** Runs a part in a process of its own; true where every test of it passed. */
-function runPart(part: Part, settings: Settings, sanitizer: string | undefined): boolean {
+const NAMES_CHECKED_EVERY = 200; // milliseconds
+
+/** Ends a process, and its group where it leads one: a sanitizer would leave behind what it looks at. */
+function end(child: ChildProcess, leadsGroup: boolean): boolean {
+  if (!leadsGroup) return child.kill("SIGKILL");
+  return child.pid !== undefined && process.kill(-child.pid, "SIGKILL");
+}
+
+/** Calls endIt when a process's time is over, or when its test has been the same for too long. */
+function watch(endIt: () => boolean, begun: string, patience: number, deadline: number): NodeJS.Timeout {
+  const size = statSync(begun).size;
+  return setInterval(() => {
+    const last = statSync(begun);
+    const isOld = last.size > size && Date.now() - last.mtimeMs > 1000 * patience;
+    const isTooLong = isOld && !readFileSync(begun, "utf8").endsWith("\n\n"); // which follows a test that has ended
+    if (!isTooLong && performance.now() < deadline) return;
+    const reason = isTooLong ? `its test takes more than ${patience} s` : "its time was over (--minutes)";
+    if (endIt()) console.log(`\nended: ${reason}`);
+  }, NAMES_CHECKED_EVERY);
+}
+
+/** Runs tests that have not begun yet in a process of their own; its exit code, or null where it was ended. */
+async function runRest(
+  part: Part,
+  settings: Settings,
+  sanitizer: string | undefined,
+  begun: string,
+): Promise<number | null> {
   const grep = settings.grep ?? part.grep;
   const loader = EXTENSION === ".ts" ? ["--import", "tsx"] : [];
-  const mocha = [...loader, MOCHA, "--no-config", "--timeout", "480000", "--reporter", "dot", "--fail-zero"];
+  const options = ["--no-config", "--timeout", "480000", "--reporter", "dot", "--fail-zero"];
+  const watched = ["--require", join(import.meta.dirname, `watched${EXTENSION}`)];
+  const mocha = [...loader, MOCHA, ...options, ...watched];
   const node = [...mocha, ...part.files.flatMap(testFiles), ...(grep ? ["--fgrep", grep] : [])];
-  const checked = [
-    "--tool",
-    part.sanitizer ?? "",
-    "--error-exitcode",
-    "99",
-    "--print-limit",
-    "20",
-    process.execPath,
-  ];
-  const [command, args] = sanitizer ? [sanitizer, [...checked, ...node]] : [process.execPath, node];
+  const tool = ["--tool", part.sanitizer ?? "", "--error-exitcode", "99", "--print-limit", "20"];
+  const [command, args] = sanitizer
+    ? [sanitizer, [...tool, process.execPath, ...node]]
+    : [process.execPath, node];
   const device = part.library ? { RLHF_TEST_DEVICE: "cuda" } : {};
-  const run = spawnSync(command, args, {
+  const child = spawn(command, args, {
     cwd: ROOT,
     stdio: "inherit",
-    timeout: Math.max(1, Math.ceil(settings.deadline - performance.now())),
-    env: { ...process.env, ...device, RLHF_TEST_BACKENDS: settings.backend },
+    detached: sanitizer !== undefined,
+    env: { ...process.env, ...device, RLHF_TEST_BACKENDS: settings.backend, RLHF_TESTS_BEGUN: begun },
   });
-  if (run.signal) console.log(`ended by ${run.signal}${run.error ? ": its time was over (--minutes)" : ""}`);
-  return run.status === 0;
+  const patience = settings.patience ?? part.patience ?? Number.POSITIVE_INFINITY;
+  const timer = watch(() => end(child, sanitizer !== undefined), begun, patience, settings.deadline);
+  try {
+    const [code] = (await once(child, "exit")) as [number | null];
+    return code;
+  } finally {
+    clearInterval(timer);
+  }
+}
+
+/** Runs a part; true where every test of it passed. Where a test ends the process, another one goes on behind it. */
+async function runPart(part: Part, settings: Settings, sanitizer: string | undefined): Promise<boolean> {
+  const directory = mkdtempSync(join(tmpdir(), "rlhf-test-cuda-"));
+  const begun = join(directory, "begun");
+  writeFileSync(begun, "");
+  try {
+    for (let isWhole = true, before = ""; ; isWhole = false) {
+      const code = await runRest(part, settings, sanitizer, begun);
+      if (code !== null) return isWhole && code === 0;
+      const names = readFileSync(begun, "utf8");
+      console.log(`\nFAILED: ${names.trimEnd().split("\n").at(-1) || "no test had begun"}`);
+      if (names === before || performance.now() >= settings.deadline) return false;
+      before = names;
+    }
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
 }
 
 /** The parts to run, those that were named or all that can be. */
 function chosenParts(named: readonly string[], backend: string, sanitizer: string | undefined): string[] {
-  const unknown = named.find((name) => !(name in PARTS));
+  const unknown = named.find((name) => !partOf(name));
   if (unknown) throw new Error(`no part "${unknown}"; there are ${Object.keys(PARTS).join(", ")}`);
   if (named.length > 0) return [...named];
   const onDevice = Object.keys(PARTS).filter((name) => backend === "cuda" || !PARTS[name]?.library);
@@ -118,6 +182,7 @@ async function main(): Promise<void> {
       backend: { type: "string", default: "cuda" },
       grep: { type: "string" },
       minutes: { type: "string", default: "8.5" },
+      patience: { type: "string" },
     },
   });
   const { backend, grep } = values;
@@ -131,12 +196,13 @@ async function main(): Promise<void> {
   const failed: string[] = [];
   const deadline = performance.now() + 60_000 * Number(values.minutes);
   for (const part of chosenParts(positionals, backend, sanitizer)) {
-    const description = PARTS[part] as Part;
+    const description = partOf(part) as Part;
     if (description.sanitizer && !sanitizer) throw new Error("compute-sanitizer is not installed");
     const began = performance.now();
     console.log(`\n== ${part}`);
-    const settings = { backend, deadline, ...(grep !== undefined && { grep }) };
-    const passed = runPart(description, settings, description.sanitizer && sanitizer);
+    const patience = values.patience !== undefined && { patience: Number(values.patience) };
+    const settings = { backend, deadline, ...(grep !== undefined && { grep }), ...patience };
+    const passed = await runPart(description, settings, description.sanitizer && sanitizer);
     console.log(
       `== ${part}: ${passed ? "passed" : "FAILED"}, ${((performance.now() - began) / 1000).toFixed(0)} s`,
     );

@@ -2,6 +2,7 @@ import { CaseData, type OpCase } from "../ops/cases/case.ts";
 import { groupPolicyArguments } from "../ops/cases/group-policy.ts";
 import { tokenCases } from "../ops/cases/losses.ts";
 import { Expectation } from "../support/compare.ts";
+import { cudaBackend } from "../support/kernels.ts";
 import { evaluate } from "../support/op-arguments.ts";
 
 /** Sums that several blocks share; a block takes 1,024 elements, or a sequence, and 1,024 blocks share what there is. */
@@ -27,11 +28,11 @@ function groupPolicyCase(): OpCase {
   };
 }
 
-describe("sums of many blocks on the emulator", () => {
+describe(`sums of many blocks on ${cudaBackend}`, () => {
   for (const opCase of [...tokenCases([1500, 700, 3]), squaredNormCase(), groupPolicyCase()]) {
     it(`${opCase.op}: ${opCase.name}`, () => {
       const expectation = new Expectation(opCase, "float32");
-      expectation.verify(evaluate(opCase.op, expectation.args, "float32", "simt"), opCase.op);
+      expectation.verify(evaluate(opCase.op, expectation.args, "float32", cudaBackend), opCase.op);
     });
   }
 });

@@ -75,6 +75,8 @@ export interface KernelsAddon {
   ): { readonly seconds: Float64Array; readonly scratchBytes: number };
   /** Seconds of copying so many bytes between two places of the device's memory, of each repetition. */
   deviceCopySeconds(backend: string, bytes: number, repetitions: number): Float64Array;
+  /** Whether a copy to the device, behind work that takes time, brings what memory held that is overwritten as soon as the copy is queued. */
+  keepsOverwrittenSource(backend: string, bytes: number, options: { readonly leadBytes?: number }): boolean;
   deviceLimits(backend: string): DeviceLimits;
   /** Float32 operations a second that multiply-adds reach on so many threads of this CPU now; what products are compared with. */
   multiplyAddPeak(threads: number): number;
