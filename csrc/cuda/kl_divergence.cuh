@@ -34,9 +34,9 @@ struct Distributions {
     return {policyLogits + row * logitsStride, lse[t], refLse[t]};
   }
 
-  /// `sum` is the reference's product, before the temperature.
+  /// `sum` is the reference's product, before the temperature. Its logit is rounded as the policy's were: of equal models they are equal.
   RLHF_DEVICE LogProbs at(const Row& row, int64_t col, float sum) const {
-    return {row.policyLogits[col] - row.lse, sum * inverseTemperature - row.refLse};
+    return {row.policyLogits[col] - row.lse, roundedProduct(sum, inverseTemperature) - row.refLse};
   }
 };
 

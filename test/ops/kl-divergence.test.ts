@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { relativeDistance } from "../support/compare.ts";
-import { kernels } from "../support/kernels.ts";
+import { isCudaBackend, type KernelType, kernels, testedBackends } from "../support/kernels.ts";
 import { type CaseArguments, evaluate, toKernelArguments } from "../support/op-arguments.ts";
 import { CaseData, unset } from "./cases/case.ts";
 import {
@@ -71,6 +71,28 @@ function numericalGradient(
       sum += (dKl[t]! * (second["kl"] as Float64Array)[2 * t + 1]!) / STEP;
     return sum;
   });
+}
+
+function checkEqualModels(backend: string, type: KernelType): void {
+  for (const direction of DIRECTIONS) {
+    const data = new CaseData("KL of equal models");
+    const shape = { rows: 40, cols: 72, vocab: 301, count: 30, temperature: 0.7, near: 0, direction };
+    const forward = klDivergenceForwardArguments(data, shape);
+    const { kl } = evaluate("klDivergenceForward", forward, type, backend);
+    for (const t of forward["predictions"] as Int32Array) assert.equal(kl![t], 0, `${direction}, token ${t}`);
+    const backward = {
+      ...klDivergenceBackwardArguments(data, forward, { dWeight: true }),
+      kl: new Float64Array(shape.rows),
+      dx: new Float64Array(shape.rows * shape.cols),
+      dWeight: new Float64Array(shape.vocab * shape.cols),
+    };
+    const gradients = evaluate("klDivergenceBackward", backward, type, backend);
+    for (const field of ["dx", "dWeight"])
+      assert.ok(
+        gradients[field]!.every((value) => value === 0),
+        `${direction}, ${field}`,
+      );
+  }
 }
 
 describe("full-distribution KL divergence", () => {
@@ -210,4 +232,12 @@ describe("full-distribution KL divergence", () => {
     assert.ok(Math.abs(kl("reverse") - Math.log(2)) < 1e-7);
     assert.ok(Math.abs(kl("forward") + Math.log(4 * epsilon * (1 - epsilon)) / 2) < 1e-9);
   });
+
+  // As a PPO run's at its first update. It hangs on rounding both models' logits alike.
+  for (const backend of testedBackends.filter((name) =>
+    kernels.operators(name).includes("klDivergenceForward"),
+  ))
+    for (const type of isCudaBackend(backend) ? (["float32", "bfloat16"] as const) : (["float32"] as const))
+      it(`of equal models is exactly 0, as are its gradients, on ${backend} in ${type}`, () =>
+        checkEqualModels(backend, type));
 });

@@ -60,7 +60,8 @@ struct FmaTile {
 #pragma unroll
       for (int row = 0; row < kRowSlots; ++row) {
 #pragma unroll
-        for (int col = 0; col < kColSlots; ++col) sum[row][col] += part.a[row][step] * part.b[col][step];
+        // Fused by its name: a compiler that fuses at will may do so in one kernel and not in another, whose sums shall be the same.
+        for (int col = 0; col < kColSlots; ++col) sum[row][col] = fmaf(part.a[row][step], part.b[col][step], sum[row][col]);
       }
     }
   }
