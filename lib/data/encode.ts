@@ -85,7 +85,7 @@ export function endOfSequence(tokenizer: PromptEncoder, options: { readonly appe
   if (tokenizer.eosTokenId === null) {
     throw new RlhfError(
       "ERR_RLHF_TOKENIZER",
-      "the tokenizer has no end-of-sequence token; name one in tokenizer_config.json (eos_token) or set appendEos to false",
+      "the tokenizer has no end-of-sequence token; name one in tokenizer_config.json (eos_token)",
     );
   }
   return [tokenizer.eosTokenId];

@@ -56,6 +56,21 @@ function checkBiases(parameters: readonly NativeParameter[], index: TensorIndex)
   }
 }
 
+/** A layer after the last one of the configuration would be left out silently too. */
+function checkLayers(parameters: readonly NativeParameter[], index: TensorIndex): void {
+  const layers = parameters.map(({ name }) => Number(/\.(\d+)\./.exec(name)?.[1] ?? -1));
+  const last = layers.reduce((most, layer) => Math.max(most, layer), -1);
+  for (const [i, { name }] of parameters.entries()) {
+    const entry = layers[i] === last ? findEntry(index, name.replace(/\.\d+\./, `.${last + 1}.`)) : undefined;
+    if (entry && last >= 0)
+      throw new RlhfError(
+        "ERR_RLHF_WEIGHTS",
+        `${entry.path}: tensor "${entry.name}" is of a layer that config.json does not count: it has ${last + 1} layers`,
+        { tensor: entry.name, layers: last + 1 },
+      );
+  }
+}
+
 /** Loads every parameter of `parameters` from the files of a directory. Throws ERR_RLHF_WEIGHTS that names what does not fit. */
 export async function loadParameters(
   model: NativeModel,
@@ -75,6 +90,7 @@ export async function loadParameters(
     );
   for (const parameter of parameters) checkEntry(findEntry(index, parameter.name) as TensorEntry, parameter);
   checkBiases(parameters, index);
+  checkLayers(parameters, index);
   for (const parameter of parameters) {
     const { path, offset, count, dtype } = findEntry(index, parameter.name) as TensorEntry;
     await callAsync(() => model.loadParameter(parameter.name, { path, offset, count, dtype }));

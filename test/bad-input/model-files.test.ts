@@ -151,6 +151,12 @@ describe("bad input: model directories", () => {
       loadWith((copy) => writeTensorFile(join(copy, WEIGHTS), {}, Buffer.alloc(0))),
     ],
     [
+      "fewer layers in config.json than in the weights",
+      "ERR_RLHF_WEIGHTS",
+      /model\.safetensors: tensor "model\.layers\.1\..*" is of a layer that config\.json does not count: it has 1 layers$/,
+      withConfig({ num_hidden_layers: 1 }),
+    ],
+    [
       "an index whose shard is absent",
       "ERR_RLHF_WEIGHTS",
       /index\.json: places "model\.norm\.weight" in gone\.safetensors, which is not in the folder; copy all/,
