@@ -13,11 +13,12 @@ function accepts(schema: z.ZodType, value: unknown): boolean {
   return schema.safeParse(value).success;
 }
 
-/** Whether a setting may be a list of any length. */
+/** Whether a setting may be a list. */
 function takesList(schema: unknown): boolean {
   if (schema instanceof z.ZodOptional || schema instanceof z.ZodNullable) return takesList(schema.unwrap());
   if (schema instanceof z.ZodPipe) return takesList(schema.in);
-  return schema instanceof z.ZodArray || (schema instanceof z.ZodUnion && schema.options.some(takesList));
+  if (schema instanceof z.ZodArray || schema instanceof z.ZodTuple) return true;
+  return schema instanceof z.ZodUnion && schema.options.some(takesList);
 }
 
 /**

@@ -11,6 +11,7 @@ export const nonNegativeInteger = z.int().nonnegative();
 export const positive = z.number().positive();
 export const nonNegative = z.number().nonnegative();
 export const fraction = z.number().min(0).max(1);
+const beta = z.number().min(0).lt(1);
 export const path = z.string().min(1);
 export const paths = z.union([path, z.array(path).min(1)], {
   error: ({ input }) => (input === undefined ? "is required" : "expected a path or a list of paths"),
@@ -57,7 +58,10 @@ export const loopKeys = {
     .enum(["constant", "linear", "cosine"])
     .optional()
     .describe("course of the learning rate after the warm-up"),
-  betas: z.tuple([fraction, fraction]).optional().describe("AdamW's decay rates"),
+  betas: z
+    .tuple([beta, beta], "expected two numbers from 0 to below 1")
+    .optional()
+    .describe("AdamW's decay rates, two numbers"),
   eps: positive.optional().describe("AdamW's epsilon"),
   weight_decay: nonNegative.optional().describe("AdamW's, of every weight that trains"),
   max_grad_norm: positive

@@ -37,6 +37,11 @@ describe("flags of the stages", () => {
     assert.equal(help("--seed"), "everything random follows from it");
   });
 
+  it("take two numbers as words or as one list", () => {
+    for (const words of [["0.9", "0.95"], ["[0.9, 0.95]"]])
+      assert.deepEqual(parse("sft", ["--betas", ...words]), { betas: [0.9, 0.95] });
+  });
+
   it("take numbers, booleans, lists, null and text as the setting wants them", () => {
     const words = [
       "--learning-rate",

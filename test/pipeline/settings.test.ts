@@ -125,7 +125,13 @@ stages:
       "an element of a list out of range",
       good.replace("learning_rate: 1e-3", "betas: [0.9, 2]"),
       "7:20",
-      /betas\[1\]: Too big: expected number to be <=1/,
+      /betas\[1\]: Too big: expected number to be <1/,
+    ],
+    [
+      "one number where there are two",
+      good.replace("learning_rate: 1e-3", "betas: 0.9"),
+      "7:14",
+      /betas: expected two numbers from 0 to below 1$/,
     ],
     [
       "a memory budget in other words",
