@@ -63,6 +63,7 @@ __global__ void __launch_bounds__(128, 2)
 }  // namespace
 
 void attentionForward(OpContext& context, const AttentionForward& a) {
+  requireProducts(a.compute, a.type, "attentionForward");
   dispatchType(a.type, "attentionForward", [&](auto zero) {
     using T = decltype(zero);
     if constexpr (std::is_same_v<T, bf16>) {

@@ -211,6 +211,7 @@ void launchGradients(OpContext& context, const AttentionBackward& a, const Backw
 }  // namespace
 
 void attentionBackward(OpContext& context, const AttentionBackward& a) {
+  requireProducts(a.compute, a.type, "attentionBackward");
   dispatchType(a.type, "attentionBackward", [&](auto zero) {
     using T = decltype(zero);
     const BackwardArrays<T> arrays{{a.q, a.qStride}, {a.k, a.kStride}, {a.v, a.vStride}, {a.o, a.oStride}, {a.dO, a.oStride},

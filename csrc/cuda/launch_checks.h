@@ -29,12 +29,17 @@ void dispatchType(DType type, const char* op, Function&& function) {
 /// Throws Error unless accumulators of the type that `type` names are float32: for ops whose arrays are all accumulators.
 inline void requireFloatSums(DType type, const char* op) { dispatchType(type, op, [](auto) {}); }
 
-/// Throws Error unless the weight has the activations' type.
-inline void requireWeightType(DType weight, DType compute, DType activations, const char* op) {
+/// Throws Error unless products are computed in the activations' type.
+inline void requireProducts(DType compute, DType activations, const char* op) {
   if ((compute == DType::BF16 && activations != DType::BF16) || compute == DType::BF16X3)
     throw Error(code::kUnsupported, format("%s: products in %s of %s activations are not there on CUDA; keep the activations "
                                            "in bfloat16",
                                            op, dtypeName(compute), dtypeName(activations)));
+}
+
+/// Throws Error unless the weight has the activations' type.
+inline void requireWeightType(DType weight, DType compute, DType activations, const char* op) {
+  requireProducts(compute, activations, op);
   if (weight != activations)
     throw Error(code::kUnsupported, format("%s: a %s weight with %s activations; the CUDA backend needs them to be equal",
                                            op, dtypeName(weight), dtypeName(activations)));

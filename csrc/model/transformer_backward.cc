@@ -139,6 +139,7 @@ bool Transformer::attentionBackward(const BackwardStep& step, size_t index) {
   const int place = static_cast<int>(index) * kStages;
 
   AttentionBackward attention{.type = engine_.type(),
+                              .compute = engine_.compute(),
                               .rows = rows,
                               .sequences = step.rows.sequences,
                               .maxLength = step.rows.maxLength,

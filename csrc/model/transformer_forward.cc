@@ -231,6 +231,7 @@ void Transformer::attend(const ForwardBuffers& buffers, const RowSet& rows, size
     return;
   }
   AttentionForward attention{.type = engine_.type(),
+                             .compute = engine_.compute(),
                              .rows = rows.rows,
                              .sequences = rows.sequences,
                              .maxLength = rows.maxLength,

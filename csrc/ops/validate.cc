@@ -211,6 +211,7 @@ namespace {
 template <class Arguments>
 void checkAttentionSizes(const ArgumentCheck& check, const Arguments& a) {
   check.floating("type", a.type);
+  check.product("compute", a.compute);
   check.positive({{"rows", a.rows}, {"sequences", a.sequences}});
   check.between("maxLength", a.maxLength, 1, a.rows);
   check.positive({{"heads", a.heads}, {"kvHeads", a.kvHeads}});

@@ -39,34 +39,40 @@ void forEachQuery(const char* op, const Arguments& a, Body&& body) {
 }
 
 template <class T>
-T dot(const T* left, const T* right, int64_t count) {
+T dot(const T* left, const T* right, int64_t count, DType compute = DType::F32) {
   T sum = 0;
-  for (int64_t d = 0; d < count; ++d) sum += left[d] * right[d];
+  for (int64_t d = 0; d < count; ++d) sum += product(left[d], right[d], compute);
   return sum;
 }
+
+/// The least multiple of log 2 that is not below `score`, which weights are measured from.
+double originOf(double score) { return std::ceil(score / std::numbers::ln2) * std::numbers::ln2; }
 
 template <class T>
 void run(const AttentionForward& a) {
   const int64_t width = a.headDim;
-  std::vector<T> scores(static_cast<size_t>(a.rows));
+  const DType compute = productsOf(a);
+  std::vector<T> weights(static_cast<size_t>(a.rows));
   forEachQuery("attentionForward", a, [&](const QueryRow& query) {
     const T* q = in<T>(a.q) + query.row * a.qStride + query.head * width;
     T* o = out<T>(a.o) + query.row * a.oStride + query.head * width;
     T largest = T(-std::numeric_limits<double>::infinity());
     for (int64_t j = query.first; j <= query.last; ++j) {
-      const T score = T(a.scale) * dot(q, in<T>(a.k) + query.keyRow(j) * a.kStride + query.kvHead * width, width);
-      scores[j] = score;
+      const T* k = in<T>(a.k) + query.keyRow(j) * a.kStride + query.kvHead * width;
+      const T score = T(a.scale) * dot(q, k, width, compute);
+      weights[j] = score;
       if (realPart(score) > realPart(largest)) largest = score;
     }
+    const T origin = originOf(realPart(largest));
     T total = 0;
-    for (int64_t j = query.first; j <= query.last; ++j) total += std::exp(scores[j] - largest);
+    for (int64_t j = query.first; j <= query.last; ++j) total += weights[j] = std::exp(weights[j] - origin);
     for (int64_t d = 0; d < width; ++d) {
       T sum = 0;
       for (int64_t j = query.first; j <= query.last; ++j)
-        sum += std::exp(scores[j] - largest) * in<T>(a.v)[query.keyRow(j) * a.vStride + query.kvHead * width + d];
+        sum += product(weights[j], in<T>(a.v)[query.keyRow(j) * a.vStride + query.kvHead * width + d], compute);
       o[d] = sum / total;
     }
-    out<T>(a.lse)[query.row * a.heads + query.head] = largest + std::log(total);
+    out<T>(a.lse)[query.row * a.heads + query.head] = origin + std::log(total);
   });
 }
 
@@ -77,10 +83,11 @@ void clearRows(void* gradient, int64_t rows, int64_t stride, int64_t width) {
 }
 
 // With p_j = exp(scale·q·k_j − lse) and delta = dO·o:
-//   ds_j = p_j·(dO·v_j − delta),  dq = scale·Σ ds_j·k_j,  dk_j += scale·ds_j·q,  dv_j += p_j·dO.
+//   ds_j = p_j·(dO·v_j − delta),  dq = scale·Σ ds_j·k_j,  dk_j += scale·(ds_j·q),  dv_j += p_j·dO.
 template <class T>
 void run(const AttentionBackward& a) {
   const int64_t width = a.headDim;
+  const DType compute = productsOf(a);
   clearRows<T>(a.dq, a.rows, a.qStride, a.heads * width);
   clearRows<T>(a.dk, a.rows, a.kStride, a.kvHeads * width);
   clearRows<T>(a.dv, a.rows, a.vStride, a.kvHeads * width);
@@ -96,12 +103,12 @@ void run(const AttentionBackward& a) {
       const int64_t row = query.keyRow(j);
       const int64_t kAt = row * a.kStride + query.kvHead * width, vAt = row * a.vStride + query.kvHead * width;
       const T* k = in<T>(a.k) + kAt;
-      const T p = std::exp(T(a.scale) * dot(q, k, width) - in<T>(a.lse)[at]);
-      const T dScore = T(a.scale) * p * (dot(dO, in<T>(a.v) + vAt, width) - delta);
+      const T p = std::exp(T(a.scale) * dot(q, k, width, compute) - in<T>(a.lse)[at]);
+      const T dScore = p * (dot(dO, in<T>(a.v) + vAt, width, compute) - delta);
       for (int64_t d = 0; d < width; ++d) {
-        out<T>(a.dq)[qAt + d] += dScore * k[d];
-        out<T>(a.dk)[kAt + d] += dScore * q[d];
-        out<T>(a.dv)[vAt + d] += p * dO[d];
+        out<T>(a.dq)[qAt + d] += T(a.scale) * product(dScore, k[d], compute);
+        out<T>(a.dk)[kAt + d] += T(a.scale) * product(dScore, q[d], compute);
+        out<T>(a.dv)[vAt + d] += product(p, dO[d], compute);
       }
     }
   });

@@ -1,6 +1,6 @@
 #include <cmath>
 
-#include "cpu/kernels/attention_tiles.h"
+#include "cpu/kernels/attention_bfloat16.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/vector_loops.h"
 
@@ -76,26 +76,6 @@ void accumulateValues(int64_t queries, int64_t keys, int64_t headDim, bool diago
   }
 }
 
-/// A tile of a sequence's keys, cut at multiples of kTile positions: rows of the parent, rows of its own, or some of each.
-struct KeyTile {
-  int64_t position, rows;
-  int64_t inherited;  // the first of its rows, which are the parent's
-  int64_t parentRow, ownRow;
-
-  KeyTile(const Sequence& sequence, int64_t tile)
-      : position(tile * kTile), rows(std::min(kTile, sequence.positions() - position)),
-        inherited(std::clamp<int64_t>(sequence.inherited - position, 0, rows)),
-        parentRow(sequence.parentBegin + position),
-        ownRow(sequence.begin + position + inherited - sequence.inherited) {}
-
-  /// Calls body(first row in the batch, first key of the tile, number of keys) for what lies together.
-  template <class Body>
-  void forEachRun(Body&& body) const {
-    if (inherited > 0) body(parentRow, int64_t{0}, inherited);
-    if (inherited < rows) body(ownRow, inherited, rows - inherited);
-  }
-};
-
 void forwardTile(const AttentionForward& a, int64_t head, const SequenceTile& tile, char* memory) {
   const int64_t kvHead = head * a.kvHeads / a.heads, dim = a.headDim, queries = tile.rows();
   const int64_t lanes = roundUp(queries, kWidth), firstTile = firstVisibleKey(tile.position(), a.window) / kTile;
@@ -152,6 +132,7 @@ void forwardTile(const AttentionForward& a, int64_t head, const SequenceTile& ti
 void attentionForward(OpContext& context, const AttentionForward& a) {
   requireFloat32(a.type, "attentionForward");
   requireHeadDim(a.headDim, "attentionForward");
+  if (isBfloat16(productsOf(a))) return attentionForwardBfloat16(context, a);
   const Sequences sequences("attentionForward", a);
   const TileList tiles(sequences, a.heads);
   const bool worthSharing = tiles.pairs() * a.headDim > kSharedAttentionWork;

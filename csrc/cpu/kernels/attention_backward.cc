@@ -1,4 +1,4 @@
-#include "cpu/kernels/attention_tiles.h"
+#include "cpu/kernels/attention_bfloat16.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/vector_loops.h"
 
@@ -54,11 +54,6 @@ struct QueryScratch {
  private:
   float* end_;
 };
-
-template <class T>
-T* rowOf(T* base, int64_t row, int64_t stride, int64_t head, int64_t dim) {
-  return base + row * stride + head * dim;
-}
 
 void loadQueryTile(const AttentionBackward& a, int64_t head, const SequenceTile& tile, QueryTile& out) {
   const int64_t dim = a.headDim, rows = tile.rows();
@@ -337,23 +332,12 @@ void keyTileBackward(const AttentionBackward& a, const Sequences& sequences, int
   });
 }
 
-/// Whether seven products shared evenly take less time than five whose largest task may hold up the others.
-bool separateIsFaster(const Sequences& sequences, int64_t kvHeads, int threads) {
-  double total = 0, largest = 0;
-  for (const int64_t root : sequences.roots()) {
-    int64_t pairs = 0;
-    sequences.forEachOfFamily(sequences[root], [&](const Sequence& s) { pairs += sequences.pairs(s); });
-    total += static_cast<double>(pairs * kvHeads);
-    largest = std::max(largest, static_cast<double>(pairs));
-  }
-  return 7 * total / threads < 5 * std::max(largest, total / threads);
-}
-
 }  // namespace
 
 void attentionBackward(OpContext& context, const AttentionBackward& a) {
   requireFloat32(a.type, "attentionBackward");
   requireHeadDim(a.headDim, "attentionBackward");
+  if (isBfloat16(productsOf(a))) return attentionBackwardBfloat16(context, a);
   const Sequences sequences("attentionBackward", a);
   const TileList queryTiles(sequences, a.heads), keyTiles(sequences, a.kvHeads);
   const bool worthSharing = queryTiles.pairs() * a.headDim * 5 / 2 > kSharedAttentionWork;

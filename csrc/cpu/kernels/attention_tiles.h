@@ -15,15 +15,17 @@ constexpr int64_t roundUp(int64_t value, int64_t multiple) { return ceilDivide(v
 /// Floats of a thread's scratch memory, handed out in order.
 class ScratchFloats {
  public:
-  explicit ScratchFloats(char* memory) : next_(memory) {}
+  explicit ScratchFloats(char* memory) : next_(memory), end_(memory + cpu::kScratchPerThread) {}
   float* take(int64_t count) {
     float* block = reinterpret_cast<float*>(next_);
     next_ += roundUp(count * static_cast<int64_t>(sizeof(float)), 64);
     return block;
   }
+  /// Floats that are left, as blocks of whole cache lines.
+  int64_t left() const { return (end_ - next_) / static_cast<int64_t>(sizeof(float)); }
 
  private:
-  char* next_;
+  char *next_, *end_;
 };
 
 /// A thread's scratch memory holds at most eight [kTile, headDim] tiles and a few [kTile, kTile] ones.
@@ -33,6 +35,31 @@ inline void requireHeadDim(int64_t headDim, const char* op) {
     throw Error(code::kUnsupported,
                 format("%s: headDim is %lld, the CPU supports at most %lld", op,
                        static_cast<long long>(headDim), static_cast<long long>(kMaxHeadDim)));
+}
+
+/// A tile of a sequence's keys, cut at multiples of kTile positions: rows of the parent, rows of its own, or some of each.
+struct KeyTile {
+  int64_t position, rows;
+  int64_t inherited;  // the first of its rows, which are the parent's
+  int64_t parentRow, ownRow;
+
+  KeyTile(const Sequence& sequence, int64_t tile)
+      : position(tile * kTile), rows(std::min(kTile, sequence.positions() - position)),
+        inherited(std::clamp<int64_t>(sequence.inherited - position, 0, rows)),
+        parentRow(sequence.parentBegin + position),
+        ownRow(sequence.begin + position + inherited - sequence.inherited) {}
+
+  /// Calls body(first row in the batch, first key of the tile, number of keys) for what lies together.
+  template <class Body>
+  void forEachRun(Body&& body) const {
+    if (inherited > 0) body(parentRow, int64_t{0}, inherited);
+    if (inherited < rows) body(ownRow, inherited, rows - inherited);
+  }
+};
+
+template <class T>
+T* rowOf(T* base, int64_t row, int64_t stride, int64_t head, int64_t dim) {
+  return base + row * stride + head * dim;
 }
 
 /// Which keys of one tile the queries of another see: query q sees key k where q + shift − window < k ≤ q + shift.
@@ -87,5 +114,17 @@ constexpr int64_t headsTogether(int64_t heads, int64_t headDim) {
 
 /// Multiply-adds of one product over all pairs below which attention stays on the calling thread.
 inline constexpr int64_t kSharedAttentionWork = 1 << 19;
+
+/// Whether seven products shared evenly take less time than five whose largest task may hold up the others.
+inline bool separateIsFaster(const Sequences& sequences, int64_t kvHeads, int threads) {
+  double total = 0, largest = 0;
+  for (const int64_t root : sequences.roots()) {
+    int64_t pairs = 0;
+    sequences.forEachOfFamily(sequences[root], [&](const Sequence& s) { pairs += sequences.pairs(s); });
+    total += static_cast<double>(pairs * kvHeads);
+    largest = std::max(largest, static_cast<double>(pairs));
+  }
+  return 7 * total / threads < 5 * std::max(largest, total / threads);
+}
 
 }  // namespace rlhf::RLHF_ISA

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "cpu/kernels/bfloat16_parts.h"
 #include "cpu/kernels/parallel.h"
-#include "cpu/kernels/widen.h"
 
 namespace rlhf::RLHF_ISA {
 namespace {
@@ -28,17 +28,6 @@ void transposePairs(const Pairs& source, Pairs& destination) {
       for (int i = 0; i < kWidth; ++i) std::memcpy(&destination[c + i][r], &block[i], sizeof(Vec));
     }
 }
-
-/// Each lane's bfloat16, and with kSplit the one nearest to what rounding leaves, in the upper 16 bits.
-template <bool kSplit>
-struct RoundedParts {
-  BitVec part[Bfloat16Parts<kSplit>::kCount];
-
-  explicit RoundedParts(Vec value) {
-    part[0] = roundToBfloat16(value);
-    if constexpr (kSplit) part[1] = roundToBfloat16(value - std::bit_cast<Vec>(part[0]));
-  }
-};
 
 /// 32 values of one line, zeros after the first `depth`, a part of them `partStride` elements after the one before.
 template <class Reader, bool kSplit>
