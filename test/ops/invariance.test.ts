@@ -1,8 +1,15 @@
 import assert from "node:assert/strict";
+import {
+  checkAttention,
+  checkAttentionPrefix,
+  checkSharedPrompts,
+  checkWideWindow,
+  type Run,
+  rowsOf,
+} from "../support/attention-rows.ts";
 import { isCudaBackend, type KernelType, kernels, PAGE_TOKENS, testedBackends } from "../support/kernels.ts";
-import { type CaseArguments, evaluate } from "../support/op-arguments.ts";
-import { attentionForwardArguments } from "./cases/attention.ts";
-import { CaseData, offsetsOf, unset } from "./cases/case.ts";
+import { evaluate } from "../support/op-arguments.ts";
+import { CaseData, unset } from "./cases/case.ts";
 import { klDivergenceForwardArguments } from "./cases/kl-divergence.ts";
 import { ACTIVATION, linearForwardArguments } from "./cases/linear.ts";
 import { tokenLogProbForwardArguments } from "./cases/token-log-prob.ts";
@@ -12,12 +19,6 @@ import { tokenLossArguments } from "./cases/token-loss.ts";
  * A row's bits do not depend on what else is in the batch: what makes the PPO ratio of a re-scored token exactly 1. Rows are
  * computed inside a batch and alone, and compared bit for bit.
  */
-
-type Run = (op: string, args: CaseArguments) => Record<string, Float64Array>;
-
-function rowsOf(values: Float64Array, first: number, count: number, stride: number): Float64Array {
-  return values.slice(first * stride, (first + count) * stride);
-}
 
 /** Rows of y and loraHidden of linearForward, alone and in small batches. */
 function checkLinear(
@@ -52,112 +53,6 @@ function checkLinear(
     });
     assert.deepEqual(part["y"], rowsOf(batch["y"]!, first, count, shape.outputs), `rows ${first} + ${count}`);
   }
-}
-
-/** Every sequence of a packed batch, alone. */
-function checkAttention(run: Run, window = 0): void {
-  const data = new CaseData("row invariance of attention");
-  const lengths = [3, 70, 1, 33, 64];
-  const shape = { heads: 4, kvHeads: 2, headDim: 16, window };
-  const args = attentionForwardArguments(data, { lengths, ...shape });
-  const batch = run("attentionForward", args);
-  const offsets = offsetsOf(lengths);
-  for (const [index, length] of lengths.entries()) {
-    const rows = (name: string, stride: number): Float64Array =>
-      rowsOf(args[name] as Float64Array, offsets[index]!, length, stride);
-    const alone = run("attentionForward", {
-      ...args,
-      rows: length,
-      sequences: 1,
-      maxLength: length,
-      offsets: Int32Array.of(0, length),
-      q: rows("q", 64),
-      k: rows("k", 32),
-      v: rows("v", 32),
-      o: unset(length * 64),
-      lse: unset(length * 4),
-    });
-    assert.deepEqual(alone["o"], rowsOf(batch["o"]!, offsets[index]!, length, 64), `o of sequence ${index}`);
-    assert.deepEqual(
-      alone["lse"],
-      rowsOf(batch["lse"]!, offsets[index]!, length, 4),
-      `lse of sequence ${index}`,
-    );
-  }
-}
-
-/** A prefix of a sequence has the bits that it has in the whole: what came later was masked. */
-function checkAttentionPrefix(run: Run, window = 0): void {
-  const data = new CaseData("prefix invariance of attention");
-  const shape = { lengths: [197], heads: 2, kvHeads: 1, headDim: 16, window };
-  const args = attentionForwardArguments(data, shape);
-  const whole = run("attentionForward", args);
-  for (const length of [1, 31, 64, 65, 130, 196]) {
-    const prefix = run("attentionForward", {
-      ...args,
-      rows: length,
-      maxLength: length,
-      offsets: Int32Array.of(0, length),
-      q: rowsOf(args["q"] as Float64Array, 0, length, 32),
-      k: rowsOf(args["k"] as Float64Array, 0, length, 16),
-      v: rowsOf(args["v"] as Float64Array, 0, length, 16),
-      o: unset(length * 32),
-      lse: unset(length * 2),
-    });
-    assert.deepEqual(prefix["o"], rowsOf(whole["o"]!, 0, length, 32), `prefix of ${length}`);
-  }
-}
-
-/** Answers that share their prompt have the bits of those that each have a copy of it. */
-function checkSharedPrompts(run: Run, window: number): void {
-  const data = new CaseData("row invariance of shared prompts");
-  const lengths = [100, 64, 40, 1, 20, 170, 5];
-  const parents = [-1, -1, 0, 1, 1, 0, -1];
-  const shape = { heads: 4, kvHeads: 2, headDim: 16, window };
-  const args = attentionForwardArguments(data, { lengths, parents, ...shape });
-  const batch = run("attentionForward", args);
-  const offsets = offsetsOf(lengths);
-  for (const [index, length] of lengths.entries()) {
-    const runs = [parents[index]!, index].filter((sequence) => sequence >= 0);
-    const total = runs.reduce((sum, sequence) => sum + lengths[sequence]!, 0);
-    const rows = (name: string, stride: number): Float64Array =>
-      Float64Array.from(
-        runs.flatMap((sequence) => [
-          ...rowsOf(args[name] as Float64Array, offsets[sequence]!, lengths[sequence]!, stride),
-        ]),
-      );
-    const { parents: _, ...unshared } = args;
-    const alone = run("attentionForward", {
-      ...unshared,
-      rows: total,
-      sequences: 1,
-      maxLength: total,
-      offsets: Int32Array.of(0, total),
-      q: rows("q", 64),
-      k: rows("k", 32),
-      v: rows("v", 32),
-      o: unset(total * 64),
-      lse: unset(total * 4),
-    });
-    for (const [field, stride] of [
-      ["o", 64],
-      ["lse", 4],
-    ] as const)
-      assert.deepEqual(
-        rowsOf(batch[field]!, offsets[index]!, length, stride),
-        rowsOf(alone[field]!, total - length, length, stride),
-        `${field} of sequence ${index}`,
-      );
-  }
-}
-
-/** A window as long as the sequence has the bits of none. */
-function checkWideWindow(run: Run): void {
-  const data = new CaseData("wide window of attention");
-  const shape = { lengths: [97, 64], heads: 2, kvHeads: 1, headDim: 16 };
-  const args = attentionForwardArguments(data, shape);
-  for (const window of [97, 98, 1000])
-    assert.deepEqual(run("attentionForward", { ...args, window }), run("attentionForward", args));
 }
 
 /** Every sequence that is being decoded, alone, with a table of its own pages. */

@@ -123,18 +123,21 @@ describe("mixed precision", () => {
     });
 
   it("a sequence's log-probs, and greedy answers, do not depend on what is beside it", async () => {
-    using model = await CausalLM.load(modelDirectory("llama"), MIXED);
-    const sequences = randomSequences([40, 3, 17, 64], model.vocabSize);
-    const alone = await Promise.all(sequences.map((tokens) => logProbs(model, [tokens])));
-    const together = await logProbs(model, sequences);
-    assert.deepEqual(together, Float32Array.from(alone.flatMap((values) => [...values])));
+    using narrow = await CausalLM.load(modelDirectory("llama"), MIXED);
+    using wide = await CausalLM.create({ ...TINY_LLAMA, head_dim: 32 }, MIXED);
+    for (const model of [narrow, wide]) {
+      const sequences = randomSequences([40, 3, 17, 64], model.vocabSize);
+      const alone = await Promise.all(sequences.map((tokens) => logProbs(model, [tokens])));
+      const together = await logProbs(model, sequences);
+      assert.deepEqual(together, Float32Array.from(alone.flatMap((values) => [...values])));
 
-    const settings = { maxNewTokens: 8, temperature: 0, stop: [] } as const;
-    const starts = sequences.map((tokens) => tokens.subarray(0, 16));
-    const answers = await model.generate(starts, settings);
-    for (const [i, prompt] of starts.entries()) {
-      const [answer] = await model.generate([prompt], settings);
-      assert.deepEqual(answer, answers[i]);
+      const settings = { maxNewTokens: 8, temperature: 0, stop: [] } as const;
+      const starts = sequences.map((tokens) => tokens.subarray(0, 16));
+      const answers = await model.generate(starts, settings);
+      for (const [i, prompt] of starts.entries()) {
+        const [answer] = await model.generate([prompt], settings);
+        assert.deepEqual(answer, answers[i]);
+      }
     }
   });
 

@@ -4,11 +4,13 @@
 #include "cpu/kernels/attention_bfloat16.h"
 #include "cpu/kernels/vector_loops.h"
 
-// Attention's backward pass with products in bfloat16: with P = 2^(scale·log₂e·K·Qᵀ − log₂e·lse) and dS = P∘(V·dOᵀ − δ), both [keys][queries],
+// Attention's backward pass with products in bfloat16. With P = 2^(scale·log₂e·K·Qᵀ − log₂e·lse) and dS = P∘(V·dOᵀ − δ), both
+// [keys][queries]:
 //   dQᵀ = scale·Kᵀ·dS,  dK = scale·dS·Q,  dV = P·dO.
 //
-// As in float32 two schedules give the same bits: `joint`, a task for each root sequence with its children and key/value head, which holds all their tiles of keys
-// and sums dQ, dK and dV; and `separate`, where some tasks hold tiles of queries and make dQ, and others hold tiles of keys and make dK and dV.
+// As in float32 two schedules give the same bits: `joint`, a task for each root sequence with its children and key/value head, which
+// holds all their tiles of keys and sums dQ, dK and dV; and `separate`, where some tasks hold tiles of queries and make dQ, and others
+// hold tiles of keys and make dK and dV.
 
 namespace rlhf::RLHF_ISA {
 namespace {
@@ -16,10 +18,10 @@ namespace {
 /// The queries' side of a tile of one head.
 struct QuerySide {
   SequenceTile tile{};
-  Factor queries, dOutput;          // B: [D][queries]
-  Factor queryRows, dOutputRows;    // B: [queries][D]; none where only dQ is made
-  float* dQuery = nullptr;          // [D][queries], not scaled
-  bool started = false;             // whether dQuery has been written
+  Factor queries, dOutput;            // B: [D][queries]
+  Factor queryRows, dOutputRows;      // B: [queries][D]; none where only dQ is made
+  float* dQuery = nullptr;            // [D][queries], not scaled
+  bool started = false;               // whether dQuery has been written
   alignas(64) float exponent[kTile];  // log₂e·lse
   alignas(64) float delta[kTile];
 };
@@ -106,7 +108,7 @@ class GradientPass {
     multiplyScores(products_, key.values, keys, query.dOutput, queries, diagonal, dWeights_);
     weightRows_.steps = gradientRows_.steps = panelsOf(queries), gradientPairs_.steps = panelsOf(keys);
     for (int64_t lane = 0; lane < panelsOf(queries) * kBfloat16Tile; lane += kWidth)
-      (products_.split() ? &GradientPass::weigh<true> : &GradientPass::weigh<false>)(*this, query, keys, mask, lane);
+      products_.split() ? weigh<true>(query, keys, mask, lane) : weigh<false>(query, keys, mask, lane);
     if (wanted_.queries) {
       products_.multiply(key.keyColumns, dim_, gradientPairs_, queries, query.dQuery, query.started,
                          [&](int64_t, int64_t panel) { return keySteps(panel, keys, diagonal); });
@@ -128,8 +130,10 @@ class GradientPass {
 
   void finish(int64_t kvHead, const KeySide& key) const {
     const int64_t rows = key.tile.rows();
-    storeRows(key.dKey, rows, static_cast<float>(a_.scale), rowOf(static_cast<float*>(a_.dk), key.tile.row(), a_.kStride, kvHead, dim_), a_.kStride);
-    storeRows(key.dValue, rows, 1.0f, rowOf(static_cast<float*>(a_.dv), key.tile.row(), a_.vStride, kvHead, dim_), a_.vStride);
+    float* const dk = rowOf(static_cast<float*>(a_.dk), key.tile.row(), a_.kStride, kvHead, dim_);
+    float* const dv = rowOf(static_cast<float*>(a_.dv), key.tile.row(), a_.vStride, kvHead, dim_);
+    storeRows(key.dKey, rows, static_cast<float>(a_.scale), dk, a_.kStride);
+    storeRows(key.dValue, rows, 1.0f, dv, a_.vStride);
   }
 
  private:
@@ -142,7 +146,9 @@ class GradientPass {
     for (int64_t i = 0; i < rows; ++i) {
       query.exponent[i] = lse[i * a_.heads] * kLog2E;
       if (wanted_.queries)
-        delta[i * a_.heads] = sumVectors(dim_, [&](int64_t d, auto lanes) { return lanes.load(dO + i * a_.oStride + d) * lanes.load(o + i * a_.oStride + d); });
+        delta[i * a_.heads] = sumVectors(dim_, [&](int64_t d, auto lanes) {
+          return lanes.load(dO + i * a_.oStride + d) * lanes.load(o + i * a_.oStride + d);
+        });
       query.delta[i] = delta[i * a_.heads];
     }
     std::fill(query.exponent + rows, query.exponent + kTile, 0.0f);
@@ -151,36 +157,38 @@ class GradientPass {
 
   /// Weights and gradients of scores of a vector of queries, rounded; zeros where there is no pair, or one that is hidden.
   template <bool kSplit>
-  static void weigh(const GradientPass& pass, const QuerySide& query, int64_t keys, const TileMask& mask, int64_t lane) {
+  void weigh(const QuerySide& query, int64_t keys, const TileMask& mask, int64_t lane) const {
     using Parts = RoundedParts<kSplit>;
     const int64_t queries = query.tile.rows(), steps = keySteps(lane / kBfloat16Tile, keys, mask.diagonal()).end;
-    const int64_t end = std::min(keys, steps * kBfloat16Tile), firstHidden = lane + kWidth > queries ? 0 : mask.hidesAny(queries, keys) ? mask.firstHidden(lane) : end;
+    const int64_t end = std::min(keys, steps * kBfloat16Tile);
+    const int64_t firstHidden = lane + kWidth > queries ? 0 : mask.hidesAny(queries, keys) ? mask.firstHidden(lane) : end;
     const IntVec index = laneIndex() + static_cast<int>(lane);
     const Vec exponent = load(query.exponent + lane), delta = load(query.delta + lane);
-    const float* const scores = pass.scores_ + columnOffset(lane, keys);
-    const float* const dWeights = pass.dWeights_ + columnOffset(lane, keys);
+    const float* const scores = scores_ + columnOffset(lane, keys);
+    const float* const dWeights = dWeights_ + columnOffset(lane, keys);
     const auto gradientOf = [&](int64_t key) {
-      Vec weight = exp2(load(scores + key * kBfloat16Tile) * pass.factor_ - exponent);
+      Vec weight = exp2(load(scores + key * kBfloat16Tile) * factor_ - exponent);
       Vec gradient = weight * (load(dWeights + key * kBfloat16Tile) - delta);
       if (key >= firstHidden) {
         const IntVec hidden = mask.hidden(index, IntVec{} + static_cast<int>(key)) | (index >= static_cast<int>(queries));
         weight = hidden ? Vec{} : weight, gradient = hidden ? Vec{} : gradient;
       }
       const Parts rounded = Parts::ofComputed(gradient);
-      storeLine<kSplit>(pass.weightRows_, key, lane, Parts::ofComputed(weight));
-      storeLine<kSplit>(pass.gradientRows_, key, lane, rounded);
+      storeLine<kSplit>(weightRows_, key, lane, Parts::ofComputed(weight));
+      storeLine<kSplit>(gradientRows_, key, lane, rounded);
       return rounded;
     };
     int64_t key = 0;
     for (; key + 2 <= end; key += 2) {
       const Parts earlier = gradientOf(key);
-      storePair<kSplit>(pairsOf<kSplit>(pass.gradientPairs_, lane, key), earlier, gradientOf(key + 1));
+      storePair<kSplit>(pairsOf<kSplit>(gradientPairs_, lane, key), earlier, gradientOf(key + 1));
     }
     if (key < end) {
-      storePair<kSplit>(pairsOf<kSplit>(pass.gradientPairs_, lane, key), gradientOf(key), Parts::zero());
+      storePair<kSplit>(pairsOf<kSplit>(gradientPairs_, lane, key), gradientOf(key), Parts::zero());
       key += 2;
     }
-    for (; key < steps * kBfloat16Tile; key += 2) storePair<kSplit>(pairsOf<kSplit>(pass.gradientPairs_, lane, key), Parts::zero(), Parts::zero());
+    for (; key < steps * kBfloat16Tile; key += 2)
+      storePair<kSplit>(pairsOf<kSplit>(gradientPairs_, lane, key), Parts::zero(), Parts::zero());
   }
 
   /// Stores a key's numbers for a vector of queries in a factor by rows (A).
@@ -206,10 +214,10 @@ class GradientPass {
   const TileProducts& products_;
   Wanted wanted_;
   int64_t dim_;
-  float factor_;  // of a score that is a power of two's exponent
-  float *scores_, *dWeights_;  // [keys][queries]
+  float factor_;                      // scores times it are powers of two's exponents
+  float *scores_, *dWeights_;         // [keys][queries]
   Factor weightRows_, gradientRows_;  // A: [keys][queries]
-  Factor gradientPairs_;  // B: the same
+  Factor gradientPairs_;              // B: the same
 };
 
 /// So many sides in a thread's scratch memory.
@@ -217,6 +225,15 @@ template <class Side>
 std::vector<Side> takeSides(const GradientPass& pass, int64_t count, ScratchFloats& scratch) {
   std::vector<Side> sides(static_cast<size_t>(count));
   for (Side& side : sides) pass.take(scratch, side);
+  return sides;
+}
+
+/// The sides of a range's tiles, packed.
+template <class Side>
+std::vector<Side> packedSides(const GradientPass& pass, const TileRange& range, ScratchFloats& scratch) {
+  std::vector<Side> sides = takeSides<Side>(pass, range.endTile - range.firstTile, scratch);
+  int64_t tile = range.firstTile;
+  for (Side& side : sides) pass.pack({range.sequence, tile++}, range.head, side);
   return sides;
 }
 
@@ -267,11 +284,8 @@ class Backward {
 
   void joint() {
     const std::vector<int64_t>& roots = sequences_.roots();
-    const int64_t together = headsTogether(a_.kvHeads, a_.headDim), groups = ceilDivide(a_.kvHeads, together);
-    forEach(static_cast<int64_t>(roots.size()) * groups, [&](int64_t index, char* memory) {
-      const Sequence& root = sequences_[roots[static_cast<size_t>(index / groups)]];
-      const int64_t first = index % groups * together;
-      for (int64_t kvHead = first; kvHead < std::min(a_.kvHeads, first + together); ++kvHead) family(root, kvHead, memory);
+    forEach(static_cast<int64_t>(roots.size()) * a_.kvHeads, [&](int64_t index, char* memory) {
+      family(sequences_[roots[static_cast<size_t>(index / a_.kvHeads)]], index % a_.kvHeads, memory);
     });
   }
 
@@ -309,13 +323,17 @@ class Backward {
 
   void separate(int threads) {
     const std::vector<TileRange> queries = rangesOf(queryTiles_, a_.heads, threads, capacity({true, false}));
-    forEach(static_cast<int64_t>(queries.size()), [&](int64_t index, char* memory) { queryTiles(queries[static_cast<size_t>(index)], memory); });
+    forEach(static_cast<int64_t>(queries.size()), [&](int64_t index, char* memory) {
+      queryTiles(queries[static_cast<size_t>(index)], memory);
+    });
     const std::vector<TileRange> keys = rangesOf(keyTiles_, a_.kvHeads, threads, capacity({false, true}));
-    forEach(static_cast<int64_t>(keys.size()), [&](int64_t index, char* memory) { keyTiles(keys[static_cast<size_t>(index)], memory); });
+    forEach(static_cast<int64_t>(keys.size()), [&](int64_t index, char* memory) {
+      keyTiles(keys[static_cast<size_t>(index)], memory);
+    });
   }
 
   std::vector<TileRange> rangesOf(const TileList& tiles, int64_t heads, int threads, int64_t most) const {
-    return tileRanges(sequences_, heads, 1, std::min(most, tilesTogether(tiles.size(), threads)));
+    return tileRanges(sequences_, heads, std::min(most, tilesTogether(tiles.size(), threads)));
   }
 
   /// dQ of some query tiles of one head: keys pass by.
@@ -324,9 +342,9 @@ class Backward {
     GradientPass pass(a_, products_, {true, false}, scratch);
     KeySide key;
     pass.take(scratch, key);
-    std::vector<QuerySide> sides = takeSides<QuerySide>(pass, range.endTile - range.firstTile, scratch);
-    for (int64_t tile = range.firstTile; tile < range.endTile; ++tile) pass.pack({range.sequence, tile}, range.head, sides[static_cast<size_t>(tile - range.firstTile)]);
-    const int64_t kvHead = range.head * a_.kvHeads / a_.heads, oldest = firstVisibleKey(sides.front().tile.position(), a_.window) / kTile;
+    std::vector<QuerySide> sides = packedSides<QuerySide>(pass, range, scratch);
+    const int64_t kvHead = range.head * a_.kvHeads / a_.heads;
+    const int64_t oldest = firstVisibleKey(sides.front().tile.position(), a_.window) / kTile;
     const auto passBy = [&](const Sequence& s, int64_t end) {
       for (int64_t tile = std::max(oldest, s.firstTile()); tile < end; ++tile) {
         pass.pack({&s, tile}, kvHead, key);
@@ -344,8 +362,7 @@ class Backward {
     GradientPass pass(a_, products_, {false, true}, scratch);
     QuerySide query;
     pass.take(scratch, query);
-    std::vector<KeySide> sides = takeSides<KeySide>(pass, range.endTile - range.firstTile, scratch);
-    for (int64_t tile = range.firstTile; tile < range.endTile; ++tile) pass.pack({range.sequence, tile}, range.head, sides[static_cast<size_t>(tile - range.firstTile)]);
+    std::vector<KeySide> sides = packedSides<KeySide>(pass, range, scratch);
     const int64_t end = sides.back().tile.position() + sides.back().tile.rows();
     sequences_.forEachOfFamily(*range.sequence, [&](const Sequence& reader) {
       forEachQueryTile(reader, range.head, range.firstTile, [&](const SequenceTile& tile, int64_t head) {

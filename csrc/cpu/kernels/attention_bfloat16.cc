@@ -3,9 +3,9 @@
 #include <cmath>
 #include <numbers>
 
-// Attention's forward pass with products in bfloat16: scores = K·Qᵀ, weights = 2^(scores·scale·log₂e − m), outputᵀ = Vᵀ·weights. m is the row's
-// maximum so far, rounded up to a whole number: what has been summed before a larger one is multiplied by a power of two, which changes no bit of it,
-// and weights are rounded as if the largest score had been known from the start.
+// Attention's forward pass with products in bfloat16: scores = K·Qᵀ, weights = 2^(scale·log₂e·scores − m), outputᵀ = Vᵀ·weights. m is
+// the row's maximum so far, rounded up to a whole number: what has been summed before there is a larger one is multiplied by a power of
+// two, which changes no bit of it, and weights are rounded as if the largest score had been known from the start.
 
 namespace rlhf::RLHF_ISA {
 namespace {
@@ -15,13 +15,14 @@ struct KeyFactors {
   Factor keys, values;  // A: [keys][D], [D][keys]
 };
 
-/// The packed tiles of a sequence's keys for one key/value head, as many as there is room for: a tile is packed where it is first read, and again where another one
-/// has taken its place.
+/// The packed tiles of a sequence's keys for one key/value head, as many as there is room for: a tile is packed where it is first read,
+/// and again where another one has taken its place.
 class HeldKeys {
  public:
   HeldKeys(const AttentionForward& a, const TileProducts& products, int64_t kvHead, int64_t tiles, ScratchFloats& scratch)
       : products_(products), dim_(a.headDim), kStride_(a.kStride), vStride_(a.vStride),
-        k_(static_cast<const float*>(a.k) + kvHead * dim_), v_(static_cast<const float*>(a.v) + kvHead * dim_), copy_(scratch.take(kTile * dim_)) {
+        k_(static_cast<const float*>(a.k) + kvHead * dim_), v_(static_cast<const float*>(a.v) + kvHead * dim_),
+        copy_(scratch.take(kTile * dim_)) {
     const int64_t each = products.factorFloats(kTile, dim_) + products.factorFloats(dim_, kTile);
     held_.resize(static_cast<size_t>(std::clamp<int64_t>(scratch.left() / each, 1, tiles)));
     for (Held& held : held_) held.factors = {products.take(scratch, kTile, dim_), products.take(scratch, dim_, kTile)};
@@ -32,8 +33,12 @@ class HeldKeys {
     Held& held = held_[static_cast<size_t>(tile) % held_.size()];
     if (held.tile == tile) return held.factors;
     held.tile = tile;
-    together(k_, kStride_, key, [&](const float* rows, int64_t stride) { products_.packA({rows, stride, 1}, key.rows, dim_, held.factors.keys); });
-    together(v_, vStride_, key, [&](const float* rows, int64_t stride) { products_.packA({rows, 1, stride}, dim_, key.rows, held.factors.values); });
+    together(k_, kStride_, key, [&](const float* rows, int64_t stride) {
+      products_.packA({rows, stride, 1}, key.rows, dim_, held.factors.keys);
+    });
+    together(v_, vStride_, key, [&](const float* rows, int64_t stride) {
+      products_.packA({rows, 1, stride}, dim_, key.rows, held.factors.values);
+    });
     return held.factors;
   }
 
@@ -50,7 +55,9 @@ class HeldKeys {
       pack(array + (key.inherited > 0 ? key.parentRow : key.ownRow) * stride, stride);
       return;
     }
-    key.forEachRun([&](int64_t row, int64_t first, int64_t rows) { copyRows(array + row * stride, stride, rows, dim_, copy_ + first * dim_); });
+    key.forEachRun([&](int64_t row, int64_t first, int64_t rows) {
+      copyRows(array + row * stride, stride, rows, dim_, copy_ + first * dim_);
+    });
     pack(copy_, dim_);
   }
 
@@ -161,22 +168,24 @@ class QueryPass {
     const Vec shrink = exp2(before - origin);
     if (!first) scaleColumns(output_ + columnOffset(lane, dim_), dim_, shrink);
     store(origin_ + lane, now);
-    store(sum_ + lane, weighKeys<kSplit>(column, end, steps, set1(factor_), origin, weights_, lane, load(sum_ + lane) * shrink));
+    const Vec total = load(sum_ + lane) * shrink;
+    store(sum_ + lane, weighKeys<kSplit>(column, end, steps, set1(factor_), origin, weights_, lane, total));
   }
 
   void finish(const SequenceTile& tile, int64_t head) const {
     float* const o = static_cast<float*>(a_.o) + tile.row() * a_.oStride + head * dim_;
     for (int64_t lane = 0; lane < count_; lane += kWidth)
-      storeColumns(output_ + columnOffset(lane, dim_), dim_, static_cast<int>(std::min<int64_t>(kWidth, count_ - lane)), 1.0f / load(sum_ + lane),
-                   o + lane * a_.oStride, a_.oStride);
+      storeColumns(output_ + columnOffset(lane, dim_), dim_, static_cast<int>(std::min<int64_t>(kWidth, count_ - lane)),
+                   1.0f / load(sum_ + lane), o + lane * a_.oStride, a_.oStride);
     float* const lse = static_cast<float*>(a_.lse) + tile.row() * a_.heads + head;
-    for (int64_t i = 0; i < count_; ++i) lse[i * a_.heads] = static_cast<float>(origin_[i] * std::numbers::ln2 + std::log(sum_[i]));
+    for (int64_t i = 0; i < count_; ++i)
+      lse[i * a_.heads] = static_cast<float>(origin_[i] * std::numbers::ln2 + std::log(sum_[i]));
   }
 
   const AttentionForward& a_;
   const TileProducts& products_;
   int64_t dim_;
-  float factor_;              // of a score that is a power of two's exponent
+  float factor_;              // scores times it are powers of two's exponents
   Factor queries_, weights_;  // B: [D][queries], [keys][queries]
   float* scores_;             // [keys][queries]
   float* output_;             // [D][queries], to be divided by the weights' sum
@@ -186,13 +195,13 @@ class QueryPass {
 };
 
 template <bool kSplit>
-void runTask(const AttentionForward& a, const TileProducts& products, const TileRange& task, int64_t kvHead, char* memory) {
+void runTask(const AttentionForward& a, const TileProducts& products, const TileRange& task, char* memory) {
   const int64_t group = a.heads / a.kvHeads;
   ScratchFloats scratch(memory);
   QueryPass pass(a, products, scratch);
   const int64_t firstKeyTile = firstVisibleKey(SequenceTile{task.sequence, task.firstTile}.position(), a.window) / kTile;
-  HeldKeys keys(a, products, kvHead, task.endTile - firstKeyTile, scratch);
-  for (int64_t head = kvHead * group; head < (kvHead + 1) * group; ++head)
+  HeldKeys keys(a, products, task.head, task.endTile - firstKeyTile, scratch);
+  for (int64_t head = task.head * group; head < (task.head + 1) * group; ++head)
     for (int64_t tile = task.firstTile; tile < task.endTile; ++tile) pass.run<kSplit>({task.sequence, tile}, head, keys);
 }
 
@@ -202,15 +211,12 @@ void attentionForwardBfloat16(OpContext& context, const AttentionForward& a) {
   const Sequences sequences("attentionForward", a);
   const TileList tiles(sequences, a.kvHeads);
   const bool worthSharing = tiles.pairs() * (a.heads / a.kvHeads) * a.headDim > kSharedAttentionWork;
-  const int64_t together = headsTogether(a.kvHeads, a.headDim);
-  const int64_t tilesPerTask = tilesTogether(tiles.groups(together), worthSharing ? cpu::pool(context).size() : 1);
-  const std::vector<TileRange> tasks = tileRanges(sequences, a.kvHeads, together, tilesPerTask);
+  const int64_t tilesPerTask = tilesTogether(tiles.size(), worthSharing ? cpu::pool(context).size() : 1);
+  const std::vector<TileRange> tasks = tileRanges(sequences, a.kvHeads, tilesPerTask);
   const TileProducts products(a.compute);
   forEachTask(context, static_cast<int64_t>(tasks.size()), worthSharing, [&](int64_t index, int slot) {
-    const TileRange& task = tasks[static_cast<size_t>(index)];
     products.begin();
-    for (int64_t kvHead = task.head; kvHead < std::min(a.kvHeads, task.head + together); ++kvHead)
-      (products.split() ? runTask<true> : runTask<false>)(a, products, task, kvHead, cpu::threadScratch(context, slot));
+    (products.split() ? runTask<true> : runTask<false>)(a, products, tasks[static_cast<size_t>(index)], cpu::threadScratch(context, slot));
     products.end();
   });
 }

@@ -102,7 +102,7 @@ inline void multiplyScores(const TileProducts& products, const Factor& keyRows, 
   });
 }
 
-/// Where a factor by columns (B) of so many steps, split or not, has the pair of keys that begins with the even `key`, for the queries from `lane` on.
+/// Where a factor by columns (B), split or not, has the pair of keys that begins with the even `key`, for the queries from `lane` on.
 template <bool kSplit>
 uint16_t* pairsOf(const Factor& factor, int64_t lane, int64_t key) {
   constexpr int64_t kHalf = kBfloat16Tile / 2, kStep = cpu::Bfloat16Parts<kSplit>::kCount * kBfloat16StepElements;
@@ -130,24 +130,24 @@ inline void storeColumns(const float* column, int64_t width, int count, Vec fact
   }
 }
 
-/// Tiles of one side that a task takes, so that what it packs of the other serves all of them: as many as leave every thread some tasks.
+/// Tiles of one side that a task takes, for what it packs of the other serves all of them: as many as leave every thread some tasks.
 constexpr int64_t tilesTogether(int64_t tiles, int threads) {
   constexpr int64_t kTasksPerThread = 4;
   return threads == 1 ? tiles : std::max<int64_t>(1, tiles / (threads * kTasksPerThread));
 }
 
-/// Tiles of a sequence and the head that a task begins with.
+/// Tiles of a sequence and one head, be it a query's or a key/value head.
 struct TileRange {
   const Sequence* sequence;
   int64_t firstTile, endTile;
   int64_t head;
 };
 
-/// All tiles in ranges of at most `tilesPerRange`, for each `headsPerRange` heads; the last ones first, as queries there see the most keys.
-inline std::vector<TileRange> tileRanges(const Sequences& sequences, int64_t heads, int64_t headsPerRange, int64_t tilesPerRange) {
+/// All tiles in ranges of at most `tilesPerRange`; a head's last ones first, as queries there see the most keys.
+inline std::vector<TileRange> tileRanges(const Sequences& sequences, int64_t heads, int64_t tilesPerRange) {
   std::vector<TileRange> ranges;
   for (int64_t s = 0; s < sequences.size(); ++s)
-    for (int64_t head = 0; head < heads; head += headsPerRange)
+    for (int64_t head = 0; head < heads; ++head)
       for (int64_t end = sequences[s].endTile(), first; end > sequences[s].firstTile(); end = first) {
         first = std::max(sequences[s].firstTile(), end - tilesPerRange);
         ranges.push_back({&sequences[s], first, end, head});

@@ -13,8 +13,8 @@ struct RoundedParts {
     part[0] = roundToBfloat16(value);
     if constexpr (kSplit) part[1] = roundToBfloat16(value - std::bit_cast<Vec>(part[0]));
   }
-  /// The same of numbers that were computed from products' results in less time: a NaN with all of its lower 16 bits set would get lost, but those of products of
-  /// bfloat16 have none.
+  /// The same in less time, of numbers that were computed from products: a NaN with nearly all of its bits set would get lost, but those
+  /// of products of bfloat16 have none of the lower 16 set.
   static RoundedParts ofComputed(Vec value) {
     RoundedParts rounded;
     rounded.part[0] = roundComputed(value);

@@ -62,7 +62,7 @@ export function attentionBackwardArguments(data: CaseData, forward: CaseArgument
   };
 }
 
-const SHAPES: Readonly<Record<string, AttentionShape>> = {
+export const SHAPES: Readonly<Record<string, AttentionShape>> = {
   "one token": { lengths: [1], heads: 1, kvHeads: 1, headDim: 4 },
   "7 tokens, odd width": { lengths: [7], heads: 2, kvHeads: 1, headDim: 5, gap: 1 },
   "33, 1 and 2 tokens, grouped": { lengths: [33, 1, 2], heads: 4, kvHeads: 2, headDim: 8, gap: 3 },
