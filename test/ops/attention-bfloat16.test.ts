@@ -7,7 +7,7 @@ import {
   checkWideWindow,
   type Run,
 } from "../support/attention-rows.ts";
-import { bytesOf, type KernelOptions, kernels, runKernel } from "../support/kernels.ts";
+import { bytesOf, type KernelArguments, type KernelOptions, kernels, runKernel } from "../support/kernels.ts";
 import { type CaseArguments, decodeOutputs, toKernelArguments } from "../support/op-arguments.ts";
 import {
   type AttentionShape,
@@ -201,7 +201,7 @@ describe("attention in bfloat16", () => {
           ["attentionBackward", "q"],
           ["attentionBackward", "dO"],
         ] as const) {
-          const encoded = {
+          const encoded: KernelArguments = {
             ...toKernelArguments(op, argumentsOf(op, "NaN", shape), "float32"),
             ...{ type: "float32", compute },
           };
