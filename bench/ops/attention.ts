@@ -1,5 +1,5 @@
 import { PAGE_TOKENS } from "../../test/support/kernels.ts";
-import { type OpBench, uniformArray } from "./op-bench.ts";
+import { type BenchPlace, type OpBench, uniformArray } from "./op-bench.ts";
 
 /** Causal attention. Operations are those of the pairs of a query and a key that it sees: two products forward, five backward. */
 
@@ -28,15 +28,15 @@ function training(shape: Shape): OpBench[] {
   const rows = sequences * length;
   const queries = () => uniformArray(rows * heads * headDim);
   const keys = () => uniformArray(rows * kvHeads * headDim);
-  const forward = () => ({
-    ...{ type: "float32", rows, sequences, maxLength: length, heads, kvHeads, headDim },
+  const forward = ({ compute }: BenchPlace) => ({
+    ...{ type: "float32", compute, rows, sequences, maxLength: length, heads, kvHeads, headDim },
     ...{ qStride: heads * headDim, kStride: kvHeads * headDim, vStride: kvHeads * headDim },
     ...{ oStride: heads * headDim, scale: headDim ** -0.5 },
     offsets: Int32Array.from({ length: sequences + 1 }, (_, s) => s * length),
     ...{ q: queries(), k: keys(), v: keys(), o: queries(), lse: uniformArray(rows * heads) },
   });
-  const backward = () => ({
-    ...forward(),
+  const backward = (place: BenchPlace) => ({
+    ...forward(place),
     ...{ dO: queries(), dq: queries(), dk: keys(), dv: keys(), delta: uniformArray(rows * heads) },
   });
   const product = sequences * length * (length + 1) * heads * headDim;
