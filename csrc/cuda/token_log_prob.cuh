@@ -106,11 +106,13 @@ struct LogitGradient {
     float lse, atToken, slope, entropySlope;
   };
 
+  // Two kernels work these out, of logits that were kept and of those computed again, and shall come to the same bits: nothing is left to
+  // the compiler to fuse.
   RLHF_DEVICE Row ofRow(int64_t row) const {
     const int32_t t = predictions[row];
-    const float ofLogProb = dLogProb ? dLogProb[t] * factor : 0.0f, ofLse = dLse ? dLse[t] * factor : 0.0f;
-    const float ofEntropy = dEntropy ? dEntropy[t] * factor : 0.0f;
-    return {tokens[t], lse[t], ofLogProb, ofLse - ofLogProb - (dEntropy ? ofEntropy * entropy[t] : 0.0f), ofEntropy};
+    const float ofLogProb = dLogProb ? roundedProduct(dLogProb[t], factor) : 0.0f, ofLse = dLse ? roundedProduct(dLse[t], factor) : 0.0f;
+    const float ofEntropy = dEntropy ? roundedProduct(dEntropy[t], factor) : 0.0f, slope = ofLse - ofLogProb;
+    return {tokens[t], lse[t], ofLogProb, dEntropy ? fmaf(-ofEntropy, entropy[t], slope) : slope, ofEntropy};
   }
 
   /// T is the type of the head's product.
@@ -118,8 +120,8 @@ struct LogitGradient {
   static RLHF_DEVICE float at(const Row& row, bool isToken, float z) {
     const float logProbability = z - row.lse, probability = expFor<T>(logProbability);
     // Where the probability is 0 its logarithm may be −∞, and their product is 0.
-    const float slope = probability > 0 ? row.slope - row.entropySlope * logProbability : row.slope;
-    return probability * slope + (isToken ? row.atToken : 0.0f);
+    const float slope = probability > 0 ? fmaf(-row.entropySlope, logProbability, row.slope) : row.slope;
+    return fmaf(probability, slope, isToken ? row.atToken : 0.0f);
   }
 };
 
