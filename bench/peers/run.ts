@@ -6,9 +6,12 @@
  *   npm run bench:peers -- dpo ppo-gpt2:bfloat16            measures works by name, in every type or in one
  */
 import { spawnSync } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { CausalLM } from "../../lib/index.ts";
+import { MODELS } from "../end-to-end/works.ts";
 import type { Compute } from "../ops/op-bench.ts";
+import { COMMON_OPTIONS } from "./beside.ts";
 import { readResult, withPeerTables } from "./table.ts";
 import { argumentsOf, computesOf, type PeerWork, WORKS } from "./works.ts";
 
@@ -34,6 +37,14 @@ function tasksOf(name: string): readonly Task[] {
   return found;
 }
 
+/** GPT-2 small with random weights, where both sides look for it. */
+async function makeModel(): Promise<void> {
+  const directory = COMMON_OPTIONS["model-dir"].default;
+  if (existsSync(directory)) return;
+  using model = await CausalLM.create(MODELS["gpt2"]!, { device: "cpu", seed: 0 });
+  await model.save(directory);
+}
+
 function measure({ work, compute }: Task): void {
   const script = fileURLToPath(new URL(work.script, import.meta.url));
   console.log(`\n${work.name}:${compute}`);
@@ -45,7 +56,8 @@ function measure({ work, compute }: Task): void {
   console.error(`${work.name}:${compute} failed; its row stays as it was`);
 }
 
-const names = process.argv.slice(2);
-for (const task of names.flatMap(tasksOf)) measure(task);
+const tasks = process.argv.slice(2).flatMap(tasksOf);
+if (tasks.length > 0) await makeModel();
+for (const task of tasks) measure(task);
 writeFileSync(DOCUMENT, withPeerTables(readFileSync(DOCUMENT, "utf8"), readResult));
 console.log(`${DOCUMENT}: table written`);

@@ -7,7 +7,16 @@ import {
   checkWideWindow,
   type Run,
 } from "../support/attention-rows.ts";
-import { bytesOf, type KernelArguments, type KernelOptions, kernels, runKernel } from "../support/kernels.ts";
+import {
+  assertSameBits,
+  BFLOAT16_KERNELS,
+  bfloat16KernelsOf,
+  COMPUTES,
+  type Compute,
+  CPU_BACKENDS,
+  restoreBfloat16Kernel,
+} from "../support/bfloat16-kernels.ts";
+import { type KernelArguments, type KernelOptions, kernels, runKernel } from "../support/kernels.ts";
 import { type CaseArguments, decodeOutputs, toKernelArguments } from "../support/op-arguments.ts";
 import {
   type AttentionShape,
@@ -22,13 +31,7 @@ import { CaseData } from "./cases/case.ts";
  * the same factors.
  */
 
-const KERNELS = (["amx", "dot", "convert"] as const).filter((name) => kernels.chooseBfloat16Kernel(name));
-const COMPUTES = ["bfloat16", "bfloat16x3"] as const;
-type Compute = (typeof COMPUTES)[number];
 type Op = "attentionForward" | "attentionBackward";
-const BACKENDS = kernels.backends().filter((name) => name.startsWith("cpu"));
-const kernelsOf = (backend: string) =>
-  backend.endsWith("avx512") || backend === "cpu" ? KERNELS : (["convert"] as const);
 
 /** The root mean square that errors are measured in is never taken for less: with one visible key gradients of scores are what rounding leaves. */
 const LEAST_SIZE = 0.05;
@@ -89,20 +92,8 @@ function errorOf(actual: Float64Array, wanted: Float64Array): number {
  */
 const TOLERANCE: Readonly<Record<Compute, number>> = { bfloat16: 2.5e-4, bfloat16x3: 1e-5 };
 
-function assertSame(
-  left: Record<string, Float64Array>,
-  right: Record<string, Float64Array>,
-  what: string,
-): void {
-  for (const [field, values] of Object.entries(left))
-    assert.ok(
-      Buffer.from(bytesOf(values)).equals(bytesOf(right[field]!)),
-      `${what}: ${field} has other bits`,
-    );
-}
-
 describe("attention in bfloat16", () => {
-  afterEach(() => kernels.chooseBfloat16Kernel(KERNELS[0]!));
+  afterEach(restoreBfloat16Kernel);
 
   for (const op of ["attentionForward", "attentionBackward"] as const)
     for (const [name, shape] of WIDE_SHAPES)
@@ -110,8 +101,8 @@ describe("attention in bfloat16", () => {
         it(`${op}, ${name}, in ${compute}`, () => {
           const args = argumentsOf(op, name, shape);
           const wanted = run(op, args, compute, "ref");
-          for (const backend of BACKENDS)
-            for (const kernel of kernelsOf(backend)) {
+          for (const backend of CPU_BACKENDS)
+            for (const kernel of bfloat16KernelsOf(backend)) {
               kernels.chooseBfloat16Kernel(kernel);
               const actual = run(op, args, compute, backend);
               for (const [field, values] of Object.entries(wanted)) {
@@ -130,7 +121,7 @@ describe("attention in bfloat16", () => {
       for (const compute of COMPUTES) {
         const args = argumentsOf(op, "narrow heads", shape);
         for (const backend of ["cpu", "ref"])
-          assertSame(
+          assertSameBits(
             run(op, args, compute, backend),
             run(op, args, "float32", backend),
             `${op} on ${backend}`,
@@ -139,7 +130,7 @@ describe("attention in bfloat16", () => {
   });
 
   for (const compute of COMPUTES)
-    for (const kernel of KERNELS) {
+    for (const kernel of BFLOAT16_KERNELS) {
       const rows: Run = (op, args) => {
         kernels.chooseBfloat16Kernel(kernel);
         return run(op as Op, args, compute, "cpu", { threads: 2 });
@@ -164,7 +155,7 @@ describe("attention in bfloat16", () => {
             const args = argumentsOf(op, "threads", { ...shape, window });
             const one = run(op, args, compute, "cpu", { threads: 1 });
             for (const threads of [2, 5, Math.max(8, availableParallelism())])
-              assertSame(run(op, args, compute, "cpu", { threads }), one, `${op}, ${threads} threads`);
+              assertSameBits(run(op, args, compute, "cpu", { threads }), one, `${op}, ${threads} threads`);
           }
       });
     }
@@ -186,12 +177,16 @@ describe("attention in bfloat16", () => {
       "bfloat16x3",
       "cpu",
     );
-    assertSame(part, { o: firstRows(whole["o"], 2048), lse: firstRows(whole["lse"], 2) }, "300 of 460 rows");
+    assertSameBits(
+      part,
+      { o: firstRows(whole["o"], 2048), lse: firstRows(whole["lse"], 2) },
+      "300 of 460 rows",
+    );
   });
 
   it("a NaN stays one in all that depends on it, whatever its bits", () => {
     const shape = { lengths: [5, 4], heads: 1, kvHeads: 1, headDim: NARROWEST };
-    for (const kernel of KERNELS)
+    for (const kernel of BFLOAT16_KERNELS)
       for (const compute of COMPUTES) {
         kernels.chooseBfloat16Kernel(kernel);
         for (const [op, field] of [

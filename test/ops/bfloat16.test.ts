@@ -1,5 +1,14 @@
 import assert from "node:assert/strict";
-import { bytesOf, type KernelArguments, type KernelOptions, kernels, runKernel } from "../support/kernels.ts";
+import {
+  assertSameBits,
+  BFLOAT16_KERNELS,
+  bfloat16KernelsOf,
+  COMPUTES,
+  type Compute,
+  CPU_BACKENDS,
+  restoreBfloat16Kernel,
+} from "../support/bfloat16-kernels.ts";
+import { type KernelArguments, type KernelOptions, kernels, runKernel } from "../support/kernels.ts";
 import { type CaseArguments, decodeOutputs, encode, toKernelArguments } from "../support/op-arguments.ts";
 import { CaseData } from "./cases/case.ts";
 import {
@@ -14,11 +23,6 @@ import { type TokenLossShape, tokenLossArguments } from "./cases/token-loss.ts";
  * Products computed in bfloat16 and bfloat16x3: every kernel that this machine has against the oracle, which rounds or splits the same
  * factors.
  */
-
-const KERNELS = (["amx", "dot", "convert"] as const).filter((name) => kernels.chooseBfloat16Kernel(name));
-const COMPUTES = ["bfloat16", "bfloat16x3"] as const;
-type Compute = (typeof COMPUTES)[number];
-const BACKENDS = kernels.backends().filter((name) => name.startsWith("cpu"));
 
 interface Case {
   readonly op:
@@ -236,28 +240,16 @@ function assertNear(
   }
 }
 
-function assertSame(
-  left: Record<string, Float64Array>,
-  right: Record<string, Float64Array>,
-  what: string,
-): void {
-  for (const [field, values] of Object.entries(left))
-    assert.ok(
-      Buffer.from(bytesOf(values)).equals(bytesOf(right[field]!)),
-      `${what}: ${field} has other bits`,
-    );
-}
-
 describe("products in bfloat16", () => {
-  afterEach(() => kernels.chooseBfloat16Kernel(KERNELS[0]!));
+  afterEach(restoreBfloat16Kernel);
 
   it("are there on every processor, if only by conversion", () => {
-    assert.ok(KERNELS.includes("convert"));
+    assert.ok(BFLOAT16_KERNELS.includes("convert"));
     assert.equal(kernels.chooseBfloat16Kernel("tensor" as "amx"), false);
   });
 
-  for (const backend of BACKENDS)
-    for (const kernel of backend.endsWith("avx512") || backend === "cpu" ? KERNELS : (["convert"] as const))
+  for (const backend of CPU_BACKENDS)
+    for (const kernel of bfloat16KernelsOf(backend))
       for (const compute of COMPUTES)
         for (const opCase of CASES)
           it(`${opCase.op} ${opCase.name} in ${compute} on ${backend} by ${kernel}`, () => {
@@ -266,9 +258,9 @@ describe("products in bfloat16", () => {
             const actual = run(each, backend, "float32");
             assertNear(actual, run(each, "ref", "float64"), tolerance(each));
             const packed = run(each, backend, "float32", packedForms(each, backend, "float32"));
-            assertSame(packed, actual, "packed");
+            assertSameBits(packed, actual, "packed");
             const narrow: ComputedCase = { ...each, inputs: "bfloat16" };
-            assertSame(
+            assertSameBits(
               run(narrow, backend, "float32", packedForms(narrow, backend, "bfloat16")),
               run(narrow, backend, "float32"),
               "packed from 16 bits",
@@ -276,7 +268,7 @@ describe("products in bfloat16", () => {
           });
 
   for (const [compute, kernel] of COMPUTES.flatMap((compute) =>
-    KERNELS.map((kernel) => [compute, kernel] as const),
+    BFLOAT16_KERNELS.map((kernel) => [compute, kernel] as const),
   ))
     it(`in ${compute} by ${kernel}: the same bits on any number of threads, and in each row whatever the others are`, () => {
       kernels.chooseBfloat16Kernel(kernel);
@@ -337,7 +329,7 @@ describe("products in bfloat16", () => {
   });
 
   it("a NaN stays one, and an infinity too", () => {
-    for (const kernel of KERNELS) {
+    for (const kernel of BFLOAT16_KERNELS) {
       kernels.chooseBfloat16Kernel(kernel);
       const y = new Float32Array(3);
       const x = Float32Array.of(Number.NaN, 1, Number.POSITIVE_INFINITY, 1, 1, 1);
@@ -349,7 +341,7 @@ describe("products in bfloat16", () => {
 
   it("in bfloat16x3 are of factors of 16 bits, without the product of what rounding left of both", () => {
     const [high, low] = [1, 2 ** -9 + 2 ** -12];
-    for (const kernel of KERNELS) {
+    for (const kernel of BFLOAT16_KERNELS) {
       kernels.chooseBfloat16Kernel(kernel);
       const y = new Float32Array(2);
       // The second one has a bit too many, which falls away.
@@ -362,7 +354,7 @@ describe("products in bfloat16", () => {
   });
 
   it("round factors to nearest even: 1 + 2⁻⁸ is 1, and 1 + 3·2⁻⁸ is 1 + 2⁻⁶", () => {
-    for (const kernel of KERNELS) {
+    for (const kernel of BFLOAT16_KERNELS) {
       kernels.chooseBfloat16Kernel(kernel);
       const y = new Float32Array(2);
       const x = Float32Array.of(1 + 2 ** -8, 1 + 3 * 2 ** -8);
