@@ -144,7 +144,7 @@ class ModelWrap : public Napi::ObjectWrap<ModelWrap> {
                   [&] { model_->setLogitsBudget(static_cast<size_t>(node::toInteger(info[0], "bytes"))); });
   }
   Napi::Value failAllocationsAfter(const Napi::CallbackInfo& info) {
-    return change(info, [&] { 
+    return change(info, [&] {
       AllocationLimit::set(engine_->device(), node::toInteger(info[0], "count"), info[1].IsUndefined() ? "" : toText(info[1], "reason"));
     });
   }

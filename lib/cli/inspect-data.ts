@@ -47,9 +47,7 @@ function inspectCommand(kind: TrainingKind): Command {
     const text = options.json
       ? `${JSON.stringify(inspection)}\n`
       : describeInspection(inspection, { color, tokens: options.tokens });
-    await new Promise<void>((resolve, reject) => {
-      process.stdout.write(text, (error) => (error ? reject(error) : resolve()));
-    });
+    process.stdout.write(text);
   });
   return command;
 }

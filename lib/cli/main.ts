@@ -9,17 +9,17 @@ function written(stream: NodeJS.WriteStream): Promise<void> {
   });
 }
 
-// Whoever read the results wants no more of them, as `head` does.
+// Whoever read the output may want no more of it, as `head` does. Work goes on when nobody listens: its results are files.
+let lost: NodeJS.ErrnoException | undefined;
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code === "EPIPE") process.exit(EXIT.done);
-  process.stderr.write(`node-rlhf: the output cannot be written: ${error.message} [ERR_RLHF_IO]\n`);
-  process.exit(EXIT.failed);
+  if (error.code !== "EPIPE") lost ??= error;
 });
-// Work goes on when nobody listens to what is told of it: its results are files.
 process.stderr.on("error", () => {});
 
 main(process.argv.slice(2)).then(async (code) => {
-  await Promise.all([written(process.stdout), written(process.stderr)]);
+  await written(process.stdout);
+  if (lost) process.stderr.write(`node-rlhf: the output cannot be written: ${lost.message} [ERR_RLHF_IO]\n`);
+  await written(process.stderr);
   // A reward or an environment of the user's may have left timers or connections open, which would keep the process waiting.
-  process.exit(code);
+  process.exit(lost && code === EXIT.done ? EXIT.failed : code);
 });

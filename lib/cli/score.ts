@@ -31,9 +31,10 @@ export function addScoreCommand(program: Command): void {
 
 async function score(options: MeasureOptions, signal: AbortSignal): Promise<void> {
   const { loadReward } = await import("../rewards/ensemble.ts");
+  const { rewardModels } = await import("../rewards/reward.ts");
   const { device, threads, dtype, compute, microBatchTokens } = options;
   using reward = await loadReward(options.model, { device, threads, dtype, compute });
-  const models = "members" in reward ? reward.members.map((member) => member.model) : [reward.model];
+  const models = rewardModels(reward).map((member) => member.model);
   const limits = {
     maxLength: Math.min(...models.map((model) => model.maxLength)),
     vocabSize: Math.min(...models.map((model) => model.vocabSize)),

@@ -51,6 +51,19 @@ describe("command line: environment-ppo", () => {
     );
   before(() => void writeText(directory, "guessing.mjs", GUESSING));
 
+  it("is trained to its end when nobody reads what the module prints", async () => {
+    writeText(
+      directory,
+      "talking.mjs",
+      `console.log("begins");\n${GUESSING.replace("time++;", "time++; console.log(time);")}`,
+    );
+    const words = ["environment-ppo", "--config", settings("unheard", "", "talking.mjs")];
+    const { code, stderr } = await startCommand(words, false).ended;
+    assert.equal(code, 0, stderr);
+    assert.match(stderr, /done in/);
+    assert.equal(readMetrics(path("unheard/metrics.jsonl")).length, 12);
+  });
+
   it("learns the task of a module, saves the policy, and is not run again", async () => {
     const words = ["environment-ppo", "--config", settings("learnt", "save_steps: 6\n"), "--seed", "3"];
     const { code, stderr } = await runCommand(...words);

@@ -21,14 +21,15 @@ export interface RunningCommand {
   readonly ended: Promise<Outcome>;
 }
 
-/** Starts the command line from its sources. */
-export function startCommand(words: readonly string[]): RunningCommand {
+/** Starts the command line from its sources; with `isRead` false nobody reads its output, as when `head` has gone. */
+export function startCommand(words: readonly string[], isRead = true): RunningCommand {
   const child = spawn(process.execPath, ["--import", "tsx", mainFile, ...words], {
     cwd: repository,
     stdio: ["ignore", "pipe", "pipe"],
   });
   let stdout = "";
   let stderr = "";
+  if (!isRead) child.stdout.destroy();
   child.stdout.on("data", (chunk: Buffer) => {
     stdout += chunk.toString();
   });

@@ -1,8 +1,7 @@
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { jsonLines, temporaryDirectory, writeText } from "../data/support.ts";
-import { mainFile, runCommand, runHere } from "./support.ts";
+import { runCommand, runHere, startCommand } from "./support.ts";
 
 describe("command line: usage and exit codes", () => {
   const directory = temporaryDirectory();
@@ -38,15 +37,7 @@ describe("command line: usage and exit codes", () => {
   });
 
   it("a reader who has gone, as head does, ends a command without a word", async () => {
-    const child = spawn(process.execPath, ["--import", "tsx", mainFile, "--help"], {
-      stdio: ["ignore", "pipe", "pipe"],
-    });
-    child.stdout.destroy();
-    let stderr = "";
-    child.stderr.on("data", (chunk: Buffer) => {
-      stderr += chunk.toString();
-    });
-    const code = await new Promise((resolve) => child.on("close", resolve));
+    const { code, stderr } = await startCommand(["--help"], false).ended;
     assert.deepEqual({ code, stderr }, { code: 0, stderr: "" });
   });
 

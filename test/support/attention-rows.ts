@@ -13,40 +13,60 @@ export function rowsOf(values: Float64Array, first: number, count: number, strid
   return values.slice(first * stride, (first + count) * stride);
 }
 
-/** Every sequence of a packed batch, alone. */
-export function checkAttention(run: Run, window = 0, headDim = 16): void {
-  const data = new CaseData("row invariance of attention");
-  const lengths = [3, 70, 1, 33, 64];
+/** Every sequence of a batch has the bits that it has alone, behind a copy of its parent's rows if it has a parent. */
+function checkAlone(
+  run: Run,
+  name: string,
+  lengths: readonly number[],
+  parents: readonly number[] | undefined,
+  window: number,
+  headDim: number,
+): void {
   const shape = { heads: 4, kvHeads: 2, headDim, window };
-  const args = attentionForwardArguments(data, { lengths, ...shape });
+  const args = attentionForwardArguments(new CaseData(name), {
+    lengths,
+    ...(parents && { parents }),
+    ...shape,
+  });
+  const { parents: _, ...unshared } = args;
   const batch = run("attentionForward", args);
   const offsets = offsetsOf(lengths);
   for (const [index, length] of lengths.entries()) {
-    const rows = (name: string, stride: number): Float64Array =>
-      rowsOf(args[name] as Float64Array, offsets[index]!, length, stride);
+    const runs = [parents?.[index] ?? -1, index].filter((sequence) => sequence >= 0);
+    const total = runs.reduce((sum, sequence) => sum + lengths[sequence]!, 0);
+    const rows = (field: string, stride: number): Float64Array =>
+      Float64Array.from(
+        runs.flatMap((sequence) => [
+          ...rowsOf(args[field] as Float64Array, offsets[sequence]!, lengths[sequence]!, stride),
+        ]),
+      );
     const alone = run("attentionForward", {
-      ...args,
-      rows: length,
+      ...unshared,
+      rows: total,
       sequences: 1,
-      maxLength: length,
-      offsets: Int32Array.of(0, length),
+      maxLength: total,
+      offsets: Int32Array.of(0, total),
       q: rows("q", 4 * headDim),
       k: rows("k", 2 * headDim),
       v: rows("v", 2 * headDim),
-      o: unset(length * 4 * headDim),
-      lse: unset(length * 4),
+      o: unset(total * 4 * headDim),
+      lse: unset(total * 4),
     });
-    assert.deepEqual(
-      alone["o"],
-      rowsOf(batch["o"]!, offsets[index]!, length, 4 * headDim),
-      `o of sequence ${index}`,
-    );
-    assert.deepEqual(
-      alone["lse"],
-      rowsOf(batch["lse"]!, offsets[index]!, length, 4),
-      `lse of sequence ${index}`,
-    );
+    for (const [field, stride] of [
+      ["o", 4 * headDim],
+      ["lse", 4],
+    ] as const)
+      assert.deepEqual(
+        rowsOf(batch[field]!, offsets[index]!, length, stride),
+        rowsOf(alone[field]!, total - length, length, stride),
+        `${field} of sequence ${index}`,
+      );
   }
+}
+
+/** Every sequence of a packed batch, alone. */
+export function checkAttention(run: Run, window = 0, headDim = 16): void {
+  checkAlone(run, "row invariance of attention", [3, 70, 1, 33, 64], undefined, window, headDim);
 }
 
 /** A prefix of a sequence has the bits that it has in the whole: what came later was masked. */
@@ -73,45 +93,9 @@ export function checkAttentionPrefix(run: Run, window = 0, headDim = 16): void {
 
 /** Answers that share their prompt have the bits of those that each have a copy of it. */
 export function checkSharedPrompts(run: Run, window: number, headDim = 16): void {
-  const data = new CaseData("row invariance of shared prompts");
   const lengths = [100, 64, 40, 1, 20, 170, 5];
   const parents = [-1, -1, 0, 1, 1, 0, -1];
-  const shape = { heads: 4, kvHeads: 2, headDim, window };
-  const args = attentionForwardArguments(data, { lengths, parents, ...shape });
-  const batch = run("attentionForward", args);
-  const offsets = offsetsOf(lengths);
-  for (const [index, length] of lengths.entries()) {
-    const runs = [parents[index]!, index].filter((sequence) => sequence >= 0);
-    const total = runs.reduce((sum, sequence) => sum + lengths[sequence]!, 0);
-    const rows = (name: string, stride: number): Float64Array =>
-      Float64Array.from(
-        runs.flatMap((sequence) => [
-          ...rowsOf(args[name] as Float64Array, offsets[sequence]!, lengths[sequence]!, stride),
-        ]),
-      );
-    const { parents: _, ...unshared } = args;
-    const alone = run("attentionForward", {
-      ...unshared,
-      rows: total,
-      sequences: 1,
-      maxLength: total,
-      offsets: Int32Array.of(0, total),
-      q: rows("q", 4 * headDim),
-      k: rows("k", 2 * headDim),
-      v: rows("v", 2 * headDim),
-      o: unset(total * 4 * headDim),
-      lse: unset(total * 4),
-    });
-    for (const [field, stride] of [
-      ["o", 4 * headDim],
-      ["lse", 4],
-    ] as const)
-      assert.deepEqual(
-        rowsOf(batch[field]!, offsets[index]!, length, stride),
-        rowsOf(alone[field]!, total - length, length, stride),
-        `${field} of sequence ${index}`,
-      );
-  }
+  checkAlone(run, "row invariance of shared prompts", lengths, parents, window, headDim);
 }
 
 /** A window as long as the sequence has the bits of none. */
