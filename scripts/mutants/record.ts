@@ -75,9 +75,20 @@ export function withFile(
   return recordOf(files, [...record.survivors.filter((survivor) => survivor.file !== file), ...left]);
 }
 
-/** The files of which the record does not tell, or only of another state than `digests` has. */
-export const changedSince = (record: MutantRecord, digests: ReadonlyMap<string, string>): string[] =>
-  [...digests].filter(([file, source]) => record.files[file]?.source !== source).map(([file]) => file);
+/** The files of which the record does not tell, or only of another state than `digests` has, or of more or fewer mutants. */
+export function changedSince(
+  record: MutantRecord,
+  digests: ReadonlyMap<string, string>,
+  mutants: readonly Pick<Mutant, "file">[],
+): string[] {
+  const isKnown = ([file, source]: readonly [string, string]): boolean => {
+    const known = record.files[file];
+    if (known?.source !== source) return false;
+    const count = mutants.filter((mutant) => mutant.file === file).length;
+    return known.killed + known.survived + known.equivalent === count;
+  };
+  return [...digests].filter((each) => !isKnown(each)).map(([file]) => file);
+}
 
 /** The record without files that are no more. */
 export function withoutGone(record: MutantRecord, digests: ReadonlyMap<string, string>): MutantRecord {

@@ -151,11 +151,11 @@ function chosenFiles(
   names: readonly string[],
   all: boolean,
   record: MutantRecord,
-  { digests }: MutatedSources,
+  { digests, mutants }: MutatedSources,
 ): Set<string> {
   if (names.length > 0)
     return new Set([...digests.keys()].filter((file) => names.some((part) => file.includes(part))));
-  return new Set(all ? digests.keys() : changedSince(record, digests));
+  return new Set(all ? digests.keys() : changedSince(record, digests, mutants));
 }
 
 async function main(): Promise<void> {
@@ -189,7 +189,7 @@ async function main(): Promise<void> {
   if (chosen.length > 0) build();
   const results = chosen.length > 0 ? await runAll(chosen, equivalents, Number(values.jobs), keep) : [];
   printCounts(record);
-  for (const file of changedSince(record, digests))
+  for (const file of changedSince(record, digests, mutants))
     process.stdout.write(`${file} has changed since its mutants were run\n`);
   const refuted = results.filter(({ verdict, equivalent }) => equivalent && verdict.outcome !== "survived");
   for (const { mutant } of refuted)

@@ -129,8 +129,8 @@ function operandAt(code: string, from: number): string {
 }
 
 const BARRIER =
-  /\b(?:sync(?:Threads|Warp|Named)|waitFor|arrive|arriveExpecting|publishBarriers|beginProducts|commitProducts)\([^()]*\)/g;
-const WAIT = /\b(cpAsyncWait|waitForProducts)<([^;()]*)>\((\w*)\)/g;
+  /\b(?:sync(?:Threads|Warp|Named)|waitFor|arrive|arriveExpecting|publishBarriers|beginProducts|commitProducts|cpAsyncCommit)\([^()]*\)/g;
+const WAIT = /\b(cpAsyncWait|waitForProducts)<([^;()]*)>\(([^;()]*)\)/g;
 /** A comparison, or a call whose result is the smaller of two. */
 const BOUND = /(?<= )(?:<|<=|>|>=)(?= |$)|\b(?:lesser|min)(?=\()/g;
 /** An operand of a comparison that says that reals are compared. */
@@ -158,7 +158,7 @@ function comparesReals(code: string, at: number, end: number, reals: ReadonlySet
 }
 
 /**
- * A source with every barrier and every arrival left out, every wait one group shallower and every bound one higher and one lower, each where
+ * A source with every barrier, every arrival and every end of a group left out, every wait one group shallower and every bound one higher and one lower, each where
  * RLHF_MUTANT is its number; numbers begin at `firstId`. The bounds of loops that are unrolled are sizes of arrays, and stay, as do
  * comparisons of reals, which `knownReals` and the source itself name.
  */

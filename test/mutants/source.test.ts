@@ -11,11 +11,29 @@ import {
   withFile,
   withoutGone,
 } from "../../scripts/mutants/record.ts";
-import { kernelFiles, mutate, operatorsOf, realArguments } from "../../scripts/mutants/source.ts";
+import {
+  kernelFiles,
+  type Mutant,
+  mutate,
+  operatorsOf,
+  realArguments,
+} from "../../scripts/mutants/source.ts";
 import { mutatedSources } from "../../scripts/mutants/tree.ts";
 
 const ROOT = resolve(import.meta.dirname, "../..");
 const CUDA = join(ROOT, "csrc", "cuda");
+
+/** Functions of prim/ that order what threads and copies do. */
+const ORDERING = [
+  ...["syncThreads", "syncWarp", "syncNamed", "cpAsyncCommit", "cpAsyncWait"],
+  ...["publishBarriers", "arrive", "arriveExpecting", "waitFor"],
+  ...["beginProducts", "commitProducts", "waitForProducts"],
+];
+/** Those without a result that order nothing: they copy, multiply or write, or set up what is then waited for. */
+const OTHERS = [
+  ...["cpAsync16", "copyBox", "copyHeadBox", "ldmatrixX4", "ldmatrixX4Transposed", "writeWords", "writePack"],
+  ...["mmaM16N8K16", "multiplyTiles", "multiplyFragment", "pin", "initBarrier", "setRegisters", "addPack"],
+];
 
 const SAMPLE = `
 struct Arguments { int count; float limit; };
@@ -90,6 +108,31 @@ describe("mutants of the CUDA sources", () => {
       `${op}Backward`,
     ]);
     assert.deepEqual(operatorsOf(CUDA, "hopper/matmul.cuh"), ofProducts);
+  });
+
+  it("know which functions of prim/ order what threads and copies do", () => {
+    const declared = ["ptx", "platform"].flatMap((name) => {
+      const text = readFileSync(join(CUDA, "prim", `${name}.cuh`), "utf8");
+      return [...text.matchAll(/\b(?:RLHF_DEVICE|inline) void (\w+)\(/g)].map((match) => match[1]!);
+    });
+    assert.deepEqual([...new Set(declared)].sort(), [...ORDERING, ...OTHERS].sort());
+  });
+
+  it("are made of every call that orders anything", () => {
+    const all = mutatedSources(ROOT).mutants;
+    const calls = new RegExp(`(?<![\\w.:])(?:${ORDERING.join("|")})(?:<[^;()]*>)?\\(`, "g");
+    let found = 0;
+    for (const file of kernelFiles(CUDA)) {
+      for (const [index, line] of readFileSync(join(CUDA, file), "utf8").split("\n").entries()) {
+        for (const [call] of line.replace(/\/\/.*$/, "").matchAll(calls)) {
+          const isOfCall = ({ change }: Mutant): boolean => change.replace(/^no /, "").startsWith(call);
+          const mutant = all.find((each) => each.file === file && each.line === index + 1 && isOfCall(each));
+          assert.ok(mutant, `${file}:${index + 1}: ${call} has no mutant`);
+          found++;
+        }
+      }
+    }
+    assert.ok(found > 60, `${found} calls`);
   });
 
   it("compile", () => {
@@ -168,14 +211,20 @@ describe("the record of a run of mutants", () => {
     assert.deepEqual(Object.keys(again.files), ["a.cu", "b.cu"]);
   });
 
+  it("is out of date where there are more mutants of a file than were run", () => {
+    const digests = new Map([["a.cu", "state 1"]]);
+    assert.deepEqual(changedSince(record, digests, mutants), []);
+    assert.deepEqual(changedSince(record, digests, [...mutants, { file: "a.cu" }]), ["a.cu"]);
+  });
+
   it("tells which files have changed since, and forgets those that are gone", () => {
     const digests = new Map([
       ["a.cu", "state 2"],
       ["c.cu", "state 1"],
     ]);
     const both = withFile(record, "c.cu", "state 1", []);
-    assert.deepEqual(changedSince(both, digests), ["a.cu"]);
-    assert.deepEqual(changedSince(nothing, digests), ["a.cu", "c.cu"]);
+    assert.deepEqual(changedSince(both, digests, mutants), ["a.cu"]);
+    assert.deepEqual(changedSince(nothing, digests, mutants), ["a.cu", "c.cu"]);
     const left = withoutGone(both, new Map([["c.cu", "state 1"]]));
     assert.deepEqual(left.files, { "c.cu": { killed: 0, survived: 0, equivalent: 0, source: "state 1" } });
     assert.deepEqual(left.survivors, []);
