@@ -32,11 +32,9 @@ struct LossArrays {
                 GroupPolicyLoss::kStatCount <= kMostStats && PpoValueLoss::kStatCount <= kMostStats);
 };
 
-void requireLossInside(const ForwardOptions& options, const PassLosses& losses) {
+void requireLossInside(const ForwardOptions& options) {
   if (!options.statistics || options.keepDistribution || options.reference)
     throw Error(code::kArgument, "forwardBackward has token statistics and no reference: use forward and backward");
-  if (losses.value && options.head.empty())
-    throw Error(code::kArgument, "a value loss was given, but no head: name one in the options");
 }
 
 }  // namespace
@@ -51,13 +49,24 @@ int64_t Model::Impl::predictionsPerLossBlock() const {
 
 std::unique_ptr<Pass> Model::Impl::forwardBackward(const Batch& batch, const ForwardOptions& options, const PassLosses& losses,
                                                    LossSums& sums) {
-  requireLossInside(options, losses);
+  requireLossInside(options);
   ForwardOptions training = options;
   training.grad = true;
-  std::unique_ptr<Pass> pass = start(batch, training, true);
-  Pass::State& state = *pass->state_;
+  training.keepLogits = false;
+  std::unique_ptr<Pass> pass = start(batch, training);
+  lossBackward(*pass, losses, sums);
+  pass->state_->grad = false;
+  return pass;
+}
+
+void Model::Impl::lossBackward(Pass& pass, const PassLosses& losses, LossSums& sums) {
+  Pass::State& state = *pass.state_;
+  requireActivations(state);
+  if (losses.value && !state.head)
+    throw Error(code::kArgument, "a value loss was given, but no head: name one in the options");
   const bool reachesBase = this->reachesBase(state);
   setLossScale(state);
+  reserveScratch(state.shape.rows, state.adapter.get(), state.head.get());
   LossArrays loss;
   const auto [buffers, work] = layOutBackwardPass(state, [&](BufferLayout& layout) {
     loss = LossArrays(layout, *engine, state.shape.rows);
@@ -66,7 +75,7 @@ std::unique_ptr<Pass> Model::Impl::forwardBackward(const Batch& batch, const For
   if (losses.value) {
     PpoValueLoss value = *losses.value;
     value.type = engine->accumulator(), value.rows = state.rows.rows;
-    value.value = pass->value_, value.dValue = loss.dValue, value.stats = loss.valueStats;
+    value.value = pass.value_, value.dValue = loss.dValue, value.stats = loss.valueStats;
     engine->run(engine->ops().ppoValueLoss, value);
     state.head->backward(state.rows, state.buffers.hidden, state.buffers.head, loss.dValue, work.head,
                          reachesBase ? work.dNormed : nullptr);
@@ -77,17 +86,18 @@ std::unique_ptr<Pass> Model::Impl::forwardBackward(const Batch& batch, const For
   TokenLossForwardBackward token{.type = engine->type(), .rows = state.rows.rows, .count = state.predictions,
                                  .temperature = state.temperature, .lossScale = state.rows.lossScale};
   const int64_t most = keepsBlockLogits() ? predictionsPerLossBlock() : std::max<int64_t>(1, state.predictions);
-  if (reachesBase && state.predictions > 0 && keepsBlockLogits())
+  const bool keepsLogits = reachesBase && state.predictions > 0 && keepsBlockLogits();
+  if (keepsLogits && !state.logits.data())
     state.logits = passMemory->logits.borrow(
         logitsBytes(*engine, transformer.architecture(), std::min(most, state.shape.predictions)));
   token.blockRows = std::max<int64_t>(1, ceilDivide(token.count, std::max<int64_t>(1, ceilDivide(token.count, most))));
   token.loss = losses.token;
   token.loss.sequences = state.rows.sequences, token.loss.offsets = state.buffers.offsets;
-  token.logProb = pass->logProb_ = output(state, 0);
-  token.lse = pass->lse_ = output(state, 1);
-  token.entropy = pass->entropy_ = output(state, 2);
+  token.logProb = pass.logProb_ = output(state, 0);
+  token.lse = pass.lse_ = output(state, 1);
+  token.entropy = pass.entropy_ = output(state, 2);
   token.dLogProb = loss.dLogProb, token.dEntropy = loss.dEntropy, token.stats = loss.stats;
-  token.logits = state.logits.data();
+  token.logits = keepsLogits ? state.logits.data() : nullptr;
   transformer.tokenLoss(state.buffers, token, reachesBase ? work.dNormed : nullptr);
   if (reachesBase)
     transformer.backward(buffers, work, state.rows, state.adapter.get(), state.lowest, state.shape.recompute);
@@ -99,9 +109,7 @@ std::unique_ptr<Pass> Model::Impl::forwardBackward(const Batch& batch, const For
   read(sums.token, loss.stats, losses.token.statCount());
   if (losses.value) read(sums.value, loss.valueStats, PpoValueLoss::kStatCount);
   engine->synchronize();
-  state.grad = false;
   state.releaseActivations();
-  return pass;
 }
 
 }  // namespace rlhf

@@ -242,6 +242,7 @@ std::unique_ptr<Pass> Model::forward(const Batch& batch, const ForwardOptions& o
   return impl_->forward(batch, options, shared_from_this());
 }
 void Model::backward(Pass& pass, const PassGradients& gradients) { impl_->backward(pass, gradients); }
+void Model::lossBackward(Pass& pass, const PassLosses& losses, LossSums& sums) { impl_->lossBackward(pass, losses, sums); }
 std::unique_ptr<Pass> Model::forwardBackward(const Batch& batch, const ForwardOptions& options, const PassLosses& losses,
                                              LossSums& sums) {
   return impl_->forwardBackward(batch, options, losses, sums);

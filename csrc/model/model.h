@@ -54,6 +54,7 @@ struct ForwardOptions {
   std::string head;            // empty: no values
   double temperature = 1;
   bool grad = false;           // keep what backward needs
+  bool keepLogits = true;      // the logits too, where they fit their budget
   bool statistics = true;      // false: skip the language-model head (reward models)
   /// With a seed the adapter's dropout is on. A row's mask depends on the seed, the layer and the row's tokens so far: the same
   /// seed gives the same masks, however sequences are batched.
@@ -72,6 +73,7 @@ class Pass {
  public:
   ~Pass();
   int64_t rows() const { return rows_; }
+  int64_t sequences() const;
   const void* logProb() const { return logProb_; }  // null without `statistics`, like lse and entropy
   const void* lse() const { return lse_; }
   const void* entropy() const { return entropy_; }
@@ -101,7 +103,7 @@ struct PassGradients {
   const void* dKl = nullptr;
 };
 
-/// What forwardBackward minimises. Arrays are on the device; the batch's sequences, and what the passes compute, are filled in.
+/// What lossBackward minimises. Arrays are on the device; the batch's sequences, and what the passes compute, are filled in.
 struct PassLosses {
   TokenLoss token;
   std::optional<PpoValueLoss> value;  // of the head's values: its mask, oldValue, returns, clipRange and scale
@@ -180,9 +182,11 @@ class Model : public std::enable_shared_from_this<Model> {
   std::unique_ptr<Pass> forward(const Batch& batch, const ForwardOptions& options);
   /// Adds the gradients to those of every trainable group that took part; consumes the pass.
   void backward(Pass& pass, const PassGradients& gradients);
-  /// forward, the losses and backward in one, for losses whose gradient at a token depends on that token alone: the head is gone
-  /// through once, block of predictions by block, and no logits are kept. The gradients are those of the three in turn: bit for bit
-  /// up to the head's own, and all of them where one block holds all predictions. The pass that returns has no activations.
+  /// The losses and backward in one, for losses whose gradient at a token depends on that token alone: the head is gone through
+  /// again, block of predictions by block, and of logits that the pass kept nothing is used. Consumes the pass. The gradients are
+  /// those of the two in turn: bit for bit up to the head's own, and all of them where one block holds all predictions.
+  void lossBackward(Pass& pass, const PassLosses& losses, LossSums& sums);
+  /// forward and lossBackward in one, so that the head is gone through once. The pass that returns has no activations.
   std::unique_ptr<Pass> forwardBackward(const Batch& batch, const ForwardOptions& options, const PassLosses& losses, LossSums& sums);
   void zeroGradients(const std::string& group);
 

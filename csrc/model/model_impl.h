@@ -53,13 +53,14 @@ struct Model::Impl {
   /// `self` is this model, for passes that others refer to.
   std::unique_ptr<Pass> forward(const Batch& batch, const ForwardOptions& options, const std::shared_ptr<Model>& self);
   void backward(Pass& pass, const PassGradients& gradients);
+  void lossBackward(Pass& pass, const PassLosses& losses, LossSums& sums);
   std::unique_ptr<Pass> forwardBackward(const Batch& batch, const ForwardOptions& options, const PassLosses& losses, LossSums& sums);
   /// Copies a batch to a pass's arrays. Gives the number of rows that the pass may leave out; `values`: a head's are wanted.
   int64_t upload(const Batch& batch, const ForwardBuffers& buffers, bool values);
 
  private:
-  /// A pass up to its hidden states and values. `lossInside`: its logits are taken up block by block, and not kept.
-  std::unique_ptr<Pass> start(const Batch& batch, const ForwardOptions& options, bool lossInside);
+  /// A pass up to its hidden states and values.
+  std::unique_ptr<Pass> start(const Batch& batch, const ForwardOptions& options);
   void layOut(Pass::State& state, int64_t predictions);
   /// Of a pass that keeps what backward needs: whether it does without the rows that nobody reads.
   bool leavesRowsOutOfBackward(const PassShape& shape) const;
@@ -67,6 +68,8 @@ struct Model::Impl {
   void findValues(const Pass::State& state, void* value);
   /// An array of a pass's outputs, by its number: log-probs, log-sum-exps, entropies, values, divergences.
   void* output(const Pass::State& state, int number) const;
+  /// Throws for a pass that no backward pass can follow.
+  static void requireActivations(const Pass::State& state);
   /// Before anything of a backward pass: the pass and all gradients have the scale of now.
   void setLossScale(Pass::State& state);
   /// Whether anything below the final norm trains.

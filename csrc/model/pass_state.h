@@ -44,7 +44,7 @@ struct Pass::State {
   DeviceMemory outputs, activations, logits;
   bool holdsActivations = false;
   bool grad = false;
-  bool lossInside = false;  // of forwardBackward
+  bool keepLogits = true;  // where they fit
 
   RowSet rows;
   int64_t predictions = 0;

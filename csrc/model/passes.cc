@@ -10,6 +10,8 @@ namespace rlhf {
 Pass::Pass() = default;
 Pass::~Pass() = default;
 
+int64_t Pass::sequences() const { return state_->rows.sequences; }
+
 void Model::Impl::reserve(DeviceMemory& memory, MemoryUse use, size_t bytes, const char* what) {
   if (bytes <= memory.bytes()) return;
   engine->synchronize();
@@ -90,7 +92,7 @@ Reference Model::Impl::reference(const Pass::State& state) const {
   return {state.klDirection, kept.hidden, other.config().hidden, kept.lse, other.transformer.preparedHead()};
 }
 
-std::unique_ptr<Pass> Model::Impl::start(const Batch& batch, const ForwardOptions& options, bool lossInside) {
+std::unique_ptr<Pass> Model::Impl::start(const Batch& batch, const ForwardOptions& options) {
   validateBatch(batch, config());
   if (!(options.temperature > 0))
     throw Error(code::kArgument, format("temperature must be above 0, got %g", options.temperature));
@@ -104,7 +106,7 @@ std::unique_ptr<Pass> Model::Impl::start(const Batch& batch, const ForwardOption
   pass->state_ = std::make_unique<Pass::State>(passMemory);
   Pass::State& state = *pass->state_;
   state.grad = options.grad;
-  state.lossInside = lossInside;
+  state.keepLogits = options.keepLogits;
   state.rows = {batch.rows(), batch.sequences(), 0};
   for (size_t s = 0; s + 1 < batch.offsets.size(); ++s)
     state.rows.maxLength = std::max<int64_t>(state.rows.maxLength, batch.offsets[s + 1] - batch.offsets[s]);
@@ -148,7 +150,7 @@ void* Model::Impl::output(const Pass::State& state, int number) const {
 
 std::unique_ptr<Pass> Model::Impl::forward(const Batch& batch, const ForwardOptions& options,
                                            const std::shared_ptr<Model>& self) {
-  std::unique_ptr<Pass> pass = start(batch, options, false);
+  std::unique_ptr<Pass> pass = start(batch, options);
   Pass::State& state = *pass->state_;
   if (options.statistics) {
     pass->logProb_ = output(state, 0);
@@ -188,7 +190,7 @@ void Model::Impl::layOut(Pass::State& state, int64_t predictions) {
   shape.selectsRows = shape.firstSavedBlock == blocks ? !shape.dropout : leavesRowsOutOfBackward(shape);
   const size_t bytesOfLogits = logitsBytes(*engine, architecture, shape.predictions);
   shape.keepLogits =
-      !state.lossInside && shape.firstSavedBlock < blocks && state.predictions > 0 && bytesOfLogits <= logitsBudget;
+      state.keepLogits && shape.firstSavedBlock < blocks && state.predictions > 0 && bytesOfLogits <= logitsBudget;
 
   BufferLayout kept, work;
   layOutForward(*engine, architecture, shape, kept, state.grad ? work : kept);
@@ -237,11 +239,15 @@ void Model::Impl::setLossScale(Pass::State& state) {
   for (ParameterGroup* group : groups()) group->bringToScale(lossScale.value());
 }
 
-void Model::Impl::backward(Pass& pass, const PassGradients& gradients) {
-  Pass::State& state = *pass.state_;
+void Model::Impl::requireActivations(const Pass::State& state) {
   if (!state.grad) throw Error(code::kArgument, "backward() needs a pass that was made with grad: true");
   if (!state.holdsActivations)
     throw Error(code::kPassConsumed, "this pass was consumed by an earlier backward(): run forward() again");
+}
+
+void Model::Impl::backward(Pass& pass, const PassGradients& gradients) {
+  Pass::State& state = *pass.state_;
+  requireActivations(state);
   if (gradients.dValue && !state.head)
     throw Error(code::kArgument, "dValue was given, but the pass was made without a head");
   if (gradients.dKl && !state.reference)

@@ -7,7 +7,7 @@
 #include "node/settings.h"
 #include "node/stat_names.h"
 
-// Model.forwardBackward: the descriptions of its losses, and the call.
+// Model.forwardBackward and Pass.lossBackward: the descriptions of their losses, and the calls.
 
 namespace rlhf::node {
 namespace {
@@ -108,6 +108,14 @@ Napi::Object toStats(Napi::Env env, const std::vector<const char*>& names, const
   return stats;
 }
 
+/// { stats, valueStats? }
+Napi::Object toResult(Napi::Env env, const GivenLosses& losses, const LossSums& sums) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("stats", toStats(env, losses.statNames(), sums.token));
+  if (losses.hasValue()) object.Set("valueStats", toStats(env, kPpoValueStats, sums.value));
+  return object;
+}
+
 struct Result {
   std::shared_ptr<PassHandle> pass = std::make_shared<PassHandle>();
   LossSums sums;
@@ -130,13 +138,28 @@ Napi::Value ModelWrap::forwardBackward(const Napi::CallbackInfo& info) {
           return result;
         },
         [losses](Napi::Env env, const Result& result) -> Napi::Value {
-          Napi::Object object = Napi::Object::New(env);
+          Napi::Object object = toResult(env, *losses, result.sums);
           object.Set("pass", wrap(env, env.GetInstanceData<AddonData>()->pass, result.pass));
-          object.Set("stats", toStats(env, losses->statNames(), result.sums.token));
-          if (losses->hasValue())
-            object.Set("valueStats", toStats(env, kPpoValueStats, result.sums.value));
           return object;
         });
+  });
+}
+
+Napi::Value PassWrap::lossBackward(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const std::shared_ptr<PassHandle> pass = handle();
+    requireNotConsumed(*pass);
+    const auto losses =
+        std::make_shared<GivenLosses>(toObject(info[0], "loss"), info[1], pass->pass->rows(), pass->pass->sequences());
+    pass->consumed = true;
+    return pass->model->engine->queue->submit(
+        info.Env(),
+        [pass, losses] {
+          LossSums sums;
+          pass->model->model->lossBackward(*pass->pass, losses->on(*pass->model->engine), sums);
+          return sums;
+        },
+        [losses](Napi::Env env, const LossSums& sums) -> Napi::Value { return toResult(env, *losses, sums); });
   });
 }
 

@@ -1,12 +1,13 @@
 #include "node/pass.h"
 
 namespace rlhf::node {
-namespace {
 
 void requireNotConsumed(const PassHandle& pass) {
   if (pass.consumed)
     throw Error(code::kPassConsumed, "backward() has consumed this pass; run forward() again for another gradient");
 }
+
+namespace {
 
 const void* output(const Pass& pass, const std::string& which) {
   if (which == "logProb") return pass.logProb();
@@ -87,7 +88,8 @@ void definePass(Napi::Env env, Napi::Object exports, AddonData& data) {
   const Napi::Function constructor =
       W::DefineClass(env, W::kName,
                      {W::InstanceAccessor<&W::rows>("rows"), W::InstanceMethod<&W::array>("array"),
-                      W::InstanceMethod<&W::backward>("backward"), W::InstanceMethod("dispose", &W::dispose)});
+                      W::InstanceMethod<&W::backward>("backward"), W::InstanceMethod<&W::lossBackward>("lossBackward"),
+                      W::InstanceMethod("dispose", &W::dispose)});
   data.pass = Napi::Persistent(constructor);
   exports.Set(W::kName, constructor);
 }

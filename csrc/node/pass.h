@@ -3,7 +3,11 @@
 
 namespace rlhf::node {
 
-/// class Pass { readonly rows; array(which: "logProb" | "lse" | "entropy" | "value" | "kl"); backward(gradients); dispose() }
+/// Throws ERR_RLHF_PASS_CONSUMED.
+void requireNotConsumed(const PassHandle& pass);
+
+/// class Pass { readonly rows; array(which: "logProb" | "lse" | "entropy" | "value" | "kl"); backward(gradients);
+/// lossBackward(loss, value?); dispose() }
 class PassWrap : public HandleWrap<PassWrap, PassHandle> {
  public:
   static constexpr const char* kName = "Pass";
@@ -12,6 +16,7 @@ class PassWrap : public HandleWrap<PassWrap, PassHandle> {
   Napi::Value rows(const Napi::CallbackInfo& info);
   Napi::Value array(const Napi::CallbackInfo& info);
   Napi::Value backward(const Napi::CallbackInfo& info);
+  Napi::Value lossBackward(const Napi::CallbackInfo& info);
 };
 
 }  // namespace rlhf::node

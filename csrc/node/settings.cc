@@ -114,6 +114,7 @@ ForwardOptions toForwardOptions(const Napi::Object& object) {
   options.head = text(object, "head", "");
   options.temperature = number(object, "temperature", 1);
   options.grad = boolean(object, "grad", false);
+  options.keepLogits = boolean(object, "keepLogits", true);
   options.statistics = boolean(object, "statistics", true);
   if (!object.Get("dropoutSeed").IsUndefined())
     options.dropoutSeed = static_cast<uint64_t>(toInteger(object.Get("dropoutSeed"), "dropoutSeed"));

@@ -161,6 +161,7 @@ export interface NativeForwardOptions {
   readonly head: string;
   readonly temperature: number;
   readonly grad: boolean;
+  readonly keepLogits?: boolean;
   readonly statistics: boolean;
   /** Switches the adapter's dropout on. */
   readonly dropoutSeed?: number | undefined;
@@ -229,7 +230,7 @@ export interface NativeModel {
     options: Pick<NativeForwardOptions, "adapter" | "head" | "temperature" | "dropoutSeed">,
     loss: Readonly<Record<string, unknown>>,
     value?: Readonly<Record<string, unknown>>,
-  ): Promise<{ pass: NativePass; stats: Record<string, number>; valueStats?: Record<string, number> }>;
+  ): Promise<NativeLossSums & { pass: NativePass }>;
   generate(
     prompts: readonly Int32Array[],
     options: NativeGenerateOptions,
@@ -238,10 +239,21 @@ export interface NativeModel {
   dispose(): void;
 }
 
+/** Sums of a loss over the tokens, and of a value loss where there is one. */
+export interface NativeLossSums {
+  readonly stats: Record<string, number>;
+  readonly valueStats?: Record<string, number>;
+}
+
 export interface NativePass {
   readonly rows: number;
   array(which: "logProb" | "lse" | "entropy" | "value" | "kl"): NativeArray;
   backward(gradients: Readonly<Record<string, Float32Array | NativeArray | undefined>>): Promise<void>;
+  /** `forwardBackward` from the pass on. */
+  lossBackward(
+    loss: Readonly<Record<string, unknown>>,
+    value?: Readonly<Record<string, unknown>>,
+  ): Promise<NativeLossSums>;
   dispose(): void;
 }
 

@@ -367,6 +367,7 @@ export class CausalLM implements Disposable {
           head: options.head ?? "",
           temperature: options.temperature ?? 1,
           grad: options.grad ?? false,
+          keepLogits: options.keepLogits ?? true,
           statistics,
           dropoutSeed: options.dropoutSeed,
           keepDistribution: options.keepDistribution ?? false,

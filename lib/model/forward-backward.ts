@@ -8,7 +8,7 @@ import type {
   PpoValueStat,
   TokenNllLossArgs,
 } from "../engine/losses.ts";
-import { callAsync, type NativeModel } from "../engine/native.ts";
+import { callAsync, type NativeLossSums, type NativeModel } from "../engine/native.ts";
 import { RlhfError } from "../errors.ts";
 import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import { type PackedBatch, predictionsOf, valueRowsOf } from "./batch.ts";
@@ -58,21 +58,32 @@ export interface ForwardBackwardOptions
   readonly value?: ValueLoss;
 }
 
-/** The result of `CausalLM.forwardBackward`: the arrays of a pass whose gradients were added already, and the losses' sums. */
-export class LossPass<Loss extends TokenLoss = TokenLoss> extends Pass {
-  /** Sums over the tokens, as the loss's own function reports them. */
+/** Sums over the tokens, as the losses' own functions report them. */
+export interface LossSums<Loss extends TokenLoss = TokenLoss> {
   readonly stats: TokenLossStats<Loss>;
   /** Those of the value loss; null without one. */
   readonly valueStats: { readonly [Stat in PpoValueStat]: number } | null;
+}
 
-  constructor({ pass, stats, valueStats }: Awaited<ReturnType<NativeModel["forwardBackward"]>>) {
+function toSums<Loss extends TokenLoss>({ stats, valueStats }: NativeLossSums): LossSums<Loss> {
+  return { stats, valueStats: valueStats ?? null } as unknown as LossSums<Loss>;
+}
+
+/** The result of `CausalLM.forwardBackward`: the arrays of a pass whose gradients were added already, and the losses' sums. */
+export class LossPass<Loss extends TokenLoss = TokenLoss> extends Pass implements LossSums<Loss> {
+  readonly stats: LossSums<Loss>["stats"];
+  readonly valueStats: LossSums<Loss>["valueStats"];
+
+  constructor({ pass, ...sums }: Awaited<ReturnType<NativeModel["forwardBackward"]>>) {
     super(pass);
-    this.stats = stats as unknown as TokenLossStats<Loss>;
-    this.valueStats = (valueStats ?? null) as LossPass["valueStats"];
+    const { stats, valueStats } = toSums<Loss>(sums);
+    this.stats = stats;
+    this.valueStats = valueStats;
   }
 }
 
-const { grad, statistics, keepDistribution, reference, klDirection, ...PASS_OPTIONS } = FORWARD_OPTIONS;
+const { grad, keepLogits, statistics, keepDistribution, reference, klDirection, ...PASS_OPTIONS } =
+  FORWARD_OPTIONS;
 const OPTIONS: NamesOf<ForwardBackwardOptions> = { ...PASS_OPTIONS, value: true };
 const VALUE: NamesOf<ValueLoss> = { oldValue: true, returns: true, mask: true, clipRange: true, scale: true };
 const LOSSES: { readonly [Kind in TokenLoss["kind"]]: NamesOf<Extract<TokenLoss, { kind: Kind }>> } = {
@@ -150,4 +161,26 @@ export async function forwardBackward<Loss extends TokenLoss>(
     ),
   );
   return new LossPass<Loss>(result);
+}
+
+/**
+ * What `forwardBackward` does after its forward pass, on one of the same batch that was made before with `grad`, statistics and no
+ * reference; consumes it.
+ */
+export async function lossBackward<Loss extends TokenLoss>(
+  pass: Pass,
+  batch: PackedBatch,
+  loss: Loss,
+  value?: ValueLoss,
+): Promise<LossSums<Loss>> {
+  checkLoss(loss);
+  try {
+    return toSums(
+      await callAsync(() =>
+        pass.native.lossBackward(unwrapped(loss, batch), value && unwrapped(value, batch)),
+      ),
+    );
+  } finally {
+    pass.dispose();
+  }
 }

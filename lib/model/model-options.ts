@@ -61,6 +61,11 @@ export interface ForwardOptions {
   readonly temperature?: number;
   /** Keeps what `backward` needs. Default false. */
   readonly grad?: boolean;
+  /**
+   * Whether that includes the logits, where they fit in 512 MiB; false: `backward` computes them again, which is less memory for one more
+   * product with the language-model head. Default true.
+   */
+  readonly keepLogits?: boolean;
   /** False leaves the language-model head out. Default true. */
   readonly statistics?: boolean;
   /** The tokens whose statistics are computed, "all" (default) or those in the batch's mask; the others read 0. */
@@ -96,6 +101,7 @@ export const FORWARD_OPTIONS: NamesOf<ForwardOptions> = {
   head: true,
   temperature: true,
   grad: true,
+  keepLogits: true,
   statistics: true,
   predict: true,
   values: true,

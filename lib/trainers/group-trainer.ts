@@ -1,4 +1,5 @@
 import { type GroupPolicyLossArgs, groupPolicyLoss } from "../engine/losses.ts";
+import type { Pass } from "../model/pass.ts";
 import type { Metrics } from "../monitor/metrics.ts";
 import { groupsOf, sampleDeviation } from "./group-advantages.ts";
 import { groupWorkloads } from "./group-memory.ts";
@@ -13,6 +14,7 @@ import { checkGroupCombination, type GroupConfig, type GroupSettings } from "./g
 import { trainingPass, withKlLoss } from "./kl-loss.ts";
 import type { TrainerWorkload } from "./memory.ts";
 import { type Algorithm, type Learned, OnlineTrainer, type OnlineTrainerOptions } from "./online.ts";
+import { type OpeningPass, trainOnLoss } from "./opening-pass.ts";
 import { addSums, answerMetrics, meanOf } from "./rollout-metrics.ts";
 import { measureRollouts } from "./rollout-steps.ts";
 import { type Rollout, RolloutBatch } from "./rollouts.ts";
@@ -98,8 +100,9 @@ export abstract class GroupTrainer<
   }
 
   protected override async learn(rollouts: readonly Rollout[], learningRate: number): Promise<Learned> {
-    const experience = await this.computeAdvantages(rollouts);
-    const update = await this.updatePolicy(experience, learningRate);
+    using opening = this.#lossInside ? this.openingPass() : null;
+    const experience = await this.#advantages(rollouts, opening);
+    const update = await this.#updates(experience, learningRate, opening);
     return {
       metrics: { ...experience.metrics, ...update.metrics },
       tokens: experience.batch.responseTokens(),
@@ -107,8 +110,15 @@ export abstract class GroupTrainer<
   }
 
   /** Scores rollouts of `generateResponses`, and measures log-probs and advantages. */
-  async computeAdvantages(rollouts: readonly Rollout[]): Promise<GroupExperience> {
-    const measured = await this.measureAnswers(rollouts, await this.scoreRollouts(rollouts));
+  computeAdvantages(rollouts: readonly Rollout[]): Promise<GroupExperience> {
+    return this.#advantages(rollouts);
+  }
+
+  async #advantages(
+    rollouts: readonly Rollout[],
+    opening: OpeningPass | null = null,
+  ): Promise<GroupExperience> {
+    const measured = await this.measureAnswers(rollouts, await this.scoreRollouts(rollouts), opening);
     return {
       ...measured,
       advantage: await this.advantagesOf(measured),
@@ -130,27 +140,33 @@ export abstract class GroupTrainer<
   protected override async measureAnswers(
     rollouts: readonly Rollout[],
     scored: ScoredRollouts,
+    opening: OpeningPass | null = null,
   ): Promise<MeasuredGroups> {
     const { policy, reference } = await this.ready();
     const batch = new RolloutBatch(rollouts, { sharePrompts: true });
-    // Old log-probs come from the training forward, never from decoding, so that the first ratio is exactly 1.
-    const { logProb } = await measureRollouts(batch, policy, this.config);
     const refLogProb = reference ? (await measureRollouts(batch, reference, this.config)).logProb : null;
+    // Old log-probs come from the training forward, never from decoding, so that the first ratio is exactly 1.
+    const { logProb } = await measureRollouts(batch, policy, this.config, { opening });
     const kl = refLogProb && batch.meanPerAnswer(logProb.map((each, t) => each - (refLogProb[t] as number)));
     const metrics = answerMetrics(batch, scored, logProb, kl);
     return { batch, scores: scored.scores, logProb, refLogProb, metrics };
   }
 
   /** The updates on one batch of rollouts: `updateEpochs` passes over `numMinibatches` minibatches in a new random order each. */
-  async updatePolicy(
+  updatePolicy(experience: GroupExperience, learningRate: number = this.learningRate): Promise<GroupUpdate> {
+    return this.#updates(experience, learningRate);
+  }
+
+  async #updates(
     experience: GroupExperience,
-    learningRate: number = this.learningRate,
+    learningRate: number,
+    opening: OpeningPass | null = null,
   ): Promise<GroupUpdate> {
     const { policyPart } = await this.ready();
     const minibatches: GroupMinibatch[] = [];
     for (let epoch = 0; epoch < this.config.updateEpochs; epoch++) {
       for (const indices of this.minibatches(experience.batch.size, epoch)) {
-        const sums = await this.#accumulate(experience, indices);
+        const sums = await this.#accumulate(experience, indices, opening);
         const { gradNorm } = await this.update(policyPart, sums.loss, learningRate);
         minibatches.push(summarizeGroupMinibatch(indices, sums, gradNorm));
       }
@@ -160,23 +176,28 @@ export abstract class GroupTrainer<
   }
 
   /** Adds up the gradients of one minibatch, however it is cut. */
-  async #accumulate(experience: GroupExperience, minibatch: Int32Array): Promise<GroupSums> {
+  async #accumulate(
+    experience: GroupExperience,
+    minibatch: Int32Array,
+    opening: OpeningPass | null,
+  ): Promise<GroupSums> {
     const { batch } = experience;
     const weights = this.weightsOf(batch, minibatch);
     const weightOf = new Map(Array.from(minibatch, (rollout, i) => [rollout, weights[i] as number]));
     const parts: GroupSums[] = [];
     for (const indices of batch.microBatches(this.config.microBatchTokens, minibatch)) {
       const weight = batch.ofSequences(indices, (index) => weightOf.get(index) as number);
-      parts.push(await this.#backward(experience, indices, weight));
+      parts.push(await this.#backward(experience, indices, weight, opening?.take() ?? null));
     }
     return parts.reduce(addSums);
   }
 
-  /** Forward, loss and backward of one micro-batch. */
+  /** Forward, unless the pass has `begun`, loss and backward of one micro-batch. */
   async #backward(
     { batch, logProb, refLogProb, advantage }: GroupExperience,
     indices: readonly number[],
     weight: Float32Array,
+    begun: Pass | null,
   ): Promise<GroupSums> {
     const { policy, reference } = await this.ready();
     const selected = batch.select(indices);
@@ -194,8 +215,8 @@ export abstract class GroupTrainer<
       const { model, adapter } = policy;
       const { temperature } = this.config;
       const given = { adapter, temperature, predict: "masked" } as const;
-      using pass = await model.forwardBackward(selected, { kind: "group", ...loss }, given);
-      return { ...pass.stats, divergence: 0 };
+      const { stats } = await trainOnLoss(model, selected, { kind: "group", ...loss }, given, begun);
+      return { ...stats, divergence: 0 };
     }
     using pass = await trainingPass(policy, reference, selected, this.config);
     const { stats, dLogProb: gradient } = await groupPolicyLoss(this.model.engine, {

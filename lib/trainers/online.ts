@@ -8,6 +8,7 @@ import { type RewardSource, rewardModels, scoreAnswers } from "../rewards/reward
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { hashSequences, type TrainedPart } from "./checkpoint.ts";
 import { itemsOf, type RowsOrTokenized, tokenizedData } from "./given-data.ts";
+import { OpeningPass } from "./opening-pass.ts";
 import { checkOptions, type OptionNames } from "./options.ts";
 import type { Network } from "./reference.ts";
 import type { RolloutConfig, RolloutSettings } from "./rollout-settings.ts";
@@ -247,6 +248,14 @@ export abstract class OnlineTrainer<
     const count = Math.min(numMinibatches, rollouts);
     const bound = (i: number): number => Math.floor((i * rollouts) / count);
     return Array.from({ length: count }, (_, i) => order.slice(bound(i), bound(i + 1)));
+  }
+
+  /** The pass that the updates on a batch of rollouts begin with. */
+  protected openingPass(): OpeningPass {
+    return new OpeningPass((batch) => {
+      const first = this.minibatches(batch.size, 0)[0] as Int32Array;
+      return batch.microBatches(this.config.microBatchTokens, first)[0] as number[];
+    });
   }
 
   /** Answers the evaluation prompts once each, without training: "eval/objective/…". None where there are no such prompts. */

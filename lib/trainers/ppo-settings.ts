@@ -177,3 +177,10 @@ export function lossIsInside({
 }: Pick<PPOSettings, "klLossCoefficient" | "valueModel" | "rewardPlacement">): boolean {
   return klLossCoefficient === 0 && !(valueModel === "shared" && rewardPlacement === "after-end");
 }
+
+/** Whether measuring runs the policy's training pass with nothing more, so that the first update can go on from there. */
+export function measuresAsItTrains(
+  settings: Pick<PPOSettings, "klEstimator" | "klLossCoefficient" | "valueModel" | "rewardPlacement">,
+): boolean {
+  return lossIsInside(settings) && settings.klEstimator !== "full";
+}

@@ -9,6 +9,7 @@ import { type Experience, estimateAdvantages } from "./experience.ts";
 import { trainingPass, withKlLoss } from "./kl-loss.ts";
 import type { TrainerWorkload } from "./memory.ts";
 import { type Learned, OnlineTrainer, type OnlineTrainerOptions } from "./online.ts";
+import { type OpeningPass, trainOnLoss } from "./opening-pass.ts";
 import { ppoWorkloads } from "./ppo-memory.ts";
 import {
   addMinibatchSums,
@@ -22,6 +23,7 @@ import { PpoNetworks, VALUE, valueStart } from "./ppo-networks.ts";
 import {
   checkCombination,
   lossIsInside,
+  measuresAsItTrains,
   PPO_DEFAULTS,
   PPO_RULES,
   type PPOConfig,
@@ -94,8 +96,9 @@ export class PPOTrainer extends OnlineTrainer<PPOConfig, PPOSettings, PpoNetwork
   }
 
   protected override async learn(rollouts: readonly Rollout[], learningRate: number): Promise<Learned> {
-    const experience = await this.computeRewardsAndValues(rollouts);
-    const update = await this.ppoStep(experience, learningRate);
+    using opening = measuresAsItTrains(this.config) ? this.openingPass() : null;
+    const experience = await this.measureAnswers(rollouts, await this.scoreRollouts(rollouts), opening);
+    const update = await this.#updates(experience, learningRate, opening);
     this.#adaptKlCoefficient(experience.kl, rollouts.length);
     return {
       metrics: { ...experience.metrics, ...update.metrics },
@@ -122,15 +125,16 @@ export class PPOTrainer extends OnlineTrainer<PPOConfig, PPOSettings, PpoNetwork
   protected override async measureAnswers(
     rollouts: readonly Rollout[],
     scored: ScoredRollouts,
+    opening: OpeningPass | null = null,
   ): Promise<Experience> {
     const { policy, reference, value, sharesTrunk } = await this.ready();
     const { config } = this;
     const batch = new RolloutBatch(rollouts);
+    const valued = sharesTrunk ? null : await measureRollouts(batch, value, config, { logProbs: false });
     // Old log-probs come from the training forward, never from decoding, so that the first ratio is exactly 1.
     const trunk = sharesTrunk ? { ...policy, head: value.head } : policy;
-    const sampled = await this.#compareWithReference(batch, trunk, reference);
-    const valued = sharesTrunk ? sampled : await measureRollouts(batch, value, config, { logProbs: false });
-    const measured = { ...sampled, batch, scores: scored.scores, value: valued.value };
+    const sampled = await this.#compareWithReference(batch, trunk, reference, opening);
+    const measured = { ...sampled, batch, scores: scored.scores, value: (valued ?? sampled).value };
     const estimated = await estimateAdvantages(this.model.engine, measured, this.#klCoefficient, config);
     const experience = { ...measured, ...estimated };
     return { ...experience, metrics: objectiveMetrics(experience, scored, this.#klCoefficient) };
@@ -140,10 +144,11 @@ export class PPOTrainer extends OnlineTrainer<PPOConfig, PPOSettings, PpoNetwork
     batch: RolloutBatch,
     policy: Network,
     reference: Network,
+    opening: OpeningPass | null,
   ): Promise<Pick<Experience, "logProb" | "value" | "refLogProb" | "divergence">> {
     if (this.config.klEstimator === "full") return compareRollouts(batch, policy, reference, this.config);
-    const sampled = await measureRollouts(batch, policy, this.config);
     const { logProb: refLogProb } = await measureRollouts(batch, reference, this.config);
+    const sampled = await measureRollouts(batch, policy, this.config, { opening });
     return { ...sampled, refLogProb, divergence: null };
   }
 
@@ -151,13 +156,21 @@ export class PPOTrainer extends OnlineTrainer<PPOConfig, PPOSettings, PpoNetwork
    * The updates on one batch of rollouts: `numPpoEpochs` passes over `numMinibatches` minibatches in a new random order each,
    * ended before an update that starts from an approximate KL over `targetKl`.
    */
-  async ppoStep(experience: Experience, learningRate: number = this.learningRate): Promise<PpoUpdate> {
+  ppoStep(experience: Experience, learningRate: number = this.learningRate): Promise<PpoUpdate> {
+    return this.#updates(experience, learningRate);
+  }
+
+  async #updates(
+    experience: Experience,
+    learningRate: number,
+    opening: OpeningPass | null = null,
+  ): Promise<PpoUpdate> {
     const { numPpoEpochs, targetKl } = this.config;
     const minibatches: PpoMinibatch[] = [];
     let stoppedEarly = false;
     for (let epoch = 0; epoch < numPpoEpochs && !stoppedEarly; epoch++) {
       for (const indices of this.minibatches(experience.batch.size, epoch)) {
-        const sums = await this.#accumulate(experience, indices);
+        const sums = await this.#accumulate(experience, indices, opening);
         stoppedEarly = targetKl !== null && sums.policy.approxKl / sums.policy.tokens > targetKl;
         const norms = stoppedEarly
           ? await this.#discardGradients()
@@ -171,22 +184,27 @@ export class PPOTrainer extends OnlineTrainer<PPOConfig, PPOSettings, PpoNetwork
   }
 
   /** Adds up the gradients of one minibatch; losses are averaged over all its response tokens, however it is cut. */
-  async #accumulate(experience: Experience, minibatch: Int32Array): Promise<MinibatchSums> {
+  async #accumulate(
+    experience: Experience,
+    minibatch: Int32Array,
+    opening: OpeningPass | null,
+  ): Promise<MinibatchSums> {
     const { batch, endReturns } = experience;
     const tokens = batch.responseTokens(minibatch);
     const ends = endReturns ? minibatch.filter((index) => hasEndPlace(batch.rollouts[index])).length : 0;
     const scales = { policy: 1 / tokens, value: 1 / (tokens + ends) };
     const parts: MinibatchSums[] = [];
     for (const indices of batch.microBatches(this.config.microBatchTokens, minibatch))
-      parts.push(await this.#backward(experience, indices, scales));
+      parts.push(await this.#backward(experience, indices, scales, opening?.take() ?? null));
     return parts.reduce(addMinibatchSums);
   }
 
-  /** Forward, losses and backward of one micro-batch. */
+  /** Forward, unless the policy's pass has `begun`, losses and backward of one micro-batch. */
   async #backward(
     experience: Experience,
     indices: readonly number[],
     scales: { readonly policy: number; readonly value: number },
+    begun: Pass | null,
   ): Promise<MinibatchSums> {
     const { policy, reference, value, sharesTrunk } = await this.ready();
     const { clipRange, dualClip, entropyCoefficient, temperature } = this.config;
@@ -206,13 +224,14 @@ export class PPOTrainer extends OnlineTrainer<PPOConfig, PPOSettings, PpoNetwork
     if (lossIsInside(this.config)) {
       const { adapter, head } = trunk;
       const values = sharesTrunk ? this.#valueLossOf(experience, indices, scales.value) : undefined;
-      using pass = await policy.model.forwardBackward(
+      const { stats, valueStats } = await trainOnLoss(
+        policy.model,
         batch,
         { kind: "ppo", ...loss },
         { adapter, temperature, predict: "masked", values: "masked", ...(values && { head, value: values }) },
+        begun,
       );
-      const ofValues = pass.valueStats ?? (await valuesAlone());
-      return { policy: pass.stats, value: ofValues, kl: { loss: 0, divergence: 0 } };
+      return { policy: stats, value: valueStats ?? (await valuesAlone()), kl: { loss: 0, divergence: 0 } };
     }
     using pass = await trainingPass(trunk, reference, batch, this.config);
     const { logProb, entropy } = pass.device;

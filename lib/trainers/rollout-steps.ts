@@ -1,7 +1,9 @@
 import { epochBatches } from "../data/batching.ts";
 import type { TokenizedPrompt } from "../data/types.ts";
+import type { Pass } from "../model/pass.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { referencePass } from "./kl-loss.ts";
+import type { OpeningPass } from "./opening-pass.ts";
 import type { Network } from "./reference.ts";
 import type { RolloutSettings } from "./rollout-settings.ts";
 import type { Rollout, RolloutBatch } from "./rollouts.ts";
@@ -111,26 +113,41 @@ export async function compareRollouts(
   return outputs;
 }
 
-/** Log-probs of the responses, unless they are left out, and the values of the network's head, where it has one. */
+/**
+ * Log-probs of the responses, unless they are left out, and the values of the network's head, where it has one.
+ *
+ * @param opening keeps the pass over its rollouts, the last of all
+ */
 export async function measureRollouts(
   batch: RolloutBatch,
   { model, adapter, head }: Network,
   { microBatchTokens, temperature }: Pick<RolloutSettings, "microBatchTokens" | "temperature">,
-  { logProbs: statistics = true } = {},
+  {
+    logProbs: statistics = true,
+    opening = null,
+  }: { readonly logProbs?: boolean; readonly opening?: OpeningPass | null } = {},
 ): Promise<NetworkOutputs> {
   const logProb = new Float32Array(batch.packed.tokens.length);
   const value = new Float32Array(batch.packed.tokens.length);
-  for (const indices of batch.microBatches(microBatchTokens, batch.rollouts.keys())) {
-    using pass = await model.forward(batch.select(indices), {
-      adapter,
-      head,
-      temperature,
-      statistics,
-      predict: "masked",
-      values: "masked",
-    });
+  const options = {
+    ...{ adapter, head, temperature, statistics },
+    ...({ predict: "masked", values: "masked" } as const),
+  };
+  const read = async (pass: Pass, indices: readonly number[]): Promise<void> => {
     if (statistics) batch.scatter(logProb, indices, await pass.logProb());
     if (head !== undefined) batch.scatter(value, indices, await pass.value());
+  };
+  const first = opening?.rolloutsOf(batch) ?? [];
+  const others = new Set(batch.rollouts.keys());
+  for (const index of first) others.delete(index);
+  for (const indices of batch.microBatches(microBatchTokens, others)) {
+    using pass = await model.forward(batch.select(indices), options);
+    await read(pass, indices);
+  }
+  if (opening) {
+    const pass = await model.forward(batch.select(first), { ...options, grad: true, keepLogits: false });
+    opening.keep(pass);
+    await read(pass, first);
   }
   return { logProb, value };
 }

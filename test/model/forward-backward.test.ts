@@ -11,6 +11,7 @@ import {
   tokenNllLoss,
 } from "../../lib/index.ts";
 import type { HfConfig } from "../../lib/model/config.ts";
+import { lossBackward } from "../../lib/model/forward-backward.ts";
 import { relativeDistance } from "../support/compare.ts";
 import { randomSequences, TINY_GPT2, TINY_LLAMA } from "../support/tiny.ts";
 
@@ -298,6 +299,53 @@ describe("CausalLM.forwardBackward", () => {
     // Passes like it never count as waiting for backward.
     const more = [];
     for (let i = 0; i < 6; i++) more.push(await model.forwardBackward(batch, loss, { adapter: "policy" }));
+    for (const each of more) each.dispose();
+  });
+});
+
+describe("a pass whose losses come later", () => {
+  for (const setup of SETUPS)
+    for (const keepLogits of [false, true])
+      it(`has the bits of forwardBackward: ${setup.name}${keepLogits ? ", logits kept" : ""}`, async () => {
+        using model = await modelOf(setup);
+        const batch = batchOf([9, 4, 30, 17], model.vocabSize);
+        const loss = lossesOf(batch, model.vocabSize).ppo;
+        const { value, ...options } = optionsOf(setup, batch);
+        const { arrays, ...expected } = await inside(model, batch, loss, {
+          ...options,
+          ...(value && { value }),
+        });
+        using pass = await model.forward(batch, { ...options, grad: true, keepLogits });
+        const measured = {
+          ...{ logProb: await pass.logProb(), lse: await pass.lse(), entropy: await pass.entropy() },
+          ...(options.head === undefined ? {} : { value: await pass.value() }),
+        };
+        // What runs between takes the model's workspace.
+        (await model.forward(batchOf([40, 3], model.vocabSize))).dispose();
+        const sums = await lossBackward(pass, batch, loss, value);
+        assert.deepEqual(measured, arrays);
+        assert.deepEqual({ ...sums, gradients: await gradientsOf(model) }, expected);
+      });
+
+  it("is consumed by them, and refused without activations or the head of a value loss", async () => {
+    using model = await modelOf(SETUPS[3]!);
+    const batch = batchOf([9, 5], model.vocabSize);
+    const { nll } = lossesOf(batch, model.vocabSize);
+    const options = { adapter: "policy", grad: true } as const;
+    const value = { oldValue: wave(14, 1), returns: wave(14, 1), clipRange: 0, scale: 1 };
+    const argument = "ERR_RLHF_ARGUMENT";
+    using frozen = await model.forward(batch, { adapter: "policy" });
+    await assert.rejects(lossBackward(frozen, batch, nll), { code: argument, message: /grad: true/ });
+    using headless = await model.forward(batch, options);
+    await assert.rejects(lossBackward(headless, batch, nll, value), { code: argument, message: /no head/ });
+    using first = await model.forward(batch, options);
+    const again = lossBackward(first, batch, nll).then(() =>
+      first.backward({ dLogProb: new Float32Array(14) }),
+    );
+    await assert.rejects(again, { code: "ERR_RLHF_DISPOSED" });
+    // None of them waits for backward any more.
+    const more = [];
+    for (let i = 0; i < 4; i++) more.push(await model.forward(batch, options));
     for (const each of more) each.dispose();
   });
 });
