@@ -7,7 +7,6 @@
 
 #include "core/error.h"
 #include "simt/backend.h"
-#include "simt/fault.h"
 #include "simt/hopper.h"
 
 namespace rlhf::simt {
@@ -47,6 +46,7 @@ size_t maxSharedBytes() { return computeCapability() >= 90 ? kMaxSharedBytes : 1
 
 BlockExecutor& running() {
   require(executor, code::kInternal, "a CUDA primitive was called outside an emulated kernel");
+  executor->checkDeadline();
   return *executor;
 }
 
@@ -96,9 +96,11 @@ void BlockExecutor::threadMain(void* argument) {
   thread->fiber.suspend();
 }
 
-void BlockExecutor::leaveAfterFault() {
+void BlockExecutor::leaveAfterFault(Fault fault) {
   try {
-    fail(format("%s reads or writes outside the arrays", describe(*current_).c_str()));
+    if (fault == Fault::Deadline) failByDeadline();
+    const char* what = fault == Fault::Overflow ? "overflows its stack" : "reads or writes outside the arrays";
+    fail(format("%s %s", describe(*current_).c_str(), what));
   } catch (...) {
     failure_ = std::current_exception();
   }
@@ -144,6 +146,7 @@ void BlockExecutor::run(Dim3 blockIndex, void (*body)(void*), void* argument) {
     current_->fiber.resume();
     isInThread_ = false;
     if (failure_) std::rethrow_exception(failure_);
+    checkDeadline();
   }
   checkGuards();
   transactions_.finishBlock();
@@ -256,6 +259,10 @@ void BlockExecutor::reportDeadlock() const {
   fail(text + transactions_.describe());
 }
 
+void BlockExecutor::failByDeadline() const {
+  fail(format("%s runs, and the launch has taken more than %g s: a loop that does not end?", describe(*current_).c_str(), Deadline::seconds()));
+}
+
 void BlockExecutor::checkGuards() const {
   const unsigned char* before = resources().shared;
   const unsigned char* after = before + kGuardBytes + sharedBytes_;
@@ -280,7 +287,9 @@ void logLaunch(const char* name) {
 std::vector<std::string> takeLaunches() { return std::exchange(launchLog, {}); }
 
 bool isInEmulatedThread() { return executor && executor->isInThread(); }
-void leaveEmulatedThread() { executor->leaveAfterFault(); }
+bool isBehindEmulatedStack(const void* address) { return executor->current().fiber.isBehindStack(address); }
+void* topOfEmulatedStack() { return executor->current().fiber.top(); }
+void leaveEmulatedThread(Fault fault) { executor->leaveAfterFault(fault); }
 
 unsigned char* sharedMemory() { return running().shared(); }
 void blockBarrier(Site site) { running().barrier(site); }

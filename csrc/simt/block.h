@@ -5,7 +5,9 @@
 #include <vector>
 
 #include "simt/async_copy.h"
+#include "simt/deadline.h"
 #include "simt/execution.h"
+#include "simt/fault.h"
 #include "simt/fiber.h"
 #include "simt/schedule.h"
 #include "simt/transactions.h"
@@ -49,7 +51,11 @@ class BlockExecutor {
   /// Whether a thread of the block runs now, and not what schedules it.
   bool isInThread() const { return isInThread_; }
   /// Ends the launch with an error, from the stack of the thread that runs now.
-  [[noreturn]] void leaveAfterFault();
+  [[noreturn]] void leaveAfterFault(Fault fault);
+  /// Throws Error where the launch has taken longer than it may.
+  void checkDeadline() const {
+    if (Deadline::hasPassed()) failByDeadline();
+  }
 
   Schedule& schedule() { return schedule_; }
   Transactions& transactions() { return transactions_; }
@@ -77,6 +83,7 @@ class BlockExecutor {
   int pickThread();
   void checkGuards() const;
   [[noreturn]] void reportDeadlock() const;
+  [[noreturn]] void failByDeadline() const;
   std::string describe(const Thread& thread) const;
 
   const char* kernel_;
@@ -96,6 +103,7 @@ class BlockExecutor {
   Site barrierSite_;
   bool isInThread_ = false;
   std::exception_ptr failure_;
+  Deadline deadline_;
 };
 
 /// The one that lives on this operating-system thread; throws Error where none does.

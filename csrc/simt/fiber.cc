@@ -1,7 +1,6 @@
 #include "simt/fiber.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <cstdint>
 #include <new>
@@ -25,10 +24,7 @@ constexpr size_t kStackBytes = 64 << 10;
 
 thread_local Fiber* starting = nullptr;  // handed to begin(), which takes no argument
 
-size_t pageBytes() {
-  static const size_t bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  return bytes;
-}
+constexpr size_t kGuardBytes = 64 << 10;  // whole pages, and more than one: a large frame could step over it
 
 }  // namespace
 
@@ -107,23 +103,30 @@ void destroyContext(void* context) { delete static_cast<ucontext_t*>(context); }
 Fiber::~Fiber() {
   destroyContext(fiberContext_);
   destroyContext(schedulerContext_);
-  if (mapping_) munmap(mapping_, pageBytes() + kStackBytes);
+  if (mapping_) munmap(mapping_, kGuardBytes + kStackBytes);
 }
 
 void Fiber::allocateStack() {
-  void* memory = mmap(nullptr, pageBytes() + kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* memory = mmap(nullptr, kGuardBytes + kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
   mapping_ = static_cast<char*>(memory);
-  mprotect(mapping_, pageBytes(), PROT_NONE);  // stacks grow down, into this page when they overflow
+  mprotect(mapping_, kGuardBytes, PROT_NONE);  // stacks grow down, into these pages when they overflow
+}
+
+void* Fiber::top() const { return mapping_ + kGuardBytes + kStackBytes; }
+
+bool Fiber::isBehindStack(const void* address) const {
+  const auto* byte = static_cast<const char*>(address);
+  return byte >= mapping_ && byte < mapping_ + kGuardBytes;
 }
 
 void Fiber::start(void (*entry)(void*), void* argument) {
   if (!mapping_) allocateStack();
 #if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(mapping_ + pageBytes(), kStackBytes);  // a call that was dropped left its red zones
+  __asan_unpoison_memory_region(mapping_ + kGuardBytes, kStackBytes);  // a call that was dropped left its red zones
 #endif
   destroyContext(fiberContext_);
-  fiberContext_ = initialContext(mapping_ + pageBytes(), &Fiber::begin);
+  fiberContext_ = initialContext(mapping_ + kGuardBytes, &Fiber::begin);
   entry_ = entry;
   argument_ = argument;
   fiberFakeStack_ = nullptr;
@@ -132,7 +135,7 @@ void Fiber::start(void (*entry)(void*), void* argument) {
 void Fiber::resume() {
   starting = this;
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(&schedulerFakeStack_, mapping_ + pageBytes(), kStackBytes);
+  __sanitizer_start_switch_fiber(&schedulerFakeStack_, mapping_ + kGuardBytes, kStackBytes);
 #endif
   switchContext(&schedulerContext_, &fiberContext_);
 #if defined(__SANITIZE_ADDRESS__)

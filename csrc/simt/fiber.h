@@ -3,7 +3,7 @@
 
 namespace rlhf::simt {
 
-/// A stackful coroutine: one CUDA thread. Its stack ends in a guard page, so that an overflow faults instead of
+/// A stackful coroutine: one CUDA thread. Its stack ends in guard pages, so that an overflow faults instead of
 /// corrupting a neighbour. A fiber belongs to the operating-system thread that started it.
 class Fiber {
  public:
@@ -21,6 +21,11 @@ class Fiber {
 
   /// Goes back to the scheduler's resume(). Called on the fiber itself.
   void suspend();
+
+  /// The first address after the stack.
+  void* top() const;
+  /// Whether the address is one that only an overflow of the stack touches.
+  bool isBehindStack(const void* address) const;
 
  private:
   static void begin();

@@ -2,6 +2,7 @@
 
 #include "cuda/prim/launch.cuh"
 #include "cuda/prim/warp.cuh"
+#include "simt/deadline.h"
 #include "simt/selftest.h"
 
 // Each kernel is small, right without its bug, and as kernels in csrc/cuda are: built from prim/ alone.
@@ -167,6 +168,34 @@ std::string runBlockOrder() {
   return compare(out, ramp(8));
 }
 
+// --- What does not come back.
+
+enum class EndlessBug { Loop, LoopOfBarriers, Stack };
+
+/// As many frames as nobody has room for.
+__attribute__((noinline)) float descend(const float* in, int depth) {
+  volatile float frame[256];
+  for (int i = 0; i < 256; ++i) frame[i] = in[i % kThreads];
+  return depth == 0 ? frame[0] : descend(in, depth - 1) + frame[depth % 256];
+}
+
+template <EndlessBug kBug>
+__global__ void endlessKernel(const float* in, float* out) {
+  const volatile float* value = in;
+  while (kBug == EndlessBug::Loop && threadIdx.x == 37 && *value > 0) {}
+  while (kBug == EndlessBug::LoopOfBarriers && *value > 0) syncThreads();
+  out[threadIdx.x] = kBug == EndlessBug::Stack && threadIdx.x == 37 ? descend(in, 1 << 20) : 1.0f;
+}
+
+template <EndlessBug kBug>
+std::string runEndless() {
+  const DeadlineOf deadline(0.02);
+  const std::vector<float> in = ramp(kThreads);
+  std::vector<float> out(kThreads, NAN);
+  RLHF_LAUNCH(endlessKernel<kBug>, dim3(1), dim3(kThreads), 0, nullptr, in.data(), out.data());
+  return "";
+}
+
 // --- Limits of the hardware.
 
 __global__ void emptyKernel(float*) {}
@@ -204,6 +233,9 @@ std::vector<SelfTest> bugTests() {
       {"collective: barrier against shuffle", runCollective<CollectiveBug::BarrierAgainstShuffle>},
       {"vote", runVote},
       {"block order", runBlockOrder},
+      {"endless: loop", runEndless<EndlessBug::Loop>},
+      {"endless: loop of barriers", runEndless<EndlessBug::LoopOfBarriers>},
+      {"endless: stack", runEndless<EndlessBug::Stack>},
       {"limits: threads", runTooManyThreads},
       {"limits: shared memory", runTooMuchShared},
   };

@@ -4,6 +4,7 @@ import { opCases } from "../ops/cases/index.ts";
 import { Expectation } from "../support/compare.ts";
 import {
   bytesOf,
+  CATCHES_FAULTS,
   isKernelArray,
   type KernelArguments,
   type KernelArray,
@@ -18,10 +19,6 @@ import { decodeOutputs, toKernelArguments } from "../support/op-arguments.ts";
  * keeps its memory from the host, so that the way to `cuda` is walked without a GPU.
  */
 const APART = "simt:apart";
-
-/** Where the emulator makes an error of such an access (csrc/simt/fault.h); elsewhere, and under AddressSanitizer, it ends the process. */
-const CATCHES_FAULTS =
-  process.platform === "linux" && process.arch === "x64" && !process.env["LD_PRELOAD"]?.includes("asan");
 
 /** The largest case of every op by the numbers that its arrays hold. */
 function largestCases(): OpCase[] {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { kernels } from "../support/kernels.ts";
+import { CATCHES_FAULTS, kernels } from "../support/kernels.ts";
 
 const SEEDS = Array.from({ length: 20 }, (_, seed) => seed);
 
@@ -71,6 +71,15 @@ const BUGS: Readonly<Record<string, RegExp>> = {
   "hopper: width of a map's heads": /a tensor map of heads of 36/,
 };
 
+/** Kernels that would hang the process, or end it. */
+const ENDLESS: Readonly<Record<string, RegExp>> = {
+  "endless: loop":
+    /emulated kernel endlessKernel.*block \(0, 0, 0\).*: warp 1 lane 5 runs, and the launch has taken more than 0\.02 s/,
+  "endless: loop of barriers":
+    /emulated kernel endlessKernel.*block \(0, 0, 0\).*: warp \d lane \d+ runs, and the launch has taken more than 0\.02 s/,
+  "endless: stack": /emulated kernel endlessKernel.*block \(0, 0, 0\).*: warp 1 lane 5 overflows its stack/,
+};
+
 /** Bugs that show where a copy lands at the wrong moment, and under how many of the schedules at least. */
 const DEPENDS_ON_LANDING: Readonly<Record<string, { report: RegExp; least: number }>> = {
   "hopper: stage freed early": { report: /its factors in shared memory changed/, least: 15 },
@@ -92,6 +101,14 @@ describe("emulator of the CUDA execution model", () => {
       for (const seed of SEEDS) assert.match(kernels.runSimtSelfTest(name, seed), report, `seed ${seed}`);
     });
   }
+
+  if (CATCHES_FAULTS)
+    for (const [name, report] of Object.entries(ENDLESS)) {
+      it(`ends "${name}", names it, and goes on`, () => {
+        for (const seed of SEEDS) assert.match(kernels.runSimtSelfTest(name, seed), report, `seed ${seed}`);
+        assert.equal(kernels.runSimtSelfTest("collective", 1), "");
+      });
+    }
 
   for (const name of ORDER_DEPENDENT) {
     it(`finds the bug "${name}" under most schedules but the fixed one`, () => {
@@ -125,6 +142,7 @@ describe("emulator of the CUDA execution model", () => {
       ...SOUND,
       ...LANE_MAPS,
       ...Object.keys(BUGS),
+      ...Object.keys(ENDLESS),
       ...Object.keys(DEPENDS_ON_LANDING),
       ...ORDER_DEPENDENT,
     ];

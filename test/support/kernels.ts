@@ -12,6 +12,13 @@ export const PAGE_TOKENS = 32;
 /** What an op can take as an array; which one depends on the field and on the op's `type`. */
 export type KernelArray = Float32Array | Float64Array | Int32Array | Uint16Array | Uint8Array | BigInt64Array;
 
+/**
+ * Where the emulator makes an error of a kernel that touches memory of nobody's, has no stack left or does not end (csrc/simt/fault.h);
+ * elsewhere, and under AddressSanitizer, it ends the process or hangs.
+ */
+export const CATCHES_FAULTS =
+  process.platform === "linux" && process.arch === "x64" && !process.env["LD_PRELOAD"]?.includes("asan");
+
 /** An op's arguments by the names in csrc/ops; arrays that are left out are null pointers. */
 export type KernelArguments = Readonly<
   Record<string, number | bigint | boolean | string | KernelArray | null>
