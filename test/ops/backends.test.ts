@@ -10,11 +10,12 @@ import {
   runFenced,
   runKernel,
   testedBackends,
+  withEnvironment,
 } from "../support/kernels.ts";
 import { type CaseArguments, decodeOutputs, encode, toKernelArguments } from "../support/op-arguments.ts";
 import { assertUntouched, markUnset } from "../support/untouched.ts";
 import type { OpCase } from "./cases/case.ts";
-import { opCases } from "./cases/index.ts";
+import { existsIn, opCases } from "./cases/index.ts";
 
 /** The element types in which a backend computes. */
 function typesOf(backend: string): KernelType[] {
@@ -23,11 +24,6 @@ function typesOf(backend: string): KernelType[] {
 
 /** What rounds, and what every fourth case would leave out, is tested in full in float16, too. */
 const IN_FULL = ["narrow", "adamW", "decodeAttention"];
-
-/** Parameters in float16 are copies of master weights. */
-function existsIn(type: KernelType, { op, args }: OpCase): boolean {
-  return op !== "adamW" || type !== "float16" || "master" in args;
-}
 
 /** All cases, and every fourth in float16: its kernels are those of bfloat16 but for how they round and which product they call. */
 function casesIn(type: KernelType): readonly OpCase[] {
@@ -113,7 +109,7 @@ function checkVariant(
   type: KernelType,
   variant: Variant,
   expectation: Expectation,
-): void {
+): KernelArguments {
   const threadCounts = backend.startsWith("cpu") ? CPU_THREADS : [1];
   const runs = threadCounts.map((threads) => {
     const args = { ...variant.args };
@@ -131,30 +127,72 @@ function checkVariant(
   expectation.verify(decodeOutputs(op, runs[0]!, type), `${op} on ${backend} in ${type}${variant.name}`);
   for (const [index, run] of runs.entries())
     assertSameBits(runs[0]!, run, `${op} on ${backend}${variant.name}, ${threadCounts[index]} threads`);
+  return runs[0]!;
 }
 
-/** What the op reads and writes lies in its arrays: on the emulator, no byte beside them is anybody's. */
-function checkFenced({ op }: OpCase, type: KernelType, expectation: Expectation): void {
-  for (const fence of ["before", "after"] as const) {
+/** A run on the emulator for each fence, by a schedule of its own; the first run of a case has that of seed 1. */
+const FENCED_RUNS = [
+  { fence: "before", seed: "2" },
+  { fence: "after", seed: "3" },
+] as const;
+
+/** What the op reads and writes lies in its arrays: on the emulator, no byte beside them is anybody's. `first` is what another schedule gave. */
+function checkFenced(
+  { op }: OpCase,
+  type: KernelType,
+  expectation: Expectation,
+  first: KernelArguments,
+): void {
+  for (const { fence, seed } of FENCED_RUNS) {
     const args = toKernelArguments(op, expectation.args, type);
-    runFenced(fence, op, args);
-    expectation.verify(decodeOutputs(op, args, type), `${op} in ${type}, fence ${fence} its arrays`);
+    markUnset(op, args);
+    withEnvironment("RLHF_SIMT_SEED", seed, () => runFenced(fence, op, args));
+    assertUntouched(op, args, expectation.values, expectation.fields());
+    assertSameBits(first, args, `${op} in ${type}, fence ${fence} its arrays, seed ${seed}`);
   }
+}
+
+function checkCase(backend: string, opCase: OpCase, type: KernelType): void {
+  const expectation = new Expectation(opCase, type);
+  const [plain] = variantsOf(backend, opCase, expectation.args, type).map((variant) =>
+    checkVariant(backend, opCase, type, variant, expectation),
+  );
+  if (backend === "simt") checkFenced(opCase, type, expectation, plain!);
 }
 
 for (const backend of ["ref", ...testedBackends.filter((name) => name !== "ref")]) {
   describe(`ops on ${backend}`, () => {
     const operators = new Set(kernels.operators(backend));
-    for (const type of typesOf(backend)) {
-      for (const opCase of casesIn(type).filter((each) => operators.has(each.op))) {
-        // Sampling reads logits, which are float32 under every type.
-        it(`${opCase.op}: ${opCase.name}${type === "float32" ? "" : `, ${type}`}`, () => {
-          const expectation = new Expectation(opCase, type);
-          for (const variant of variantsOf(backend, opCase, expectation.args, type))
-            checkVariant(backend, opCase, type, variant, expectation);
-          if (backend === "simt") checkFenced(opCase, type, expectation);
-        });
-      }
-    }
+    // Sampling reads logits, which are float32 under every type.
+    for (const type of typesOf(backend))
+      for (const opCase of casesIn(type).filter((each) => operators.has(each.op)))
+        it(`${opCase.op}: ${opCase.name}${type === "float32" ? "" : `, ${type}`}`, () =>
+          checkCase(backend, opCase, type));
   });
 }
+
+/** Ops that go by kernels of their own on Hopper, where shapes and alignment let them. */
+const OF_HOPPER = /^(?:linear|attention|tokenLogProb|tokenLoss|klDivergence)/;
+
+/** Whether any of Hopper's kernels runs in a case. */
+function goesByHopper({ op, args }: OpCase): boolean {
+  kernels.simtLaunches();
+  runKernel("simt", op, toKernelArguments(op, args, "bfloat16"));
+  return kernels.simtLaunches().some((name) => /hopper\w+Kernel/.test(name));
+}
+
+if (testedBackends.includes("simt"))
+  describe("ops on simt as on Hopper", () => {
+    const cases = casesIn("bfloat16").filter(({ op }) => OF_HOPPER.test(op));
+    const onHopper = (run: () => void): void => withEnvironment("RLHF_CUDA_CAPABILITY", "90", run);
+
+    for (const opCase of cases)
+      it(`${opCase.op}: ${opCase.name}, bfloat16`, () =>
+        onHopper(() => checkCase("simt", opCase, "bfloat16")));
+
+    it("each of them has a case that goes by Hopper's kernels", () =>
+      onHopper(() => {
+        for (const op of new Set(cases.map((each) => each.op)))
+          assert.ok(cases.filter((each) => each.op === op).some(goesByHopper), op);
+      }));
+  });

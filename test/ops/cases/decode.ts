@@ -189,6 +189,14 @@ export const decodeCases: readonly OpCase[] = [
     forbidden: Int32Array.of(0, 7, 499),
     forbid: Uint8Array.from({ length: 33 }, (_, row) => row % 2),
   }),
+  // A backend may adjust logits in scratch memory, so many rows at a time.
+  sampleCase("more rows than scratch memory has", 520, 5, {
+    repetitionPenalty: 1.3,
+    seen: seenTokens(520, 5),
+    forbiddenCount: 2,
+    forbidden: Int32Array.of(1, 4),
+    forbid: Uint8Array.from({ length: 520 }, (_, row) => row % 2),
+  }),
   sampleCase("a wide vocabulary, everything", 3, 2203, {
     temperature: 1.2,
     topK: 400,

@@ -1,3 +1,4 @@
+import type { KernelType } from "../../support/kernels.ts";
 import { attentionCases } from "./attention.ts";
 import type { OpCase } from "./case.ts";
 import { decodeCases } from "./decode.ts";
@@ -29,3 +30,8 @@ export const opCases: readonly OpCase[] = [
   ...optimizerCases,
   ...decodeCases,
 ];
+
+/** Whether a case can be run in an element type: parameters in float16 are copies of master weights. */
+export function existsIn(type: KernelType, { op, args }: OpCase): boolean {
+  return op !== "adamW" || type !== "float16" || "master" in args;
+}
