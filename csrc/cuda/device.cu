@@ -141,17 +141,27 @@ void requireDriver() {
                        driverVersion / 1000, driverVersion % 1000 / 10, runtimeVersion / 1000));
 }
 
+/// The same as checkCuda, with what can be done about a device that does not start.
+void requireStart(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  const bool isMemory = status == cudaErrorMemoryAllocation;
+  throw Error(isMemory ? code::kOutOfMemory : code::kInternal,
+              format("%s: %s\nCheck that nvidia-smi lists the GPU and that no other process holds its memory, or use device \"cpu\"", what,
+                     cudaGetErrorString(status)));
+}
+
 void requireDevice(int32_t index) {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0))
     throw Error(code::kNoCudaDevice, "the NVIDIA driver finds no GPU\nCheck nvidia-smi and CUDA_VISIBLE_DEVICES, or use device \"cpu\"");
-  checkCuda(status, "counting CUDA devices");
+  requireStart(status, "counting CUDA devices");
   if (index < 0 || index >= count)
-    throw Error(code::kNoCudaDevice, format("cuda:%d was asked for and there are %d GPUs, numbered from 0", index, count));
+    throw Error(code::kNoCudaDevice, format("cuda:%d was asked for, and GPUs here are numbered from 0 to %d\nUse one of these, as cuda:0, "
+                                            "or device \"cpu\"", index, count - 1));
   int major = 0, minor = 0;
-  checkCuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "reading the compute capability");
-  checkCuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index), "reading the compute capability");
+  requireStart(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "reading the compute capability");
+  requireStart(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index), "reading the compute capability");
   if (10 * major + minor < kMinComputeCapability)
     throw Error(code::kNoCudaDevice, format("cuda:%d has compute capability %d.%d; 8.0 (Ampere) or newer is needed\nUse device \"cpu\"", index,
                                            major, minor));
@@ -186,8 +196,8 @@ void fillTable(CudaDevice& device) {
 Device* openDevice(int32_t index) {
   requireDriver();
   requireDevice(index);
-  checkCuda(cudaSetDevice(index), "selecting the CUDA device");
-  checkCuda(cudaFree(nullptr), "starting CUDA on the device");  // creates its context
+  requireStart(cudaSetDevice(index), "selecting the CUDA device");
+  requireStart(cudaFree(nullptr), "starting CUDA on the device");  // creates its context
   auto device = std::make_unique<CudaDevice>();
   device->index = index;
   device->label = format("cuda:%d", index);
