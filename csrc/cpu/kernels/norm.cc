@@ -133,7 +133,8 @@ void layerNormBackward(OpContext& context, const LayerNormBackward& a) {
   forEachTask(context, blocks.count, a.rows * a.cols > kElementsPerTask, [&](int64_t block, int) {
     float* const dWeight = sums + block * 2 * a.cols;
     float* const dBias = dWeight + a.cols;
-    std::fill_n(dWeight, 2 * a.cols, 0.0f);
+    if (a.dWeight) std::fill_n(dWeight, a.cols, 0.0f);
+    if (a.dBias) std::fill_n(dBias, a.cols, 0.0f);
     const int64_t end = std::min(a.rows, (block + 1) * blocks.rowsPerBlock);
     for (int64_t n = block * blocks.rowsPerBlock; n < end; ++n) {
       const float* x = static_cast<const float*>(a.x) + n * a.cols;
@@ -153,8 +154,8 @@ void layerNormBackward(OpContext& context, const LayerNormBackward& a) {
                                width;
       forEachVector(a.cols, [&](int64_t i, auto lanes) {
         const Vec normal = (lanes.load(x + i) - mean) * rstd, gradient = lanes.load(dy + i);
-        lanes.store(dWeight + i, lanes.load(dWeight + i) + gradient * normal);
-        lanes.store(dBias + i, lanes.load(dBias + i) + gradient);
+        if (a.dWeight) lanes.store(dWeight + i, lanes.load(dWeight + i) + gradient * normal);
+        if (a.dBias) lanes.store(dBias + i, lanes.load(dBias + i) + gradient);
         storeDx(dx + i, a.accumulateDx, lanes,
                 rstd * (lanes.load(weight + i) * gradient - gradientMean - normal * projection));
       });
