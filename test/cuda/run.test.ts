@@ -6,6 +6,7 @@ import { cudaBenches } from "../../bench/cuda/benches.ts";
 import { statedLimits } from "../../bench/cuda/limits.ts";
 import { kernels } from "../support/kernels.ts";
 import { withTemporaryDirectory } from "../support/tiny.ts";
+import { chosenParts, conclusionOf } from "./parts.ts";
 
 const ROOT = join(import.meta.dirname, "../..");
 
@@ -45,6 +46,48 @@ describe("commands for a GPU", () => {
     assert.equal(late.status, 1);
     assert.match(late.stdout, /its time was over.*FAILED: no test had begun.*failed: ops/s);
     assert.match(run("test/cuda/run.ts", "everything", "--backend", "simt").stderr, /no part "everything"/);
+  });
+
+  it("test:cuda says which parts it left out and why, by its exit code too", () => {
+    const h200 = { backend: "cuda", computeCapability: 90, sanitizer: "/usr/bin/compute-sanitizer" };
+    const all = chosenParts([], h200);
+    assert.deepEqual(all.leftOut, []);
+    assert.deepEqual(conclusionOf([], all.leftOut), { line: "all parts passed", exitCode: 0 });
+
+    const bare = chosenParts([], { ...h200, sanitizer: undefined });
+    const sanitized = ["memcheck", "racecheck", "memcheck-hopper", "racecheck-hopper"];
+    assert.deepEqual(
+      bare.leftOut,
+      sanitized.map((name) => `${name} (compute-sanitizer is not installed)`),
+    );
+    assert.deepEqual([...bare.parts, ...sanitized], all.parts);
+    const { line, exitCode } = conclusionOf([], bare.leftOut);
+    assert.match(line, /^passed; left out: memcheck \(compute-sanitizer is not installed\), /);
+    assert.equal(exitCode, 2);
+    assert.deepEqual(conclusionOf(["ops"], ["ppo (why)"]), {
+      line: "failed: ops; left out: ppo (why)",
+      exitCode: 1,
+    });
+
+    const older = chosenParts([], { ...h200, computeCapability: 80 });
+    assert.match(older.leftOut.join(), /^hopper \(not a GPU of compute capability 9\.0\),memcheck-hopper/);
+    assert.throws(
+      () => chosenParts(["hopper"], { ...h200, computeCapability: 80 }),
+      /^Error: hopper: not a GPU/,
+    );
+  });
+
+  it("test:cuda tells in its last line what it left out", () => {
+    const late = run("test/cuda/run.ts", "--backend", "simt:apart", "--minutes", "0");
+    assert.equal(late.status, 1);
+    const last = late.stdout.trimEnd().split("\n").at(-1)!;
+    assert.match(
+      last,
+      /^failed: ops, hopper, .*; left out: parity \(only on a GPU\), .*, racecheck-hopper \(only on a GPU\)$/,
+    );
+    const named = run("test/cuda/run.ts", "memcheck", "--backend", "simt:apart");
+    assert.equal(named.status, 1);
+    assert.match(named.stderr, /test:cuda: memcheck: only on a GPU/);
   });
 
   it("test:cuda names a test that hangs, ends the process or loses the device, and goes on behind it", () => {

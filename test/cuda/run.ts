@@ -8,10 +8,11 @@
  *
  *   npm run test:cuda -- test/simt/filled-device.test   a file of tests
  *
- * Parts: ops (the table of cases and the invariance of rows), hopper (what Hopper's own kernels take), models (gradients of whole models beside
- * the oracle), parity (PyTorch's recorded results, through the library), quickstart (its pipeline, scaled down), ppo (stories260k learns),
- * memcheck and racecheck (the table of cases under compute-sanitizer, left out where it is not installed unless they are named). A test that
- * fails is named at once. One that has not ended after --patience seconds, or that takes the process or the device along, has failed, and
+ * Parts: ops (the table of cases, the invariance of rows and what single ops promise), hopper (what Hopper's own kernels take), models (gradients
+ * of whole models beside the oracle), decoding (steps that are recorded and that are not), parity (PyTorch's recorded results, through the
+ * library), memory (estimates), quickstart (its pipeline, scaled down), ppo (stories260k learns), memcheck and racecheck (the table of cases under
+ * compute-sanitizer), memcheck-hopper and racecheck-hopper (Hopper's own kernels under it). Parts that cannot run here are left out unless they
+ * are named; the last line then says so, and the exit code is 2. A test that fails is named at once. One that has not ended after --patience seconds, or that takes the process or the device along, has failed, and
  * those behind it are run by another process. What has not ended after --minutes (8.5), all parts together, has failed.
  */
 import { type ChildProcess, spawn } from "node:child_process";
@@ -23,42 +24,12 @@ import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { messageOf } from "../../lib/errors.ts";
+import { chosenParts, conclusionOf, type Part, partOf } from "./parts.ts";
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 /** ".ts", or ".js" where the offline kit has compiled everything. */
 const EXTENSION = import.meta.url.slice(-3);
 const MOCHA = join(dirname(createRequire(import.meta.url).resolve("mocha/package.json")), "bin", "mocha.js");
-
-interface Part {
-  /** Test files without their extension, or a folder of them. */
-  readonly files: readonly string[];
-  readonly grep?: string;
-  /** The tool of compute-sanitizer that it runs under. */
-  readonly sanitizer?: string;
-  /** Whether the library computes on the device, and not only the addon for tests. */
-  readonly library?: true;
-  /** Seconds after which a test hangs; as long as all may take where there is none. */
-  readonly patience?: number;
-}
-
-const OPS = ["test/ops/backends", "test/ops/invariance"];
-const DEVICE = ["host-copies", "contents", "sums", "filled-device"].map((name) => `test/simt/${name}`);
-const HOPPER = ["hopper", "hopper-attention", "hopper-head"].map((name) => `test/simt/${name}`);
-const PARTS: Readonly<Record<string, Part>> = {
-  ops: { files: [...OPS, ...DEVICE], patience: 60 },
-  hopper: { files: HOPPER, patience: 60 },
-  models: { files: ["test/model/gradients"], grep: "CUDA kernels", patience: 60 },
-  parity: { files: ["test/parity"], library: true, patience: 180 },
-  quickstart: { files: ["test/pipeline/quickstart.test"], grep: "quickstart's pipeline", library: true },
-  ppo: { files: ["test/learning/happy-words.test"], grep: "PPO", library: true },
-  memcheck: { files: OPS.slice(0, 1), sanitizer: "memcheck", patience: 120 },
-  racecheck: { files: OPS.slice(0, 1), sanitizer: "racecheck", patience: 120 },
-};
-
-/** A part by its name, or a file of tests as one. */
-function partOf(name: string): Part | undefined {
-  return PARTS[name] ?? (name.includes("/") ? { files: [name.replace(/\.[jt]s$/, "")] } : undefined);
-}
 
 function testFiles(name: string): string[] {
   const path = join(ROOT, name);
@@ -163,18 +134,6 @@ async function runPart(part: Part, settings: Settings, sanitizer: string | undef
   }
 }
 
-/** The parts to run, those that were named or all that can be. */
-function chosenParts(named: readonly string[], backend: string, sanitizer: string | undefined): string[] {
-  const unknown = named.find((name) => !partOf(name));
-  if (unknown) throw new Error(`no part "${unknown}"; there are ${Object.keys(PARTS).join(", ")}`);
-  if (named.length > 0) return [...named];
-  const onDevice = Object.keys(PARTS).filter((name) => backend === "cuda" || !PARTS[name]?.library);
-  const can = onDevice.filter((name) => backend === "cuda" || !PARTS[name]?.sanitizer);
-  if (sanitizer) return can;
-  console.log("compute-sanitizer is not installed: memcheck and racecheck are left out");
-  return can.filter((name) => !PARTS[name]?.sanitizer);
-}
-
 async function main(): Promise<void> {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
@@ -188,16 +147,16 @@ async function main(): Promise<void> {
   const { backend, grep } = values;
   // Opens the device: without one nothing below could be a pass.
   const { kernels } = await import("../support/kernels.ts");
-  const { name, model } = kernels.deviceLimits(backend);
+  const { name, model, computeCapability } = kernels.deviceLimits(backend);
   console.log(
     `${backend}: ${[name, model].filter(Boolean).join(", ")}; ${kernels.operators(backend).length} ops`,
   );
   const sanitizer = findSanitizer();
   const failed: string[] = [];
   const deadline = performance.now() + 60_000 * Number(values.minutes);
-  for (const part of chosenParts(positionals, backend, sanitizer)) {
+  const { parts, leftOut } = chosenParts(positionals, { backend, computeCapability, sanitizer });
+  for (const part of parts) {
     const description = partOf(part) as Part;
-    if (description.sanitizer && !sanitizer) throw new Error("compute-sanitizer is not installed");
     const began = performance.now();
     console.log(`\n== ${part}`);
     const patience = values.patience !== undefined && { patience: Number(values.patience) };
@@ -208,8 +167,9 @@ async function main(): Promise<void> {
     );
     if (!passed) failed.push(part);
   }
-  console.log(failed.length > 0 ? `\nfailed: ${failed.join(", ")}` : "\nall parts passed");
-  if (failed.length > 0) process.exitCode = 1;
+  const { line, exitCode } = conclusionOf(failed, leftOut);
+  console.log(`\n${line}`);
+  process.exitCode = exitCode;
 }
 
 main().catch((error: unknown) => {

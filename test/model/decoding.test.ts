@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import type { NativeGenerateOptions } from "../../lib/engine/native.ts";
+import { cudaBackend } from "../support/kernels.ts";
 import {
   ADAPTER,
   createModel,
@@ -59,7 +60,7 @@ const tokensOf = (generations: readonly { tokens: Int32Array }[]): number[][] =>
   generations.map((generation) => [...generation.tokens]);
 
 describe("generation of a model", () => {
-  for (const backend of ["ref", "cpu", "simt:apart"]) {
+  for (const backend of ["ref", "cpu", cudaBackend]) {
     for (const config of [MICRO_LLAMA, MICRO_GPT2, MICRO_MISTRAL, MICRO_QWEN2, MICRO_QWEN3, MICRO_GPT_NEOX]) {
       it(`follows the training forward greedily: ${config.family} on ${backend}, with an adapter`, () => {
         const model = micro(backend, config);
@@ -86,7 +87,7 @@ describe("generation of a model", () => {
     });
   }
 
-  for (const backend of ["ref", "cpu", "simt:apart"])
+  for (const backend of ["ref", "cpu", cudaBackend])
     it(`answers equal prompts as each by itself, whatever they share (${backend})`, () => {
       const model = micro(backend, { ...MICRO_LLAMA, maxPositions: 128 });
       const promptOf = (length: number) => Int32Array.from({ length }, (_, i) => (i * i + length) % 13);

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { FeatureRewardModel, FeatureRewardTrainer, type FeatureRow } from "../../lib/index.ts";
 import { readSafetensors, readTensor, type TensorEntry } from "../../lib/model/safetensors.ts";
-import { withTemporaryDirectory } from "../support/tiny.ts";
+import { testDevice, withTemporaryDirectory } from "../support/tiny.ts";
 import { assertAllClose, assertClose } from "./compare.ts";
 import { readJson } from "./reference.ts";
 
@@ -26,7 +26,8 @@ const TOLERANCE = 1e-5;
 
 function makeTrainer(given: Case, config: object, outputDir?: string): FeatureRewardTrainer {
   const { activation, chosen, rejected, margin, features, score } = given;
-  const model = FeatureRewardModel.create({ inputDim: 5, hiddenDim: 7, numLayers: 2, activation });
+  const shape = { inputDim: 5, hiddenDim: 7, numLayers: 2, activation };
+  const model = FeatureRewardModel.create({ ...shape, device: testDevice });
   model.network.parameters.set(given.parameters.flat());
   const rows: FeatureRow[] = [
     ...chosen.map((vector, i) => ({ chosen: vector, rejected: rejected[i]!, margin: margin[i]! })),

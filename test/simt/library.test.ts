@@ -22,6 +22,7 @@ const TESTS = [
   "mixed-precision",
   "bfloat16-weights",
   "engines",
+  "feature-reward",
 ];
 
 /** Larger ones, of which the emulator, being slow, runs the cases whose titles match. */

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import type { NativeGenerateOptions } from "../../lib/engine/native.ts";
-import { kernels } from "../support/kernels.ts";
+import { cudaBackend, kernels } from "../support/kernels.ts";
 import {
   ADAPTER,
   createModel,
@@ -69,6 +69,21 @@ describe("recorded decoding steps", () => {
       const recorded = generate("simt:apart", config, PROMPTS, all);
       assert.ok(recordings(recorded.launches) > 4);
       assert.deepEqual(recorded.tokens, generate("simt", config, PROMPTS, all).tokens);
+    });
+
+  for (const adapter of [undefined, "policy"])
+    it(`give on ${cudaBackend} the tokens of calls that end before any step is recorded${adapter ? ", with an adapter" : ""}`, () => {
+      const options = { temperature: 0, ...(adapter !== undefined && { adapter }) };
+      const recorded = generate(cudaBackend, MICRO_LLAMA, PROMPTS, { ...options, maxNewTokens: 12 });
+      const prefixes = PROMPTS.map((prompt) => [...prompt]);
+      for (let tokens = 0; tokens < 12; tokens += 3) {
+        const prompts = prefixes.map((prefix) => Int32Array.from(prefix));
+        const more = generate(cudaBackend, MICRO_LLAMA, prompts, { ...options, maxNewTokens: 3 });
+        assert.equal(recordings(more.launches), 0);
+        for (const [index, each] of more.tokens.entries()) prefixes[index]!.push(...each);
+      }
+      const given = prefixes.map((prefix, index) => prefix.slice(PROMPTS[index]!.length));
+      assert.deepEqual(recorded.tokens, given);
     });
 
   it("give these tokens also where a sequence grows into another split of decodeAttention", () => {
