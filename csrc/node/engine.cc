@@ -2,6 +2,7 @@
 
 #include "node/cuda_plugin.h"
 #include "node/settings.h"
+#include "ops/entry.h"
 
 namespace rlhf::node {
 namespace {
@@ -87,6 +88,20 @@ Napi::Value EngineWrap::info(const Napi::CallbackInfo& info) {
   });
 }
 
+/// limits() → { model, computeCapability }, as the device's driver states them; "" and 0 where it states nothing
+Napi::Value EngineWrap::limits(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    Device* const device = handle()->engine->device();
+    DeviceLimits limits;
+    if (const Status status = device->limits(device, &limits))
+      throw Error(errorCodeOf(status), format("%s does not tell its limits: %s", device->name, device->error));
+    Napi::Object result = Napi::Object::New(info.Env());
+    result.Set("model", limits.model);
+    result.Set("computeCapability", static_cast<double>(limits.computeCapability));
+    return result;
+  });
+}
+
 Napi::Value EngineWrap::createModel(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     const std::shared_ptr<EngineHandle> engine = handle();
@@ -134,6 +149,7 @@ void defineEngine(Napi::Env env, Napi::Object exports, AddonData& data) {
   const Napi::Function constructor = EngineWrap::DefineClass(
       env, EngineWrap::kName,
       {EngineWrap::InstanceAccessor<&EngineWrap::info>("info"),
+       EngineWrap::InstanceMethod<&EngineWrap::limits>("limits"),
        EngineWrap::InstanceMethod<&EngineWrap::createModel>("createModel"),
        EngineWrap::InstanceMethod<&EngineWrap::memory>("memory"),
        EngineWrap::InstanceMethod<&EngineWrap::setMemoryBudget>("setMemoryBudget"),

@@ -2,6 +2,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { availableParallelism, cpus } from "node:os";
 import { resolve } from "node:path";
 import type { Command } from "commander";
+import type { NativeDeviceLimits } from "../engine/native.ts";
 import { messageOf, RlhfError } from "../errors.ts";
 import { packageRoot, packageVersion, requireFrom } from "../package-root.ts";
 import { integer } from "./options.ts";
@@ -141,16 +142,26 @@ async function examineEngine(threads?: number): Promise<Finding> {
   }
 }
 
+/** The GPU as its driver names it, and whether kernels are taken that only Hopper has (csrc/cuda/prim/capability.h). */
+function describeGpu({ model, computeCapability }: NativeDeviceLimits): string {
+  const most = Number(process.env["RLHF_CUDA_CAPABILITY"] || computeCapability);
+  const takesHopper = Math.min(most, computeCapability) === 90;
+  const capability = `compute capability ${(computeCapability / 10).toFixed(1)}`;
+  const parts = [model, capability, takesHopper ? "with Hopper's own kernels" : ""];
+  return parts.filter((part) => part !== "").join(", ");
+}
+
 async function examineCuda(): Promise<Finding> {
   const about = { subject: "cuda", required: false };
   try {
-    const { Engine } = await import("../engine/engine.ts");
-    const { device, instructionSet } = Engine.shared({ device: "cuda" }).info;
-    return {
-      ...about,
-      ok: true,
-      text: `${device}, ${instructionSet}; device "auto" takes the CPU until the backend is proved on a GPU`,
-    };
+    const [{ Engine }, { chooseDevice }] = await Promise.all([
+      import("../engine/engine.ts"),
+      import("../engine/device.ts"),
+    ]);
+    const { info, native } = Engine.shared({ device: "cuda" });
+    const { reason } = chooseDevice("auto");
+    const text = `${info.device}, ${info.instructionSet}; ${describeGpu(native.limits())}; ${reason}`;
+    return { ...about, ok: true, text };
   } catch (error) {
     const [text = "", ...cure] = messageOf(error).split("\n");
     return {

@@ -60,8 +60,16 @@ export interface NativeEngineInfo {
   readonly bfloat16Kernel: "amx" | "dot" | "convert";
 }
 
+/** What a device's driver states of it; "" and 0 where it states nothing. */
+export interface NativeDeviceLimits {
+  readonly model: string;
+  /** 10 × major + minor. */
+  readonly computeCapability: number;
+}
+
 export interface NativeEngine {
   readonly info: NativeEngineInfo;
+  limits(): NativeDeviceLimits;
   /** `dtype`: how the base's matrices are kept, "float32" (default), "bfloat16", or, where they are frozen, "float16". */
   createModel(config: ModelConfig, trainable: boolean, dtype?: string): Promise<NativeModel>;
   memory(): EngineMemory;

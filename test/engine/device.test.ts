@@ -1,9 +1,12 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { copyFile, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
 import type { NativeBinding } from "../../lib/engine/native.ts";
 import { CausalLM, chooseDevice, type DeviceName, Engine, RlhfError } from "../../lib/index.ts";
+import { withEnvironment } from "../support/kernels.ts";
+import { withPlugin } from "../support/plugins.ts";
 import { TINY_GPT2, withTemporaryDirectory } from "../support/tiny.ts";
 
 const CUDA_ERRORS = [
@@ -26,6 +29,23 @@ async function withAddon(
     await copyFile(join(BUILD, "rlhf.node"), addon);
     await prepare(join(directory, PLUGIN));
     body(createRequire(import.meta.url)(addon) as NativeBinding);
+  });
+}
+
+/** Statuses with which the plug-in opens no device (csrc/ops/context.h), and what they are here. */
+const REFUSALS = [
+  [4, "ERR_RLHF_MEMORY", "starting CUDA on the device: out of memory\nCheck nvidia-smi"],
+  [6, "ERR_RLHF_INTERNAL", "counting CUDA devices: system not yet initialized\nCheck nvidia-smi"],
+  [8, "ERR_RLHF_NO_CUDA_DRIVER", "no NVIDIA driver was found\nInstall one"],
+  [9, "ERR_RLHF_OLD_CUDA_DRIVER", "the NVIDIA driver supports CUDA 12.4\nUpdate the driver"],
+  [10, "ERR_RLHF_NO_CUDA_DEVICE", 'cuda:0 has compute capability 7.5\nUse device "cpu"'],
+] as const;
+
+/** The addon beside a CUDA backend that refuses. */
+async function withRefusal(refusal: string, body: (addon: NativeBinding) => void): Promise<void> {
+  await withPlugin("refusing", async (build) => {
+    const addon = createRequire(import.meta.url)(join(build, "Release", "rlhf.node")) as NativeBinding;
+    withEnvironment("RLHF_REFUSAL", refusal, () => body(addon));
   });
 }
 
@@ -59,6 +79,28 @@ describe("devices", () => {
           message: /a function is missing/,
         }),
     );
+  });
+
+  for (const [status, code, words] of REFUSALS)
+    it(`a CUDA backend that opens no device: ${code}, with its words`, () =>
+      withRefusal(`${status} ${words}`, (addon) => {
+        for (const open of [() => addon.requireCuda(), () => new addon.Engine({ device: "cuda" })])
+          assert.throws(open, { code, message: words });
+      }));
+
+  it("a CUDA backend of other sources is not used", () =>
+    withRefusal("sources", (addon) =>
+      assert.throws(() => addon.requireCuda(), {
+        code: "ERR_RLHF_NO_CUDA",
+        message: /^the CUDA backend was built from other sources than this addon\n.*build:cuda/,
+      }),
+    ));
+
+  it("every reason for which the CUDA backend opens no device has a cure", () => {
+    const source = readFileSync(join(import.meta.dirname, "../../csrc/cuda/device.cu"), "utf8");
+    const errors = source.split("throw Error(").slice(1);
+    assert.equal(errors.length, 6);
+    for (const error of errors) assert.match(error.slice(0, error.indexOf(");\n")), /"[^"]*\\n[A-Z]/);
   });
 
   it("cuda is used or an error, never another device in silence", async () => {

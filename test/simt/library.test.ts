@@ -1,12 +1,10 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { copyFile, mkdir } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join, resolve } from "node:path";
-import { withTemporaryDirectory } from "../support/tiny.ts";
+import { withPlugin } from "../support/plugins.ts";
 
 const ROOT = resolve(import.meta.dirname, "../..");
-const BUILD = resolve(process.env["RLHF_BUILD_DIR"] ?? join(ROOT, "build"));
 const MOCHA = join(dirname(createRequire(import.meta.url).resolve("mocha/package.json")), "bin", "mocha.js");
 
 /** Tests of the library that any device can pass. Each is held to PyTorch's or transformers' results, or to bits. */
@@ -35,14 +33,7 @@ const PARTS: Readonly<Record<string, string>> = {
 const LIMIT_MS = 300_000;
 
 async function passes(file: string, titles = "", capability?: string): Promise<void> {
-  await withTemporaryDirectory(async (directory) => {
-    for (const folder of ["Release", "kernels"]) await mkdir(join(directory, folder));
-    const parts = [
-      ["Release/rlhf.node", "Release/rlhf.node"],
-      ["kernels/emulated/librlhf_cuda.so", "Release/librlhf_cuda.so"],
-      ["kernels/rlhf_kernels.node", "kernels/rlhf_kernels.node"],
-    ] as const;
-    for (const [from, to] of parts) await copyFile(join(BUILD, from), join(directory, to));
+  await withPlugin("emulated", async (build) => {
     const options = ["--no-config", "--timeout", "0", "--reporter", "json", "--grep", titles];
     const { status, signal, stdout, stderr } = spawnSync(
       process.execPath,
@@ -55,7 +46,7 @@ async function passes(file: string, titles = "", capability?: string): Promise<v
         maxBuffer: 1 << 28,
         env: {
           ...process.env,
-          RLHF_BUILD_DIR: directory,
+          RLHF_BUILD_DIR: build,
           RLHF_TEST_DEVICE: "cuda",
           ...(capability && { RLHF_CUDA_CAPABILITY: capability }),
         },
