@@ -47,7 +47,7 @@ function time(
   const run = (count: number) => kernels.bench(settings.backend, op, args, count, { threads, burst });
   const first = Math.min(...run(2).seconds);
   const { seconds, peak } = run(Math.min(MOST_RUNS, Math.max(3, Math.ceil(settings.seconds / first))));
-  const possible = seconds.map((each, i) => each * peak[i]!).sort();
+  const possible = seconds.map((each, i) => each * peak[i]!).sort((a, b) => a - b);
   return { seconds: Math.min(first, ...seconds), possibleFlops: possible[possible.length >> 1]! };
 }
 

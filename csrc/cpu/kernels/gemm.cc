@@ -14,7 +14,7 @@ namespace {
 // it first, all of A is packed; then a task takes a strip of columns: it packs its block of B, and the panels of A pass by.
 constexpr int64_t kBlockDepth = 1024;
 constexpr int64_t kRowsPerPackedB = 1008;  // rows for which one packed block of B serves
-constexpr int64_t kRowsPerPackedA = 168;   // rows in a block of A
+constexpr int64_t kRowsPerPackedA = 84;    // rows in a block of A: 1 to 3 % faster than 168 with AVX-512
 constexpr int64_t kColsPerPackedA = 1024;  // columns for which one packed block of A serves; a multiple of kStripCols
 constexpr int64_t kRowsWorthPackingB = 256;
 constexpr int64_t kStripPanels = kStripCols / kPanelCols;
@@ -243,14 +243,14 @@ class RowPass {
     const int64_t cols = product_.cols - (g.beginCol + colPanel) * kPanelCols;
     alignas(64) float tile[kPanelRows * kPanelCols];
     const bool whole = g.first && g.last && finishTiles_;
-    if (g.last && product_.addsToDestination) fetchDestination(g.beginRow + rowPanel, g.beginCol + colPanel);
+    if (g.last && product_.destination) fetchDestination(g.beginRow + rowPanel, g.beginCol + colPanel);
     float* const values = whole ? tile : strip + colPanel * kPanelCols;
     const int64_t valueStride = whole ? kPanelCols : stride;
     microKernel(height, cols <= kWidth ? 1 : kPanelVectors)(segments, 2, values, valueStride, !g.first, prefetch);
     if (g.last && finishTiles_) finish(g, rowPanel, colPanel * kPanelCols, kPanelCols, values, valueStride);
   }
 
-  /// What a tile's results are added to is on its way while the tile is multiplied.
+  /// Where a tile's results go is on its way while the tile is multiplied.
   void fetchDestination(int64_t rowPanel, int64_t colPanel) const {
     const float* row = product_.destination + (rowBegin_ + rowPanel * panelRows_) * product_.destinationStride + colPanel * kPanelCols;
     for (int64_t i = 0; i < heightOf(rowPanel); ++i, row += product_.destinationStride)
