@@ -1,32 +1,10 @@
-import { type KernelArguments, kernels, PAGE_TOKENS } from "../../test/support/kernels.ts";
-import { type OpBench, uniformArray } from "../ops/op-bench.ts";
+import { PAGE_TOKENS } from "../../test/support/kernels.ts";
+import { lossBenchesOf } from "../ops/losses.ts";
+import { uniformArray } from "../ops/op-bench.ts";
 import { adamWBenches } from "../ops/rows.ts";
-
-/** What PyTorch is asked to do beside it (torch_ops.py). */
-export interface PeerWork {
-  readonly kind: string;
-  readonly [size: string]: number | string | boolean;
-}
-
-/** An op at a size that fills a GPU. */
-export interface CudaBench extends Omit<OpBench, "args"> {
-  readonly args: () => KernelArguments;
-  readonly peer?: PeerWork;
-  /** The compute capability for which the op has kernels beside those that run everywhere. */
-  readonly ownKernelsFor?: number;
-}
-
-/** Numbers in bfloat16 at a multiple of 64 bytes, uniform in [−scale, scale); they repeat with a period that is no power of two. */
-function bfloat16Array(count: number, scale = 1): Uint16Array {
-  const period = uniformArray(Math.min(count, 65_521)).map((value) => value * scale);
-  const array = new Uint16Array(kernels.alignedBuffer(2 * count), 0, count);
-  array.set(kernels.toBits(period, "bfloat16"));
-  for (let filled = period.length; filled < count; filled *= 2)
-    array.copyWithin(filled, 0, Math.min(filled, count - filled));
-  return array;
-}
-
-const BFLOAT16 = { type: "bfloat16", weightType: "bfloat16", compute: "bfloat16" } as const;
+import { BFLOAT16, bfloat16Array, type CudaBench } from "./cuda-bench.ts";
+import { rowBenches } from "./rows.ts";
+import { headBenches } from "./vocabulary.ts";
 
 interface Linear {
   readonly rows: number;
@@ -192,45 +170,9 @@ function optimizer(count: number): CudaBench[] {
       args: () => ({ type: "float32", count, x: uniformArray(count), out: new Float64Array(1) }),
       peer: { kind: "squaredNorm", count },
     },
-  ];
-}
-
-/** Log-probs of the next tokens, whose logits need not stand in memory. */
-function tokenLogProb(rows: number, cols: number, vocab: number): CudaBench[] {
-  const shared = () => ({
-    ...{ ...BFLOAT16, rows, cols, vocab, count: rows - 1, temperature: 1 },
-    predictions: Int32Array.from({ length: rows - 1 }, (_, p) => p + 1),
-    sources: Int32Array.from({ length: rows - 1 }, (_, p) => p),
-    tokens: Int32Array.from({ length: rows }, (_, n) => (n * 7919) % vocab),
-    ...{ x: bfloat16Array(rows * cols), weight: bfloat16Array(vocab * cols, 0.02) },
-    // With this the probabilities are neither all 0 nor infinite.
-    lse: new Float32Array(rows).fill(Math.log(vocab)),
-    entropy: new Float32Array(rows),
-  });
-  const product = 2 * (rows - 1) * cols * vocab;
-  const label = `${rows - 1}×${cols}×${vocab}`;
-  const size = { rows, cols, vocab };
-  return [
     {
-      ...{
-        op: "tokenLogProbForward",
-        label,
-        flops: product,
-        ownKernelsFor: 90,
-        peer: { kind: "logProb", ...size },
-      },
-      args: () => ({ ...shared(), logProb: new Float32Array(rows) }),
-    },
-    {
-      ...{
-        op: "tokenLogProbBackward",
-        label: `${label}, dx`,
-        flops: 2 * product,
-        ownKernelsFor: 90,
-        updated: ["dx"],
-      },
-      args: () => ({ ...shared(), dLogProb: uniformArray(rows), dx: bfloat16Array(rows * cols) }),
-      peer: { kind: "logProbBackward", ...size },
+      ...{ op: "narrow", label: `${count} elements to bfloat16` },
+      args: () => ({ type: "bfloat16", count, x: uniformArray(count), y: new Uint16Array(count) }),
     },
   ];
 }
@@ -264,6 +206,8 @@ export function cudaBenches(shrink = 1): CudaBench[] {
     ...norms("layerNorm", size(16_384), size(4096)),
     ...gatedSilu(size(16_384), size(8192)),
     ...optimizer(size(size(2 ** 28))),
-    ...tokenLogProb(size(8192), size(4096), size(128_256)),
+    ...headBenches(size(8192), size(4096), size(128_256)),
+    ...rowBenches({ rows: size(16_384), cols: size(4096), vocab: size(32_000), heads: size(32) }),
+    ...lossBenchesOf({ sequences: size(1024), length: size(1024), pairs: size(8192) }),
   ];
 }

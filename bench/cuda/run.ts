@@ -7,7 +7,8 @@
  *   npm run bench:cuda -- --backend simt:apart --shrink 64 --python none    the same way on the emulator: no figure means anything
  *
  * Where the device has kernels of its own for an op (Hopper), a line also tells the time without them.
- * Other options: --repetitions (30), --out FOLDER (bench/results), --minutes (8.5, after which no bench begins). Times are medians by the device's events. Inputs are random, in as many
+ * Other options: --repetitions (30), --out FOLDER (bench/results), --minutes (8.5, after which no bench begins; one that has not ended 24
+ * seconds later ends the process, and is named). Times are medians by the device's events. Inputs are random, in as many
  * copies, taken in turn, as are several times the second-level cache. A share is that of the limit that bounds the op: operations, or bytes as
  * a copy between two places of the device's memory moves them in this run. After each line FOLDER/cuda-NAME.json is written anew.
  */
@@ -25,14 +26,18 @@ import {
 } from "../../test/support/kernels.ts";
 import { bytesMoved, type Work, workOf } from "../ops/op-bench.ts";
 import { Peer } from "../peers/peer.ts";
-import { type CudaBench, cudaBenches } from "./benches.ts";
+import { cudaBenches } from "./benches.ts";
+import type { CudaBench } from "./cuda-bench.ts";
 import { type StatedLimits, statedLimits } from "./limits.ts";
+import { Watchdog } from "./watchdog.ts";
 
 const RESULTS = fileURLToPath(new URL("../results", import.meta.url));
 /** Of the second-level cache, which copies of the inputs are at least as large as together. */
 const CACHES = 4;
 const MOST_COPIES = 16;
 const COPY_BYTES = 2 ** 31;
+/** Seconds for the bench that began last. */
+const GRACE = 24;
 
 interface Result {
   readonly op: string;
@@ -141,7 +146,7 @@ async function measure(bench: CudaBench, place: Place): Promise<Result> {
 }
 
 function lineOf(result: Result, copyRate: number, stated: StatedLimits): string {
-  const name = `${result.op.padEnd(21)} ${result.label.padEnd(36)}`;
+  const name = `${result.op.padEnd(24)} ${result.label.padEnd(36)}`;
   const { seconds, flops = 0, bytes = 0, shareOfStated, shareOfCopy, scratchBytes = 0, peer, ratio } = result;
   if (seconds === undefined) return `${name} ${result.error}`;
   const percent = (share = 0): string => `${(100 * share).toFixed(1)} %`;
@@ -187,6 +192,8 @@ async function main(): Promise<void> {
     },
   });
   const { backend } = values;
+  const deadline = performance.now() + 60_000 * Number(values.minutes);
+  const watchdog = new Watchdog(60 * Number(values.minutes) + GRACE);
   const shrink = Number(values.shrink);
   const limits = kernels.deviceLimits(backend);
   const stated = statedLimits(limits);
@@ -219,7 +226,6 @@ async function main(): Promise<void> {
   const wanted = (bench: CudaBench): boolean =>
     positionals.length === 0 || positionals.some((text) => `${bench.op} ${bench.label}`.includes(text));
   const results: Result[] = [];
-  const deadline = performance.now() + 60_000 * Number(values.minutes);
   mkdirSync(values.out, { recursive: true });
   for (const bench of cudaBenches(shrink).filter(wanted)) {
     const failed = (error: unknown): Result => ({
@@ -228,6 +234,7 @@ async function main(): Promise<void> {
       error: messageOf(error),
     });
     const late = performance.now() > deadline;
+    watchdog.watch(`${bench.op} ${bench.label}`);
     const result = late
       ? failed("its turn came too late (--minutes)")
       : await measure(bench, place).catch(failed);
@@ -237,6 +244,7 @@ async function main(): Promise<void> {
     writeFileSync(join(values.out, `cuda-${name}.json`), `${JSON.stringify(report, null, 1)}\n`);
   }
   await peer?.[Symbol.asyncDispose]();
+  await watchdog.stop();
   if (results.length === 0) throw new Error(`no bench has ${positionals.join(" or ")} in its name`);
   if (results.some(({ error }) => error !== undefined)) process.exitCode = 1;
 }

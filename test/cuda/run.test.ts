@@ -177,6 +177,21 @@ describe("commands for a GPU", () => {
     });
   });
 
+  it("bench:cuda ends a kernel that does not, and names it", () => {
+    const hung = run("test/cuda/fixtures/never-ends.ts", "0.5");
+    assert.equal(hung.signal, "SIGKILL");
+    assert.match(hung.stderr, /ended: a kernel that waits for ever had not ended after 0\.5 s/);
+    assert.equal(run("test/cuda/fixtures/never-ends.ts", "60", "stops").status, 0);
+  });
+
+  it("every op of the CUDA backend has a bench", () => {
+    const benched = new Set(cudaBenches(512).map(({ op }) => op));
+    assert.deepEqual(
+      kernels.operators("simt:apart").filter((op) => !benched.has(op)),
+      [],
+    );
+  });
+
   it("every bench is of an op that exists, with arguments that it takes", () => {
     const known = new Set(kernels.operators("cpu"));
     for (const { op, args } of cudaBenches(512)) {
