@@ -163,7 +163,7 @@ function checkKlDivergence(run: Run, direction: "reverse" | "forward"): void {
 
 for (const backend of testedBackends.filter((name) => name !== "ref")) {
   const operators = new Set(kernels.operators(backend));
-  const types: KernelType[] = isCudaBackend(backend) ? ["float32", "bfloat16"] : ["float32"];
+  const types: KernelType[] = isCudaBackend(backend) ? ["float32", "bfloat16", "float16"] : ["float32"];
   describe(`bits of a row on ${backend}`, () => {
     for (const type of types) {
       const run: Run = (op, args) =>
