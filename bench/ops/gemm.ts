@@ -22,6 +22,13 @@ const SHAPES: readonly Shape[] = [
   { rows: 1664, inputs: 172, outputs: 64 },
 ];
 
+/** More steps of decoding, whose weights are packed: a layer, and the head, which no cache holds. */
+const DECODING: readonly Shape[] = [
+  { rows: 16, inputs: 768, outputs: 3072 },
+  { rows: 8, inputs: 768, outputs: 3072 },
+  { rows: 8, inputs: 768, outputs: 50_257 },
+];
+
 interface Packing {
   readonly inputs: number;
   readonly outputs: number;
@@ -51,14 +58,29 @@ const linearArguments = ({ rows, inputs, outputs, rank = 0 }: Shape, { compute }
   }),
 });
 
+const labelOf = ({ rows, inputs, outputs, rank = 0 }: Shape): string =>
+  `${rows}×${inputs}×${outputs}${rank > 0 ? `, rank ${rank}` : ""}`;
+
+const flopsOf = ({ rows, inputs, outputs, rank = 0 }: Shape): number =>
+  2 * rows * inputs * outputs + 2 * rows * rank * (inputs + outputs);
+
+const forwardArguments = (shape: Shape, place: BenchPlace) => ({
+  ...linearArguments(shape, place),
+  ...{ yStride: shape.outputs, y: uniformArray(shape.rows * shape.outputs) },
+});
+
+const packedForward = (shape: Shape): OpBench => ({
+  ...{ op: "linearForward", label: `${labelOf(shape)}, packed`, flops: flopsOf(shape), bytes: { weight: 0 } },
+  args: (place) => {
+    const args = forwardArguments(shape, place);
+    return { ...args, packedForward: pack(place, args.weight, { ...shape, backward: false }) };
+  },
+});
+
 function linear(shape: Shape): OpBench[] {
   const { rows, inputs, outputs, rank = 0 } = shape;
-  const label = `${rows}×${inputs}×${outputs}${rank > 0 ? `, rank ${rank}` : ""}`;
-  const flops = 2 * rows * inputs * outputs + 2 * rows * rank * (inputs + outputs);
-  const forward = (place: BenchPlace) => ({
-    ...linearArguments(shape, place),
-    ...{ yStride: outputs, y: uniformArray(rows * outputs) },
-  });
+  const label = labelOf(shape),
+    flops = flopsOf(shape);
   const backward = (place: BenchPlace) => ({
     ...linearArguments(shape, place),
     ...{ dyStride: outputs, dxStride: inputs, dy: uniformArray(rows * outputs) },
@@ -67,14 +89,8 @@ function linear(shape: Shape): OpBench[] {
   const dx = (place: BenchPlace) => ({ ...backward(place), dx: uniformArray(rows * inputs) });
   const unread = { weight: 0 };
   const benches: OpBench[] = [
-    { op: "linearForward", label, args: forward, flops },
-    {
-      ...{ op: "linearForward", label: `${label}, packed`, flops, bytes: unread },
-      args: (place) => {
-        const args = forward(place);
-        return { ...args, packedForward: pack(place, args.weight, { inputs, outputs, backward: false }) };
-      },
-    },
+    { op: "linearForward", label, args: (place) => forwardArguments(shape, place), flops },
+    packedForward(shape),
     { op: "linearBackward", label: `${label}, dx`, args: dx, flops, bytes: rank > 0 ? {} : { x: 0 } },
     {
       ...{ op: "linearBackward", label: `${label}, dx, packed`, flops, bytes: { ...unread, x: 0 } },
@@ -238,6 +254,7 @@ function klDivergence(): OpBench[] {
 
 export const gemmBenches: readonly OpBench[] = [
   ...SHAPES.flatMap(linear),
+  ...DECODING.map(packedForward),
   ...packing,
   ...unpacking,
   ...tokenLogProb(),

@@ -37,7 +37,7 @@ class PackedWeights : public ParameterKeeper {
  private:
   struct Form {
     size_t bytes = 0;  // 0: there is no such form
-    DeviceMemory memory;
+    char* data = nullptr;
     uint64_t version = 0;
     bool ready = false;
   };
@@ -50,6 +50,8 @@ class PackedWeights : public ParameterKeeper {
   };
   Matrix& matrixOf(int parameter);
   size_t matrixBytes(const Matrix& matrix) const;
+  template <class Wanted>
+  void takeMemory(Use use, Wanted wanted);
   void prepare(Matrix& matrix, Use use);
   bool current(const Matrix& matrix, Use use) const;
   LinearWeight weight(const Matrix& matrix) const;
@@ -57,6 +59,7 @@ class PackedWeights : public ParameterKeeper {
   const Architecture& architecture_;
   ParameterGroup& base_;
   std::vector<Matrix> matrices_;  // of linear layers by LinearLayer::index, the head's last
+  std::vector<DeviceMemory> blocks_;  // each holds forms of several matrices
 };
 
 }  // namespace rlhf

@@ -1,0 +1,53 @@
+import assert from "node:assert/strict";
+import { type KernelArguments, kernels, runKernel } from "../support/kernels.ts";
+import { toKernelArguments } from "../support/op-arguments.ts";
+import { CaseData } from "./cases/case.ts";
+import { ACTIVATION, linearForwardArguments } from "./cases/linear.ts";
+
+/* Steps of decoding: layers wider than a strip of results, whose weight is packed, have a way of their own for few rows. Their bits are
+those of a row alone, and of the product that packs its operands itself. */
+
+const BACKENDS = kernels.backends().filter((name) => name.startsWith("cpu"));
+const [INPUTS, OUTPUTS] = [150, 1100];
+/** Around one, two and four panels of rows of every instruction set. */
+const ROWS = [1, 4, 5, 6, 7, 8, 13, 14, 15, 16, 17, 24, 25, 32, 33, 56, 57];
+
+describe("linearForward of few rows with a packed weight", () => {
+  for (const backend of BACKENDS)
+    for (const rank of [0, 4])
+      it(`has one row's bits in every batch${rank > 0 ? ", with an adapter" : ""}, on ${backend}`, () => {
+        const shape = { rows: Math.max(...ROWS), inputs: INPUTS, outputs: OUTPUTS, rank, transposed: false };
+        const options = {
+          ...shape,
+          bias: true,
+          activation: ACTIVATION.geluTanh,
+          residual: "separate",
+        } as const;
+        const args = toKernelArguments(
+          "linearForward",
+          linearForwardArguments(new CaseData("few rows"), options),
+          "float32",
+        );
+        const bytes = kernels.packedWeightBytes(backend, "float32", "float32", INPUTS, OUTPUTS, false);
+        const packedForward = new Uint8Array(kernels.alignedBuffer(bytes));
+        runKernel(backend, "packWeight", {
+          ...{ type: "float32", compute: "float32", inputs: INPUTS, outputs: OUTPUTS, transposed: false },
+          ...{ backward: false, weight: args["weight"]!, packed: packedForward },
+        });
+        const results = (rows: number, threads: number, more: KernelArguments): Float32Array => {
+          const y = new Float32Array(rows * OUTPUTS).fill(Number.NaN);
+          const loraHidden = rank > 0 ? new Float32Array(rows * rank) : null;
+          runKernel(backend, "linearForward", { ...args, rows, y, loraHidden, ...more }, { threads });
+          return y;
+        };
+        const expected = results(shape.rows, 1, {});
+        assert.ok(expected.every(Number.isFinite));
+        for (const rows of ROWS)
+          for (const threads of [1, 2])
+            assert.deepEqual(
+              results(rows, threads, { packedForward }),
+              expected.subarray(0, rows * OUTPUTS),
+              `${rows} rows, ${threads} threads`,
+            );
+      });
+});
