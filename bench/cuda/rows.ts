@@ -95,6 +95,13 @@ function elementwise({ rows, cols }: Rows): CudaBench[] {
         ...{ keys: BigInt64Array.from({ length: rows }, (_, n) => BigInt(n)), ...arrays(["x", "y"]) },
       }),
     },
+    {
+      ...{ op: "activationForward", label: `${label}, geluTanh` },
+      args: () => ({
+        ...{ type: "bfloat16", activation: ACTIVATION.geluTanh, count: rows * cols },
+        ...arrays(["x", "y"]),
+      }),
+    },
     ...(["geluTanh", "silu"] as const).map((name) => ({
       ...{ op: "activationBackward", label: `${label}, ${name}` },
       args: () => ({

@@ -118,10 +118,12 @@ const activations: readonly OpBench[] = [
     ...{ rows: ROWS, cols: WIDTH, xStride: WIDTH, yStride: WIDTH, probability: 0.1, seed: 1, layer: 3 },
     keys: BigInt64Array.from({ length: ROWS }, (_, n) => BigInt(n)),
   }),
-  ...(["geluTanh", "geluErf", "silu"] as const).map((name) => {
+  ...(["geluTanh", "geluErf", "silu"] as const).flatMap((name) => {
     const args = { activation: ACTIVATION[name], count: ROWS * 3072 };
-    const bench = wholeRows("activationBackward", ROWS, 3072, ["x", "dy", "dx"], args);
-    return { ...bench, label: `${bench.label}, ${name}` };
+    return [
+      wholeRows("activationForward", ROWS, 3072, ["x", "y"], args),
+      wholeRows("activationBackward", ROWS, 3072, ["x", "dy", "dx"], args),
+    ].map((bench) => ({ ...bench, label: `${bench.label}, ${name}` }));
   }),
   wholeRows("gatedSiluForward", ROWS, 2048, ["gate", "up", "y"], silu),
   wholeRows("gatedSiluBackward", ROWS, 2048, ["gate", "up", "dy", "dGate", "dUp"], silu),

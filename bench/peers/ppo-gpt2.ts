@@ -3,7 +3,7 @@
  * policy, 4 epochs of one minibatch: node-rlhf beside a plain PyTorch PPO of the same shape, in turn; and the peak resident memory of
  * each process. Writes bench/results/peers-ppo-gpt2-*.json.
  *
- * usage: tsx bench/peers/ppo-gpt2.ts [--compute float32|bfloat16x3|bfloat16] [--dtype float32|bfloat16] [--micro-batch-tokens 4096] [--pairs 3] [--threads 2] [--opponents float32+tcmalloc,…]
+ * usage: tsx bench/peers/ppo-gpt2.ts [--compute float32|bfloat16x3|bfloat16] [--dtype float32|bfloat16] [--micro-batch-tokens 4096] [--memory-budget 1200MiB] [--pairs 3] [--threads 2] [--opponents float32+tcmalloc,…]
  */
 import { existsSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
@@ -22,15 +22,18 @@ const { values: options } = parseArgs({
     ...COMMON_OPTIONS,
     dtype: { type: "string", default: "float32" },
     "micro-batch-tokens": { type: "string", default: "4096" },
+    "memory-budget": { type: "string" },
   },
 });
 const iterations = Number(options.pairs) + Number(options["warm-up"]);
 const compute = computeOf(options);
 const dtype = options.dtype as "float32" | "bfloat16";
 const microBatchTokens = Number(options["micro-batch-tokens"]);
+const memoryBudget = options["memory-budget"];
 /** Ours as it is without settings that save memory, or with which of them. */
 const saving = [
   ...(dtype === "float32" ? [] : [`weights in ${dtype}`]),
+  ...(memoryBudget === undefined ? [] : [`a budget of ${memoryBudget}`]),
   ...(microBatchTokens >= PROMPTS * (PROMPT + NEW_TOKENS) ? [] : [`${microBatchTokens} tokens a pass`]),
 ];
 const directory = options["model-dir"];
@@ -84,6 +87,7 @@ using trainer = new PPOTrainer({
     numIterations: iterations,
     batchSize: PROMPTS,
     microBatchTokens,
+    memoryBudget,
     shufflePrompts: false,
     maxNewTokens: NEW_TOKENS,
     minNewTokens: NEW_TOKENS,
@@ -107,7 +111,7 @@ async function ourIteration(): Promise<Timing & { metrics: object; peakBytes: nu
 
 await besidePeers(
   {
-    name: `ppo-gpt2-${compute}-${threads}-threads${saving.length > 0 ? "-saving-memory" : ""}`,
+    name: `ppo-gpt2-${compute}-${threads}-threads${memoryBudget === undefined ? (saving.length > 0 ? "-saving-memory" : "") : "-memory-budget"}`,
     what: `GPT-2 124M, PPO iteration of ${PROMPTS} x (${PROMPT} + ${NEW_TOKENS}) tokens, LoRA, 4 epochs, ours ${[compute, ...saving].join(", ")}`,
     script: "ppo_gpt2.py",
     args: [],

@@ -56,12 +56,18 @@ function verdict(goals: readonly { what: string; reached: boolean }[]): string {
   return missed.length === goals.length ? "**no**" : `**not** ${missed.join(", ")}`;
 }
 
-/** A work in one type, and what was measured of it. */
-interface Measured {
+/** A work in one type. */
+interface Row {
   readonly work: PeerWork;
   readonly compute: Compute;
+}
+
+/** What was measured of it. */
+interface Measured extends Row {
   readonly result: PeerResult;
 }
+
+const NOT_MEASURED = "not measured";
 
 /** The share of the bandwidth that ours reaches; undefined where it was not measured. */
 function bandwidthShare({ bandwidthLimitSeconds = [] }: PeerResult, ours: number): number | undefined {
@@ -106,6 +112,11 @@ function timeCells({ work, compute, result }: Measured): string[] {
   ];
 }
 
+/** The same where nothing was measured. */
+function timeAims({ work, compute }: Row): string[] {
+  return [NOT_MEASURED, "–", "–", aimText(work.aim), "–", "–", `\`${work.name}:${compute}\``];
+}
+
 /** The cells of peak memory, as far as they are time's. */
 function memoryCells({ work: { aim }, result: { peakBytes = {} } }: Measured): string[] {
   const ours = peakBytes[OURS]!;
@@ -127,21 +138,25 @@ function memoryCells({ work: { aim }, result: { peakBytes = {} } }: Measured): s
   return [mebibytes(ours), theirs(installed), theirs(tuned), String(least), verdict(goals)];
 }
 
+function memoryAims({ work: { aim } }: Row): string[] {
+  return [NOT_MEASURED, "–", "–", String(aim.memory), "–"];
+}
+
 const HEADS = ["node-rlhf", "PyTorch as installed: ratio", "tuned: ratio", "aim", "reached?"];
 
 /** A table with a work's title in the first of its rows. */
-function table(
+function table<Each extends Row>(
   heads: readonly string[],
-  measured: readonly Measured[],
-  cells: (one: Measured) => string[],
+  all: readonly Each[],
+  cells: (one: Each) => string[],
 ): string[] {
-  const line = (all: readonly string[]): string => `| ${all.join(" | ")} |`;
-  const all = ["work", "products in", ...heads];
-  const rows = measured.map((one, index) => {
-    const isFirst = measured[index - 1]?.work !== one.work;
+  const line = (texts: readonly string[]): string => `| ${texts.join(" | ")} |`;
+  const columns = ["work", "products in", ...heads];
+  const rows = all.map((one, index) => {
+    const isFirst = all[index - 1]?.work !== one.work;
     return line([isFirst ? one.work.title : "", one.compute, ...cells(one)]);
   });
-  return [line(all), `|${all.map(() => "---").join("|")}|`, ...rows];
+  return [line(columns), `|${columns.map(() => "---").join("|")}|`, ...rows];
 }
 
 /** Reads a result by its name; undefined where there is none. */
@@ -155,19 +170,20 @@ export const readResult: ReadResult = (name) => {
 
 /** The tables of time and of memory, in Markdown. */
 export function peerTables(read: ReadResult): string {
-  const measured = WORKS.flatMap((work) =>
-    computesOf(work).flatMap((compute) => {
-      const result = read(work.result(compute));
-      return result ? [{ work, compute, result }] : [];
-    }),
+  const all = WORKS.flatMap((work) =>
+    computesOf(work).map((compute) => ({ work, compute, result: read(work.result(compute)) })),
   );
-  const withMemory = measured.filter(({ work, result }) => work.aim.memory !== undefined && result.peakBytes);
+  const withMemory = all.filter(({ work }) => work.aim.memory !== undefined);
   return [
-    ...table([...HEADS, "build", "name"], measured, timeCells),
+    ...table([...HEADS, "build", "name"], all, ({ result, ...row }) =>
+      result ? timeCells({ ...row, result }) : timeAims(row),
+    ),
     "",
     "Peak memory of whole processes:",
     "",
-    ...table(HEADS, withMemory, memoryCells),
+    ...table(HEADS, withMemory, ({ result, ...row }) =>
+      result?.peakBytes ? memoryCells({ ...row, result }) : memoryAims(row),
+    ),
   ].join("\n");
 }
 

@@ -130,6 +130,15 @@ export const WORKS: readonly PeerWork[] = [
     pairs: { bfloat16: 2 },
     aim: { installed: 2.5, memory: 3 },
   },
+  {
+    name: "ppo-gpt2-memory-budget",
+    title: "the same in float32 with a memory budget of 1,200 MiB and 1,024 tokens a pass",
+    script: "ppo-gpt2.ts",
+    args: ["--memory-budget", "1200 MiB", "--micro-batch-tokens", "1024"],
+    result: (compute) => `ppo-gpt2-${compute}-2-threads-memory-budget`,
+    pairs: { float32: 2 },
+    aim: { installed: 2.5, memory: 3 },
+  },
 ];
 
 export const computesOf = ({ pairs }: PeerWork): Compute[] => Object.keys(pairs) as Compute[];

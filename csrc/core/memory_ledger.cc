@@ -46,6 +46,8 @@ void MemoryLedger::take(MemoryUse use, size_t bytes, const char* what) {
   size_t& held = held_[static_cast<size_t>(use)];
   held += bytes;
   peak_[static_cast<size_t>(use)] = std::max(peak_[static_cast<size_t>(use)], held);
+  const size_t arrays = held_[static_cast<size_t>(MemoryUse::Arrays)];
+  peakTotal_ = std::max(peakTotal_, std::accumulate(held_.begin(), held_.end(), size_t{0}) - arrays);
 }
 
 void MemoryLedger::give(MemoryUse use, size_t bytes) {
@@ -71,6 +73,11 @@ MemoryBytes MemoryLedger::held() const {
 MemoryBytes MemoryLedger::peak() const {
   const std::lock_guard lock(mutex_);
   return peak_;
+}
+
+size_t MemoryLedger::peakTotal() const {
+  const std::lock_guard lock(mutex_);
+  return peakTotal_;
 }
 
 }  // namespace rlhf

@@ -39,11 +39,14 @@ class MemoryLedger {
   MemoryBytes held() const;
   /// The most that each use has ever held.
   MemoryBytes peak() const;
+  /// The most that all uses but Arrays have ever held at once: less than the sum of their peaks where one took the memory of another.
+  size_t peakTotal() const;
 
  private:
   mutable std::mutex mutex_;
   MemoryBytes held_{};
   MemoryBytes peak_{};
+  size_t peakTotal_ = 0;
   size_t budget_ = SIZE_MAX;
 };
 

@@ -1,5 +1,6 @@
-// The activations' backward and gated SiLU: elementwise, a thread per pack.
+// Activations by themselves, their backward, and gated SiLU: elementwise, a thread per pack.
 
+#include "cuda/activate.cuh"
 #include "cuda/kernels.h"
 #include "cuda/launch_checks.h"
 #include "cuda/prim/launch.cuh"
@@ -34,6 +35,16 @@ RLHF_DEVICE float activationSlope(Activation activation, float x) {
     case Activation::Silu: return siluSlope(x);
   }
   return 1.0f;
+}
+
+template <class T, int kPack>
+__global__ void __launch_bounds__(kThreads) activationForwardKernel(Activation activation, const T* x, T* y, int64_t count) {
+  const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kPack;
+  if (i >= count) return;
+  auto values = loadPack<kPack>(x + i);
+#pragma unroll
+  for (int j = 0; j < kPack; ++j) values.item[j] = fromFloat<T>(activate(activation, toFloat(values.item[j])));
+  storePack(y + i, values);
 }
 
 /// dx may be dy.
@@ -95,6 +106,19 @@ __global__ void __launch_bounds__(kThreads) gatedSiluBackwardKernel(const __grid
 }
 
 }  // namespace
+
+void activationForward(OpContext& context, const ActivationForward& a) {
+  dispatchType(a.type, "activationForward", [&](auto zero) {
+    using T = decltype(zero);
+    const auto* x = static_cast<const T*>(a.x);
+    auto* y = static_cast<T*>(a.y);
+    launchFlat<T>(a.count, {x, y}, [&]<int kPack>(int64_t first, int64_t count) {
+      const int64_t width = static_cast<int64_t>(kThreads) * kPack;
+      RLHF_LAUNCH((activationForwardKernel<T, kPack>), dim3(static_cast<uint32_t>((count + width - 1) / width)), dim3(kThreads), 0,
+                  context.stream, a.activation, x + first, y + first, count);
+    });
+  });
+}
 
 void activationBackward(OpContext& context, const ActivationBackward& a) {
   dispatchType(a.type, "activationBackward", [&](auto zero) {

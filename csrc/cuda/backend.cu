@@ -39,6 +39,7 @@ Ops makeOps(const char* backend, const char* instructionSet) {
   ops.linearForward = opEntry<LinearForward, linearForward>;
   ops.linearBackward = opEntry<LinearBackward, linearBackward>;
   ops.dropout = opEntry<Dropout, dropout>;
+  ops.activationForward = opEntry<ActivationForward, activationForward>;
   ops.activationBackward = opEntry<ActivationBackward, activationBackward>;
   ops.gatedSiluForward = opEntry<GatedSiluForward, gatedSiluForward>;
   ops.gatedSiluBackward = opEntry<GatedSiluBackward, gatedSiluBackward>;

@@ -29,6 +29,7 @@ size_t linearScratchBytes(int64_t rows, int64_t outputs);
 
 void dropout(OpContext& context, const Dropout& arguments);
 
+void activationForward(OpContext& context, const ActivationForward& arguments);
 void activationBackward(OpContext& context, const ActivationBackward& arguments);
 void gatedSiluForward(OpContext& context, const GatedSiluForward& arguments);
 void gatedSiluBackward(OpContext& context, const GatedSiluBackward& arguments);

@@ -9,15 +9,22 @@
 namespace rlhf {
 namespace {
 
-/// Reserves the arrays of one block; `input` is given, `middle` is the input itself where nothing is saved.
+/// Whether a saved block's activated numbers can be made again, bit for bit: of a plain activation only what it was applied to may
+/// have been rounded, those of a gated MLP are made of numbers in memory.
+bool activatesAgain(const Engine& engine, const Architecture& architecture) {
+  return architecture.gatedMlp || engine.type() == engine.accumulator();
+}
+
+/// Reserves the arrays of one block; `input` is given, `middle` is the input itself where nothing is saved. What backward passes make again
+/// stands in the block `passing`, where one is given.
 BlockBuffers layOutBlock(const Engine& engine, const Architecture& architecture, int64_t rows, void* input,
-                         bool saved, BufferLayout& layout) {
+                         bool saved, BufferLayout& layout, const BlockBuffers* passing = nullptr) {
   const size_t element = dtypeSize(engine.type()), statistic = dtypeSize(engine.accumulator());
   const int64_t hidden = architecture.config.hidden;
   const bool centred = architecture.norm == NormKind::LayerNorm;
   BlockBuffers block;
   block.input = input;
-  block.attentionNormed = layout.reserve(rows * hidden, element);
+  block.attentionNormed = passing ? passing->attentionNormed : layout.reserve(rows * hidden, element);
   if (centred) block.attentionMean = layout.reserve(rows, statistic);
   block.attentionRstd = layout.reserve(rows, statistic);
   if (saved && architecture.config.headNorm) {
@@ -28,7 +35,7 @@ BlockBuffers layOutBlock(const Engine& engine, const Architecture& architecture,
   }
   block.attentionLse = layout.reserve(rows * architecture.config.heads, statistic);
   block.middle = saved ? layout.reserve(rows * hidden, element) : input;
-  block.mlpNormed = saved ? layout.reserve(rows * hidden, element) : block.attentionNormed;
+  block.mlpNormed = saved && !passing ? layout.reserve(rows * hidden, element) : block.attentionNormed;
   if (centred) block.mlpMean = layout.reserve(rows, statistic);
   block.mlpRstd = layout.reserve(rows, statistic);
   const size_t begin = layout.mark();
@@ -38,7 +45,8 @@ BlockBuffers layOutBlock(const Engine& engine, const Architecture& architecture,
   if (!saved) layout.release(begin);  // what attention leaves has been added to the stream before the MLP begins
   // Without a backward pass the value before a plain activation is never read.
   if (saved || architecture.gatedMlp) block.mlpIn = layout.reserve(rows * architecture.mlpInWidth(), element);
-  block.mlpActivated = layout.reserve(rows * architecture.config.intermediate, element);
+  const bool passes = passing && activatesAgain(engine, architecture);
+  block.mlpActivated = passes ? passing->mlpActivated : layout.reserve(rows * architecture.config.intermediate, element);
   layout.release(std::max(end, layout.mark()));
   return block;
 }
@@ -83,12 +91,15 @@ ForwardBuffers layOutForward(const Engine& engine, const Architecture& architect
   if (shares) {
     void* stream = shape.firstSavedBlock > 0 ? work.reserve(rows * hidden, element) : nullptr;
     shared = layOutBlock(engine, architecture, rows, stream, false, work);
+  } else {
+    shared.attentionNormed = work.reserve(rows * hidden, element);
+    if (activatesAgain(engine, architecture)) shared.mlpActivated = work.reserve(rows * architecture.config.intermediate, element);
   }
   for (int block = 0; block < blockCount; ++block) {
     const bool saved = block >= shape.firstSavedBlock;
     void* input = saved ? kept.reserve(rows * hidden, element) : shared.input;
     buffers.blocks.push_back(saved && !shape.recompute
-                                 ? layOutBlock(engine, architecture, rows, input, true, kept)
+                                 ? layOutBlock(engine, architecture, rows, input, true, kept, &shared)
                                  : shared);
     buffers.blocks.back().input = input;
   }
@@ -181,10 +192,18 @@ BackwardBuffers layOutBackward(const Engine& engine, const Architecture& archite
   if (shape.selectsRows) buffers.dReadNormed = work.reserve(rows * hidden, element);
   work.release(mark);  // used up before the MLP's gradient begins
   buffers.dActivated = work.reserve(rows * architecture.config.intermediate, element);
+  const size_t inner = work.mark();
+  if (!shape.recompute && activatesAgain(engine, architecture))
+    buffers.activated = work.reserve(rows * architecture.config.intermediate, element);
+  work.release(inner);  // used up before the input of the layers below is wanted
+  if (!shape.recompute) buffers.mlpNormed = work.reserve(rows * hidden, element);
+  const size_t end = work.bytes();
   work.release(mark);  // the MLP's gradient is used up before attention's begins
   buffers.dAttention = work.reserve(rows * architecture.queryWidth(), element);
   buffers.dQkv = work.reserve(rows * architecture.qkvWidth(), element);
   buffers.delta = work.reserve(rows * architecture.config.heads, statistic);
+  if (!shape.recompute) buffers.attentionNormed = work.reserve(rows * hidden, element);
+  work.release(std::max(end, work.mark()));  // what is reserved next outlives both
   return buffers;
 }
 

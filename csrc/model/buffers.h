@@ -100,13 +100,14 @@ struct PassShape {
   const Head* head = nullptr;
 };
 
-/// All arrays of a forward pass. Kept for the backward pass are: per saved block everything in BlockBuffers
-/// (norms' outputs included: keeping them costs N·C per norm and saves a pass over the residual stream), the
-/// last residual stream and the final hidden states, x·Aᵀ of adapted layers, and the logits where they fit
-/// the budget. Where rows are left out, what the last block keeps from its `middle` on has the rows that are read alone, and so has
-/// the last residual stream. Blocks that are not saved share one set, in which the MLP writes where attention did, and update the
-/// residual stream in place. With recomputation all blocks share one set, and those to be recomputed write the stream to the next one's
-/// input; x·Aᵀ of their last layer is kept too, which saves the backward pass that layer's product.
+/// All arrays of a forward pass. Kept for the backward pass are: per saved block everything in BlockBuffers but the outputs of norms and
+/// activations, the last residual stream and the final hidden states, x·Aᵀ of adapted layers, and the logits where they fit the budget.
+/// Those outputs it makes again where a layer's gradient wants them, by the same operators from the same numbers: bit for bit the same. What
+/// a plain activation was applied to may be rounded in memory; then its output is kept. Where rows are left out, what the last block keeps
+/// from its `middle` on has the rows that are read alone, and so has the last residual stream. Blocks that are not saved share one set, in
+/// which the MLP writes where attention did, and update the residual stream in place. With recomputation all blocks share one set, and
+/// those to be recomputed write the stream to the next one's input; x·Aᵀ of their last layer is kept too, which saves the backward pass
+/// that layer's product.
 struct ForwardBuffers {
   int32_t* tokens = nullptr;       // [N]
   int32_t* positions = nullptr;    // [N]
@@ -148,6 +149,9 @@ struct BackwardBuffers {
   void* dNormed = nullptr;       // [N, C] gradient of a norm's output, first of the final hidden states
   void* dReadNormed = nullptr;   // [N, C] of the rows that are read (only with selectsRows)
   void* dActivated = nullptr;    // [N, F]
+  void* activated = nullptr;     // [N, F] the last layer's input again (null: the forward pass kept it)
+  void* mlpNormed = nullptr;     // [N, C] the same of the layers after norms
+  void* attentionNormed = nullptr;  // [N, C]
   void* dAttention = nullptr;    // [N, H·D]
   void* dQkv = nullptr;          // [N, (H+2G)·D]
   void* delta = nullptr;         // [N, H]

@@ -72,6 +72,7 @@ class DeviceMemory {
 
   char* data() const { return data_; }
   size_t bytes() const { return bytes_; }
+  MemoryUse use() const { return use_; }
 
  private:
   size_t taken() const { return block_ > 0 ? block_ : bytes_; }

@@ -57,6 +57,13 @@ class Generator {
     uint8_t* forbid;
   };
 
+  /// The key/value cache, logits and inputs of the sequences being decoded, in memory that passes use when nothing is.
+  struct Borrowed {
+    ~Borrowed() { pool->activations.giveBack(std::move(block)); }
+    std::shared_ptr<PassMemory> pool;
+    DeviceMemory block;
+  };
+
   void layOut(BufferLayout& layout);
   Inputs layOutInputs(BufferLayout& layout) const;
   /// A prompt and the pages for it.
@@ -105,6 +112,7 @@ class Generator {
   const std::function<void(int64_t, int32_t)>& onToken_;
   const std::atomic<bool>& cancel_;
   std::shared_ptr<Adapter> adapter_;
+  Borrowed memory_;
 
   int64_t slots_ = 0;
   int64_t prefillRows_ = 0;  // capacity of one prefill

@@ -53,6 +53,7 @@ Generator::Generator(Model::Impl& model, const std::vector<std::vector<int32_t>>
       onToken_(onToken),
       cancel_(cancel),
       adapter_(model.adapter(options.adapter)),
+      memory_{model.passMemory, {}},
       waiting_(prompts, options, config_),
       generations_(prompts.size()) {
   validate(prompts, options, config_);
@@ -72,9 +73,9 @@ Generator::Generator(Model::Impl& model, const std::vector<std::vector<int32_t>>
 
   reservePasses();
   choosePages();
-  model_.reserve(model_.generationMemory, MemoryUse::Cache, bytesWith(cache_.pages),
-                 "the key/value cache (smaller with a lower maxBatch or maxNewTokens)");
-  BufferLayout arrays(model_.generationMemory.data());
+  memory_.block = memory_.pool->activations.borrow(bytesWith(cache_.pages), MemoryUse::Cache,
+                                                   "the key/value cache (smaller with a lower maxBatch or maxNewTokens)");
+  BufferLayout arrays(memory_.block.data());
   layOut(arrays);
   engine_.copy(stopTokens_, options.stopTokens.data(), options.stopTokens.size() * sizeof(int32_t));
 
@@ -101,7 +102,7 @@ void Generator::reservePasses() {
 /// As many pages as are of use, or as the memory budget has room for.
 void Generator::choosePages() {
   const MemoryBytes held = engine_.ledger().held();
-  const size_t others = std::accumulate(held.begin(), held.end(), size_t{0}) - model_.generationMemory.bytes();
+  const size_t others = std::accumulate(held.begin(), held.end(), size_t{0}) - model_.passMemory->activations.largestFree();
   const size_t budget = engine_.ledger().budget(), room = budget - std::min(budget, others);
   int64_t pages = waiting_.pagesWanted();
   const int64_t needed = waiting_.pagesNeeded();

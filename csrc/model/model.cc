@@ -259,9 +259,8 @@ MemoryBytes Model::memory() const {
   const PassMemory& passes = *impl_->passMemory;
   add(MemoryUse::Weights, impl_->transformer.tableBytes());
   add(MemoryUse::PackedWeights, impl_->transformer.packedBytes());
-  add(MemoryUse::Activations, passes.activations.bytes() + passes.outputs.bytes() + passes.distributions.bytes() + impl_->workspace.bytes());
-  add(MemoryUse::Logits, passes.logits.bytes());
-  add(MemoryUse::Cache, impl_->generationMemory.bytes());
+  for (const MemoryPool* pool : {&passes.activations, &passes.outputs, &passes.distributions, &passes.logits}) pool->addBytes(bytes);
+  add(MemoryUse::Activations, impl_->workspace.bytes());
   return bytes;
 }
 
@@ -282,5 +281,7 @@ int64_t Model::mostKeptPredictions() const {
 }
 
 void Model::setRecomputeLayers(bool recompute) { impl_->recomputeLayers = recompute; }
+
+void Model::setPacksBackward(bool packs) { impl_->transformer.setPacksBackward(packs); }
 
 }  // namespace rlhf

@@ -206,6 +206,8 @@ class Model : public std::enable_shared_from_this<Model> {
   /// From now on passes keep the input of each block alone, and backward computes the rest again: less memory for
   /// one more forward pass, the same bits.
   void setRecomputeLayers(bool recompute);
+  /// Whether a frozen base is held packed for products backward too, once one is wanted: without it less memory and longer steps, the same bits.
+  void setPacksBackward(bool packs);
   LossScale& lossScale();
 
  private:

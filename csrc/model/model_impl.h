@@ -30,8 +30,7 @@ struct Model::Impl {
   std::string mergedName;  // of the adapter that is merged and can be unmerged
   std::unique_ptr<MergedAdapter> merged;
   std::shared_ptr<PassMemory> passMemory;
-  DeviceMemory workspace;         // arrays that live no longer than one call
-  DeviceMemory generationMemory;  // key/value cache, logits and inputs of the sequences being decoded
+  DeviceMemory workspace;  // arrays that live no longer than one call
   size_t logitsBudget = size_t{512} << 20;
   bool recomputeLayers = false;
 

@@ -37,7 +37,7 @@ void PackedWeights::takeMemory(Use use, Wanted wanted) {
   size_t bytes = 0;
   forEachWanted([&](const Form& form) { bytes += alignUp(form.bytes); });
   if (bytes == 0) return;
-  char* next = blocks_.emplace_back(base_.engine(), MemoryUse::PackedWeights, bytes, "packed weights").data();
+  char* next = blocks_[use].emplace_back(base_.engine(), MemoryUse::PackedWeights, bytes, "packed weights").data();
   forEachWanted([&](Form& form) { form.data = next, next += alignUp(form.bytes); });
 }
 
@@ -45,12 +45,28 @@ void PackedWeights::allocate() {
   takeMemory(kForward, [](const Matrix& matrix) { return matrix.apart; });
 }
 
-void PackedWeights::prepareLinears(Use use) {
+void PackedWeights::setBackwardForms(bool held) {
+  backwardForms_ = held;
+  if (formFor(kBackward) == kBackward || blocks_[kBackward].empty()) return;
+  base_.engine().synchronize();
+  for (Matrix& matrix : matrices_) matrix.forms[kBackward].data = nullptr, matrix.forms[kBackward].ready = false;
+  blocks_[kBackward].clear();
+}
+
+/// What is held in bfloat16 for products in bfloat16 alone is paired by two of its inputs, and products backward want pairs of outputs.
+PackedWeights::Use PackedWeights::formFor(Use use) const {
+  const bool serves = base_.storage() == DType::F32 || base_.storage() != base_.engine().compute();
+  return use == kBackward && !backwardForms_ && serves ? kForward : use;
+}
+
+void PackedWeights::prepareLinears(Use wanted) {
+  const Use use = formFor(wanted);
   takeMemory(use, [&](const Matrix& matrix) { return &matrix != &matrices_.back(); });
   for (size_t i = 0; i + 1 < matrices_.size(); ++i) prepare(matrices_[i], use);
 }
 
-void PackedWeights::prepareHead(Use use) {
+void PackedWeights::prepareHead(Use wanted) {
+  const Use use = formFor(wanted);
   takeMemory(use, [&](const Matrix& matrix) { return &matrix == &matrices_.back(); });
   prepare(matrices_.back(), use);
 }
@@ -122,7 +138,8 @@ const void* PackedWeights::packedEmbedding() {
 
 size_t PackedWeights::bytes() const {
   size_t bytes = 0;
-  for (const DeviceMemory& block : blocks_) bytes += block.bytes();
+  for (const std::vector<DeviceMemory>& blocks : blocks_)
+    for (const DeviceMemory& block : blocks) bytes += block.bytes();
   return bytes;
 }
 

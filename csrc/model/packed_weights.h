@@ -22,8 +22,11 @@ class PackedWeights : public ParameterKeeper {
   void allocate();
 
   enum Use { kForward = 0, kBackward = 1 };
-  void prepareLinears(Use use);
-  void prepareHead(Use use);
+  /// Whether products backward have forms of their own, which is the default. Without them they read what stands for products forward, where
+  /// that can be done, and rearrange it block by block: the same bits, later.
+  void setBackwardForms(bool held);
+  void prepareLinears(Use wanted);
+  void prepareHead(Use wanted);
 
   LinearWeight linear(const LinearLayer& layer) const;
   LinearWeight head() const;
@@ -50,6 +53,8 @@ class PackedWeights : public ParameterKeeper {
   };
   Matrix& matrixOf(int parameter);
   size_t matrixBytes(const Matrix& matrix) const;
+  /// Which form serves such products.
+  Use formFor(Use use) const;
   template <class Wanted>
   void takeMemory(Use use, Wanted wanted);
   void prepare(Matrix& matrix, Use use);
@@ -58,8 +63,9 @@ class PackedWeights : public ParameterKeeper {
 
   const Architecture& architecture_;
   ParameterGroup& base_;
+  bool backwardForms_ = true;
   std::vector<Matrix> matrices_;  // of linear layers by LinearLayer::index, the head's last
-  std::vector<DeviceMemory> blocks_;  // each holds forms of several matrices
+  std::vector<DeviceMemory> blocks_[2];  // by use; each holds forms of several matrices
 };
 
 }  // namespace rlhf

@@ -14,16 +14,19 @@ class MemoryPool {
 
   /// A block of at least `bytes`: the smallest free one that fits; else the largest free one is replaced by
   /// one that fits.
-  DeviceMemory borrow(size_t bytes);
+  DeviceMemory borrow(size_t bytes) { return borrow(bytes, use_, what_); }
+  /// The same; a new block is counted as for this.
+  DeviceMemory borrow(size_t bytes, MemoryUse use, const char* what);
   void giveBack(DeviceMemory block);
-  size_t bytes() const { return bytes_; }  // of all blocks, lent ones included
+  void addBytes(MemoryBytes& byUse) const;  // of all blocks, lent ones included
+  size_t largestFree() const;
 
  private:
   Engine& engine_;
   MemoryUse use_;
   const char* what_;
   std::vector<DeviceMemory> free_;
-  size_t bytes_ = 0;
+  MemoryBytes bytes_{};
 };
 
 /// What the passes of one model share. A pass may outlive its model, so each holds a reference.
@@ -38,7 +41,7 @@ struct PassMemory {
   std::shared_ptr<Engine> engine;
   MemoryPool outputs;
   MemoryPool distributions;
-  MemoryPool activations;
+  MemoryPool activations;  // and what generation needs: the two are not wanted at once
   MemoryPool logits;
   int64_t live = 0;
   int64_t maxLive = 4;

@@ -50,6 +50,7 @@ class Transformer {
   /// blocks · kStages nowhere.
   int lowestTrainable(const Adapter* adapter) const;
 
+  void setPacksBackward(bool packs) { packed_.setBackwardForms(packs); }
   /// Packs what forward passes and their logits read, where it is not.
   void prepareForward() {
     packed_.prepareLinears(PackedWeights::kForward);
@@ -128,6 +129,7 @@ class Transformer {
   void normMlpInput(const BlockBuffers& buffers, const Block& block, int64_t rows);
   void mlp(const ForwardBuffers& buffers, const RowSet& rows, size_t block, const Adapter* adapter,
            void* output);
+  void activateGated(const BlockBuffers& block, int64_t rows, void* activated);
   /// y = x·Wᵀ + … for all layers of a stage, side by side.
   void project(const ForwardBuffers& buffers, const RowSet& rows, size_t block, Stage stage, const Adapter* adapter,
                LinearForward shared);
@@ -144,6 +146,9 @@ class Transformer {
   /// All return false where nothing below is trainable. The first is for the last block where rows are left out, with the final norm.
   bool readRowsBackward(const BackwardStep& step);
   bool mlpBackward(const BackwardStep& step, size_t block);
+  /// Whether gradients of a stage's layers are wanted, and with them the layers' input.
+  bool wantsInput(const BackwardStep& step, size_t block, Stage stage) const;
+  void activateAgain(const BlockBuffers& block, int64_t rows, void* activated);
   bool attentionOutBackward(const BackwardStep& step, size_t block);
   bool attentionBackward(const BackwardStep& step, size_t block);
 

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -89,13 +90,31 @@ void Transformer::backward(const ForwardBuffers& buffers, const BackwardBuffers&
   engine_.run(engine_.ops().embeddingBackward, arguments);
 }
 
+bool Transformer::wantsInput(const BackwardStep& step, size_t block, Stage stage) const {
+  if (base_.trainable()) return true;
+  const std::vector<LinearLayer>& layers = architecture_.blocks[block].stages[stage];
+  return step.adapter && step.adapter->group.trainable() &&
+         std::any_of(layers.begin(), layers.end(), [&](const LinearLayer& layer) { return step.adapter->adapts(layer); });
+}
+
+void Transformer::activateAgain(const BlockBuffers& block, int64_t rows, void* activated) {
+  if (architecture_.gatedMlp) return activateGated(block, rows, activated);
+  engine_.run(engine_.ops().activationForward, ActivationForward{.type = engine_.type(),
+                                                                 .activation = architecture_.config.activation,
+                                                                 .count = rows * architecture_.config.intermediate,
+                                                                 .x = block.mlpIn,
+                                                                 .y = activated});
+}
+
 bool Transformer::mlpBackward(const BackwardStep& step, size_t index) {
   const BlockBuffers& block = step.buffers.blocks[index];
   const int64_t rows = step.rows.rows, inner = architecture_.config.intermediate;
   const int place = static_cast<int>(index) * kStages;
   void* dActivated = step.work.dActivated;
 
-  projectBackward(step, index, kMlpOut, block.mlpActivated, step.dOutput, dActivated);
+  void* const activated = step.work.activated;
+  if (activated && wantsInput(step, index, kMlpOut)) activateAgain(block, rows, activated);
+  projectBackward(step, index, kMlpOut, activated ? activated : block.mlpActivated, step.dOutput, dActivated);
   if (place + kMlpOut == step.lowest) return false;
   void* dMlpIn = dActivated;
   if (architecture_.gatedMlp) {
@@ -118,9 +137,11 @@ bool Transformer::mlpBackward(const BackwardStep& step, size_t index) {
                                    .dy = dActivated,
                                    .dx = dActivated});
   }
-  projectBackward(step, index, kMlpIn, block.mlpNormed, dMlpIn, step.work.dNormed);
-  if (place + kMlpIn == step.lowest) return false;
   const void* stream = architecture_.config.parallelResidual ? block.input : block.middle;
+  if (step.work.mlpNormed && wantsInput(step, index, kMlpIn))
+    norm(architecture_.blocks[index].mlpNorm, rows, stream, step.work.mlpNormed, block.mlpMean, block.mlpRstd);
+  projectBackward(step, index, kMlpIn, step.work.mlpNormed ? step.work.mlpNormed : block.mlpNormed, dMlpIn, step.work.dNormed);
+  if (place + kMlpIn == step.lowest) return false;
   normBackward(architecture_.blocks[index].mlpNorm, rows, stream, block.mlpMean, block.mlpRstd,
                step.work.dNormed, step.dInput, true);
   return true;
@@ -168,7 +189,10 @@ bool Transformer::attentionBackward(const BackwardStep& step, size_t index) {
   rotate(step.buffers, rows, step.work.dQkv, true);
   headNormsBackward(block, architecture_.blocks[index], rows, step.work.dQkv);
 
-  projectBackward(step, index, kQkv, block.attentionNormed, step.work.dQkv, step.work.dNormed);
+  void* const normed = step.work.attentionNormed;
+  if (normed && wantsInput(step, index, kQkv))
+    norm(architecture_.blocks[index].attentionNorm, rows, block.input, normed, block.attentionMean, block.attentionRstd);
+  projectBackward(step, index, kQkv, normed ? normed : block.attentionNormed, step.work.dQkv, step.work.dNormed);
   if (place + kQkv == step.lowest) return false;
   normBackward(architecture_.blocks[index].attentionNorm, rows, block.input, block.attentionMean,
                block.attentionRstd, step.work.dNormed, step.dInput, true);

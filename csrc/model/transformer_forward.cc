@@ -264,15 +264,8 @@ void Transformer::mlp(const ForwardBuffers& buffers, const RowSet& rows, size_t 
   const BlockBuffers& block = buffers.blocks[index];
   if (!architecture_.config.parallelResidual) normMlpInput(block, architecture_.blocks[index], rows.rows);
   if (architecture_.gatedMlp) {
-    const int64_t inner = architecture_.config.intermediate;
     project(buffers, rows, index, kMlpIn, adapter, {.x = block.mlpNormed, .y = block.mlpIn});
-    engine_.run(engine_.ops().gatedSiluForward, GatedSiluForward{.type = engine_.type(),
-                                                                 .rows = rows.rows,
-                                                                 .cols = inner,
-                                                                 .inputStride = 2 * inner,
-                                                                 .gate = block.mlpIn,
-                                                                 .up = at(block.mlpIn, inner),
-                                                                 .y = block.mlpActivated});
+    activateGated(block, rows.rows, block.mlpActivated);
   } else {
     project(buffers, rows, index, kMlpIn, adapter,
             {.activation = architecture_.config.activation,
@@ -283,6 +276,17 @@ void Transformer::mlp(const ForwardBuffers& buffers, const RowSet& rows, size_t 
   if (output)
     project(buffers, rows, index, kMlpOut, adapter,
             {.x = block.mlpActivated, .residual = block.middle, .y = output});
+}
+
+void Transformer::activateGated(const BlockBuffers& block, int64_t rows, void* activated) {
+  const int64_t inner = architecture_.config.intermediate;
+  engine_.run(engine_.ops().gatedSiluForward, GatedSiluForward{.type = engine_.type(),
+                                                               .rows = rows,
+                                                               .cols = inner,
+                                                               .inputStride = 2 * inner,
+                                                               .gate = block.mlpIn,
+                                                               .up = at(block.mlpIn, inner),
+                                                               .y = activated});
 }
 
 void Transformer::project(const ForwardBuffers& buffers, const RowSet& rows, size_t block, Stage stage,

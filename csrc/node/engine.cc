@@ -130,6 +130,7 @@ Napi::Value EngineWrap::memory(const Napi::CallbackInfo& info) {
     Napi::Object result = Napi::Object::New(info.Env());
     result.Set("held", toMemoryObject(info.Env(), ledger.held()));
     result.Set("peak", toMemoryObject(info.Env(), ledger.peak()));
+    result.Set("peakTotal", static_cast<double>(ledger.peakTotal()));
     result.Set("budget", static_cast<double>(ledger.budget()));
     result.Set("allocations", static_cast<double>(engine.allocations()));
     return result;

@@ -118,6 +118,13 @@ Napi::Value ModelWrap::setRecomputeLayers(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value ModelWrap::setPacksBackward(const Napi::CallbackInfo& info) {
+  return guarded(info, [&] {
+    const bool packs = toBoolean(info[0], "packs");
+    return change(info, [&](Model& model) { model.setPacksBackward(packs); });
+  });
+}
+
 Napi::Value ModelWrap::mostKeptPredictions(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     const std::shared_ptr<ModelHandle> model = handle();
@@ -294,6 +301,7 @@ void defineModel(Napi::Env env, Napi::Object exports, AddonData& data) {
       {W::InstanceMethod<&W::parameters>("parameters"), W::InstanceMethod<&W::linearLayers>("linearLayers"),
        W::InstanceMethod<&W::memory>("memory"), W::InstanceMethod<&W::setMaxLivePasses>("setMaxLivePasses"),
        W::InstanceMethod<&W::setRecomputeLayers>("setRecomputeLayers"),
+       W::InstanceMethod<&W::setPacksBackward>("setPacksBackward"),
        W::InstanceMethod<&W::mostKeptPredictions>("mostKeptPredictions"),
        W::InstanceMethod<&W::addAdapter>("addAdapter"), W::InstanceMethod<&W::removeAdapter>("removeAdapter"),
        W::InstanceMethod<&W::addHead>("addHead"), W::InstanceMethod<&W::removeHead>("removeHead"),

@@ -15,6 +15,7 @@ class ModelWrap : public HandleWrap<ModelWrap, ModelHandle> {
   Napi::Value memory(const Napi::CallbackInfo& info);
   Napi::Value setMaxLivePasses(const Napi::CallbackInfo& info);
   Napi::Value setRecomputeLayers(const Napi::CallbackInfo& info);
+  Napi::Value setPacksBackward(const Napi::CallbackInfo& info);
   Napi::Value mostKeptPredictions(const Napi::CallbackInfo& info);
   Napi::Value addAdapter(const Napi::CallbackInfo& info);
   Napi::Value removeAdapter(const Napi::CallbackInfo& info);

@@ -12,6 +12,20 @@ enum class Activation : int32_t {
   Silu = 5,      // x·σ(x)
 };
 
+/// y = activation(x), bit for bit what LinearForward makes of the same numbers where the two have the accumulator's type: that is
+/// given the unrounded ones.
+struct ActivationForward {
+  DType type = DType::F32;
+  Activation activation = Activation::None;
+  int64_t count = 0;
+  const void* x = nullptr;  // [count]
+  void* y = nullptr;        // [count]
+
+  template <class F> void fields(F&& f) {
+    f("type", type), f("activation", activation), f("count", count), f("x", x), f("y", y);
+  }
+};
+
 /// dx = dy · activation'(x), x being what the activation was applied to. dx may be dy.
 struct ActivationBackward {
   DType type = DType::F32;

@@ -11,7 +11,7 @@ struct LinearWeight {
   DType compute = DType::F32;  // what products are computed in: float32, bfloat16 or bfloat16x3 (below)
   int32_t transposed = 0;
   const void* data = nullptr;
-  const void* packedForward = nullptr;   // (optional) for y = x·Wᵀ
+  const void* packedForward = nullptr;   // (optional) for y = x·Wᵀ; where it is float32 and all that there is, for dx as well
   const void* packedBackward = nullptr;  // (optional) for dx = dy·W
 };
 
@@ -83,7 +83,7 @@ struct LinearBackward {
     f("type", type), f("rows", rows), f("inputs", inputs), f("outputs", outputs), f("xStride", xStride);
     f("dyStride", dyStride), f("dxStride", dxStride), f("accumulateDx", accumulateDx), f("x", x), f("dy", dy);
     f("weightType", weight.type), f("compute", weight.compute), f("transposed", weight.transposed), f("weight", weight.data);
-    f("packedBackward", weight.packedBackward), f("rank", lora.rank), f("scale", lora.scale), f("loraA", lora.a);
+    f("packedForward", weight.packedForward), f("packedBackward", weight.packedBackward), f("rank", lora.rank), f("scale", lora.scale), f("loraA", lora.a);
     f("loraB", lora.b), f("loraInput", loraInput), f("loraHidden", loraHidden), f("loraGradient", loraGradient);
     f("dx", dx), f("dLoraInput", dLoraInput), f("dWeight", dWeight), f("dBias", dBias), f("dA", dA), f("dB", dB);
   }

@@ -36,6 +36,7 @@ namespace rlhf {
   X(linearForward, LinearForward)                  \
   X(linearBackward, LinearBackward)                \
   X(dropout, Dropout)                              \
+  X(activationForward, ActivationForward)          \
   X(activationBackward, ActivationBackward)        \
   X(gatedSiluForward, GatedSiluForward)            \
   X(gatedSiluBackward, GatedSiluBackward)          \

@@ -149,8 +149,8 @@ void validate(const LinearBackward& a) {
   check.flag("transposed", a.weight.transposed);
   check.present("dy", a.dy);
   if (a.dx) check.stride("dxStride", a.dxStride, "inputs", a.inputs);
-  const bool readsWeight = a.dx && !a.weight.packedBackward;
-  check.presentWhen(readsWeight, "weight", a.weight.data, "with dx and without packedBackward");
+  const bool readsWeight = a.dx && !a.weight.packedBackward && !a.weight.packedForward;
+  check.presentWhen(readsWeight, "weight", a.weight.data, "with dx and without a packed form");
   const bool readsX = a.dWeight || (a.dA && !a.loraInput);
   check.presentWhen(readsX, "x", a.x, "with dWeight, or with dA and no loraInput");
   if (readsX) check.stride("xStride", a.xStride, "inputs", a.inputs);
@@ -179,6 +179,14 @@ void validate(const Dropout& a) {
   check.between("layer", a.layer, 0, INT32_MAX);
   check.flag("accumulate", a.accumulate);
   check.present({{"keys", a.keys}, {"x", a.x}, {"y", a.y}});
+}
+
+void validate(const ActivationForward& a) {
+  const ArgumentCheck check("activationForward");
+  check.floating("type", a.type);
+  check.choice("activation", static_cast<int32_t>(a.activation), 0, static_cast<int32_t>(Activation::Silu));
+  check.atLeast("count", a.count, 0);
+  check.present({{"x", a.x}, {"y", a.y}});
 }
 
 void validate(const ActivationBackward& a) {
@@ -283,7 +291,7 @@ void validate(const TokenLogProbBackward& a) {
   const ArgumentCheck check("tokenLogProbBackward");
   checkTokenLogProbInputs(check, a);
   check.number("lossScale", a.lossScale, a.lossScale > 0, "> 0");
-  const bool packed = a.head.packedBackward && (a.logits || a.head.packedForward);
+  const bool packed = a.head.packedForward || (a.head.packedBackward && a.logits);
   check.presentWhen(!packed, "weight", a.head.data, "without the packed forms");
   check.present("dx", a.dx);
 }
@@ -294,8 +302,7 @@ void validate(const TokenLossForwardBackward& a) {
   check.number("lossScale", a.lossScale, a.lossScale > 0, "> 0");
   check.atLeast("blockRows", a.blockRows, 1);
   check.choice("kind", static_cast<int32_t>(a.loss.kind), 0, 2);
-  const bool packed = a.head.packedForward && (a.head.packedBackward || !a.dx);
-  check.presentWhen(!packed, "weight", a.head.data, "without the packed forms");
+  check.presentWhen(!a.head.packedForward, "weight", a.head.data, "without packedForward");
   check.present("logProb", a.logProb);
   check.absentWhen(!a.dx, "dWeight", a.dWeight, "without dx");
   switch (a.loss.kind) {
@@ -315,7 +322,7 @@ void validate(const KlDivergenceBackward& a) {
   const ArgumentCheck check("klDivergenceBackward");
   checkKlDivergenceInputs(check, a);
   check.number("lossScale", a.lossScale, a.lossScale > 0, "> 0");
-  const bool packed = a.head.packedBackward && (a.logits || a.head.packedForward);
+  const bool packed = a.head.packedForward || (a.head.packedBackward && a.logits);
   check.presentWhen(!packed, "weight", a.head.data, "without the packed forms");
   check.present({{"dKl", a.dKl}, {"dx", a.dx}});
 }

@@ -6,6 +6,11 @@ namespace rlhf::ref {
 namespace {
 
 template <class T>
+void run(const ActivationForward& a) {
+  for (int64_t i = 0; i < a.count; ++i) out<T>(a.y)[i] = activate(a.activation, in<T>(a.x)[i]);
+}
+
+template <class T>
 void run(const ActivationBackward& a) {
   for (int64_t i = 0; i < a.count; ++i)
     out<T>(a.dx)[i] = in<T>(a.dy)[i] * activationSlope(a.activation, in<T>(a.x)[i]);
@@ -33,6 +38,7 @@ void run(const GatedSiluBackward& a) {
 
 }  // namespace
 
+RLHF_REF_OP(activationForward, ActivationForward)
 RLHF_REF_OP(activationBackward, ActivationBackward)
 RLHF_REF_OP(gatedSiluForward, GatedSiluForward)
 RLHF_REF_OP(gatedSiluBackward, GatedSiluBackward)

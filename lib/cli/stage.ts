@@ -4,10 +4,9 @@ import {
   formatBytes,
   MEMORY_USES,
   type MemoryBudget,
-  type MemoryBytes,
   toMemoryBudget,
-  totalBytes,
 } from "../engine/memory.ts";
+import type { MemoryEstimate } from "../model/estimate-memory.ts";
 import type { EstimatedStage, Stage, StageKind } from "../pipeline/schema.ts";
 import { readStage } from "../pipeline/settings-file.ts";
 import { addStageFlags, stageFlags } from "./flags.ts";
@@ -33,11 +32,11 @@ const DESCRIPTIONS: Readonly<Record<CommandKind, string>> = {
   "environment-ppo": "learn a control task with PPO",
 };
 
-/** A line for each use, the sum, and the budget. */
-function describeEstimate(bytes: MemoryBytes, memoryBudget: MemoryBudget | undefined): string {
+/** A line for each use, the most that is held at once, and the budget. */
+function describeEstimate({ bytes, total }: MemoryEstimate, memoryBudget: MemoryBudget | undefined): string {
   const budget = memoryBudget === undefined ? defaultMemoryBudget() : toMemoryBudget(memoryBudget);
   const uses = MEMORY_USES.filter((use) => bytes[use] > 0).map((use) => [use, bytes[use]] as const);
-  const rows = [...uses, ["total", totalBytes(bytes)] as const, ["budget", budget] as const];
+  const rows = [...uses, ["total", total] as const, ["budget", budget] as const];
   return rows.map(([name, value]) => `${name.padEnd(14)}${formatBytes(value).padStart(10)}\n`).join("");
 }
 
@@ -73,9 +72,9 @@ export function addStageCommand(program: Command, kind: EstimatedStage["kind"]):
     const stage = (await readStage(kind, options.config, stageFlags(command, kind))) as EstimatedStage;
     if (!options.estimate) return await runOne(stage, options.force);
     const { estimateStage } = await import("../pipeline/run.ts");
-    const { bytes } = await estimateStage(stage);
+    const estimate = await estimateStage(stage);
     const budget = "memory_budget" in stage.settings ? stage.settings.memory_budget : undefined;
-    process.stdout.write(describeEstimate(bytes, budget));
+    process.stdout.write(describeEstimate(estimate, budget));
   });
 }
 

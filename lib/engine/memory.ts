@@ -10,7 +10,8 @@ import { RlhfError } from "../errors.ts";
  * - `activations`: what forward passes keep for backward, their outputs, and work arrays
  * - `logits`: kept for backward while they fit 512 MiB a pass, else computed again
  * - `scratch`: of the operators
- * - `cache`: keys and values of the sequences that are generated together
+ * - `cache`: keys and values of the sequences that are generated together, where the activations' memory of an earlier pass has no room
+ *   for them
  * - `arrays`: results of loss functions, some numbers per token, and one matrix at a time while weights are loaded, read or packed;
  *   estimates leave them out
  */
@@ -32,12 +33,14 @@ export type MemoryUse = (typeof MEMORY_USES)[number];
 export type MemoryBytes = Readonly<Record<MemoryUse, number>>;
 
 /**
- * What an engine holds now, the most that each use has ever held, what it may hold in all, and how often memory was taken so far: steps
+ * What an engine holds now, the most that each use has ever held and that all but `arrays` held at once (less than the sum where passes
+ * took the memory of generation, since the two never overlap), what it may hold in all, and how often memory was taken so far: steps
  * like those before them take none.
  */
 export interface EngineMemory {
   readonly held: MemoryBytes;
   readonly peak: MemoryBytes;
+  readonly peakTotal: number;
   readonly budget: number;
   readonly allocations: number;
 }
@@ -96,12 +99,12 @@ export function formatBytes(bytes: number): string {
   return `${step === 0 || value >= 100 ? Math.round(value) : value.toPrecision(3)} ${names[step]}`;
 }
 
-/** "3.2 GiB: weights 1.1 GiB, gradients …", largest use first; what needs nothing is left out. */
-export function describeMemory(bytes: MemoryBytes): string {
+/** "3.2 GiB: weights 1.1 GiB, gradients …", largest use first; what needs nothing is left out. `total`: where uses share memory. */
+export function describeMemory(bytes: MemoryBytes, total = totalBytes(bytes)): string {
   const parts = MEMORY_USES.filter((use) => bytes[use] > 0)
     .sort((a, b) => bytes[b] - bytes[a])
     .map((use) => `${use} ${formatBytes(bytes[use])}`);
-  return `${formatBytes(totalBytes(bytes))}: ${parts.join(", ")}`;
+  return `${formatBytes(total)}: ${parts.join(", ")}`;
 }
 
 /** The setting that lowers each use the most. */
@@ -118,14 +121,17 @@ const CURES: Readonly<Record<MemoryUse, string>> = {
 };
 
 /** Throws ERR_RLHF_MEMORY, with the setting to lower, when an estimate is over the budget. */
-export function checkMemoryBudget(estimate: MemoryBytes, budget: number, what: string): void {
-  const total = totalBytes(estimate);
+export function checkMemoryBudget(
+  { bytes, total }: { readonly bytes: MemoryBytes; readonly total: number },
+  budget: number,
+  what: string,
+): void {
   if (total <= budget) return;
-  const [largest] = [...MEMORY_USES].sort((a, b) => estimate[b] - estimate[a]) as [MemoryUse];
+  const [largest] = [...MEMORY_USES].sort((a, b) => bytes[b] - bytes[a]) as [MemoryUse];
   throw new RlhfError(
     "ERR_RLHF_MEMORY",
-    `${what} needs ${describeMemory(estimate)}; the budget is ${formatBytes(budget)}. To need less, ${CURES[largest]}; ` +
+    `${what} needs ${describeMemory(bytes, total)}; the budget is ${formatBytes(budget)}. To need less, ${CURES[largest]}; ` +
       "memoryBudget sets another budget",
-    { estimate, budget, largest },
+    { estimate: bytes, budget, largest },
   );
 }

@@ -215,6 +215,7 @@ export interface NativeModel {
   memory(): MemoryBytes;
   setMaxLivePasses(count: number): void;
   setRecomputeLayers(recompute: boolean): void;
+  setPacksBackward(packs: boolean): void;
   /** The most predictions of a pass whose logits are kept for backward. */
   mostKeptPredictions(): number;
   addAdapter(name: string, config: NativeAdapterConfig): void;

@@ -57,7 +57,7 @@ import type { TensorSource } from "./safetensors.ts";
 import { loadParameters, readGradient, readParameter } from "./weights.ts";
 
 /** What a model is built with, beside its engine. */
-type BuildOptions = Pick<LoadOptions, "trainable" | "dtype" | "recomputeLayers">;
+type BuildOptions = Pick<LoadOptions, "trainable" | "dtype" | "recomputeLayers" | "packsBackward">;
 
 /** A decoder-only transformer with a language-model head, named LoRA adapters and named scalar heads. */
 export class CausalLM implements Disposable {
@@ -74,6 +74,7 @@ export class CausalLM implements Disposable {
   readonly #adapters: AdapterSet;
   readonly #heads = new Map<string, HeadInfo>();
   #recomputeLayers = false;
+  #packsBackward = true;
 
   private constructor(
     engine: Engine,
@@ -133,12 +134,13 @@ export class CausalLM implements Disposable {
     engine: Engine,
     config: ModelConfig,
     origin: ModelOrigin,
-    { trainable = "none", dtype = "float32", recomputeLayers = false }: BuildOptions,
+    { trainable = "none", dtype = "float32", recomputeLayers = false, packsBackward = true }: BuildOptions,
   ): Promise<CausalLM> {
     checkKeptType(engine, dtype);
     const handle = await callAsync(() => engine.native.createModel(config, trainable === "all", dtype));
     const model = new CausalLM(engine, handle, config, origin, trainable, dtype);
     model.recomputeLayers = recomputeLayers;
+    model.packsBackward = packsBackward;
     return model;
   }
 
@@ -154,8 +156,8 @@ export class CausalLM implements Disposable {
     const trainable = options.trainable ?? "none";
     // A merged matrix is no sum of numbers of 16 bits: rounded, it would be another one.
     const dtype = options.dtype ?? (options.merge === undefined ? this.#copyType(trainable) : "float32");
-    const { recomputeLayers } = this;
-    const shape = { trainable, dtype, recomputeLayers };
+    const { recomputeLayers, packsBackward } = this;
+    const shape = { trainable, dtype, recomputeLayers, packsBackward };
     const copy = await CausalLM.#build(this.engine, this.config, this.#origin, shape);
     if (this.engine.plans) return copy;
     for (const source of this.#baseTensors(options.merge)) {
@@ -178,9 +180,10 @@ export class CausalLM implements Disposable {
     engine: Engine,
     options: BuildOptions & { readonly bare?: boolean } = {},
   ): Promise<CausalLM> {
-    const { trainable = this.trainable, recomputeLayers = this.recomputeLayers, bare = false } = options;
+    const { trainable = this.trainable, bare = false } = options;
+    const { recomputeLayers = this.recomputeLayers, packsBackward = this.packsBackward } = options;
     const dtype = options.dtype ?? this.#copyType(trainable);
-    const shape = { trainable, dtype, recomputeLayers };
+    const shape = { trainable, dtype, recomputeLayers, packsBackward };
     const copy = await CausalLM.#build(engine, this.config, this.#origin, shape);
     if (bare) return copy;
     copy.#adapters.addAllOf(this.#adapters);
@@ -196,6 +199,16 @@ export class CausalLM implements Disposable {
   set recomputeLayers(recompute: boolean) {
     call(() => this.native.setRecomputeLayers(recompute));
     this.#recomputeLayers = recompute;
+  }
+
+  /** See LoadOptions; it holds for the passes that begin from now on. */
+  get packsBackward(): boolean {
+    return this.#packsBackward;
+  }
+
+  set packsBackward(packs: boolean) {
+    call(() => this.native.setPacksBackward(packs));
+    this.#packsBackward = packs;
   }
 
   async #loadHeads(directory: string): Promise<void> {

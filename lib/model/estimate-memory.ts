@@ -1,5 +1,5 @@
 import { Engine, type TransformerEngineOptions } from "../engine/engine.ts";
-import { type MemoryBytes, totalBytes } from "../engine/memory.ts";
+import type { MemoryBytes } from "../engine/memory.ts";
 import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import type { AdapterOptions } from "./adapters.ts";
 import { type PackedBatch, packSequences } from "./batch.ts";
@@ -25,7 +25,8 @@ export interface GenerationWorkload {
 }
 
 /** A model and what is done with it, at its largest. */
-export interface ModelWorkload extends Pick<LoadOptions, "dtype" | "trainable" | "recomputeLayers"> {
+export interface ModelWorkload
+  extends Pick<LoadOptions, "dtype" | "trainable" | "recomputeLayers" | "packsBackward"> {
   /** A Hugging Face directory, the content of a config.json, or a model, whose own adapters, heads and settings count too. */
   readonly model: string | HfConfig | CausalLM;
   /** Leaves a model's own adapters and heads out, as `clone` does. Default false. */
@@ -74,6 +75,7 @@ const WORKLOAD: NamesOf<ModelWorkload> = {
   dtype: true,
   trainable: true,
   recomputeLayers: true,
+  packsBackward: true,
   model: true,
   bare: true,
   adapters: true,
@@ -98,13 +100,13 @@ const WORKLOAD: NamesOf<ModelWorkload> = {
 export interface MemoryEstimate {
   /** Bytes by use. */
   readonly bytes: MemoryBytes;
-  /** The sum. */
+  /** The most that is held at once: the sum, or less where passes take the memory of generation. */
   readonly total: number;
 }
 
 /**
  * The memory that an engine will hold for one or several models and what is done with them, before any of it is taken: the engine's
- * own code runs on a device that only counts, so the estimate is what `engine.memory().peak` will be after the real thing. It is
+ * own code runs on a device that only counts, so the estimate is what `engine.memory()` will have as `peak` and `peakTotal` after the real thing. It is
  * the largest where passes are as large as said; smaller ones take no more. Results of loss functions, one matrix while weights are
  * loaded or packed, and the process itself (Node.js, data) come on top. Throws what loading a model or a pass of that size throws.
  */
@@ -117,8 +119,8 @@ export async function estimateMemory(
     const held: Disposable[] = [];
     try {
       for (const each of Array.isArray(workload) ? workload : [workload]) await plan(each, engine, held);
-      const bytes = { ...engine.memory().peak, arrays: 0 };
-      return { bytes, total: totalBytes(bytes) };
+      const { peak, peakTotal: total } = engine.memory();
+      return { bytes: { ...peak, arrays: 0 }, total };
     } finally {
       for (const each of held.reverse()) each[Symbol.dispose]();
     }
@@ -149,8 +151,8 @@ async function planNetwork(model: CausalLM, workload: ModelWorkload, held: Dispo
 }
 
 async function planModel(workload: ModelWorkload, engine: Engine): Promise<CausalLM> {
-  const { model, bare = false, trainable, dtype, recomputeLayers } = workload;
-  const options = { trainable, dtype, recomputeLayers };
+  const { model, bare = false, trainable, dtype, recomputeLayers, packsBackward } = workload;
+  const options = { trainable, dtype, recomputeLayers, packsBackward };
   if (typeof model === "string") return CausalLM.load(model, options);
   if (model instanceof CausalLM) return model.emptyCopyOn(engine, { ...options, bare });
   return CausalLM.create(model, options);

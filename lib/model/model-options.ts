@@ -23,6 +23,12 @@ export interface LoadOptions extends TransformerEngineOptions {
    * bits. Known as activation or gradient checkpointing. Default false.
    */
   readonly recomputeLayers?: boolean;
+  /**
+   * Holds the matrices of a frozen base packed for the products of backward passes too, once there is one. False: these take them out of
+   * the form for forward products, block by block, which is less memory for longer steps, the same bits. Matrices in 16 bits for products
+   * in bfloat16 are held twice all the same. Default true; trainers change it where memoryBudget has no room otherwise.
+   */
+  readonly packsBackward?: boolean;
 }
 
 export interface CreateOptions extends LoadOptions {
@@ -38,6 +44,7 @@ export const LOAD_OPTIONS: NamesOf<LoadOptions> = {
   dtype: true,
   trainable: true,
   recomputeLayers: true,
+  packsBackward: true,
 };
 
 export const CREATE_OPTIONS: NamesOf<CreateOptions> = { ...LOAD_OPTIONS, seed: true };

@@ -1,6 +1,6 @@
 import { Random } from "../data/random.ts";
 import type { Engine } from "../engine/engine.ts";
-import { checkMemoryBudget, describeMemory, formatBytes } from "../engine/memory.ts";
+import { checkMemoryBudget, describeMemory, formatBytes, toMemoryBudget } from "../engine/memory.ts";
 import { estimateMemory, type MemoryEstimate } from "../model/estimate-memory.ts";
 import { hashModel } from "../model/fingerprint.ts";
 import type { Metrics } from "../monitor/metrics.ts";
@@ -33,6 +33,7 @@ export abstract class Trainer<
   Settings extends CommonSettings = CommonSettings,
 > extends TrainingLoop<Settings> {
   #memoryChecked = false;
+  #packsLess = false;
 
   /** What is trained, and therefore kept in checkpoints. */
   protected abstract readonly parts: readonly TrainedPart[];
@@ -54,10 +55,22 @@ export abstract class Trainer<
    * The memory that the engine will hold for this run, by use, before it is taken. Results of losses, and other models of the same
    * engine, come on top.
    */
-  override estimateMemory(): Promise<MemoryEstimate> {
-    const { recomputeLayers } = this.config;
-    const workloads = this.memoryWorkloads().map((workload) => ({ recomputeLayers, ...workload }));
-    return estimateMemory(workloads, this.#engine.options);
+  override async estimateMemory(): Promise<MemoryEstimate> {
+    return (await this.#planMemory()).estimate;
+  }
+
+  /** The estimate, and whether frozen matrices are held packed for backward too: not where the budget has room for them once alone. */
+  async #planMemory(): Promise<{ readonly estimate: MemoryEstimate; readonly packsLess: boolean }> {
+    const { recomputeLayers, memoryBudget } = this.config;
+    const estimated = (more: { readonly packsBackward?: false }) => {
+      const workloads = this.memoryWorkloads().map((each) => ({ recomputeLayers, ...more, ...each }));
+      return estimateMemory(workloads, this.#engine.options);
+    };
+    const budget = memoryBudget === undefined ? this.#engine.memory().budget : toMemoryBudget(memoryBudget);
+    const estimate = await estimated({});
+    if (estimate.total <= budget) return { estimate, packsLess: false };
+    const less = await estimated({ packsBackward: false });
+    return less.total <= budget ? { estimate: less, packsLess: true } : { estimate, packsLess: false };
   }
 
   get #engine(): Engine {
@@ -74,23 +87,28 @@ export abstract class Trainer<
     if (this.#memoryChecked) return;
     const { memoryBudget } = this.config;
     if (memoryBudget !== undefined) this.#engine.setMemoryBudget(memoryBudget);
-    const { bytes } = await this.estimateMemory();
+    const { estimate, packsLess } = await this.#planMemory();
     const { budget } = this.#engine.memory();
-    progress.note(`${this.name}: memory ${describeMemory(bytes)}; the budget is ${formatBytes(budget)}`);
-    checkMemoryBudget(bytes, budget, `${this.name} training`);
+    const described = describeMemory(estimate.bytes, estimate.total);
+    const how = packsLess ? ", so frozen matrices are packed once, which takes steps a little longer" : "";
+    progress.note(`${this.name}: memory ${described}; the budget is ${formatBytes(budget)}${how}`);
+    checkMemoryBudget(estimate, budget, `${this.name} training`);
+    this.#packsLess = packsLess;
     this.#memoryChecked = true;
   }
 
   protected override async begin(options: PrepareOptions = {}): Promise<void> {
     await this.checkMemory({ progress: options.progress });
     await super.begin(options);
-    this.#setRecomputation();
+    this.#setMemoryOptions();
   }
 
-  #setRecomputation(): void {
+  #setMemoryOptions(): void {
     const { recomputeLayers } = this.config;
-    if (recomputeLayers === undefined) return;
-    for (const { model } of this.parts) model.recomputeLayers = recomputeLayers;
+    for (const { model } of this.parts) {
+      if (recomputeLayers !== undefined) model.recomputeLayers = recomputeLayers;
+      if (this.#packsLess) model.packsBackward = false;
+    }
   }
 
   /** The seed of the next step's dropout. */

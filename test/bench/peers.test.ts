@@ -64,6 +64,15 @@ describe("the tables beside PyTorch", () => {
     assert.match(row!, /2\.00 s, 70 % of the bandwidth .* \*\*not\*\* bandwidth \|/);
   });
 
+  it("say of what was not measured that it was not", () => {
+    const tables = peerTables(() => undefined).split("\n");
+    const unmeasured = tables.filter((row) => row.includes("| not measured |"));
+    const all = WORKS.flatMap((work) => computesOf(work).map(() => work));
+    const withMemory = all.filter(({ aim }) => aim.memory !== undefined);
+    assert.equal(unmeasured.length, all.length + withMemory.length);
+    assert.ok(unmeasured.some((row) => row.endsWith("| 3.5 | – | – | `generation-32:float32` |")));
+  });
+
   it("have each result once, and a command for it", () => {
     const results = WORKS.flatMap((work) => computesOf(work).map(work.result));
     assert.equal(new Set(results).size, results.length);

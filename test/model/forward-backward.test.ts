@@ -135,6 +135,11 @@ const SETUPS: readonly Setup[] = [
   },
   { name: "an adapter", config: TINY_GPT2, options: { adapter: "policy", predict: "masked" } },
   {
+    ...{ name: "an adapter and values, an MLP far wider than attention", withValue: true },
+    config: { ...TINY_LLAMA, intermediate_size: 200 },
+    options: { adapter: "policy", head: "value", predict: "masked" },
+  },
+  {
     ...{ name: "an adapter with dropout and values, layers recomputed", config: TINY_LLAMA, dropout: 0.3 },
     ...{ recomputeLayers: true, withValue: true },
     options: { adapter: "policy", head: "value", dropoutSeed: 5, predict: "masked" },

@@ -107,6 +107,42 @@ describe("matrices that are held packed", () => {
     });
   }
 
+  for (const [compute, saves] of [
+    ["float32", true],
+    ["bfloat16x3", true],
+    ["bfloat16", false],
+  ] as const)
+    it(`${compute}: gradients without forms for backward products are the same`, async () => {
+      const dtype = compute === "bfloat16" ? { dtype: compute } : {};
+      const learnt = async (config: HfConfig, packsBackward: boolean) => {
+        using model = await CausalLM.create(config, { compute, ...dtype, packsBackward, seed: 6 });
+        model.addAdapter("policy", LORA);
+        for (const { name } of model.parameters().filter((each) => each.name.includes("lora_B")))
+          await model.writeParameter(
+            name,
+            (await model.readParameter(name)).map((_, i) => Math.sin(i)),
+          );
+        await learn(model);
+        const batch = packSequences([{ tokens: new Int32Array(300).fill(5) }]);
+        const loss = { kind: "nll", weight: batch.mask, scale: 1 } as const;
+        (await model.forwardBackward(batch, loss, { adapter: "policy" })).dispose();
+        const gradients = new Map<string, Float32Array>();
+        for (const { name, trainable } of model.parameters())
+          if (trainable) gradients.set(name, await model.readGradient(name));
+        const packed = model.memory().packedWeights;
+        model.packsBackward = false;
+        return { gradients, packed, once: model.memory().packedWeights };
+      };
+      for (const small of [TINY_GPT2, TINY_LLAMA]) {
+        const config = { ...small, vocab_size: 3000, n_positions: 512, max_position_embeddings: 512 };
+        const [twice, once] = [await learnt(config, true), await learnt(config, false)];
+        assert.deepEqual(once.gradients, twice.gradients);
+        assert.equal(once.packed < twice.packed, saves);
+        assert.equal(once.packed, once.once);
+        assert.equal(twice.once, once.packed, "forms are let go of when they are not wanted any more");
+      }
+    });
+
   it("an adapter is merged and unmerged: the weights, and what they compute, are as before", async () => {
     using model = await CausalLM.create(TINY_GPT2, { seed: 5 });
     model.addAdapter("policy", LORA);

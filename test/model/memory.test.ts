@@ -21,9 +21,8 @@ let threads = 17;
 
 /** What the engine of these options has held at most, results of losses aside, as an estimate names it. */
 function peakOf(options: TransformerEngineOptions): MemoryEstimate {
-  const { arrays: _, ...peak } = Engine.shared(options).memory().peak;
-  const bytes = { ...peak, arrays: 0 };
-  return { bytes, total: Object.values(bytes).reduce((sum, each) => sum + each, 0) };
+  const { peak, peakTotal: total } = Engine.shared(options).memory();
+  return { bytes: { ...peak, arrays: 0 }, total };
 }
 
 const LORA = { r: 4, alpha: 8, targetModules: "all-linear" as const };

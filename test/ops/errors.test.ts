@@ -75,7 +75,7 @@ const badCalls: readonly BadCall[] = [
     "tokenLossForwardBackward",
     { weight: null },
     ARGUMENT,
-    "weight is null, expected an array without the packed forms",
+    "weight is null, expected an array without packedForward",
   ],
   ["klDivergenceForward", { direction: 2 }, ARGUMENT, "direction is 2, expected 0 to 1"],
   ["klDivergenceForward", { refCols: 0 }, SHAPE, "klDivergenceForward: refCols is 0, expected ≥ 1"],

@@ -55,6 +55,18 @@ function checkLinear(
   }
 }
 
+/** What backward makes again of what an activation was applied to, beside what the product made of it on its way. */
+function checkActivation(run: Run): void {
+  for (const [name, activation] of Object.entries(ACTIVATION)) {
+    const data = new CaseData(`activation ${name} again`);
+    const shape = { rows: 67, inputs: 33, outputs: 70, rank: 0, transposed: false };
+    const args = linearForwardArguments(data, { ...shape, bias: true, activation, preActivation: true });
+    const { y, preActivation: x } = run("linearForward", args);
+    const count = y!.length;
+    assert.deepEqual(run("activationForward", { activation, count, x: x!, y: unset(count) })["y"], y, name);
+  }
+}
+
 /** Every sequence that is being decoded, alone, with a table of its own pages. */
 function checkDecode(run: Run, window: number, headDim: number): void {
   const data = new CaseData("row invariance of decoding");
@@ -176,6 +188,8 @@ for (const backend of testedBackends.filter((name) => name !== "ref")) {
           checkLinear(run, { inputs: 136, outputs: 200, rank: 8, transposed: false }); // as Hopper's kernel takes them
         });
       }
+      if (operators.has("activationForward") && type === "float32")
+        it("activationForward, of what linearForward's was applied to", () => checkActivation(run));
       if (operators.has("attentionForward")) {
         it(`attentionForward, ${type}`, () => checkAttention(run));
         it(`attentionForward of a prefix, ${type}`, () => checkAttentionPrefix(run));

@@ -3,7 +3,10 @@ import { bytesOf, type KernelArray, kernels, runKernel } from "../support/kernel
 import { encode } from "../support/op-arguments.ts";
 import { CaseData } from "./cases/case.ts";
 
-/* Weights that are held in their packed form alone: every number comes back from it, and lookups read it as they read the table. */
+/*
+ * Weights that are held in their packed form alone: every number comes back from it, lookups read it as they read the table, and products
+ * backward as they read the weight.
+ */
 
 const BACKENDS = kernels.backends().filter((name) => name.startsWith("cpu"));
 type Type = "float32" | "bfloat16";
@@ -74,6 +77,40 @@ describe("packed weights", () => {
         }
       });
     }
+
+  for (const backend of BACKENDS)
+    for (const rows of [3, 300])
+      it(`${rows} rows backward on ${backend}: the form for products forward serves as the weight does`, () => {
+        for (const { inputs, outputs } of [...SHAPES, { inputs: 70, outputs: 2100 }])
+          for (const transposed of [false, true]) {
+            const shape = { inputs, outputs, transposed };
+            const data = new CaseData(`backward ${rows} ${inputs} ${outputs}`);
+            const weight = encode(data.normal(inputs * outputs), "float32");
+            const strides = { rows, xStride: inputs, dyStride: outputs, dxStride: inputs };
+            const dy = encode(data.normal(rows * outputs), "float32");
+            const [expected, actual] = [new Float32Array(rows * inputs), new Float32Array(rows * inputs)];
+            const args = { type: "float32", ...shape, ...strides, dy };
+            const packedForward = packed(backend, "float32", weight, shape);
+            runKernel(backend, "linearBackward", { ...args, weight, dx: expected });
+            runKernel(backend, "linearBackward", { ...args, packedForward, dx: actual }, { threads: 2 });
+            assert.deepEqual(bytesOf(actual), bytesOf(expected), `${inputs} × ${outputs}, ${transposed}`);
+          }
+      });
+
+  it("in bfloat16 the form for products forward serves no others", () => {
+    const args = {
+      rows: 1,
+      inputs: 1,
+      outputs: 1,
+      xStride: 1,
+      dyStride: 1,
+      dxStride: 1,
+      compute: "bfloat16",
+    };
+    const arrays = { dy: new Float32Array(1), packedForward: new Uint8Array(4096), dx: new Float32Array(1) };
+    const call = () => kernels.run("cpu", "linearBackward", { type: "float32", ...args, ...arrays });
+    assert.throws(call, { code: "ERR_RLHF_UNSUPPORTED", message: /serves no other product/ });
+  });
 
   it("other types have none", () => {
     const shape = { inputs: 4, outputs: 4, packed: new Uint8Array(4096), weight: new Uint16Array(16) };

@@ -199,6 +199,31 @@ describe("memory of trainers", () => {
       );
   });
 
+  it("has frozen matrices packed once where the budget has no room for more, and the steps are the same", async () => {
+    const run = async (missing: number) => {
+      threads++;
+      using model = await makeModel("none");
+      const config = { ...CONFIG, lora: LORA };
+      using trainer = new SFTTrainer({ model, tokenizer, trainData: sftRows, config });
+      const whole = await trainer.estimateMemory();
+      Engine.shared({ threads, memoryBudget: whole.total - missing });
+      const notes: string[] = [];
+      const progress: ProgressReporter = { update() {}, note: (text) => notes.push(text), finish() {} };
+      const { bytes, total } = await trainer.estimateMemory();
+      const { metrics } = await trainer.train({ progress });
+      const { loss, gradNorm } = metrics;
+      const packed = model.memory().packedWeights;
+      assert.equal(packed, bytes.packedWeights);
+      assert.equal(total < whole.total, missing > 0);
+      return { packed, metrics: { loss, gradNorm }, told: notes.join("\n") };
+    };
+    const [free, bound] = [await run(-(2 ** 20)), await run(1)]; // results of losses come on top
+    assert.ok(bound.packed < free.packed);
+    assert.deepEqual(bound.metrics, free.metrics);
+    assert.match(bound.told, /so frozen matrices are packed once/);
+    assert.doesNotMatch(free.told, /packed once/);
+  });
+
   it("is less with layers recomputed, and the steps are the same", async () => {
     const run = async (recomputeLayers: boolean): Promise<[number, unknown]> => {
       threads++;

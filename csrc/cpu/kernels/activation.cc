@@ -12,6 +12,19 @@ constexpr int64_t kElementsPerExponential = 4;
 
 }  // namespace
 
+void activationForward(OpContext& context, const ActivationForward& a) {
+  requireFloat32(a.type, "activationForward");
+  const float* x = static_cast<const float*>(a.x);
+  float* y = static_cast<float*>(a.y);
+  forEachRange(context, a.count, kElementsPerExponential, [&](int64_t begin, int64_t end) {
+    withActivation(a.activation, [&]<Activation activation>() {
+      forEachVector(end - begin, [&](int64_t i, auto lanes) {
+        lanes.store(y + begin + i, activate<activation>(lanes.load(x + begin + i)));
+      });
+    });
+  });
+}
+
 void activationBackward(OpContext& context, const ActivationBackward& a) {
   requireFloat32(a.type, "activationBackward");
   const float* x = static_cast<const float*>(a.x);

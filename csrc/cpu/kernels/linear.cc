@@ -6,6 +6,7 @@
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/vector_loops.h"
 #include "cpu/kernels/vector_math.h"
+#include "cpu/kernels/weight_view.h"
 
 namespace rlhf::RLHF_ISA {
 namespace {
@@ -13,13 +14,6 @@ namespace {
 const float* floats(const void* data) { return static_cast<const float*>(data); }
 float* floats(void* data) { return static_cast<float*>(data); }
 
-/// Wᵀ [K, M] and W [M, K] as right operands.
-MatrixView transposeOf(const void* weight, int64_t outputs, int64_t inputs, bool transposed, DType type = DType::F32) {
-  return transposed ? MatrixView{weight, outputs, 1, type} : MatrixView{weight, 1, inputs, type};
-}
-MatrixView asItIs(const void* weight, int64_t outputs, int64_t inputs, bool transposed, DType type = DType::F32) {
-  return transposed ? MatrixView{weight, 1, outputs, type} : MatrixView{weight, inputs, 1, type};
-}
 MatrixView rowMajor(const void* data, int64_t stride) { return {floats(data), stride, 1}; }
 MatrixView columnMajor(const void* data, int64_t stride) { return {floats(data), 1, stride}; }
 
@@ -199,7 +193,7 @@ void linearBackward(OpContext& context, const LinearBackward& g) {
     Product product{g.rows, g.inputs, g.weight.compute, {}};
     product.terms[0] = {.depth = g.outputs,
                         .a = dy,
-                        .b = asItIs(g.weight.data, g.outputs, g.inputs, g.weight.transposed, g.weight.type),
+                        .b = g.weight.packedBackward ? MatrixView{} : backwardOperand("linearBackward", g.weight, g.outputs, g.inputs),
                         .packedB = floats(g.weight.packedBackward),
                         .packedBStride = panelStrideOf(g.outputs, g.weight.compute),
                         .packedA = packedDy};

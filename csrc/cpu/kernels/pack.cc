@@ -85,9 +85,20 @@ void packColumnsOf(const MatrixView& b, int64_t depth, int64_t cols, float* pack
   }
 }
 
+/// From panels of the transpose, one after the other: each is a matrix of as many rows as it has columns of that.
+void packFromPanels(const MatrixView& b, int64_t depth, int64_t cols, float* packed, int64_t panelStride) {
+  for (int64_t k = 0, count = 0; k < depth; k += count) {
+    const int64_t panel = (b.panelRow + k) / kPanelCols, row = (b.panelRow + k) % kPanelCols;
+    count = std::min(depth - k, kPanelCols - row);
+    const auto* source = static_cast<const float*>(b.data) + panel * b.panelStride + row;
+    packColumnsOf<Float32>({source, b.rowStride, b.colStride}, count, cols, packed + k * kPanelCols, panelStride);
+  }
+}
+
 }  // namespace
 
 void packB(const MatrixView& b, int64_t depth, int64_t cols, float* packed, int64_t panelStride) {
+  if (b.panelStride > 0) return packFromPanels(b, depth, cols, packed, panelStride);
   withReader(b.type, [&]<class Reader>(Reader) { packColumnsOf<Reader>(b, depth, cols, packed, panelStride); });
 }
 

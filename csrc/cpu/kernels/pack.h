@@ -7,15 +7,20 @@
 namespace rlhf::RLHF_ISA {
 
 /// A matrix in memory: element (row, col) lies at data[row · rowStride + col · colStride], and one of the strides is 1. B may be
-/// kept in 16 bits; packing widens it.
+/// kept in 16 bits; packing widens it. With a panelStride B lies as the panels of its transpose (below), so many elements apart: rows are
+/// counted from the first panel's, in which the strides hold.
 struct MatrixView {
   const void* data = nullptr;
   int64_t rowStride = 0, colStride = 1;
   DType type = DType::F32;
+  int64_t panelStride = 0, panelRow = 0;
 
   MatrixView from(int64_t row, int64_t col) const {
-    const int64_t elements = row * rowStride + col * colStride;
-    return {static_cast<const char*>(data) + elements * static_cast<int64_t>(dtypeSize(type)), rowStride, colStride, type};
+    MatrixView moved = *this;
+    const int64_t elements = (panelStride > 0 ? 0 : row * rowStride) + col * colStride;
+    moved.data = static_cast<const char*>(data) + elements * static_cast<int64_t>(dtypeSize(type));
+    if (panelStride > 0) moved.panelRow += row;
+    return moved;
   }
 };
 

@@ -1,5 +1,7 @@
 #include "cpu/kernels/predictions.h"
 
+#include "cpu/kernels/weight_view.h"
+
 namespace rlhf::RLHF_ISA {
 
 PredictionBlock::PredictionBlock(const void* x, int64_t width, const LinearWeight& weight, int64_t vocabulary,
@@ -53,7 +55,7 @@ void addToHidden(OpContext& context, SharedScratch scratch, const PredictionBloc
     product.terms[0].packedB = floats(block.head.packedBackward) + panelOffset(dz.vocabBegin, 0, stride, compute);
     product.terms[0].packedBStride = stride;
   } else {
-    product.terms[0].b = MatrixView{block.head.data, block.cols, 1, block.head.type}.from(dz.vocabBegin, 0);
+    product.terms[0].b = backwardOperand("gradients of logits", block.head, block.vocab, block.cols).from(dz.vocabBegin, 0);
   }
   auto consume = [&](const Strip& strip) {
     for (int64_t i = 0; i < strip.rows; ++i)

@@ -99,21 +99,24 @@ function rotaryCases(): OpCase[] {
 
 function activationCases(): OpCase[] {
   return Object.entries(ACTIVATION).flatMap(([activation, number]) =>
-    [1, 33, 1000].map((count) => {
+    [1, 33, 1000].flatMap((count): OpCase[] => {
       const data = new CaseData(`activation ${activation} ${count}`);
       const dy = data.normal(count);
-      return {
-        op: "activationBackward",
-        name: `${activation}, ${count} elements${count === 33 ? ", in place" : ""}`,
-        args: {
-          activation: number,
-          count,
-          x: data.normal(count, 3),
-          dy,
-          dx: count === 33 ? dy : unset(count),
+      const x = data.normal(count, 3);
+      return [
+        {
+          op: "activationForward",
+          name: `${activation}, ${count} elements`,
+          args: { activation: number, count, x, y: unset(count) },
+          criterion: GENERAL,
         },
-        criterion: GENERAL,
-      };
+        {
+          op: "activationBackward",
+          name: `${activation}, ${count} elements${count === 33 ? ", in place" : ""}`,
+          args: { activation: number, count, x, dy, dx: count === 33 ? dy : unset(count) },
+          criterion: GENERAL,
+        },
+      ];
     }),
   );
 }
