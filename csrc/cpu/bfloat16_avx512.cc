@@ -30,13 +30,18 @@ inline void fetch(Bfloat16Prefetch& prefetch) {
 }
 
 /// A step of B, of so many parts, on the way to the first-level cache a kilobyte before tiles are loaded from it: tile loads wait for
-/// their lines one after another, and further ahead more is asked for than a core can have on its way.
+/// their lines one after another, and further ahead more is asked for than a core can have on its way. The second-level cache is asked
+/// 3 KB ahead, where that is beyond the step.
 template <int64_t kParts>
 inline void fetchStep(const uint16_t* b) {
-  constexpr int64_t kBytesAhead = 1024;
-  const char* const ahead = reinterpret_cast<const char*>(b) + kBytesAhead;
+  constexpr int64_t kBytesAheadOfFirstLevel = 1024, kBytesAheadOfSecondLevel = 3072;
+  constexpr int64_t kStepBytes = kParts * kBfloat16StepElements * 2;
+  const char* const step = reinterpret_cast<const char*>(b);
 #pragma GCC unroll 64
-  for (int64_t byte = 0; byte < kParts * kBfloat16StepElements * 2; byte += 64) __builtin_prefetch(ahead + byte);
+  for (int64_t byte = 0; byte < kStepBytes; byte += 64) {
+    __builtin_prefetch(step + byte + kBytesAheadOfFirstLevel);
+    if constexpr (kBytesAheadOfSecondLevel > kStepBytes) __builtin_prefetch(step + byte + kBytesAheadOfSecondLevel, 0, 2);
+  }
 }
 
 #define RLHF_AMX __attribute__((target("amx-tile,amx-bf16")))

@@ -8,14 +8,15 @@ import { ACTIVATION, linearForwardArguments } from "./cases/linear.ts";
 those of a row alone, and of the product that packs its operands itself. */
 
 const BACKENDS = kernels.backends().filter((name) => name.startsWith("cpu"));
+const COMPUTE = ["float32", "bfloat16x3", "bfloat16"] as const;
 const [INPUTS, OUTPUTS] = [150, 1100];
 /** Around one, two and four panels of rows of every instruction set. */
 const ROWS = [1, 4, 5, 6, 7, 8, 13, 14, 15, 16, 17, 24, 25, 32, 33, 56, 57];
 
 describe("linearForward of few rows with a packed weight", () => {
-  for (const backend of BACKENDS)
+  for (const [backend, compute] of BACKENDS.flatMap((name) => COMPUTE.map((type) => [name, type] as const)))
     for (const rank of [0, 4])
-      it(`has one row's bits in every batch${rank > 0 ? ", with an adapter" : ""}, on ${backend}`, () => {
+      it(`has one row's bits in every batch${rank > 0 ? ", with an adapter" : ""}, in ${compute} on ${backend}`, () => {
         const shape = { rows: Math.max(...ROWS), inputs: INPUTS, outputs: OUTPUTS, rank, transposed: false };
         const options = {
           ...shape,
@@ -28,16 +29,21 @@ describe("linearForward of few rows with a packed weight", () => {
           linearForwardArguments(new CaseData("few rows"), options),
           "float32",
         );
-        const bytes = kernels.packedWeightBytes(backend, "float32", "float32", INPUTS, OUTPUTS, false);
+        const bytes = kernels.packedWeightBytes(backend, "float32", compute, INPUTS, OUTPUTS, false);
         const packedForward = new Uint8Array(kernels.alignedBuffer(bytes));
         runKernel(backend, "packWeight", {
-          ...{ type: "float32", compute: "float32", inputs: INPUTS, outputs: OUTPUTS, transposed: false },
+          ...{ type: "float32", compute, inputs: INPUTS, outputs: OUTPUTS, transposed: false },
           ...{ backward: false, weight: args["weight"]!, packed: packedForward },
         });
         const results = (rows: number, threads: number, more: KernelArguments): Float32Array => {
           const y = new Float32Array(rows * OUTPUTS).fill(Number.NaN);
           const loraHidden = rank > 0 ? new Float32Array(rows * rank) : null;
-          runKernel(backend, "linearForward", { ...args, rows, y, loraHidden, ...more }, { threads });
+          runKernel(
+            backend,
+            "linearForward",
+            { ...args, compute, rows, y, loraHidden, ...more },
+            { threads },
+          );
           return y;
         };
         const expected = results(shape.rows, 1, {});

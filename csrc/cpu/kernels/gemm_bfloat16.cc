@@ -150,18 +150,22 @@ class Part {
       }
   }
 
-  /// Few rows, for which B comes from memory once: two panels at a time.
+  /// Few rows, for which B comes from memory once: two panels at a time, and results a strip at a time, as gemm_few_rows.cc says.
   void multiplyPairs(const Bfloat16Products& products, Range cols, int slot) const {
-    alignas(64) float tiles[2][kTileFloats];
-    int64_t j = cols.begin;
-    for (; j + 2 <= cols.end; j += 2) {
-      Bfloat16Segment segments[2];
-      const int count = segmentsOf(0, j, {0, steps_[0]}, segments);
-      products.multiplyPair(segments, count, tiles[0]);
-      finish(0, j, 1, tiles[0], kBfloat16Tile, slot);
-      finish(0, j + 1, 1, tiles[1], kBfloat16Tile, slot);
+    float* const strip = reinterpret_cast<float*>(cpu::threadScratch(context_, slot));
+    float* const tiles = strip + kBfloat16Tile * kStripCols;
+    for (int64_t begin = cols.begin; begin < cols.end; begin += kStripPanels) {
+      const int64_t end = std::min(begin + kStripPanels, cols.end);
+      int64_t j = begin;
+      for (; j + 2 <= end; j += 2) {
+        Bfloat16Segment segments[2];
+        const int count = segmentsOf(0, j, {0, steps_[0]}, segments);
+        products.multiplyPair(segments, count, tiles + (j - begin) * kTileFloats);
+      }
+      if (j < end) multiplyTile(products, 0, j, {0, steps_[0]}, tiles + (j - begin) * kTileFloats, fetchAhead(j));
+      joinTiles(tiles, rows_, end - begin, strip);
+      finish(0, begin, end - begin, strip, (end - begin) * kBfloat16Tile, slot);
     }
-    if (j < cols.end) multiplyTiles(products, {0, 1}, {j, cols.end}, slot);
   }
 
   /// Tiles of some row panels by a strip's column panels, in the same blocks, and then the strips.
