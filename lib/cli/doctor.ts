@@ -142,12 +142,10 @@ async function examineEngine(threads?: number): Promise<Finding> {
   }
 }
 
-/** The GPU as its driver names it, and whether kernels are taken that only Hopper has (csrc/cuda/prim/capability.h). */
+/** The GPU as its driver names it, and whether there are kernels that only such a one has. */
 function describeGpu({ model, computeCapability }: NativeDeviceLimits): string {
-  const most = Number(process.env["RLHF_CUDA_CAPABILITY"] || computeCapability);
-  const takesHopper = Math.min(most, computeCapability) === 90;
   const capability = `compute capability ${(computeCapability / 10).toFixed(1)}`;
-  const parts = [model, capability, takesHopper ? "with Hopper's own kernels" : ""];
+  const parts = [model, capability, computeCapability === 90 ? "with Hopper's own kernels" : ""];
   return parts.filter((part) => part !== "").join(", ");
 }
 
