@@ -224,7 +224,9 @@ export {
 } from "./engine/engine.ts";
 export * from "./engine/losses.ts";
 export {
+  type CopyCount,
   describeMemory,
+  type EngineCopies,
   type EngineMemory,
   type MemoryBudget,
   type MemoryBytes,

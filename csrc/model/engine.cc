@@ -79,6 +79,16 @@ void Engine::copy(void* destination, const void* source, size_t bytes) {
     check(*this, device_->copyAsync(device_, context_.stream, destination, source, bytes), "a copy");
 }
 
+void Engine::upload(void* destination, const void* source, size_t bytes) {
+  copy(destination, source, bytes);
+  if (bytes > 0) uploads_.add(bytes);
+}
+
+void Engine::download(void* destination, const void* source, size_t bytes) {
+  copy(destination, source, bytes);
+  if (bytes > 0) downloads_.add(bytes);
+}
+
 void Engine::zero(void* destination, size_t bytes) {
   if (bytes > 0) check(*this, device_->fillAsync(device_, context_.stream, destination, 0, bytes), "a fill");
 }

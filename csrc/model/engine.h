@@ -10,6 +10,13 @@
 
 namespace rlhf {
 
+/// Copies between host and device so far.
+struct CopyCount {
+  std::atomic<size_t> count{0}, bytes{0};
+
+  void add(size_t copied) { ++count, bytes += copied; }
+};
+
 /// A backend in use: its operator table, its device, the stream that commands queue on, and scratch memory.
 /// `type` is the type of activations and of parameters as ops read them (F32 on the CPU, also BF16 and F16 on CUDA; F64 or C128 on the oracle
 /// for gradient checks), `compute` that of a transformer's matrix products where their factors are wider (ops/linear.h).
@@ -33,6 +40,8 @@ class Engine {
   BlockCache& blocks() { return blocks_; }
   /// How often memory of the device was taken so far.
   size_t allocations() const { return allocations_; }
+  const CopyCount& uploads() const { return uploads_; }
+  const CopyCount& downloads() const { return downloads_; }
 
   /// Grows the scratch memory so that every op within `limits` can run.
   void reserveScratch(const ScratchLimits& limits);
@@ -41,7 +50,10 @@ class Engine {
   void run(Status (*op)(OpContext*, const Arguments*), const Arguments& arguments) {
     runOp(context_, op, arguments);
   }
-  void copy(void* destination, const void* source, size_t bytes);  // any direction, in stream order
+  // In stream order:
+  void copy(void* destination, const void* source, size_t bytes);      // within the device
+  void upload(void* destination, const void* source, size_t bytes);    // from the host, whose memory may go when this has returned
+  void download(void* destination, const void* source, size_t bytes);  // to the host, where it is after synchronize()
   void zero(void* destination, size_t bytes);
   void synchronize();
   /// Device::allocate, counted.
@@ -56,6 +68,7 @@ class Engine {
   MemoryLedger ledger_;
   BlockCache blocks_;
   std::atomic<size_t> allocations_{0};
+  CopyCount uploads_, downloads_;
   DType type_, compute_;
   OpContext context_;
 };

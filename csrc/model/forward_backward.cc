@@ -104,7 +104,7 @@ void Model::Impl::lossBackward(Pass& pass, const PassLosses& losses, LossSums& s
 
   const auto read = [&](std::vector<float>& into, const void* from, int count) {
     into.resize(static_cast<size_t>(count));
-    engine->copy(into.data(), from, into.size() * sizeof(float));
+    engine->download(into.data(), from, into.size() * sizeof(float));
   };
   read(sums.token, loss.stats, losses.token.statCount());
   if (losses.value) read(sums.value, loss.valueStats, PpoValueLoss::kStatCount);

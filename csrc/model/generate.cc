@@ -72,7 +72,7 @@ void Generator::read(const Admitted& admitted) {
     }
     rows.rows = packed.rows();
     packed.valueRows = ends;
-    engine_.copy(prefillPlaces_, places.data(), places.size() * sizeof(int32_t));
+    engine_.upload(prefillPlaces_, places.data(), places.size() * sizeof(int32_t));
     const ForwardBuffers buffers = forward(rows, {cache_, prefillPlaces_}, &packed);
     for (size_t p = 0; p < admitted.read.size(); ++p)
       hidden.push_back(static_cast<const char*>(buffers.hidden) + static_cast<size_t>(ends[p]) * rowBytes);
@@ -152,10 +152,10 @@ void Generator::uploadInputs(const std::vector<Sequence>& sequences) {
     host_.streams[row] = options_.firstStream + sequence.index;
     host_.forbid[row] = drawn < options_.minNewTokens;
     if (deviceSeen_)
-      engine_.copy(deviceSeen_ + row * vocab, seen_.data() + static_cast<size_t>(sequence.slot) * vocab,
+      engine_.upload(deviceSeen_ + row * vocab, seen_.data() + static_cast<size_t>(sequence.slot) * vocab,
                    vocab);
   }
-  engine_.copy(deviceInputs_, hostInputs_.data(), hostInputs_.size());
+  engine_.upload(deviceInputs_, hostInputs_.data(), hostInputs_.size());
 }
 
 /// Draws a token per sequence from logits_, in the sequences' order.
@@ -187,7 +187,7 @@ void Generator::sample(int64_t rows) {
 void Generator::keepDrawn(std::vector<Sequence>& sequences) {
   const size_t rows = sequences.size();
   std::vector<int32_t> tokens(rows);
-  engine_.copy(tokens.data(), drawn_, rows * sizeof(int32_t));
+  engine_.download(tokens.data(), drawn_, rows * sizeof(int32_t));
   engine_.synchronize();
   size_t kept = 0;
   for (size_t row = 0; row < rows; ++row)

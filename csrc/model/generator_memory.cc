@@ -77,7 +77,7 @@ Generator::Generator(Model::Impl& model, const std::vector<std::vector<int32_t>>
                                                    "the key/value cache (smaller with a lower maxBatch or maxNewTokens)");
   BufferLayout arrays(memory_.block.data());
   layOut(arrays);
-  engine_.copy(stopTokens_, options.stopTokens.data(), options.stopTokens.size() * sizeof(int32_t));
+  engine_.upload(stopTokens_, options.stopTokens.data(), options.stopTokens.size() * sizeof(int32_t));
 
   BufferLayout inputSizes;
   layOutInputs(inputSizes);

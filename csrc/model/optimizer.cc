@@ -115,7 +115,7 @@ double Optimizer::Impl::gradientNorm() {
                                                      .x = group.gradients(),
                                                      .out = reinterpret_cast<double*>(squares.data()) + i});
   }
-  engine.copy(sums.data(), squares.data(), sums.size() * sizeof(double));
+  engine.download(sums.data(), squares.data(), sums.size() * sizeof(double));
   engine.synchronize();
   double total = 0;
   for (size_t i = 0; i < groups.size(); ++i) {

@@ -259,12 +259,12 @@ void ParameterGroup::readFrom(int index, const void* array, DType type, float* v
 void readAsFloat(Engine& engine, const void* source, DType type, float* values, int64_t count) {
   const size_t elements = static_cast<size_t>(count), bytes = elements * dtypeSize(type);
   if (type == DType::F32) {
-    engine.copy(values, source, bytes);
+    engine.download(values, source, bytes);
     engine.synchronize();
     return;
   }
   std::vector<char> staging(bytes);
-  engine.copy(staging.data(), source, bytes);
+  engine.download(staging.data(), source, bytes);
   engine.synchronize();
   convertToFloat(staging.data(), type, values, elements);
 }
@@ -278,7 +278,7 @@ void writeFromFloat(Engine& engine, void* destination, DType type, const float* 
     convertFromFloat(values, staging.data(), type, elements);
     source = staging.data();
   }
-  engine.copy(destination, source, bytes);
+  engine.upload(destination, source, bytes);
   engine.synchronize();
 }
 

@@ -214,7 +214,7 @@ void Model::Impl::layOut(Pass::State& state, int64_t predictions) {
 int64_t Model::Impl::upload(const Batch& batch, const ForwardBuffers& buffers, bool values) {
   const BatchRows rows(batch);
   const auto copy = [&](auto* destination, const auto& source) {
-    engine->copy(destination, source.data(), source.size() * sizeof(source[0]));
+    engine->upload(destination, source.data(), source.size() * sizeof(source[0]));
   };
   copy(buffers.tokens, batch.tokens);
   copy(buffers.positions, rows.positions);

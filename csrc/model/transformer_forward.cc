@@ -46,8 +46,8 @@ void Transformer::makeRotaryTables() {
     cosines[index] = config.rotaryScale * std::cos(angle);
     sines[index] = config.rotaryScale * std::sin(angle);
   }
-  engine_.copy(cosine_, convertedTo(engine_.accumulator(), cosines).data(), bytes);
-  engine_.copy(sine_, convertedTo(engine_.accumulator(), sines).data(), bytes);
+  engine_.upload(cosine_, convertedTo(engine_.accumulator(), cosines).data(), bytes);
+  engine_.upload(sine_, convertedTo(engine_.accumulator(), sines).data(), bytes);
   engine_.synchronize();
 }
 

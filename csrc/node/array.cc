@@ -29,7 +29,7 @@ Napi::Value ArrayWrap::read(const Napi::CallbackInfo& info) {
     return array->engine->queue->submit(
         info.Env(),
         [array, values] {
-          array->engine->engine->copy(values->data(), array->data, values->size() * sizeof(float));
+          array->engine->engine->download(values->data(), array->data, values->size() * sizeof(float));
           array->engine->engine->synchronize();
           return values;
         },
@@ -65,7 +65,7 @@ const void* ArrayInput::on(EngineHandle& engine) {
   if (engine.engine->device()->unifiedMemory) return host_->data();
   const size_t bytes = host_->size() * sizeof(float);
   copy_ = DeviceMemory(*engine.engine, MemoryUse::Arrays, bytes, "an input array");
-  engine.engine->copy(copy_.data(), host_->data(), bytes);
+  engine.engine->upload(copy_.data(), host_->data(), bytes);
   return copy_.data();
 }
 

@@ -137,6 +137,21 @@ Napi::Value EngineWrap::memory(const Napi::CallbackInfo& info) {
   });
 }
 
+/// { toDevice, toHost }, each { count, bytes }
+Napi::Value EngineWrap::copies(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    const Engine& engine = *handle()->engine;
+    Napi::Object result = Napi::Object::New(info.Env());
+    for (const auto& [name, copies] : {std::pair{"toDevice", &engine.uploads()}, std::pair{"toHost", &engine.downloads()}}) {
+      Napi::Object counted = Napi::Object::New(info.Env());
+      counted.Set("count", static_cast<double>(copies->count));
+      counted.Set("bytes", static_cast<double>(copies->bytes));
+      result.Set(name, counted);
+    }
+    return result;
+  });
+}
+
 Napi::Value EngineWrap::setMemoryBudget(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     const double bytes = toNumber(info[0], "bytes");
@@ -153,6 +168,7 @@ void defineEngine(Napi::Env env, Napi::Object exports, AddonData& data) {
        EngineWrap::InstanceMethod<&EngineWrap::limits>("limits"),
        EngineWrap::InstanceMethod<&EngineWrap::createModel>("createModel"),
        EngineWrap::InstanceMethod<&EngineWrap::memory>("memory"),
+       EngineWrap::InstanceMethod<&EngineWrap::copies>("copies"),
        EngineWrap::InstanceMethod<&EngineWrap::setMemoryBudget>("setMemoryBudget"),
        EngineWrap::InstanceMethod("dispose", &EngineWrap::dispose)});
   data.engine = Napi::Persistent(constructor);

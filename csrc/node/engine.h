@@ -3,7 +3,7 @@
 
 namespace rlhf::node {
 
-/// class Engine { constructor({ device?, threads?, instructionSet?, compute?, planning? }); readonly info; createModel(config, trainable, dtype); memory();
+/// class Engine { constructor({ device?, threads?, instructionSet?, compute?, planning? }); readonly info; createModel(config, trainable, dtype); memory(); copies();
 /// setMemoryBudget(bytes); dispose() }
 class EngineWrap : public HandleWrap<EngineWrap, EngineHandle> {
  public:
@@ -14,6 +14,7 @@ class EngineWrap : public HandleWrap<EngineWrap, EngineHandle> {
   Napi::Value limits(const Napi::CallbackInfo& info);
   Napi::Value createModel(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
+  Napi::Value copies(const Napi::CallbackInfo& info);
   Napi::Value setMemoryBudget(const Napi::CallbackInfo& info);
 };
 

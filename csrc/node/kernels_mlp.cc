@@ -14,13 +14,13 @@ DeviceMemory copyIn(Engine& engine, Napi::Value value, const char* name, int64_t
       value.As<Napi::TypedArray>().ByteLength() != bytes)
     throw Error(code::kShape, format("%s must be a Float64Array of %zu bytes", name, bytes));
   DeviceMemory memory(engine, MemoryUse::Arrays, bytes, name);
-  engine.copy(memory.data(), value.As<Napi::Float64Array>().Data(), bytes);
+  engine.upload(memory.data(), value.As<Napi::Float64Array>().Data(), bytes);
   return memory;
 }
 
 Napi::Value copyOut(Napi::Env env, Engine& engine, const DeviceMemory& memory) {
   Napi::Float64Array array = Napi::Float64Array::New(env, memory.bytes() / sizeof(double));
-  engine.copy(array.Data(), memory.data(), memory.bytes());
+  engine.download(array.Data(), memory.data(), memory.bytes());
   engine.synchronize();
   return array;
 }

@@ -200,11 +200,11 @@ Napi::Value ModelWrap::toArray(Napi::Env env, const void* source, int64_t count)
   Napi::Float64Array array = Napi::Float64Array::New(env, elements);
   if (narrow()) {
     std::vector<float> values(elements);
-    engine_->copy(values.data(), source, elements * sizeof(float));
+    engine_->download(values.data(), source, elements * sizeof(float));
     engine_->synchronize();
     std::copy(values.begin(), values.end(), array.Data());
   } else {
-    engine_->copy(array.Data(), source, elements * sizeof(double));
+    engine_->download(array.Data(), source, elements * sizeof(double));
     engine_->synchronize();
   }
   return array;
@@ -221,8 +221,7 @@ DeviceMemory ModelWrap::toDevice(Napi::Value value, const char* name, int64_t co
                 format("%s must have %zu numbers, got %zu", name, elements, array.ElementLength()));
   DeviceMemory memory(*engine_, MemoryUse::Arrays, elements * (narrow() ? sizeof(float) : sizeof(double)), name);
   const std::vector<float> values(array.Data(), array.Data() + (narrow() ? elements : 0));
-  engine_->copy(memory.data(), narrow() ? static_cast<const void*>(values.data()) : array.Data(),
-                memory.bytes());
+  engine_->upload(memory.data(), narrow() ? static_cast<const void*>(values.data()) : array.Data(), memory.bytes());
   engine_->synchronize();
   return memory;
 }

@@ -21,7 +21,7 @@ class DeviceIndices {
     }
     const size_t bytes = values.size() * sizeof(int32_t);
     copy_ = DeviceMemory(engine, MemoryUse::Arrays, bytes, "indices");
-    engine.copy(copy_.data(), values.data(), bytes);
+    engine.upload(copy_.data(), values.data(), bytes);
     data_ = reinterpret_cast<const int32_t*>(copy_.data());
   }
   const int32_t* data() const { return data_; }
@@ -71,7 +71,7 @@ struct OpPlan {
     if (sumBytes > 0) {
       results.statNames = statNames;
       results.stats.resize(statNames.size());
-      engine.copy(results.stats.data(), sums.data(), sumBytes);
+      engine.download(results.stats.data(), sums.data(), sumBytes);
     }
     engine.synchronize();
     return results;

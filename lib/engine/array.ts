@@ -35,6 +35,11 @@ export function toNative(array: FloatArray | undefined): Float32Array | NativeAr
   return array instanceof DeviceArray ? array.native : array;
 }
 
+/** An array's elements in the process's memory. */
+export async function readArray(array: FloatArray): Promise<Float32Array> {
+  return array instanceof DeviceArray ? await array.read() : array;
+}
+
 /** The named outputs of an operation and the sums it reports. */
 export type Outputs<Names extends string, Stats extends string = never> = {
   readonly [Name in Names]: DeviceArray;

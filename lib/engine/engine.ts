@@ -3,7 +3,13 @@ import { RlhfError } from "../errors.ts";
 import { type NamesOf, refuseUnknownOptions } from "../option-names.ts";
 import { COMPUTE_TYPES, type ComputeType } from "./compute-type.ts";
 import { type DeviceName, nativeDevice } from "./device.ts";
-import { defaultMemoryBudget, type EngineMemory, type MemoryBudget, toMemoryBudget } from "./memory.ts";
+import {
+  defaultMemoryBudget,
+  type EngineCopies,
+  type EngineMemory,
+  type MemoryBudget,
+  toMemoryBudget,
+} from "./memory.ts";
 import {
   call,
   type NativeEngine,
@@ -141,6 +147,11 @@ export class Engine {
   /** Bytes that the engine holds for all its models, and the most that each use has ever held. */
   memory(): EngineMemory {
     return call(() => this.native.memory());
+  }
+
+  /** What was copied between the process's memory and the device's so far. */
+  copies(): EngineCopies {
+    return call(() => this.native.copies());
   }
 
   /**

@@ -45,6 +45,21 @@ export interface EngineMemory {
   readonly allocations: number;
 }
 
+/** How often, and how many bytes, were copied. */
+export interface CopyCount {
+  readonly count: number;
+  readonly bytes: number;
+}
+
+/**
+ * Copies between the process's memory and the device's since the engine was made: batches and the tokens that were drawn, arrays that losses
+ * are given and that are read, weights. On the CPU inputs of losses are read where they are, and not counted.
+ */
+export interface EngineCopies {
+  readonly toDevice: CopyCount;
+  readonly toHost: CopyCount;
+}
+
 /** A memory budget: bytes, or text such as "12GiB" or "500 MB". */
 export type MemoryBudget = number | string;
 

@@ -1,7 +1,7 @@
 import { RlhfError, type RlhfErrorCode } from "../errors.ts";
 import type { ComputeType } from "./compute-type.ts";
 import { loadBinary } from "./load-binary.ts";
-import type { EngineMemory, MemoryBytes } from "./memory.ts";
+import type { EngineCopies, EngineMemory, MemoryBytes } from "./memory.ts";
 
 /**
  * The native addon's whole surface, typed in one place. Nothing outside lib/engine and lib/model calls it. Every method that
@@ -73,6 +73,7 @@ export interface NativeEngine {
   /** `dtype`: how the base's matrices are kept, "float32" (default), "bfloat16", or, where they are frozen, "float16". */
   createModel(config: ModelConfig, trainable: boolean, dtype?: string): Promise<NativeModel>;
   memory(): EngineMemory;
+  copies(): EngineCopies;
   setMemoryBudget(bytes: number): void;
   dispose(): void;
 }

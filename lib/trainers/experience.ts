@@ -1,3 +1,4 @@
+import { type FloatArray, readArray } from "../engine/array.ts";
 import type { Engine } from "../engine/engine.ts";
 import { gae, klReward, whiten } from "../engine/losses.ts";
 import type { Metrics } from "../monitor/metrics.ts";
@@ -69,18 +70,21 @@ export async function estimateAdvantages(
   const estimated = await gae(engine, { reward, value: withEnds(value), mask, offsets, gamma, lambda });
   using unscaled = estimated.advantage;
   using returns = estimated.returns;
-  const [advantage, allReturns] = [ofTokens(await unscaled.read()), await returns.read()];
+  const allReturns = await returns.read();
+  const advantage = ends ? ofTokens(await unscaled.read()) : unscaled;
   return {
     reward: ofTokens(await reward.read()),
     // Over tokens alone: a place after the end is no action.
-    advantage: whitenAdvantages ? await whitened(engine, advantage, batch.packed.mask) : advantage,
+    advantage: await (whitenAdvantages
+      ? whitened(engine, advantage, batch.packed.mask)
+      : readArray(advantage)),
     returns: ofTokens(allReturns),
     endReturns: ends?.read(allReturns) ?? null,
     kl: batch.meanPerAnswer(ofTokens(await kl.read())),
   };
 }
 
-async function whitened(engine: Engine, x: Float32Array, mask: Float32Array): Promise<Float32Array> {
+async function whitened(engine: Engine, x: FloatArray, mask: Float32Array): Promise<Float32Array> {
   using y = (await whiten(engine, { x, mask })).y;
   return await y.read();
 }

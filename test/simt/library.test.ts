@@ -7,20 +7,21 @@ import { withPlugin } from "../support/plugins.ts";
 const ROOT = resolve(import.meta.dirname, "../..");
 const MOCHA = join(dirname(createRequire(import.meta.url).resolve("mocha/package.json")), "bin", "mocha.js");
 
-/** Tests of the library that any device can pass. Each is held to PyTorch's or transformers' results, or to bits. */
+/** Tests of the library that any device can pass. Each is held to PyTorch's or transformers' results, to bits or to counts. */
 const TESTS = [
-  "ppo",
-  "trajectories",
-  "generation",
-  "statistics",
-  "gradients",
-  "lora",
-  "kl",
-  "reward-model",
-  "mixed-precision",
-  "bfloat16-weights",
-  "engines",
-  "feature-reward",
+  "parity/ppo",
+  "parity/trajectories",
+  "parity/generation",
+  "parity/statistics",
+  "parity/gradients",
+  "parity/lora",
+  "parity/kl",
+  "parity/reward-model",
+  "parity/mixed-precision",
+  "parity/bfloat16-weights",
+  "parity/engines",
+  "parity/feature-reward",
+  "trainers/device-copies",
 ];
 
 /** Larger ones, of which the emulator, being slow, runs the cases whose titles match. */
@@ -64,7 +65,7 @@ async function passes(file: string, titles = "", capability?: string): Promise<v
  */
 describe("the library on device cuda, emulated", function () {
   this.timeout(2 * LIMIT_MS);
-  for (const name of TESTS) it(`passes test/parity/${name}.test.ts`, () => passes(`parity/${name}`));
+  for (const name of TESTS) it(`passes test/${name}.test.ts`, () => passes(name));
   for (const [file, titles] of Object.entries(PARTS))
     it(`passes a part of test/${file}.test.ts`, () => passes(file, titles));
   // Its vocabulary and the widths of some of its layers are large enough for Hopper's kernels.
