@@ -98,6 +98,10 @@ Status limits(Device* device, DeviceLimits* out) {
   out->computeCapability = 10 * properties.major + properties.minor;
   out->multiprocessors = properties.multiProcessorCount;
   out->memoryBytes = static_cast<int64_t>(properties.totalGlobalMem);
+  if (const Status status = select(device)) return status;
+  size_t free = 0, total = 0;
+  if (const Status status = statusOf(device, cudaMemGetInfo(&free, &total))) return status;
+  out->freeBytes = static_cast<int64_t>(free);
   out->l2Bytes = properties.l2CacheSize;
   int clock = 0, memoryClock = 0;  // kHz; 0 where the driver does not tell
   (void)statusOf(device, cudaDeviceGetAttribute(&clock, cudaDevAttrClockRate, index));

@@ -88,7 +88,7 @@ Napi::Value EngineWrap::info(const Napi::CallbackInfo& info) {
   });
 }
 
-/// limits() → { model, computeCapability }, as the device's driver states them; "" and 0 where it states nothing
+/// limits() → { model, computeCapability, memoryBytes, freeBytes }, as the device's driver states them; "" and 0 where it states nothing
 Napi::Value EngineWrap::limits(const Napi::CallbackInfo& info) {
   return guarded(info, [&]() -> Napi::Value {
     Device* const device = handle()->engine->device();
@@ -98,6 +98,8 @@ Napi::Value EngineWrap::limits(const Napi::CallbackInfo& info) {
     Napi::Object result = Napi::Object::New(info.Env());
     result.Set("model", limits.model);
     result.Set("computeCapability", static_cast<double>(limits.computeCapability));
+    result.Set("memoryBytes", static_cast<double>(limits.memoryBytes));
+    result.Set("freeBytes", static_cast<double>(limits.freeBytes));
     return result;
   });
 }

@@ -33,6 +33,7 @@ struct DeviceLimits {
   int64_t computeCapability = 0;  // 10 × major + minor
   int64_t multiprocessors = 0;
   int64_t memoryBytes = 0;
+  int64_t freeBytes = 0;  // of them, now: what no process holds
   int64_t l2Bytes = 0;
   double clockHz = 0;  // the highest of the multiprocessors
   double memoryBytesPerSecond = 0;

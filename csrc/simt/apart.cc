@@ -1,6 +1,8 @@
 // The emulated device as a GPU is seen from the host: memory of its own, copies that have not landed when a call returns, and commands
 // that can be recorded, which then do not run but when they are asked for.
 
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -37,8 +39,23 @@ Status fail(Device* device, const char* message) {
   return kDeviceFailure;
 }
 
+/// How much memory the device has, by RLHF_SIMT_MEMORY; without it as much as the process gets, and limits say nothing of it.
+size_t capacity() {
+  const char* const bytes = std::getenv("RLHF_SIMT_MEMORY");
+  return bytes ? std::strtoull(bytes, nullptr, 10) : 0;
+}
+
+Status limitsOf(Device* device, DeviceLimits* out) {
+  const Status status = limits(device, out);
+  const size_t all = capacity(), held = apart(device).memory.held();
+  out->memoryBytes = static_cast<int64_t>(all);
+  out->freeBytes = static_cast<int64_t>(all - std::min(all, held));
+  return status;
+}
+
 Status allocate(Device* device, size_t bytes, void** out) {
   if (apart(device).recorded) return fail(device, "memory was taken while commands were being recorded");
+  if (const size_t all = capacity(); all > 0 && apart(device).memory.held() + bytes > all) return kNoMemory;
   return apart(device).memory.allocate(bytes, out);
 }
 
@@ -154,7 +171,7 @@ Device* openApartDevice() {
   static_cast<Device&>(*device) = makeHostDevice("simt:apart");
   device->self = device.get();
   device->unifiedMemory = 0;
-  device->limits = limits;
+  device->limits = limitsOf;
   device->allocate = allocate;
   device->release = release;
   device->copyAsync = copy;

@@ -45,6 +45,12 @@ void SeparateMemory::release(void* memory) {
   allocations_.erase(found);
 }
 
+size_t SeparateMemory::held() const {
+  size_t bytes = 0;
+  for (const auto& [begin, size] : allocations_) bytes += size;
+  return bytes;
+}
+
 bool SeparateMemory::holds(const void* address, size_t bytes) const {
   const auto* first = static_cast<const char*>(address);
   for (const auto& [begin, size] : allocations_)

@@ -14,6 +14,9 @@ class SeparateMemory {
   Status allocate(size_t bytes, void** out);
   void release(void* memory);
 
+  /// What is allocated now.
+  size_t held() const;
+
   /// Whether `bytes` from an address on lie in one allocation.
   bool holds(const void* address, size_t bytes) const;
 

@@ -1,12 +1,6 @@
 import type { Command } from "commander";
-import {
-  defaultMemoryBudget,
-  formatBytes,
-  MEMORY_USES,
-  type MemoryBudget,
-  toMemoryBudget,
-} from "../engine/memory.ts";
-import type { MemoryEstimate } from "../model/estimate-memory.ts";
+import { formatBytes, MEMORY_USES } from "../engine/memory.ts";
+import type { StageEstimate } from "../pipeline/run.ts";
 import type { EstimatedStage, Stage, StageKind } from "../pipeline/schema.ts";
 import { readStage } from "../pipeline/settings-file.ts";
 import { addStageFlags, stageFlags } from "./flags.ts";
@@ -33,8 +27,7 @@ const DESCRIPTIONS: Readonly<Record<CommandKind, string>> = {
 };
 
 /** A line for each use, the most that is held at once, and the budget. */
-function describeEstimate({ bytes, total }: MemoryEstimate, memoryBudget: MemoryBudget | undefined): string {
-  const budget = memoryBudget === undefined ? defaultMemoryBudget() : toMemoryBudget(memoryBudget);
+function describeEstimate({ bytes, total, budget }: StageEstimate): string {
   const uses = MEMORY_USES.filter((use) => bytes[use] > 0).map((use) => [use, bytes[use]] as const);
   const rows = [...uses, ["total", total] as const, ["budget", budget] as const];
   return rows.map(([name, value]) => `${name.padEnd(14)}${formatBytes(value).padStart(10)}\n`).join("");
@@ -72,9 +65,7 @@ export function addStageCommand(program: Command, kind: EstimatedStage["kind"]):
     const stage = (await readStage(kind, options.config, stageFlags(command, kind))) as EstimatedStage;
     if (!options.estimate) return await runOne(stage, options.force);
     const { estimateStage } = await import("../pipeline/run.ts");
-    const estimate = await estimateStage(stage);
-    const budget = "memory_budget" in stage.settings ? stage.settings.memory_budget : undefined;
-    process.stdout.write(describeEstimate(estimate, budget));
+    process.stdout.write(describeEstimate(await estimateStage(stage)));
   });
 }
 

@@ -25,7 +25,8 @@ export interface EngineOptions {
   readonly threads?: number;
   /**
    * The most memory that the engine may hold, as bytes or as text such as "12GiB"; what would go over it is ERR_RLHF_MEMORY before
-   * it is taken. It holds for all models of the engine, the last one that was given. Default: the machine's, or the container's.
+   * it is taken. It holds for all models of the engine, the last one that was given. Default: the machine's, or the container's; on "cuda"
+   * what the GPU has free when the engine is made, but for a thirty-second.
    */
   readonly memoryBudget?: MemoryBudget;
 }
@@ -115,7 +116,7 @@ export class Engine {
     if (!engine) {
       engine = new Engine(made);
       shared.set(key, engine);
-      engine.setMemoryBudget(defaultMemoryBudget());
+      engine.setMemoryBudget(engine.defaultMemoryBudget());
     }
     if (options.memoryBudget !== undefined) engine.setMemoryBudget(options.memoryBudget);
     return engine;
@@ -136,6 +137,11 @@ export class Engine {
     } finally {
       engine.native.dispose();
     }
+  }
+
+  /** What the budget would be by default, with what the device has free now. */
+  defaultMemoryBudget(): number {
+    return defaultMemoryBudget(call(() => this.native.limits()));
   }
 
   /** See EngineOptions; what is held already stays. Throws ERR_RLHF_ARGUMENT for what is no budget. */

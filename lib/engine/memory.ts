@@ -1,5 +1,6 @@
 import { totalmem } from "node:os";
 import { RlhfError } from "../errors.ts";
+import type { NativeDeviceLimits } from "./native.ts";
 
 /**
  * What an engine's memory is for:
@@ -99,8 +100,15 @@ export function toMemoryBudget(budget: MemoryBudget): number {
   return bytes;
 }
 
-/** The memory of the machine, or of the control group (container) that the process is confined to. */
-export function defaultMemoryBudget(): number {
+/** A part of a GPU's free memory that is left to its driver: for the code of kernels, recorded commands, and what it rounds sizes up by. */
+const DRIVER_SHARE = 1 / 32;
+
+/**
+ * What an engine may hold that is given no budget: what its device has free now, but for a thirty-second; on the CPU the memory of the machine,
+ * or of the control group (container) that the process is confined to.
+ */
+export function defaultMemoryBudget({ memoryBytes, freeBytes }: NativeDeviceLimits): number {
+  if (memoryBytes > 0) return Math.max(1, Math.floor(freeBytes * (1 - DRIVER_SHARE)));
   const confined = process.constrainedMemory();
   const machine = totalmem();
   return confined > 0 ? Math.min(confined, machine) : machine;

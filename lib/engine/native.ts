@@ -65,6 +65,10 @@ export interface NativeDeviceLimits {
   readonly model: string;
   /** 10 × major + minor. */
   readonly computeCapability: number;
+  /** Of the device's own; 0 where it has none, or does not tell. */
+  readonly memoryBytes: number;
+  /** Of them, what no process holds now. */
+  readonly freeBytes: number;
 }
 
 export interface NativeEngine {

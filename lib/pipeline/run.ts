@@ -1,5 +1,6 @@
 import { chooseDevice } from "../engine/device.ts";
 import { Engine } from "../engine/engine.ts";
+import { toMemoryBudget } from "../engine/memory.ts";
 import { isRlhfError, RlhfError } from "../errors.ts";
 import type { MemoryEstimate } from "../model/estimate-memory.ts";
 import { formatDuration, formatNumber } from "../monitor/format.ts";
@@ -51,12 +52,17 @@ export interface StageResult {
   readonly summary: StageSummary;
 }
 
+/** The memory that a stage would take, and what it may. */
+export interface StageEstimate extends MemoryEstimate {
+  readonly budget: number;
+}
+
 /**
  * The memory that a stage would take, by use: its models, data and trainer are set up on an engine that only counts, and nothing is
  * trained or written. A stage of several parts needs as much as the first of them. A reward model that could share the policy's
  * weights counts as one of its own.
  */
-export async function estimateStage(given: EstimatedStage): Promise<MemoryEstimate> {
+export async function estimateStage(given: EstimatedStage): Promise<StageEstimate> {
   const estimates = async (part: Stage): Promise<never> => {
     await runStage(part, {
       signal: undefined,
@@ -69,10 +75,14 @@ export async function estimateStage(given: EstimatedStage): Promise<MemoryEstima
     throw new RlhfError("ERR_RLHF_INTERNAL", `${part.kind}: the stage ended before its memory was estimated`);
   };
   const stage = await withLocalPaths(given, () => {}, undefined);
-  const { device, compute }: Pick<SftStage, "device" | "compute"> = stage.settings;
-  return Engine.whilePlanning({ device, compute }, () => estimates(stage)).catch((error: unknown) => {
-    if (error instanceof StageEstimated) return error.estimate;
-    throw error;
+  const { device, compute, memory_budget }: Pick<SftStage, "device" | "compute" | "memory_budget"> =
+    stage.settings;
+  return Engine.whilePlanning({ device, compute }, async (engine) => {
+    const budget = memory_budget === undefined ? engine.defaultMemoryBudget() : toMemoryBudget(memory_budget);
+    return await estimates(stage).catch((error: unknown) => {
+      if (error instanceof StageEstimated) return { ...error.estimate, budget };
+      throw error;
+    });
   });
 }
 

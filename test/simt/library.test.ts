@@ -33,7 +33,7 @@ const PARTS: Readonly<Record<string, string>> = {
 /** Mocha's own limit cannot end what waits for a child. */
 const LIMIT_MS = 300_000;
 
-async function passes(file: string, titles = "", capability?: string): Promise<void> {
+async function passes(file: string, titles = "", environment: NodeJS.ProcessEnv = {}): Promise<void> {
   await withPlugin("emulated", async (build) => {
     const options = ["--no-config", "--timeout", "0", "--reporter", "json", "--grep", titles];
     const { status, signal, stdout, stderr } = spawnSync(
@@ -49,7 +49,7 @@ async function passes(file: string, titles = "", capability?: string): Promise<v
           ...process.env,
           RLHF_BUILD_DIR: build,
           RLHF_TEST_DEVICE: "cuda",
-          ...(capability && { RLHF_CUDA_CAPABILITY: capability }),
+          ...environment,
         },
       },
     );
@@ -70,5 +70,7 @@ describe("the library on device cuda, emulated", function () {
     it(`passes a part of test/${file}.test.ts`, () => passes(file, titles));
   // Its vocabulary and the widths of some of its layers are large enough for Hopper's kernels.
   it("passes test/parity/mixed-precision.test.ts on a device of compute capability 9.0", () =>
-    passes("parity/mixed-precision", "", "90"));
+    passes("parity/mixed-precision", "", { RLHF_CUDA_CAPABILITY: "90" }));
+  it("takes the GPU's memory for its budget, and not the machine's", () =>
+    passes("model/memory", "is by default", { RLHF_SIMT_MEMORY: String(2 ** 24) }));
 });

@@ -236,15 +236,21 @@ export function runFenced(fence: Fence, op: string, args: KernelArguments): void
   withEnvironment("RLHF_SIMT_FENCE", fence, () => runOnCopies("simt:apart", op, args, {}, 0));
 }
 
-/** What `run` gives with an environment variable set, which the emulator reads as it goes. */
+/** What `run` gives with an environment variable set, until it has; the emulator reads it as it goes. */
 export function withEnvironment<T>(name: string, value: string, run: () => T): T {
   const before = process.env[name];
-  process.env[name] = value;
-  try {
-    return run();
-  } finally {
+  const restore = (): void => {
     if (before === undefined) delete process.env[name];
     else process.env[name] = before;
+  };
+  process.env[name] = value;
+  let pending = false;
+  try {
+    const result = run();
+    pending = result instanceof Promise;
+    return pending ? ((result as Promise<unknown>).finally(restore) as T) : result;
+  } finally {
+    if (!pending) restore();
   }
 }
 
