@@ -25,6 +25,7 @@ Ops makeOps(const char* backend, const char* instructionSet) {
   ops.abiHash = abiHash();
   ops.backend = backend;
   ops.instructionSet = instructionSet;
+  ops.maxHeadDim = kWidestAttentionHead;
   ops.scratchBytes = scratchBytes;
   ops.packedWeightBytes = packedWeightBytes;
   ops.embeddingForward = opEntry<EmbeddingForward, embeddingForward>;

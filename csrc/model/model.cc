@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "model/initialise.h"
 #include "model/model_impl.h"
@@ -9,9 +10,23 @@ namespace rlhf {
 Model::Model() = default;
 Model::~Model() = default;
 
+namespace {
+
+/// Before any memory is taken: else it would be the first pass that fails.
+void requireHeadDim(const Ops& ops, int64_t headDim) {
+  if (ops.maxHeadDim == 0 || headDim <= ops.maxHeadDim) return;
+  throw Error(code::kUnsupported,
+              format("the model's attention heads are %lld wide, and the %s backend has kernels for heads up to %lld: use %s",
+                     static_cast<long long>(headDim), ops.backend, static_cast<long long>(ops.maxHeadDim),
+                     std::strcmp(ops.backend, "cpu") == 0 ? "a model with narrower heads" : "device \"cpu\", or a model with narrower heads"));
+}
+
+}  // namespace
+
 std::shared_ptr<Model> Model::create(std::shared_ptr<Engine> engine, const ModelConfig& config,
                                      bool trainable, std::optional<DType> storage) {
   config.validate();
+  requireHeadDim(engine->ops(), config.headDim);
   const DType type = engine->type(), kept = storage.value_or(engine->accumulator());
   if (kept != type && kept != engine->accumulator() && type != DType::F32)
     throw Error(code::kUnsupported, format("the %s backend with %s arithmetic cannot keep weights as %s", engine->ops().backend,

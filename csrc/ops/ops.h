@@ -82,6 +82,7 @@ struct Ops {
   uint64_t abiHash;            // abiHash() of the headers the backend was built with
   const char* backend;         // "ref", "cpu", "cuda", "simt"
   const char* instructionSet;  // "avx512", "avx2", "scalar", "sm_90", …
+  int64_t maxHeadDim;          // the widest heads that attention has kernels for; 0: any
 
   size_t (*scratchBytes)(const Device*, const ScratchLimits*);
   size_t (*packedWeightBytes)(DType type, DType compute, int64_t inputs, int64_t outputs, int32_t backward);

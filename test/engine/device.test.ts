@@ -5,6 +5,7 @@ import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
 import type { NativeBinding } from "../../lib/engine/native.ts";
 import { CausalLM, chooseDevice, type DeviceName, Engine, RlhfError } from "../../lib/index.ts";
+import { readModelConfig } from "../../lib/model/config.ts";
 import { withEnvironment } from "../support/kernels.ts";
 import { withPlugin } from "../support/plugins.ts";
 import { TINY_GPT2, withTemporaryDirectory } from "../support/tiny.ts";
@@ -47,6 +48,13 @@ async function withRefusal(refusal: string, body: (addon: NativeBinding) => void
     const addon = createRequire(import.meta.url)(join(build, "Release", "rlhf.node")) as NativeBinding;
     withEnvironment("RLHF_REFUSAL", refusal, () => body(addon));
   });
+}
+
+/** The addon beside the emulator in the place of the CUDA backend. */
+function withEmulator(body: (addon: NativeBinding) => Promise<void>): Promise<void> {
+  return withPlugin("emulated", (build) =>
+    body(createRequire(import.meta.url)(join(build, "Release", "rlhf.node")) as NativeBinding),
+  );
 }
 
 describe("devices", () => {
@@ -101,6 +109,45 @@ describe("devices", () => {
     const errors = source.split("throw Error(").slice(1);
     assert.equal(errors.length, 6);
     for (const error of errors) assert.match(error.slice(0, error.indexOf(");\n")), /"[^"]*\\n[A-Z]/);
+  });
+
+  it("memory of a device's own is counted as it is taken", () =>
+    withEmulator((addon) =>
+      withEnvironment("RLHF_SIMT_MEMORY", String(2 ** 20), async () => {
+        const engine = new addon.Engine({ device: "cuda" });
+        const { memoryBytes, freeBytes } = engine.limits();
+        assert.deepEqual([memoryBytes, freeBytes], [2 ** 20, 2 ** 20]);
+        const model = await engine.createModel(readModelConfig(TINY_GPT2, "test"), false);
+        const { weights } = engine.memory().held;
+        const held = 2 ** 20 - engine.limits().freeBytes;
+        assert.ok(held >= weights && held < 1.1 * weights, `${held} bytes, ${weights} of weights`);
+        const wide = readModelConfig({ ...TINY_GPT2, n_embd: 240 }, "test");
+        await assert.rejects(engine.createModel(wide, false), { code: "ERR_RLHF_MEMORY" });
+        model.dispose();
+        engine.dispose();
+      }),
+    ));
+
+  it("cuda refuses a model whose heads are too wide when it is made, and says what to do", async () => {
+    await withEmulator(async (addon) => {
+      const config = readModelConfig({ ...TINY_GPT2, n_embd: 272, n_head: 2 }, "test");
+      const [cuda, cpu] = [new addon.Engine({ device: "cuda" }), new addon.Engine({ device: "cpu" })];
+      await assert.rejects(cuda.createModel(config, false), {
+        code: "ERR_RLHF_UNSUPPORTED",
+        message:
+          /heads are 136 wide, and the simt:apart backend has kernels for heads up to 128: use device "cpu"/,
+      });
+      assert.equal(cuda.memory().allocations, 0);
+      (await cpu.createModel(config, false)).dispose();
+      await assert.rejects(
+        cpu.createModel({ ...config, heads: 1, kvHeads: 1, headDim: 1032, hidden: 1032 }, false),
+        {
+          code: "ERR_RLHF_UNSUPPORTED",
+          message: /heads up to 1024: use a model with narrower heads/,
+        },
+      );
+      for (const engine of [cuda, cpu]) engine.dispose();
+    });
   });
 
   it("cuda is used or an error, never another device in silence", async () => {

@@ -29,8 +29,9 @@ class ScratchFloats {
 };
 
 /// A thread's scratch memory holds at most eight [kTile, headDim] tiles and a few [kTile, kTile] ones.
+inline constexpr int64_t kMaxHeadDim = 1024;
+
 inline void requireHeadDim(int64_t headDim, const char* op) {
-  constexpr int64_t kMaxHeadDim = 1024;
   if (headDim > kMaxHeadDim)
     throw Error(code::kUnsupported,
                 format("%s: headDim is %lld, the CPU supports at most %lld", op,

@@ -1,5 +1,6 @@
 #include "cpu/kernels/table.h"
 
+#include "cpu/kernels/attention_tiles.h"
 #include "ops/entry.h"
 
 // Two levels, since # keeps a macro's argument from being expanded.
@@ -13,6 +14,7 @@ Ops kernelTable() {
   table.abiHash = abiHash();
   table.backend = "cpu";
   table.instructionSet = RLHF_QUOTE_EXPANDED(RLHF_ISA);
+  table.maxHeadDim = kMaxHeadDim;
   table.packedWeightBytes = packedWeightBytes;
 #define RLHF_SET_KERNEL(name, Arguments) table.name = opEntry<Arguments, RLHF_ISA::name>;
   RLHF_FOR_EACH_OP(RLHF_SET_KERNEL)
