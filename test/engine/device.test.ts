@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
 import { copyFile, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
@@ -148,6 +149,27 @@ describe("devices", () => {
       );
       for (const engine of [cuda, cpu]) engine.dispose();
     });
+  });
+
+  // In a process that sees no GPU, so that it is the same everywhere; without nvcc there is no such file, and that is what is said.
+  it("the CUDA backend of this build, where there is one, is opened and says which driver or GPU it lacks", () => {
+    const { error, stderr, stdout } = spawnSync(
+      process.execPath,
+      ["-e", `require(${JSON.stringify(join(BUILD, "rlhf.node"))}).requireCuda()`],
+      { encoding: "utf8", env: { ...process.env, CUDA_VISIBLE_DEVICES: "" } },
+    );
+    assert.deepEqual([error, stdout], [undefined, ""]);
+    const [code, message] = existsSync(join(BUILD, PLUGIN))
+      ? [
+          /ERR_RLHF_(NO_CUDA_DRIVER|OLD_CUDA_DRIVER|NO_CUDA_DEVICE)'/,
+          /^Error: .*driver.*\n(Install|Update|Check) .*, or use device "cpu"$/m,
+        ]
+      : [
+          /ERR_RLHF_NO_CUDA'/,
+          /^Error: there is no CUDA backend beside the addon\nThe CUDA backend is .*build:cuda/m,
+        ];
+    assert.match(stderr, code);
+    assert.match(stderr, message);
   });
 
   it("cuda is used or an error, never another device in silence", async () => {
