@@ -179,7 +179,7 @@ export function mutate(
     offset += line.length + 1;
     const code = line.replace(/\/\/.*$/, "");
     if (/constexpr|static_assert/.test(code)) return line;
-    const isUnrolled = /^\s*#pragma unroll/.test(lines[index - 1] ?? "");
+    const isUnrolled = /^\s*#pragma unroll(?! 1\b)/.test(lines[index - 1] ?? "");
     const unrolledBound = isUnrolled ? code.search(/ (?:<|<=|>|>=) /) + 1 : -1;
     const inFunction = (at: number): boolean =>
       functions.some(([from, to]) => begin + at > from && begin + at < to);

@@ -86,6 +86,15 @@ describe("mutants of the CUDA sources", () => {
     assert.equal(lines[10], "  const int last = rlhf::mutants::shift(16) + lesser(a.count, 7);");
   });
 
+  it("are in loops that are not to be unrolled, too", () => {
+    const loop = (pragma: string): string =>
+      `RLHF_DEVICE void f() {\n${pragma}\n  for (int i = 0; i < 4; ++i) g(i);\n}`;
+    const changesOf = (pragma: string): string[] =>
+      mutate("f.cu", loop(pragma), 0, new Set()).mutants.map(({ change }) => change);
+    assert.deepEqual(changesOf("#pragma unroll 1"), ["< 4, + 1", "< 4, − 1"]);
+    assert.deepEqual(changesOf("#pragma unroll"), []);
+  });
+
   it("leave comparisons of arguments that are reals alone", () => {
     const reals = realArguments("struct Sample {\n  double topP = 1, minP = 0;  // shares\n};\n");
     assert.deepEqual([...reals], ["topP", "minP"]);
