@@ -34,7 +34,7 @@ void activationBackward(OpContext& context, const ActivationBackward& arguments)
 void gatedSiluForward(OpContext& context, const GatedSiluForward& arguments);
 void gatedSiluBackward(OpContext& context, const GatedSiluBackward& arguments);
 
-/// The widest heads that attention has kernels for, in training and in decoding.
+/// The widest heads that attention has kernels for, in training (dispatchWidth) and in decoding.
 inline constexpr int64_t kWidestAttentionHead = 128;
 void attentionForward(OpContext& context, const AttentionForward& arguments);
 void attentionBackward(OpContext& context, const AttentionBackward& arguments);
