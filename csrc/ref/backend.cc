@@ -17,6 +17,7 @@ const Ops& refOps() {
   static const Ops table = {.abiHash = abiHash(),
                             .backend = "ref",
                             .instructionSet = "scalar",
+                            .maxHeadDim = 0,
                             .scratchBytes = noScratch,
                             .packedWeightBytes = noPackedForm,
                             RLHF_FOR_EACH_OP(RLHF_REF_ENTRY)};
