@@ -11,7 +11,10 @@ export interface Equivalent {
 }
 
 /** The entry of a mutant, if there is one. */
-export function entryOf(entries: readonly Equivalent[], mutant: Mutant): Equivalent | undefined {
+export function entryOf(
+  entries: readonly Equivalent[],
+  mutant: Pick<Mutant, "file" | "text" | "change">,
+): Equivalent | undefined {
   return entries.find(
     ({ file, text, changes }) =>
       file === mutant.file && text === mutant.text && changes.includes(mutant.change),

@@ -1,5 +1,5 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import type { Equivalent } from "./equivalent.ts";
+import { type Equivalent, entryOf } from "./equivalent.ts";
 import type { Verdict } from "./runner.ts";
 import type { Mutant } from "./source.ts";
 
@@ -73,6 +73,17 @@ export function withFile(
     .sort((a, b) => a.mutant.id - b.mutant.id)
     .map(({ mutant: { text, change } }) => ({ file, text, change }));
   return recordOf(files, [...record.survivors.filter((survivor) => survivor.file !== file), ...left]);
+}
+
+/** The record with those that survived, and have an entry since, counted as equivalent: a run of them again would say no more. */
+export function withEntries(record: MutantRecord, entries: readonly Equivalent[]): MutantRecord {
+  const named = record.survivors.filter((survivor) => entryOf(entries, survivor));
+  const recount = ([file, counts]: [string, FileRecord]): [string, FileRecord] => {
+    const found = named.filter((survivor) => survivor.file === file).length;
+    return [file, { ...counts, survived: counts.survived - found, equivalent: counts.equivalent + found }];
+  };
+  const left = record.survivors.filter((survivor) => !named.includes(survivor));
+  return recordOf(Object.entries(record.files).map(recount), left);
 }
 
 /** The files of which the record does not tell, or only of another state than `digests` has, or of more or fewer mutants. */

@@ -24,6 +24,7 @@ import {
   readRecord,
   shareOf,
   sumOf,
+  withEntries,
   withFile,
   withoutGone,
   writeRecord,
@@ -175,12 +176,13 @@ async function main(): Promise<void> {
   const unmatched = unmatchedEntries(equivalents, mutants);
   for (const entry of unmatched)
     process.stderr.write(`equivalent.json: no such mutant: ${JSON.stringify(entry)}\n`);
-  let record = withoutGone(readRecord(RESULTS), digests);
+  let record = withEntries(withoutGone(readRecord(RESULTS), digests), equivalents);
   const files = chosenFiles(positionals, values.all, record, sources);
   const chosen = mutants.filter(({ file }) => files.has(file));
   if (values.list)
     return void process.stdout.write(chosen.map((each) => `${describeMutant(each)}\n`).join(""));
 
+  writeRecord(RESULTS, record);
   const keep = (file: string, results: readonly Result[]): void => {
     record = withFile(record, file, digests.get(file)!, results);
     writeRecord(RESULTS, record);

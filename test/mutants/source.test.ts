@@ -8,6 +8,7 @@ import {
   changedSince,
   type MutantRecord,
   type Result,
+  withEntries,
   withFile,
   withoutGone,
 } from "../../scripts/mutants/record.ts";
@@ -203,6 +204,18 @@ describe("the record of a run of mutants", () => {
       record.survivors.map(({ text }) => text),
       ["line 3", "line 4"],
     );
+  });
+
+  it("counts those as equivalent that have an entry since", () => {
+    const entry = { file: "a.cu", text: "line 4", changes: ["< n, + 1"], reason: "" };
+    const named = withEntries(record, [entry]);
+    assert.deepEqual(named.files, { "a.cu": { killed: 1, survived: 1, equivalent: 2, source: "state 1" } });
+    assert.equal(named.killedShare, 0.5);
+    assert.deepEqual(
+      named.survivors.map(({ text }) => text),
+      ["line 3"],
+    );
+    assert.deepEqual(withEntries(named, [entry]), named);
   });
 
   it("changes file by file", () => {
