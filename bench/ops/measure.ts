@@ -24,31 +24,17 @@ export interface BenchResult {
   readonly bandwidth: number;
   /** The least seconds possible with these, as a share of the seconds taken. */
   readonly share: number;
-  /** Of products in float32: the share of what multiply-adds reach at the clock that the op ran at, right after it. */
-  readonly shareAtClock?: number;
+  /** Of work in float32: operations a second as a share of what multiply-adds on registers reach. */
+  readonly shareOfMultiplyAdds?: number;
 }
 
 const MOST_RUNS = 2000;
 
-interface Timed {
-  readonly seconds: number;
-  /** Median of (seconds × multiply-add rate right after): the operations there was time for. */
-  readonly possibleFlops: number;
-}
-
-/** An op's fastest run. */
-function time(
-  settings: BenchSettings,
-  op: string,
-  args: KernelArguments,
-  threads: number,
-  burst: boolean,
-): Timed {
-  const run = (count: number) => kernels.bench(settings.backend, op, args, count, { threads, burst });
-  const first = Math.min(...run(2).seconds);
-  const { seconds, peak } = run(Math.min(MOST_RUNS, Math.max(3, Math.ceil(settings.seconds / first))));
-  const possible = seconds.map((each, i) => each * peak[i]!).sort((a, b) => a - b);
-  return { seconds: Math.min(first, ...seconds), possibleFlops: possible[possible.length >> 1]! };
+/** Seconds of an op's fastest run. */
+function time(settings: BenchSettings, op: string, args: KernelArguments, threads: number): number {
+  const run = (count: number) => kernels.bench(settings.backend, op, args, count, { threads }).seconds;
+  const first = Math.min(...run(2));
+  return Math.min(first, ...run(Math.min(MOST_RUNS, Math.max(3, Math.ceil(settings.seconds / first)))));
 }
 
 /** Runs a bench in each type that it computes in, on the threads of each of the ceilings. */
@@ -61,10 +47,9 @@ export function* measure(
     if (compute !== "float32" && !hasCompute(bench.op)) continue;
     const args = bench.args({ backend: settings.backend, compute });
     const work = workOf(bench, args);
-    const burst = work.flops > 0 && compute === "float32";
     for (const ceiling of ceilings) {
       const bandwidth = ceiling.streaming(work);
-      const { seconds, possibleFlops } = time(settings, bench.op, args, ceiling.threads, burst);
+      const seconds = time(settings, bench.op, args, ceiling.threads);
       const peak = ceiling.peak(compute);
       yield {
         ...{
@@ -77,7 +62,7 @@ export function* measure(
         },
         ...{ bytes: bytesMoved(work), peak, bandwidth },
         share: floorSeconds(work, peak, bandwidth) / seconds,
-        ...(burst && { shareAtClock: work.flops / possibleFlops }),
+        ...(compute === "float32" && { shareOfMultiplyAdds: work.flops / seconds / ceiling.multiplyAdds() }),
       };
     }
   }
@@ -87,10 +72,14 @@ const percent = (share: number): string => `${(100 * share).toFixed(0)} %`;
 
 /** One line: milliseconds, the rate in what bounds the op, and its shares of the ceiling. */
 export function lineOf(result: BenchResult): string {
-  const { op, label, compute, threads, seconds, flops, bytes, peak, bandwidth, share, shareAtClock } = result;
+  const { op, label, compute, threads, seconds, flops, bytes, peak, bandwidth, share, shareOfMultiplyAdds } =
+    result;
   const byProducts = flops / peak > bytes / bandwidth;
   const [amount, ceiling, unit] = byProducts ? [flops, peak, "GFLOP/s"] : [bytes, bandwidth, "GB/s"];
   const rate = `${(amount / seconds / 1e9).toFixed(1)} ${unit}, ${percent(share)} of ${(ceiling / 1e9).toFixed(0)}`;
-  const atClock = shareAtClock === undefined || !byProducts ? "" : `, ${percent(shareAtClock)} at its clock`;
-  return `${op.padEnd(20)} ${label.padEnd(40)} ${compute.padEnd(10)} ${threads}  ${(1e3 * seconds).toFixed(4).padStart(10)} ms  ${rate}${atClock}`;
+  const ofMultiplyAdds =
+    shareOfMultiplyAdds === undefined || !byProducts
+      ? ""
+      : `, ${percent(shareOfMultiplyAdds)} of multiply-adds`;
+  return `${op.padEnd(20)} ${label.padEnd(40)} ${compute.padEnd(10)} ${threads}  ${(1e3 * seconds).toFixed(4).padStart(10)} ms  ${rate}${ofMultiplyAdds}`;
 }

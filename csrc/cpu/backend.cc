@@ -148,10 +148,6 @@ double measureStreaming(int threads, const Stream& bytes) {
   return chosen().measureStreaming(pool, bytes, static_cast<int>(repetitions));
 }
 
-double measureMultiplyAddBurst(OpContext& context) {
-  return chosen().measureMultiplyAddPeak(pool(context), 60'000, 3);
-}
-
 bool useBfloat16Kernel(const char* name) {
 #if defined(RLHF_X86)
   if (hasAvx512()) return chooseBfloat16Kernel(name);

@@ -24,10 +24,6 @@ double measureBfloat16Peak(int threads);
 /// where they fit. What ops that only pass over arrays are compared with, and all others where their arrays are large.
 double measureStreaming(int threads, const Stream& bytes);
 
-/// The multiply-add peak for the threads of the context's device, within half a millisecond: less than a core needs to change its clock, so
-/// that right after an op it tells what that op could have reached at the clock it ran at. Loads beside multiply-adds lower the clock.
-double measureMultiplyAddBurst(OpContext& context);
-
 /// Has products in bfloat16 use another kernel than the machine's best: "amx", "dot", "convert". False where there is no such.
 bool useBfloat16Kernel(const char* name);
 

@@ -77,6 +77,7 @@ struct RowSet {
   int64_t rows = 0, sequences = 0, maxLength = 0;
   uint64_t dropoutSeed = 0;  // of passes that have row keys
   double lossScale = 1;      // of the gradients in a backward pass
+  bool decoding = false;     // each row is one sequence's newest token
   int64_t leftOut = 0;       // rows whose final hidden states nobody reads, of passes that select rows
 
   int64_t read() const { return rows - leftOut; }

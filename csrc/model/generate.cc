@@ -117,7 +117,7 @@ void Generator::decode() {
 /// What a step does on the device. It depends on the number of sequences alone: all else stands in arrays that keep their places.
 void Generator::decodeOnce(int64_t rows) {
   const ForwardBuffers buffers =
-      forward({rows, rows, 1}, {cache_, device_.places, device_.tables, tableStride_, device_.lengths}, nullptr);
+      forward({.rows = rows, .sequences = rows, .maxLength = 1, .decoding = true}, {cache_, device_.places, device_.tables, tableStride_, device_.lengths}, nullptr);
   model_.transformer.logits(rows, buffers.hidden, logits_);
   sample(rows);
 }

@@ -295,6 +295,7 @@ void Transformer::project(const ForwardBuffers& buffers, const RowSet& rows, siz
     LinearForward arguments = shared;
     arguments.type = engine_.type();
     arguments.rows = rows.rows;
+    arguments.decoding = rows.decoding;
     arguments.inputs = layer.inputs;
     arguments.outputs = layer.outputs;
     arguments.xStride = layer.inputs;
@@ -369,6 +370,7 @@ void Transformer::logits(int64_t rows, const void* hidden, void* out) {
                           .outputs = config.vocab,
                           .xStride = config.hidden,
                           .yStride = config.vocab,
+                          .decoding = 1,
                           .wideOutput = 1};
   arguments.x = hidden;
   arguments.weight = packed_.head();

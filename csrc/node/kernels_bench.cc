@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <memory>
 #include <vector>
 
@@ -13,38 +12,32 @@
 namespace rlhf::kernels {
 namespace {
 
-/// bench(backend, op, arguments, repetitions, { threads?, burst? }) → { seconds, peak } of each repetition; peak is the multiply-add rate
-/// right after it, NaN without `burst` and where the backend is not the CPU's. For devices with memory of their own there is benchOnDevice.
-Napi::Value bench(const Napi::CallbackInfo& info) {
-  return guarded(info, [&]() -> Napi::Value {
-    const std::string backendName = toText(info[0], "backend");
-    const bool hasPeak = backendName.rfind("cpu", 0) == 0 && toObject(info[4], "options").Get("burst").ToBoolean();
-    Backend& backend = openBackend(backendName, threadsOf(info[4]));
-    const int64_t repetitions = toInteger(info[3], "repetitions");
-    return withOp(backend.ops(), toText(info[1], "op"), [&]<class Arguments>(const char* name, auto entry) {
-      const auto arguments = readArguments<Arguments>(name, toObject(info[2], "arguments")).arguments;
-      backend.reserveScratch(scratchLimits(arguments), false);
-      Napi::Float64Array seconds = Napi::Float64Array::New(info.Env(), static_cast<size_t>(repetitions));
-      Napi::Float64Array peak = Napi::Float64Array::New(info.Env(), static_cast<size_t>(repetitions));
-      for (int64_t i = 0; i < repetitions; ++i) {
-        const auto start = std::chrono::steady_clock::now();
-        runOp(backend.context(), entry, arguments);
-        const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-        seconds[static_cast<size_t>(i)] = elapsed.count();
-        peak[static_cast<size_t>(i)] = hasPeak ? cpu::measureMultiplyAddBurst(backend.context()) : std::nan("");
-      }
-      Napi::Object result = Napi::Object::New(info.Env());
-      result.Set("seconds", seconds);
-      result.Set("peak", peak);
-      return result;
-    });
-  });
-}
-
 Napi::Value toSeconds(Napi::Env env, const std::vector<double>& measured) {
   Napi::Float64Array seconds = Napi::Float64Array::New(env, measured.size());
   std::copy(measured.begin(), measured.end(), seconds.Data());
   return seconds;
+}
+
+/// bench(backend, op, arguments, repetitions, { threads? }) → { seconds } of each repetition. For devices with memory of their own there is
+/// benchOnDevice.
+Napi::Value bench(const Napi::CallbackInfo& info) {
+  return guarded(info, [&]() -> Napi::Value {
+    Backend& backend = openBackend(toText(info[0], "backend"), threadsOf(info[4]));
+    const int64_t repetitions = toInteger(info[3], "repetitions");
+    return withOp(backend.ops(), toText(info[1], "op"), [&]<class Arguments>(const char* name, auto entry) -> Napi::Value {
+      const auto arguments = readArguments<Arguments>(name, toObject(info[2], "arguments")).arguments;
+      backend.reserveScratch(scratchLimits(arguments), false);
+      std::vector<double> seconds;
+      for (int64_t i = 0; i < repetitions; ++i) {
+        const auto start = std::chrono::steady_clock::now();
+        runOp(backend.context(), entry, arguments);
+        seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      }
+      Napi::Object result = Napi::Object::New(info.Env());
+      result.Set("seconds", toSeconds(info.Env(), seconds));
+      return result;
+    });
+  });
 }
 
 /// Memory that is overwritten before what is timed begins: so long that the host has queued everything by then.

@@ -28,7 +28,8 @@ struct LoraFactors {
 // is not a matrix product, keep the accumulator's type. With BF16X3 they are split instead, into the nearest bfloat16 and the one nearest to
 // what that leaves, and of the parts' four products all but that of the two rests are summed: an error of up to 2⁻¹⁶ of |x·w| in place of
 // 2⁻⁸ (Henry, Tang and Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", 2019).
-// With any other `compute` products are computed in the accumulator's type too.
+// With any other `compute` products are computed in the accumulator's type too: in float32 as multiply-adds, or, where a processor is faster at it,
+// from numbers cut into three of bfloat16 whose sum they are, with an error no larger than that of multiply-adds.
 
 /// y = activation(x·Wᵀ + bias + scale·(u·Aᵀ)·Bᵀ) + residual, where u is loraInput, or x without one. Each row of y depends on its row of x alone, bit for bit: not on N,
 /// not on the number of threads.
@@ -37,6 +38,7 @@ struct LinearForward {
   int64_t rows = 0, inputs = 0, outputs = 0;
   int64_t xStride = 0, yStride = 0;   // elements from one row to the next
   Activation activation = Activation::None;
+  int32_t decoding = 0;               // 1: a step of decoding, few rows, for which reading W sets the pace; sums in float32 may be rounded otherwise than with 0
   int32_t wideOutput = 0;             // 1: y is not rounded to `type`, it has the accumulator type (no residual, no preActivation)
   const void* x = nullptr;            // [N, K]
   LinearWeight weight{};
@@ -50,7 +52,7 @@ struct LinearForward {
 
   template <class F> void fields(F&& f) {
     f("type", type), f("rows", rows), f("inputs", inputs), f("outputs", outputs), f("xStride", xStride);
-    f("yStride", yStride), f("activation", activation), f("wideOutput", wideOutput), f("x", x), f("weightType", weight.type), f("compute", weight.compute);
+    f("yStride", yStride), f("activation", activation), f("decoding", decoding), f("wideOutput", wideOutput), f("x", x), f("weightType", weight.type), f("compute", weight.compute);
     f("transposed", weight.transposed), f("weight", weight.data), f("packedForward", weight.packedForward);
     f("bias", bias), f("rank", lora.rank), f("scale", lora.scale), f("loraA", lora.a), f("loraB", lora.b);
     f("loraInput", loraInput), f("loraHidden", loraHidden), f("residual", residual), f("preActivation", preActivation), f("y", y);

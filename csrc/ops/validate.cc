@@ -123,6 +123,7 @@ void validate(const LinearForward& a) {
   check.stride("yStride", a.yStride, "outputs", a.outputs);
   check.choice("activation", static_cast<int32_t>(a.activation), 0, static_cast<int32_t>(Activation::Silu));
   check.flag("transposed", a.weight.transposed);
+  check.flag("decoding", a.decoding);
   check.flag("wideOutput", a.wideOutput);
   check.absentWhen(a.wideOutput, "residual", a.residual, "with wideOutput");
   check.absentWhen(a.wideOutput, "preActivation", a.preActivation, "with wideOutput");

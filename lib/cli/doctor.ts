@@ -116,7 +116,7 @@ function describeBinary(binary: FoundBinary): Finding {
 }
 
 const BFLOAT16_KERNELS = {
-  amx: "AMX tiles",
+  amx: "AMX tiles, and so those in float32 of wide layers",
   dot: "AVX-512 dot products",
   convert: "conversion to float32 (no faster than float32)",
 };

@@ -4,96 +4,32 @@ import {
   BFLOAT16_KERNELS,
   bfloat16KernelsOf,
   COMPUTES,
-  type Compute,
   CPU_BACKENDS,
   restoreBfloat16Kernel,
 } from "../support/bfloat16-kernels.ts";
-import { type KernelArguments, type KernelOptions, kernels, runKernel } from "../support/kernels.ts";
-import { type CaseArguments, decodeOutputs, encode, toKernelArguments } from "../support/op-arguments.ts";
-import { CaseData } from "./cases/case.ts";
+import { type KernelOptions, kernels, runKernel } from "../support/kernels.ts";
+import { toKernelArguments } from "../support/op-arguments.ts";
 import {
-  type KlDivergenceShape,
-  klDivergenceBackwardArguments,
-  klDivergenceForwardArguments,
-} from "./cases/kl-divergence.ts";
-import { ACTIVATION, linearBackwardArguments, linearForwardArguments } from "./cases/linear.ts";
-import { type TokenLossShape, tokenLossArguments } from "./cases/token-loss.ts";
+  assertNear,
+  backward,
+  type ComputedCase,
+  divergence,
+  forward,
+  type ProductCase,
+  packedForms,
+  run,
+  statistics,
+  tokenLoss,
+} from "../support/product-cases.ts";
+import { CaseData } from "./cases/case.ts";
+import { ACTIVATION, linearForwardArguments } from "./cases/linear.ts";
 
 /*
  * Products computed in bfloat16 and bfloat16x3: every kernel that this machine has against the oracle, which rounds or splits the same
  * factors.
  */
 
-interface Case {
-  readonly op:
-    | `linear${"Forward" | "Backward"}`
-    | `tokenLogProb${"Forward" | "Backward"}`
-    | `klDivergence${"Forward" | "Backward"}`
-    | "tokenLossForwardBackward";
-  readonly name: string;
-  readonly args: CaseArguments;
-}
-
-function forward(name: string, options: Parameters<typeof linearForwardArguments>[1]): Case {
-  const args = linearForwardArguments(new CaseData(`bfloat16 ${name}`), options);
-  return { op: "linearForward", name, args };
-}
-
-function backward(name: string, options: Parameters<typeof linearBackwardArguments>[1]): Case {
-  const args = linearBackwardArguments(new CaseData(`bfloat16 ${name}`), options);
-  return { op: "linearBackward", name, args };
-}
-
-/** Statistics of `count` of the tokens, each predicted from the hidden row before it. */
-function statistics(rows: number, cols: number, vocab: number, count: number): Case[] {
-  const name = `${rows} rows of ${cols}, ${count} predictions, vocabulary of ${vocab}`;
-  const data = new CaseData(`bfloat16 statistics ${name}`);
-  const predictions = data.subset(rows - 1, count).map((t) => t + 1);
-  const shared = {
-    ...{ rows, cols, vocab, count, temperature: 0.8 },
-    x: data.matrix(rows, cols),
-    tokens: data.integers(rows, vocab),
-    predictions,
-    sources: predictions.map((t) => t - 1),
-    weight: data.normal(vocab * cols, 1 / Math.sqrt(cols)),
-  };
-  const outputs = {
-    logProb: new Float64Array(rows),
-    lse: new Float64Array(rows),
-    entropy: new Float64Array(rows),
-  };
-  const first: Case = { op: "tokenLogProbForward", name, args: { ...shared, ...outputs } };
-  const measured = run({ ...first, compute: "bfloat16" }, "ref", "float64");
-  const args = {
-    ...shared,
-    lse: measured["lse"]!,
-    entropy: measured["entropy"]!,
-    dLogProb: data.normal(rows),
-    dLse: data.normal(rows),
-    dEntropy: data.normal(rows),
-    dx: data.normal(rows * cols),
-    dWeight: data.normal(vocab * cols),
-  };
-  return [first, { op: "tokenLogProbBackward", name, args }];
-}
-
-function tokenLoss(shape: TokenLossShape): Case {
-  const name = `${shape.kind}, ${shape.count} predictions, vocabulary of ${shape.vocab}`;
-  const args = tokenLossArguments(new CaseData(`bfloat16 loss ${name}`), shape);
-  return { op: "tokenLossForwardBackward", name, args };
-}
-
-function divergence(direction: "forward" | "reverse", shape: Omit<KlDivergenceShape, "direction">): Case[] {
-  const name = `${direction}, ${shape.rows} rows, vocabulary of ${shape.vocab}`;
-  const data = new CaseData(`bfloat16 divergence ${name}`);
-  const args = klDivergenceForwardArguments(data, { ...shape, direction });
-  return [
-    { op: "klDivergenceForward", name, args },
-    { op: "klDivergenceBackward", name, args: klDivergenceBackwardArguments(data, args, { dWeight: true }) },
-  ];
-}
-
-const CASES: readonly Case[] = [
+const CASES: readonly ProductCase[] = [
   forward("1×1×1", { rows: 1, inputs: 1, outputs: 1 }),
   forward("16×32×32, one tile high", { rows: 16, inputs: 32, outputs: 32, bias: true }),
   forward("17×33×65 with residual", { rows: 17, inputs: 33, outputs: 65, gap: 3, residual: "inPlace" }),
@@ -142,66 +78,6 @@ const CASES: readonly Case[] = [
   ...divergence("forward", { rows: 60, cols: 64, vocab: 2300, count: 50 }),
 ];
 
-/** A case whose products are computed in a type; "bfloat16" inputs are numbers that bfloat16 holds, others those that float32 does. */
-interface ComputedCase extends Case {
-  readonly compute: Compute;
-  readonly inputs?: Compute;
-}
-
-/**
- * Inputs that both sides round or split the same way; what is computed between two products may differ. Those of bfloat16x3 have
- * something left to split.
- */
-function exactInputs({ args, compute, inputs = compute }: ComputedCase): CaseArguments {
-  const round = (values: Float64Array): Float64Array => {
-    const single = Float32Array.from(values);
-    return Float64Array.from(
-      inputs === "bfloat16" ? kernels.fromBits(kernels.toBits(single, "bfloat16"), "bfloat16") : single,
-    );
-  };
-  const seen = new Map<unknown, Float64Array>();
-  const entries = Object.entries(args).map(([name, value]) => {
-    if (!(value instanceof Float64Array)) return [name, value] as const;
-    if (!seen.has(value)) seen.set(value, round(value));
-    return [name, seen.get(value)!] as const;
-  });
-  return Object.fromEntries(entries);
-}
-
-function argumentsOf(each: ComputedCase, type: "float32" | "float64"): KernelArguments {
-  const { op, compute } = each;
-  const reference: KernelArguments = op.startsWith("kl") ? { refCompute: compute } : {};
-  return { ...toKernelArguments(op, exactInputs(each), type), type, compute, ...reference };
-}
-
-function run(each: ComputedCase, backend: string, type: "float32" | "float64", forms: KernelArguments = {}) {
-  const args = { ...argumentsOf(each, type), ...forms };
-  if (backend === "ref") kernels.run(backend, each.op, args);
-  else runKernel(backend, each.op, args);
-  return decodeOutputs(each.op, args, type);
-}
-
-/** The packed forms of a case's weight, kept in float32 or in bfloat16. */
-function packedForms(each: ComputedCase, backend: string, type: "float32" | "bfloat16"): KernelArguments {
-  const { op, args, compute } = each;
-  const inputs = Number(args["inputs"] ?? args["cols"]);
-  const outputs = Number(args["outputs"] ?? args["vocab"]);
-  const weight = encode(exactInputs(each)["weight"] as Float64Array, type);
-  const pack = (back: boolean): Uint8Array => {
-    const bytes = kernels.packedWeightBytes(backend, type, compute, inputs, outputs, back);
-    const packed = new Uint8Array(kernels.alignedBuffer(bytes));
-    const transposed = args["transposed"] === true;
-    const sizes = { type, compute, inputs, outputs, transposed, backward: back };
-    runKernel(backend, "packWeight", { ...sizes, weight, packed });
-    return packed;
-  };
-  const fields = kernels.operatorFields(op).map((field) => field.name);
-  return {
-    ...(fields.includes("packedForward") && { packedForward: pack(false) }),
-    ...(fields.includes("packedBackward") && { packedBackward: pack(true) }),
-  };
-}
-
 /**
  * The largest error of an array, as a share of its largest number. Sums differ by their order, ε·√K; a factor that is itself a sum may be
  * rounded the other way, which in bfloat16 is half of 2⁻⁸ of one term, and in bfloat16x3 no more than the sums.
@@ -211,33 +87,6 @@ function tolerance({ op, args, compute }: ComputedCase): number {
   const isRounded =
     /ProbBackward|DivergenceBackward|ForwardBackward/.test(op) || Number(args["rank"] ?? 0) > 0;
   return isRounded && compute === "bfloat16" ? 2e-3 : 2e-5;
-}
-
-/** Per array: the largest error is within `share` of the largest number. */
-function assertNear(
-  actual: Record<string, Float64Array>,
-  expected: Record<string, Float64Array>,
-  share: number,
-): void {
-  for (const [field, wanted] of Object.entries(expected)) {
-    if (field === "logits") continue; // work of the ops that have it here
-    const scale = wanted.reduce(
-      (most, value) => Math.max(most, Number.isNaN(value) ? 0 : Math.abs(value)),
-      1e-3,
-    );
-    wanted.forEach((value, index) => {
-      const got = actual[field]![index]!;
-      if (Number.isNaN(value)) {
-        assert.ok(Number.isNaN(got), `${field}[${index}] was written: ${got}`);
-        return;
-      }
-      const error = Math.abs(got - value) / scale;
-      assert.ok(
-        error <= share,
-        `${field}[${index}] is ${got}, expected ${value}: ${error.toExponential(2)} of ${scale}`,
-      );
-    });
-  }
 }
 
 describe("products in bfloat16", () => {

@@ -9,14 +9,19 @@ those of a row alone, and of the product that packs its operands itself. */
 
 const BACKENDS = kernels.backends().filter((name) => name.startsWith("cpu"));
 const COMPUTE = ["float32", "bfloat16x3", "bfloat16"] as const;
-const [INPUTS, OUTPUTS] = [150, 1100];
+const [INPUTS, OUTPUTS] = [300, 1100];
 /** Around one, two and four panels of rows of every instruction set. */
 const ROWS = [1, 4, 5, 6, 7, 8, 13, 14, 15, 16, 17, 24, 25, 32, 33, 56, 57];
 
 describe("linearForward of few rows with a packed weight", () => {
   for (const [backend, compute] of BACKENDS.flatMap((name) => COMPUTE.map((type) => [name, type] as const)))
-    for (const rank of [0, 4])
-      it(`has one row's bits in every batch${rank > 0 ? ", with an adapter" : ""}, in ${compute} on ${backend}`, () => {
+    for (const [rank, decoding] of [
+      [0, true],
+      [0, false],
+      [4, true],
+      [4, false],
+    ] as const)
+      it(`has one row's bits in every batch${decoding ? " of a step of decoding" : ""}${rank > 0 ? ", with an adapter" : ""}, in ${compute} on ${backend}`, () => {
         const shape = { rows: Math.max(...ROWS), inputs: INPUTS, outputs: OUTPUTS, rank, transposed: false };
         const options = {
           ...shape,
@@ -41,7 +46,7 @@ describe("linearForward of few rows with a packed weight", () => {
           runKernel(
             backend,
             "linearForward",
-            { ...args, compute, rows, y, loraHidden, ...more },
+            { ...args, compute, decoding, rows, y, loraHidden, ...more },
             { threads },
           );
           return y;

@@ -57,17 +57,14 @@ export interface DeviceLimits {
 /** rlhf_kernels.node as it is (csrc/node/kernels.cc). Nothing checks that arrays are as long as the shapes say. */
 export interface KernelsAddon {
   run(backend: string, op: string, args: KernelArguments, options?: KernelOptions): void;
-  /**
-   * Seconds of each repetition, timed natively, and with `burst` the multiply-add rate that all threads reached right after it, before
-   * their cores could change their clocks (else, and for backends other than the CPU's, NaN).
-   */
+  /** Seconds of each repetition, timed natively. */
   bench(
     backend: string,
     op: string,
     args: KernelArguments,
     repetitions: number,
-    options: KernelOptions & { readonly burst?: boolean },
-  ): { readonly seconds: Float64Array; readonly peak: Float64Array };
+    options: KernelOptions,
+  ): { readonly seconds: Float64Array };
   /**
    * Seconds of each repetition by the device's own events, and the scratch memory that the op asks for. The arrays are brought to the device
    * before, `copies` times, and repetitions take the copies in turn; `leadBytes` are overwritten first, for so long that the host has queued

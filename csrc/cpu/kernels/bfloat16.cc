@@ -30,45 +30,44 @@ void transposePairs(const Pairs& source, Pairs& destination) {
 }
 
 /// 32 values of one line, zeros after the first `depth`, a part of them `partStride` elements after the one before.
-template <class Reader, bool kSplit>
-void roundLine(const typename Reader::Element* values, int depth, float factor, uint16_t* line, int64_t partStride) {
+template <class Reader, class Parts>
+void cutLine(const typename Reader::Element* values, int depth, float factor, uint16_t* line, int64_t partStride) {
   for (int k = 0; k < kBfloat16Tile; k += kWidth) {
     const int count = std::clamp(depth - k, 0, kWidth);
     const Vec value = count == kWidth ? Reader::load(values + k) : Reader::loadPartial(values + k, count);
-    const RoundedParts<kSplit> rounded(value * factor);
-    for (int64_t part = 0; part < Bfloat16Parts<kSplit>::kCount; ++part)
-      Bfloat16::storeUpper(line + part * partStride + k, rounded.part[part], kWidth);
+    const Parts cut(value * factor);
+    for (int64_t part = 0; part < Parts::kCount; ++part) Bfloat16::storeUpper(line + part * partStride + k, cut.part[part], kWidth);
   }
 }
 
 /// pairs[part][i][p] from line i of `lines`, whose values of k lie side by side.
-template <class Reader, bool kSplit>
+template <class Reader, class Parts>
 void readAlongDepth(const typename Reader::Element* source, int64_t lineStride, int lines, int depth, float factor, Pairs* pairs) {
   constexpr int64_t kBytesAhead = 512;
   for (int i = 0; i < kHalfTile; ++i) {
     const auto* ahead = reinterpret_cast<const char*>(source + i * lineStride) + kBytesAhead;
     for (size_t byte = 0; byte < kBfloat16Tile * sizeof *source; byte += 64) __builtin_prefetch(ahead + byte, 0, 2);
-    roundLine<Reader, kSplit>(source + i * lineStride, i < lines ? depth : 0, factor, reinterpret_cast<uint16_t*>(pairs[0][i]),
+    cutLine<Reader, Parts>(source + i * lineStride, i < lines ? depth : 0, factor, reinterpret_cast<uint16_t*>(pairs[0][i]),
                               sizeof(Pairs) / sizeof(uint16_t));
   }
 }
 
 /// pairs[part][p][i] where the values of `lines` lines lie side by side for each k. The next step's are on their way meanwhile: no
 /// prefetcher of the processor sees a pattern in a line from here and a line from there.
-template <class Reader, bool kSplit>
+template <class Reader, class Parts>
 void readAcross(const typename Reader::Element* source, int64_t depthStride, int lines, int depth, float factor, Pairs* pairs) {
   for (int64_t k = kBfloat16Tile; k < 2 * kBfloat16Tile; ++k) __builtin_prefetch(source + k * depthStride, 0, 2);
   for (int p = 0; p < kHalfTile; ++p)
     for (int i = 0; i < kHalfTile; i += kWidth) {
       const int count = std::clamp(lines - i, 0, kWidth);
-      const auto rounded = [&](int k) {
-        if (k >= depth || count == 0) return RoundedParts<kSplit>(Vec{});
+      const auto cut = [&](int k) {
+        if (k >= depth || count == 0) return Parts(Vec{});
         const auto* values = source + k * depthStride + i;
-        return RoundedParts<kSplit>((count == kWidth ? Reader::load(values) : Reader::loadPartial(values, count)) * factor);
+        return Parts((count == kWidth ? Reader::load(values) : Reader::loadPartial(values, count)) * factor);
       };
-      const auto lower = rounded(2 * p), upper = rounded(2 * p + 1);
-      for (int64_t part = 0; part < Bfloat16Parts<kSplit>::kCount; ++part) {
-        const BitVec pair = lower.part[part] >> 16 | upper.part[part];
+      const auto lower = cut(2 * p), upper = cut(2 * p + 1);
+      for (int64_t part = 0; part < Parts::kCount; ++part) {
+        const BitVec pair = lower.part[part] >> 16 | (upper.part[part] & 0xffff0000u);
         std::memcpy(&pairs[part][p][i], &pair, sizeof pair);
       }
     }
@@ -78,11 +77,11 @@ void readAcross(const typename Reader::Element* source, int64_t depthStride, int
 enum class Order { ByLine, ByPair };
 
 /// Packs `lines` rows of A or columns of B, `lineStride` elements apart, of `depth` values of k, `depthStride` elements apart.
-template <class Reader, Order order, bool kSplit>
+template <class Reader, Order order, class Parts>
 void packPanels(const typename Reader::Element* source, int64_t lineStride, int64_t depthStride, int64_t lines, int64_t depth,
                 float factor, float* packed, int64_t panelStride) {
   const bool alongDepth = depthStride == 1;
-  constexpr int64_t kStepFloats = Bfloat16Parts<kSplit>::kCount * kBfloat16StepFloats;
+  constexpr int64_t kStepFloats = Parts::kCount * kBfloat16StepFloats;
   const int64_t panels = (lines + kBfloat16Tile - 1) / kBfloat16Tile, steps = bfloat16Steps(depth);
   // What lies side by side is read one after the other.
   for (int64_t block = 0; block < panels * steps; ++block) {
@@ -93,14 +92,13 @@ void packPanels(const typename Reader::Element* source, int64_t lineStride, int6
       const auto count = static_cast<int>(std::clamp<int64_t>(lines - line, 0, kHalfTile));
       const auto deep = static_cast<int>(std::min(kBfloat16Tile, depth - k));
       float* const to = packed + panel * panelStride + step * kStepFloats + half * kHalfTile * kHalfTile;
-      constexpr int64_t kParts = Bfloat16Parts<kSplit>::kCount;
-      alignas(64) Pairs pairs[kParts], turned;
+      alignas(64) Pairs pairs[Parts::kCount], turned;
       if (alongDepth)
-        readAlongDepth<Reader, kSplit>(from, lineStride, count, deep, factor, pairs);
+        readAlongDepth<Reader, Parts>(from, lineStride, count, deep, factor, pairs);
       else
-        readAcross<Reader, kSplit>(from, depthStride, count, deep, factor, pairs);
+        readAcross<Reader, Parts>(from, depthStride, count, deep, factor, pairs);
       const bool turn = alongDepth != (order == Order::ByLine);
-      for (int64_t part = 0; part < kParts; ++part) {
+      for (int64_t part = 0; part < Parts::kCount; ++part) {
         if (turn) transposePairs(pairs[part], turned);
         std::memcpy(to + part * kBfloat16StepFloats, turn ? turned : pairs[part], sizeof turned);
       }
@@ -109,14 +107,14 @@ void packPanels(const typename Reader::Element* source, int64_t lineStride, int6
 }
 
 /// Rows of A whose values of k lie side by side are read from end to end, one after the other, as memory likes it.
-template <bool kSplit>
+template <class Parts>
 void packRows(const float* source, int64_t rowStride, int64_t rows, int64_t depth, float factor, float* packed,
               int64_t panelStride) {
   for (int64_t row = 0; row < ceilDivide(rows, kBfloat16Tile) * kBfloat16Tile; ++row) {
     auto* line = reinterpret_cast<uint16_t*>(packed + row / kBfloat16Tile * panelStride) + row % kBfloat16Tile * kBfloat16Tile;
-    for (int64_t k = 0; k < depth; k += kBfloat16Tile, line += Bfloat16Parts<kSplit>::kCount * kBfloat16StepElements) {
+    for (int64_t k = 0; k < depth; k += kBfloat16Tile, line += Parts::kCount * kBfloat16StepElements) {
       const int64_t count = row < rows ? std::min(kBfloat16Tile, depth - k) : 0;
-      roundLine<Float32, kSplit>(source + row * rowStride + k, static_cast<int>(count), factor, line, kBfloat16StepElements);
+      cutLine<Float32, Parts>(source + row * rowStride + k, static_cast<int>(count), factor, line, kBfloat16StepElements);
     }
   }
 }
@@ -165,33 +163,62 @@ void multiplyWidened(const Bfloat16Segment* segments, int segmentCount, int rows
   for (; row < rows; ++row) multiplyRows<kSplit, 1>(segments, segmentCount, row, c, accumulate);
 }
 
-constexpr Bfloat16Kernel kConversion{"convert", {multiplyWidened<false>, nullptr}, {multiplyWidened<true>, nullptr}, nullptr, nullptr};
+constexpr Bfloat16Kernel kConversion{"convert", {multiplyWidened<false>, nullptr}, {multiplyWidened<true>, nullptr}, nullptr, nullptr, nullptr};
 
-template <bool kSplit>
+template <class Parts>
 void packA(const MatrixView& a, int64_t rows, int64_t depth, float factor, float* packed, int64_t panelStride) {
   const auto* source = static_cast<const float*>(a.data);
   if (a.colStride == 1)
-    packRows<kSplit>(source, a.rowStride, rows, depth, factor, packed, panelStride);
+    packRows<Parts>(source, a.rowStride, rows, depth, factor, packed, panelStride);
   else
-    packPanels<Float32, Order::ByLine, kSplit>(source, a.rowStride, a.colStride, rows, depth, factor, packed, panelStride);
+    packPanels<Float32, Order::ByLine, Parts>(source, a.rowStride, a.colStride, rows, depth, factor, packed, panelStride);
 }
 
-template <bool kSplit>
+template <class Parts>
 void packB(const MatrixView& b, int64_t depth, int64_t cols, float* packed, int64_t panelStride) {
   withReader(b.type, [&]<class Reader>(Reader) {
     const auto* source = static_cast<const typename Reader::Element*>(b.data);
-    packPanels<Reader, Order::ByPair, kSplit>(source, b.colStride, b.rowStride, cols, depth, 1.0f, packed, panelStride);
+    packPanels<Reader, Order::ByPair, Parts>(source, b.colStride, b.rowStride, cols, depth, 1.0f, packed, panelStride);
   });
+}
+
+/// Where the pair of k and k + 1 from column `col` on lies in a block of B in three parts.
+uint16_t* placeOfPair(uint16_t* parts, int64_t k, int64_t col) {
+  return parts + k / kBfloat16Tile * ExactParts::kCount * kBfloat16StepElements + col / kHalfTile * kBfloat16StepElements / 2 +
+         k % kBfloat16Tile / 2 * kBfloat16Tile + col % kHalfTile * 2;
+}
+
+inline void storePair(const ExactParts& lower, const ExactParts& upper, uint16_t* to) {
+  for (int64_t part = 0; part < ExactParts::kCount; ++part) {
+    const BitVec pair = lower.part[part] >> 16 | (upper.part[part] & 0xffff0000u);
+    std::memcpy(to + part * kBfloat16StepElements, &pair, sizeof pair);
+  }
 }
 
 }  // namespace
 
 void packBfloat16A(DType compute, const MatrixView& a, int64_t rows, int64_t depth, float factor, float* packed, int64_t panelStride) {
-  (compute == DType::BF16X3 ? packA<true> : packA<false>)(a, rows, depth, factor, packed, panelStride);
+  (compute == DType::BF16X3 ? packA<RoundedParts<true>> : packA<RoundedParts<false>>)(a, rows, depth, factor, packed, panelStride);
 }
 
 void packBfloat16B(DType compute, const MatrixView& b, int64_t depth, int64_t cols, float* packed, int64_t panelStride) {
-  (compute == DType::BF16X3 ? packB<true> : packB<false>)(b, depth, cols, packed, panelStride);
+  (compute == DType::BF16X3 ? packB<RoundedParts<true>> : packB<RoundedParts<false>>)(b, depth, cols, packed, panelStride);
+}
+
+void packExactA(const MatrixView& a, int64_t rows, int64_t depth, float factor, float* packed, int64_t panelStride) {
+  packA<ExactParts>(a, rows, depth, factor, packed, panelStride);
+}
+
+void cutPanelOfB(const float* panel, int64_t depth, uint16_t* parts) {
+  const int64_t whole = depth / 2 * 2, padded = bfloat16Steps(depth) * kBfloat16Tile;
+  for (int64_t k = 0; k < whole; k += 2)
+    for (int64_t col = 0; col < kBfloat16Tile; col += kWidth) {
+      const float* const from = panel + k * kBfloat16Tile + col;
+      storePair(ExactParts(load(from)), ExactParts(load(from + kBfloat16Tile)), placeOfPair(parts, k, col));
+    }
+  for (int64_t k = whole; k < padded; k += 2)
+    for (int64_t col = 0; col < kBfloat16Tile; col += kWidth)
+      storePair(ExactParts(k < depth ? load(panel + k * kBfloat16Tile + col) : Vec{}), ExactParts(Vec{}), placeOfPair(parts, k, col));
 }
 
 const Bfloat16Kernel& bfloat16Kernel() {

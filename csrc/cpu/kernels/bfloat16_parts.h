@@ -7,7 +7,8 @@ namespace rlhf::RLHF_ISA {
 /// Each lane's bfloat16, and with kSplit the one nearest to what rounding leaves, in the upper 16 bits.
 template <bool kSplit>
 struct RoundedParts {
-  BitVec part[cpu::Bfloat16Parts<kSplit>::kCount];
+  static constexpr int64_t kCount = cpu::Bfloat16Parts<kSplit>::kCount;
+  BitVec part[kCount];
 
   explicit RoundedParts(Vec value) {
     part[0] = roundToBfloat16(value);
@@ -29,6 +30,24 @@ struct RoundedParts {
     const auto bits = std::bit_cast<BitVec>(value);
     return (bits + (((bits >> 16) & 1) + 0x7fffu)) & 0xffff0000u;
   }
+};
+
+/// Each lane as the sum of three bfloat16 numbers, in the upper 16 bits, each the nearest to what those before leave: 24 bits are all that float32
+/// has, so nothing is lost but below 2^-126. An infinity, or what rounds to one (from 3.39e38 on), becomes NaN.
+struct ExactParts {
+  static constexpr int64_t kCount = 3;
+  BitVec part[kCount];
+
+  explicit ExactParts(Vec value) {
+    part[0] = nearest(value);
+    const Vec rest = value - std::bit_cast<Vec>(part[0]);
+    part[1] = nearest(rest);
+    part[2] = std::bit_cast<BitVec>(rest - std::bit_cast<Vec>(part[1]));  // its lower bits count for nothing
+  }
+
+ private:
+  /// Ties away from zero. A NaN that the addition carries over is one in the rest, and so in the last part.
+  static BitVec nearest(Vec value) { return (std::bit_cast<BitVec>(value) + 0x8000u) & 0xffff0000u; }
 };
 
 }  // namespace rlhf::RLHF_ISA

@@ -322,12 +322,14 @@ void packColumns(OpContext& context, const MatrixView& b, int64_t depth, int64_t
 
 void gemm(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume, Columns columns) {
   if (isBfloat16(product.compute)) return gemmBfloat16(context, scratch, product, consume, columns);
-  if (readsOperandsAsTheyLie(product, scratch, columns)) return gemmDirect(context, scratch, product, consume);
+  const bool exact = isExactProduct(product);
+  if (!exact && readsOperandsAsTheyLie(product, scratch, columns)) return gemmDirect(context, scratch, product, consume);
   const Term& main = product.terms[0];
-  if (main.packedB && product.rows <= kMostFewRows && columns == Columns::Balanced)
+  if (!exact && main.packedB && product.rows <= kMostFewRows && columns == Columns::Balanced)
     return gemmFewRows(context, scratch, product, consume);
   const int64_t stripsThatFit = scratch.floatsLeft() / (main.depth * kStripCols);
   if (main.packedB || product.rows < kRowsWorthPackingB || stripsThatFit == 0) {
+    if (exact) return gemmExact(context, product, consume, columns);
     const int64_t step = main.packedB ? product.rows : rowsThatFit(product, scratch.floatsLeft());
     for (int64_t row = 0; row < product.rows; row += step)
       RowPass(context, product, columns, consume, row, std::min(step, product.rows - row), scratch).run();
@@ -349,7 +351,10 @@ void gemm(OpContext& context, SharedScratch scratch, const Product& product, Str
       moved.col += col;
       consume(moved);
     };
-    RowPass(context, part, columns, shifted, 0, product.rows, scratch).run();
+    if (exact)
+      gemmExact(context, part, shifted, columns);
+    else
+      RowPass(context, part, columns, shifted, 0, product.rows, scratch).run();
   }
 }
 

@@ -34,6 +34,7 @@ struct Product {
   const float* destination = nullptr;
   int64_t destinationStride = 0;
   bool addsToDestination = false;
+  bool decoding = false;  // memory sets the pace: float32 is multiplied and added, whatever is faster where more rows use B
 };
 
 /// A finished piece of C: rows [row, row + rows), columns [col, col + cols); row i starts at values + i · stride. Columns start at
@@ -137,6 +138,12 @@ bool readsOperandsAsTheyLie(const Product& product, const SharedScratch& scratch
 
 /// The product without packing A, nor B where it lies by rows; the same bits. gemm() comes here by itself.
 void gemmDirect(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume);
+
+/// Whether a product in float32 is one for gemmExact: by the sizes of B alone, so that a row's bits do not depend on the others.
+bool isExactProduct(const Product& product);
+
+/// The product in float32 from three parts of each number, where the processor multiplies those faster; gemm() comes here by itself.
+void gemmExact(OpContext& context, const Product& product, StripConsumer consume, Columns columns);
 
 /// Computes the product and hands every element to `consume` exactly once, as part of a strip, on any thread.
 void gemm(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume,

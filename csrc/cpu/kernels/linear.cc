@@ -149,6 +149,7 @@ void linearForward(OpContext& context, const LinearForward& f) {
   requireWeight("linearForward", f.weight, f.weight.packedForward);
   const int64_t rank = f.lora.rank;
   Product product{f.rows, f.outputs, f.weight.compute, {}};
+  product.decoding = f.decoding != 0;
   product.terms[0] = {.depth = f.inputs,
                       .a = rowMajor(f.x, f.xStride),
                       .b = transposeOf(f.weight.data, f.outputs, f.inputs, f.weight.transposed, f.weight.type),

@@ -1,0 +1,203 @@
+#include <algorithm>
+
+#include "cpu/kernels/gemm.h"
+#include "cpu/kernels/parallel.h"
+
+// Products in float32 by AMX: each number is cut into three of bfloat16 whose sum it is, and six products of parts are added (cpu/bfloat16_kernel.h).
+// A is cut where it is packed; B stays packed in float32, which is what memory has to carry, and is cut on the way to the tiles.
+
+namespace rlhf::RLHF_ISA {
+namespace {
+
+// Sums are taken over so many values of k, counted from a term's first, and then added up: these cuts make the bits.
+constexpr int64_t kBlockSteps = 4;
+constexpr int64_t kBlockDepth = kBlockSteps * kBfloat16Tile;
+
+// Fewer values of k or columns are not worth being cut up.
+constexpr int64_t kFewestDepth = 256, kFewestCols = 256;
+
+// A task takes a group of rows, which share what is cut of B. Its A lies in the second-level cache while B passes by: all of k, or where that is
+// deep a chunk after the other, and tiles wait for the next chunk.
+constexpr int64_t kMostGroupPanels = 8;
+constexpr int64_t kGroupFloats = 300'000;
+constexpr int64_t kWholeSteps = 8 * kBlockSteps;
+constexpr int64_t kChunkSteps = 4 * kBlockSteps;
+constexpr int64_t kWaitingPanels = 24;  // of columns
+constexpr int64_t kStripPanels = kStripCols / kBfloat16Tile;
+
+constexpr int64_t kTileFloats = kBfloat16Tile * kBfloat16Tile;
+constexpr int64_t kLinesPerStep = kTileFloats * sizeof(float) / 64;  // of a panel of B
+
+// Multiply-adds that take about as long as calling the other threads, and as cutting a number of B.
+constexpr int64_t kSharedWork = 1 << 20;
+constexpr int64_t kWorkPerElementOfB = 8;
+
+/// What a thread's scratch memory holds.
+struct ThreadScratch {
+  float* packedA;   // a chunk of a group's rows, and those of the second term
+  float* panelOfB;  // a block of B, where it is not packed before
+  uint16_t* partsOfB;
+  float* strip;
+  float* tiles;
+
+  ThreadScratch(char* memory, int64_t floatsOfA) {
+    packedA = reinterpret_cast<float*>(memory);
+    panelOfB = packedA + floatsOfA;
+    partsOfB = reinterpret_cast<uint16_t*>(panelOfB + kBlockDepth * kBfloat16Tile);
+    strip = panelOfB + kBlockDepth * kBfloat16Tile + kBlockSteps * kExactStepFloats;
+    tiles = strip + kBfloat16Tile * kStripCols;
+  }
+};
+
+static_assert(kMostGroupPanels * kChunkSteps * kExactStepFloats <= kGroupFloats);
+static_assert((kGroupFloats + kMostGroupPanels * kChunkSteps * kExactStepFloats + kBlockDepth * kBfloat16Tile + kBlockSteps * kExactStepFloats +
+               kBfloat16Tile * kStripCols + kWaitingPanels * kMostGroupPanels * kTileFloats) * sizeof(float) <= cpu::kScratchPerThread);
+
+struct Range {
+  int64_t begin, end;
+  int64_t count() const { return end - begin; }
+};
+
+class ExactProductTask {
+ public:
+  ExactProductTask(OpContext& context, const Product& product, Columns columns, StripConsumer consume)
+      : context_(context), product_(product), consume_(consume), kernel_(bfloat16Kernel()),
+        rowPanels_(ceilDivide(product.rows, kBfloat16Tile)), colPanels_(ceilDivide(product.cols, kBfloat16Tile)),
+        wholeStrips_(columns == Columns::FixedCuts || rowPanels_ == 1) {}
+
+  void run() {
+    const int64_t threads = cpu::pool(context_).size(), tasks = threads == 1 ? 1 : 4 * threads;
+    const int64_t rowParts = ceilDivide(rowPanels_, groupPanels());
+    const int64_t unit = wholeStrips_ ? kStripPanels : 1, units = ceilDivide(colPanels_, unit);
+    const int64_t colParts = std::min(units, ceilDivide(tasks, rowParts));
+    const int64_t depth = product_.terms[0].depth + product_.terms[1].depth;
+    const bool share = (product_.rows + kWorkPerElementOfB) * product_.cols * depth >= kSharedWork;
+    forEachTask(context_, rowParts * colParts, share, [&](int64_t task, int slot) {
+      const int64_t row = task % rowParts, col = task / rowParts;
+      kernel_.begin();
+      multiplyGroup({rowPanels_ * row / rowParts, rowPanels_ * (row + 1) / rowParts},
+                    {units * col / colParts * unit, std::min(colPanels_, units * (col + 1) / colParts * unit)}, slot);
+      kernel_.end();
+    });
+  }
+
+ private:
+  static int64_t stepsOf(const Term& term) { return bfloat16Steps(term.depth); }
+  bool isCut() const { return stepsOf(product_.terms[0]) > kWholeSteps; }
+  int64_t chunkSteps() const { return isCut() ? kChunkSteps : stepsOf(product_.terms[0]); }
+  int64_t groupPanels() const { return std::min(kMostGroupPanels, kGroupFloats / panelStride(0)); }
+  /// Floats of a panel of A, of a chunk of the first term and all of the second.
+  int64_t panelStride(int term) const { return (term == 0 ? chunkSteps() : stepsOf(product_.terms[1])) * kExactStepFloats; }
+
+  /// One task: a group of rows by a range of columns, a chunk of k after another.
+  void multiplyGroup(Range rows, Range cols, int slot) const {
+    const ThreadScratch scratch(cpu::threadScratch(context_, slot), rows.count() * (panelStride(0) + panelStride(1)));
+    packRows(1, rows, {0, product_.terms[1].depth}, scratch.packedA + rows.count() * panelStride(0));
+    const int64_t width = isCut() ? kWaitingPanels : cols.count();
+    const int64_t depth = product_.terms[0].depth, chunkDepth = chunkSteps() * kBfloat16Tile;
+    for (int64_t col = cols.begin; col < cols.end; col += width)
+      for (int64_t k = 0; k < depth; k += chunkDepth) {
+        const Range chunk{k, std::min(k + chunkDepth, depth)};
+        if (isCut() || col == cols.begin) packRows(0, rows, chunk, scratch.packedA);
+        multiplyChunk(rows, {col, std::min(col + width, cols.end)}, chunk, scratch, slot);
+      }
+  }
+
+  void packRows(int index, Range rows, Range chunk, float* packed) const {
+    const Term& term = product_.terms[index];
+    const int64_t row = rows.begin * kBfloat16Tile, count = std::min(rows.end * kBfloat16Tile, product_.rows) - row;
+    if (chunk.count() > 0) packExactA(term.a.from(row, chunk.begin), count, chunk.count(), term.factor, packed, panelStride(index));
+  }
+
+  void multiplyChunk(Range rows, Range cols, Range chunk, const ThreadScratch& scratch, int slot) const {
+    const bool last = chunk.end == product_.terms[0].depth;
+    for (int64_t j = cols.begin; j < cols.end; ++j) {
+      // Tiles that wait for the next chunk, or for a strip to be whole, have places of their own.
+      const int64_t place = isCut() ? j - cols.begin : wholeStrips_ ? (j - cols.begin) % kStripPanels : 0;
+      float* const tiles = scratch.tiles + place * rows.count() * kTileFloats;
+      for (int64_t k = chunk.begin; k < chunk.end; k += kBlockDepth)
+        multiplyBlock(0, rows, j, {k, std::min(k + kBlockDepth, chunk.end)}, k - chunk.begin, scratch, tiles);
+      if (!last) continue;
+      for (int64_t k = 0; k < product_.terms[1].depth; k += kBlockDepth)
+        multiplyBlock(1, rows, j, {k, std::min(k + kBlockDepth, product_.terms[1].depth)}, k, scratch, tiles);
+      if (!wholeStrips_)
+        finishTiles(rows, j, tiles, slot);
+      else if ((j - cols.begin + 1) % kStripPanels == 0 || j + 1 == cols.end)
+        finishStrip(rows, {cols.begin + (j - cols.begin) / kStripPanels * kStripPanels, j + 1}, cols.begin, scratch, slot);
+    }
+  }
+
+  /// All rows of the group by a block of a panel of B, which is cut up once; the next one is fetched meanwhile.
+  void multiplyBlock(int index, Range rows, int64_t colPanel, Range block, int64_t kInChunk, const ThreadScratch& scratch, float* tiles) const {
+    const int64_t steps = bfloat16Steps(block.count()), panel = panelStride(index);
+    cutPanelOfB(panelOfB(index, colPanel, block, scratch), block.count(), scratch.partsOfB);
+    const float* const packedA =
+        scratch.packedA + (index == 1 ? rows.count() * panelStride(0) : 0) + kInChunk / kBfloat16Tile * kExactStepFloats;
+    const bool accumulate = index == 1 || block.begin > 0;
+    const int64_t lines = product_.terms[index].packedB ? ceilDivide(kLinesPerStep, rows.count()) : 0;
+    const char* next = fetchedNext(index, colPanel, block);
+    for (int64_t i = 0; i < rows.count(); ++i, next += lines * steps * 64)
+      kernel_.exact(reinterpret_cast<const uint16_t*>(packedA + i * panel), scratch.partsOfB, steps,
+                    static_cast<int>(heightOf(rows.begin + i)), tiles + i * kTileFloats, accumulate, next, lines);
+  }
+
+  /// The block of B behind this one, which may be the next panel's: they lie one after the other. Each row panel asks for its share.
+  const char* fetchedNext(int index, int64_t colPanel, Range block) const {
+    const Term& term = product_.terms[index];
+    if (!term.packedB) return nullptr;
+    return reinterpret_cast<const char*>(term.packedB + colPanel * term.packedBStride + block.end * kBfloat16Tile);
+  }
+
+  const float* panelOfB(int index, int64_t colPanel, Range block, const ThreadScratch& scratch) const {
+    const Term& term = product_.terms[index];
+    if (term.packedB) return term.packedB + colPanel * term.packedBStride + block.begin * kBfloat16Tile;
+    const int64_t col = colPanel * kBfloat16Tile, cols = std::min(kBfloat16Tile, product_.cols - col);
+    packB(term.b.from(block.begin, col), block.count(), cols, scratch.panelOfB, block.count() * kBfloat16Tile);
+    return scratch.panelOfB;
+  }
+
+  void finishTiles(Range rows, int64_t colPanel, float* tiles, int slot) const {
+    for (int64_t i = 0; i < rows.count(); ++i)
+      finish(rows.begin + i, {colPanel, colPanel + 1}, tiles + i * kTileFloats, kBfloat16Tile, slot);
+  }
+
+  void finishStrip(Range rows, Range cols, int64_t firstCol, const ThreadScratch& scratch, int slot) const {
+    const int64_t stride = cols.count() * kBfloat16Tile;
+    for (int64_t i = 0; i < rows.count(); ++i) {
+      for (int64_t j = 0; j < cols.count(); ++j) {
+        const int64_t place = isCut() ? cols.begin - firstCol + j : j;
+        const float* const tile = scratch.tiles + (place * rows.count() + i) * kTileFloats;
+        for (int64_t r = 0; r < heightOf(rows.begin + i); ++r)
+          std::copy_n(tile + r * kBfloat16Tile, kBfloat16Tile, scratch.strip + r * stride + j * kBfloat16Tile);
+      }
+      finish(rows.begin + i, cols, scratch.strip, stride, slot);
+    }
+  }
+
+  void finish(int64_t rowPanel, Range cols, float* values, int64_t stride, int slot) const {
+    const int64_t col = cols.begin * kBfloat16Tile;
+    consume_({rowPanel * kBfloat16Tile, heightOf(rowPanel), col, std::min(cols.count() * kBfloat16Tile, product_.cols - col), values, stride, slot});
+  }
+
+  int64_t heightOf(int64_t rowPanel) const { return std::min(kBfloat16Tile, product_.rows - rowPanel * kBfloat16Tile); }
+
+  OpContext& context_;
+  const Product& product_;
+  StripConsumer consume_;
+  const cpu::Bfloat16Kernel& kernel_;
+  int64_t rowPanels_, colPanels_;
+  bool wholeStrips_;
+};
+
+}  // namespace
+
+bool isExactProduct(const Product& product) {
+  return kPanelCols == kBfloat16Tile && !product.decoding && bfloat16Kernel().exact && product.terms[0].depth >= kFewestDepth &&
+         product.terms[1].depth <= kChunkSteps * kBfloat16Tile && product.cols >= kFewestCols;
+}
+
+void gemmExact(OpContext& context, const Product& product, StripConsumer consume, Columns columns) {
+  if (product.rows > 0) ExactProductTask(context, product, columns, consume).run();
+}
+
+}  // namespace rlhf::RLHF_ISA
