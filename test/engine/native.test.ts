@@ -258,8 +258,9 @@ describe("the addon under misuse", () => {
   it("refuses sizes that no memory holds", async () => {
     const huge = { ...CONFIG, layers: 65536, hidden: 2 ** 24, intermediate: 2 ** 24 };
     await refuses("ERR_RLHF_MEMORY", () => engine.createModel(huge, false));
-    const wrapped = { ...huge, heads: 2 ** 22, kvHeads: 2 ** 22, headDim: 1024 };
-    await refuses("ERR_RLHF_MEMORY", () => engine.createModel(wrapped, false));
+    const manyHeads = { ...huge, heads: 65536, kvHeads: 65536, headDim: 1024 };
+    await refuses("ERR_RLHF_MEMORY", () => engine.createModel(manyHeads, false));
+    await refuses("ERR_RLHF_UNSUPPORTED", () => engine.createModel({ ...manyHeads, headDim: 65536 }, false));
     await refuses("ERR_RLHF_CONFIG", () => engine.createModel({ ...CONFIG, hidden: 2 ** 40 }, false));
   });
 
