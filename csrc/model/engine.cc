@@ -75,7 +75,8 @@ Status Engine::allocate(size_t bytes, void** out) {
 }
 
 void Engine::copy(void* destination, const void* source, size_t bytes) {
-  if (bytes > 0)
+  if (trace_) trace_->add('c', destination, source, bytes);
+  else if (bytes > 0)
     check(*this, device_->copyAsync(device_, context_.stream, destination, source, bytes), "a copy");
 }
 
@@ -90,7 +91,8 @@ void Engine::download(void* destination, const void* source, size_t bytes) {
 }
 
 void Engine::zero(void* destination, size_t bytes) {
-  if (bytes > 0) check(*this, device_->fillAsync(device_, context_.stream, destination, 0, bytes), "a fill");
+  if (trace_) trace_->add('z', destination, bytes);
+  else if (bytes > 0) check(*this, device_->fillAsync(device_, context_.stream, destination, 0, bytes), "a fill");
 }
 
 void Engine::synchronize() {

@@ -6,6 +6,7 @@
 #include "core/arena.h"
 #include "core/memory_ledger.h"
 #include "model/block_cache.h"
+#include "model/command_trace.h"
 #include "ops/entry.h"
 
 namespace rlhf {
@@ -48,7 +49,24 @@ class Engine {
 
   template <class Arguments>
   void run(Status (*op)(OpContext*, const Arguments*), const Arguments& arguments) {
-    runOp(context_, op, arguments);
+    if (trace_) trace_->add(op, arguments);
+    else runOp(context_, op, arguments);
+  }
+  /// What `commands` would queue, of which nothing is.
+  template <class Commands>
+  CommandTrace trace(Commands&& commands) {
+    struct Ending {
+      Engine& engine;
+      ~Ending() { engine.trace_ = nullptr; }
+    };
+    CommandTrace trace;
+    {
+      const Ending ending{*this};
+      trace_ = &trace;
+      commands();
+    }
+    trace.add(context_.scratch, context_.scratchBytes);
+    return trace;
   }
   // In stream order:
   void copy(void* destination, const void* source, size_t bytes);      // within the device
@@ -71,6 +89,7 @@ class Engine {
   CopyCount uploads_, downloads_;
   DType type_, compute_;
   OpContext context_;
+  CommandTrace* trace_ = nullptr;  // while commands are traced
 };
 
 /// Device memory with an owner, counted in the engine's ledger. Small arrays come from the engine's blocks and go back there. Throws

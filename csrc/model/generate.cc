@@ -107,11 +107,21 @@ void Generator::decode() {
   uploadInputs(active_);
   const int64_t rows = static_cast<int64_t>(active_.size());
   Step& step = steps_[rows];
-  if (step.runs++ == kRunsBeforeRecording && Recording::isPossible(engine_))
-    step.recording.emplace(engine_, [&] { decodeOnce(rows); });
+  if (!step.recording) step.recording = recordingOf(rows, step.runs++);
   if (step.recording) step.recording->run();
   else decodeOnce(rows);
   keepDrawn(active_);
+}
+
+/// A recording of the step that has run so often in this call: an earlier call's, or one that is made now. Null: it is run as it is.
+std::shared_ptr<const Recording> Generator::recordingOf(int64_t rows, int64_t runs) {
+  if (!Recording::isPossible(engine_)) return nullptr;
+  const auto step = [&] { decodeOnce(rows); };
+  if (runs == 0) return model_.stepRecordings.find(rows, engine_.trace(step));
+  if (runs != kRunsBeforeRecording) return nullptr;
+  auto made = std::make_shared<const Recording>(engine_, step);
+  model_.stepRecordings.keep(rows, engine_.trace(step), made);
+  return made;
 }
 
 /// What a step does on the device. It depends on the number of sequences alone: all else stands in arrays that keep their places.

@@ -1,6 +1,6 @@
 #pragma once
 #include <map>
-#include <optional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -41,7 +41,7 @@ class Generator {
   /// The decoding step for some number of sequences: after a few times it is worth recording.
   struct Step {
     int64_t runs = 0;
-    std::optional<Recording> recording;
+    std::shared_ptr<const Recording> recording;
   };
   static constexpr int64_t kRunsBeforeRecording = 2;
 
@@ -81,6 +81,8 @@ class Generator {
   };
   static constexpr size_t kHeldPrompt = SIZE_MAX;
 
+  void chooseCache();
+  bool takesLastCache();
   void reservePasses();
   void choosePages();
   size_t bytesWith(int64_t pages);
@@ -89,6 +91,7 @@ class Generator {
   void read(const Admitted& admitted);
   void copyPage(int32_t from, int32_t to);
   void decode();
+  std::shared_ptr<const Recording> recordingOf(int64_t rows, int64_t runs);
   void decodeOnce(int64_t rows);
   PassShape shapeOf(int64_t rows, int64_t sequences) const;
   ForwardBuffers forward(RowSet rows, const CacheUse& use, const Batch* packed);

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "model/generator.h"
 
@@ -71,8 +72,7 @@ Generator::Generator(Model::Impl& model, const std::vector<std::vector<int32_t>>
   for (int64_t slot = slots_; slot-- > 0;) freeSlots_.push_back(static_cast<int32_t>(slot));
   if (options.repetitionPenalty != 1) seen_.assign(static_cast<size_t>(slots_ * config_.vocab), 0);
 
-  reservePasses();
-  choosePages();
+  chooseCache();
   memory_.block = memory_.pool->activations.borrow(bytesWith(cache_.pages), MemoryUse::Cache,
                                                    "the key/value cache (smaller with a lower maxBatch or maxNewTokens)");
   BufferLayout arrays(memory_.block.data());
@@ -85,6 +85,25 @@ Generator::Generator(Model::Impl& model, const std::vector<std::vector<int32_t>>
   BufferLayout onHost(hostInputs_.data()), onDevice(deviceInputs_);
   host_ = layOutInputs(onHost);
   device_ = layOutInputs(onDevice);
+}
+
+void Generator::chooseCache() {
+  const bool again = takesLastCache();
+  reservePasses();
+  if (!again) choosePages();
+  waiting_.setPages(cache_.pages);
+  model_.lastCache = {slots_, tableStride_, cache_.pages};
+}
+
+/// Lays the cache out as the call before did, where that serves this one too and takes no more memory than there is: with all arrays in the same
+/// places recorded steps can be run again.
+bool Generator::takesLastCache() {
+  const CacheShape& last = model_.lastCache;
+  if (!last.serves({slots_, tableStride_, waiting_.pagesWanted()})) return false;
+  const int64_t wanted = std::exchange(tableStride_, last.tableStride);
+  if (bytesWith(last.pages) <= model_.passMemory->activations.largestFree()) return true;
+  tableStride_ = wanted;
+  return false;
 }
 
 /// Takes the memory of the largest passes, so that the cache may have what is left.
@@ -107,7 +126,7 @@ void Generator::choosePages() {
   int64_t pages = waiting_.pagesWanted();
   const int64_t needed = waiting_.pagesNeeded();
   while (pages > needed && bytesWith(pages) > room) pages = std::max(needed, pages - 1 - pages / 64);
-  waiting_.setPages(cache_.pages = pages);
+  cache_.pages = pages;
 }
 
 size_t Generator::bytesWith(int64_t pages) {
@@ -130,11 +149,11 @@ void Generator::layOut(BufferLayout& layout) {
   drawn_ = layout.array<int32_t>(slots_);
   drawnLogProb_ = layout.reserve(slots_, statistic);
   stopTokens_ = layout.array<int32_t>(static_cast<int64_t>(options_.stopTokens.size()));
-  prefillPlaces_ = layout.array<int32_t>(prefillRows_);
   if (!seen_.empty()) deviceSeen_ = layout.array<uint8_t>(slots_ * config_.vocab);
   BufferLayout inputs;
   layOutInputs(inputs);
   deviceInputs_ = layout.array<char>(static_cast<int64_t>(inputs.bytes()));
+  prefillPlaces_ = layout.array<int32_t>(prefillRows_);  // last: a step does not read it, and the others' places do not depend on prompts
 }
 
 Generator::Inputs Generator::layOutInputs(BufferLayout& layout) const {

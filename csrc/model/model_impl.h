@@ -7,8 +7,21 @@
 #include "model/loss_scale.h"
 #include "model/merge.h"
 #include "model/pass_state.h"
+#include "model/recording.h"
 
 namespace rlhf {
+
+/// How a generate() call laid its cache out.
+struct CacheShape {
+  int64_t slots = 0;        // sequences that are decoded at a time
+  int64_t tableStride = 0;  // pages that each may have
+  int64_t pages = 0;
+
+  /// Whether a call that wants `other` can do with this. Not with tables that are much wider: every step copies them.
+  bool serves(const CacheShape& other) const {
+    return slots == other.slots && pages >= other.pages && tableStride >= other.tableStride && tableStride <= 2 * other.tableStride;
+  }
+};
 
 struct Model::Impl {
   Impl(std::shared_ptr<Engine> sharedEngine, const ModelConfig& config, bool trainable, DType storage)
@@ -31,6 +44,8 @@ struct Model::Impl {
   std::unique_ptr<MergedAdapter> merged;
   std::shared_ptr<PassMemory> passMemory;
   DeviceMemory workspace;  // arrays that live no longer than one call
+  CacheShape lastCache;
+  StepRecordings stepRecordings;
   size_t logitsBudget = size_t{512} << 20;
   bool recomputeLayers = false;
 

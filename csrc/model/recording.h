@@ -1,4 +1,7 @@
 #pragma once
+#include <map>
+#include <memory>
+
 #include "model/engine.h"
 
 namespace rlhf {
@@ -35,6 +38,28 @@ class Recording {
 
   Engine& engine_;
   Graph* graph_ = nullptr;
+};
+
+/// The decoding steps of a model that were recorded last, one for each number of sequences. They outlive the generate() call that made them:
+/// another one runs them where its own commands would be the very same, to the last address and setting. So nobody has to say that weights have
+/// moved, and memory that a recording names may go: it is not run again, unless for who has the same memory for the same purpose.
+class StepRecordings {
+ public:
+  /// Null where there is none of these commands.
+  std::shared_ptr<const Recording> find(int64_t sequences, const CommandTrace& trace);
+  void keep(int64_t sequences, CommandTrace trace, std::shared_ptr<const Recording> recording);
+
+ private:
+  /// Each takes memory of the driver's.
+  static constexpr size_t kMost = 64;
+
+  struct Kept {
+    CommandTrace trace;
+    std::shared_ptr<const Recording> recording;
+    uint64_t used = 0;
+  };
+  std::map<int64_t, Kept> kept_;
+  uint64_t uses_ = 0;
 };
 
 }  // namespace rlhf

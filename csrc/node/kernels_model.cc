@@ -28,23 +28,36 @@ using node::toText;
 /// Makes a device refuse memory, to see what a failure leaves behind. Devices live as long as the process.
 class AllocationLimit {
  public:
-  /// Lets `count` more allocations succeed; −1: all of them again. With a reason those after them fail as all calls do on a device that is lost.
+  /// Lets `count` more allocations, and recordings, succeed; −1: all of them again. With a reason those after them fail as all calls do on a device
+  /// that is lost.
   static void set(Device* device, int64_t count, const std::string& reason) {
-    real().try_emplace(device, device->allocate);
+    const Functions& real = realOf(device);
     left() = count;
     loss() = reason;
-    device->allocate = count < 0 ? real()[device] : [](Device* self, size_t bytes, void** out) {
-      if (left()-- > 0) return real()[self](self, bytes, out);
-      std::snprintf(self->error, sizeof self->error, "%s", loss().c_str());
-      return loss().empty() ? kNoMemory : kDeviceFailure;
+    device->allocate = count < 0 ? real.allocate : [](Device* self, size_t bytes, void** out) {
+      return left()-- > 0 ? realOf(self).allocate(self, bytes, out) : refusal(self);
+    };
+    if (!real.endCapture) return;
+    device->endCapture = count < 0 ? real.endCapture : [](Device* self, Stream* stream, Graph** out) {
+      const Status status = realOf(self).endCapture(self, stream, out);
+      if (status != kOk || left()-- > 0) return status;
+      self->destroyGraph(self, std::exchange(*out, nullptr));
+      return refusal(self);
     };
   }
 
  private:
-  using Allocate = Status (*)(Device*, size_t, void**);
-  static std::map<Device*, Allocate>& real() {
-    static std::map<Device*, Allocate> functions;
-    return functions;
+  struct Functions {
+    decltype(Device::allocate) allocate;
+    decltype(Device::endCapture) endCapture;
+  };
+  static const Functions& realOf(Device* device) {
+    static std::map<Device*, Functions> functions;
+    return functions.try_emplace(device, Functions{device->allocate, device->endCapture}).first->second;
+  }
+  static Status refusal(Device* device) {
+    std::snprintf(device->error, sizeof device->error, "%s", loss().c_str());
+    return loss().empty() ? kNoMemory : kDeviceFailure;
   }
   static int64_t& left() {
     static int64_t count = 0;

@@ -23,7 +23,7 @@ export const PARTS: Readonly<Record<string, Part>> = {
   models: { files: ["test/model/gradients"], grep: "CUDA kernels", patience: 60 },
   decoding: { files: ["test/model/decoding", "test/simt/recorded-steps"], patience: 60 },
   parity: { files: ["test/parity"], library: true, patience: 180 },
-  memory: { files: ["test/model/memory"], library: true, patience: 180 },
+  memory: { files: ["test/model/memory", "test/trainers/device-copies"], library: true, patience: 180 },
   quickstart: { files: ["test/pipeline/quickstart.test"], grep: "quickstart's pipeline", library: true },
   ppo: { files: ["test/learning/happy-words.test"], grep: "PPO", library: true },
   memcheck: { files: OPS.slice(0, 1), sanitizer: "memcheck", patience: 120 },

@@ -10,7 +10,7 @@
  *
  * Parts: ops (the table of cases, the invariance of rows and what single ops promise), hopper (what Hopper's own kernels take), models (gradients
  * of whole models beside the oracle), decoding (steps that are recorded and that are not), parity (PyTorch's recorded results, through the
- * library), memory (estimates), quickstart (its pipeline, scaled down), ppo (stories260k learns), memcheck and racecheck (the table of cases under
+ * library), memory (estimates, and what trainers copy), quickstart (its pipeline, scaled down), ppo (stories260k learns), memcheck and racecheck (the table of cases under
  * compute-sanitizer), memcheck-hopper and racecheck-hopper (Hopper's own kernels under it). Parts that cannot run here are left out unless they
  * are named; the last line then says so, and the exit code is 2. A test that fails is named at once. One that has not ended after --patience seconds, or that takes the process or the device along, has failed, and
  * those behind it are run by another process. What has not ended after --minutes (8.5), all parts together, has failed.

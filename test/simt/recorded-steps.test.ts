@@ -4,9 +4,12 @@ import { cudaBackend, kernels } from "../support/kernels.ts";
 import {
   ADAPTER,
   createModel,
+  type KernelsModel,
   MICRO_GPT2,
   MICRO_LLAMA,
   randomiseParameters,
+  randomValues,
+  sizeOf,
   TARGETS,
 } from "../support/kernels-model.ts";
 
@@ -20,19 +23,32 @@ const PROMPTS = [
   Int32Array.of(4, 4, 4),
 ];
 
-/** What a model generates on a backend, and which kernels and recordings ran. */
-function generate(
-  backend: string,
-  config: typeof MICRO_LLAMA | typeof MICRO_GPT2,
-  prompts: readonly Int32Array[],
-  options: Partial<NativeGenerateOptions>,
-): { tokens: number[][]; launches: string[] } {
+type Options = Partial<NativeGenerateOptions>;
+type Generated = { readonly tokens: number[][]; readonly launches: string[] };
+type Config = typeof MICRO_LLAMA | typeof MICRO_GPT2;
+
+function makeModel(backend: string, config: Config): KernelsModel {
   const model = createModel(config, { backend, type: "float32" });
   model.addAdapter("policy", { ...ADAPTER, targetModules: TARGETS[config.family] });
   randomiseParameters(model);
+  return model;
+}
+
+/** What a model generates, and which kernels and recordings ran. */
+function generateWith(model: KernelsModel, prompts: readonly Int32Array[], options: Options): Generated {
   kernels.simtLaunches();
   const generations = model.generate([...prompts], { stopTokens: new Int32Array(), ...options });
   return { tokens: generations.map(({ tokens }) => [...tokens]), launches: kernels.simtLaunches() };
+}
+
+/** The same of a new model. */
+function generate(
+  backend: string,
+  config: Config,
+  prompts: readonly Int32Array[],
+  options: Options,
+): Generated {
+  return generateWith(makeModel(backend, config), prompts, options);
 }
 
 const recordings = (launches: readonly string[]): number =>
@@ -96,4 +112,139 @@ describe("recorded decoding steps", () => {
     for (const backend of ["simt", "ref"])
       assert.deepEqual(recorded.tokens, generate(backend, config, prompts, options).tokens);
   });
+});
+
+/** Prompts as long as those, of other tokens. */
+const OTHERS = PROMPTS.map((prompt) => prompt.map((token) => (token + 3) % 13));
+
+/** Other numbers in the same places. */
+function otherParameters(model: KernelsModel): void {
+  for (const parameter of model.parameters())
+    model.write(parameter.name, randomValues(sizeOf(parameter), `other ${parameter.name}`));
+}
+
+/** A model on the emulated device, and the same one where nothing is recorded, which tells what the first shall say. */
+class Pair {
+  static readonly #config = { ...MICRO_LLAMA, maxPositions: 100 };
+  readonly recorded = makeModel("simt:apart", Pair.#config);
+  readonly plain = makeModel("simt", Pair.#config);
+
+  /** Changes both. */
+  change(how: (model: KernelsModel) => void): void {
+    how(this.recorded);
+    how(this.plain);
+  }
+
+  /** Generates with both, and gives how many steps ran from a recording and how many by themselves. */
+  steps(prompts: readonly Int32Array[], options: Options): { recorded: number; others: number } {
+    const { tokens, launches } = generateWith(this.recorded, prompts, options);
+    const plain = generateWith(this.plain, prompts, options);
+    assert.deepEqual(tokens, plain.tokens);
+    const recorded = recordings(launches);
+    return { recorded, others: launches.filter((name) => name.startsWith("sample")).length - recorded };
+  }
+}
+
+describe("recordings of an earlier call", () => {
+  const options = { maxNewTokens: 8, temperature: 1, seed: 4 };
+
+  it("run from the first step on, whatever prompts and weights hold", () => {
+    const pair = new Pair();
+    const first = pair.steps(PROMPTS, options);
+    assert.deepEqual(first.recorded, 5);
+    assert.equal(pair.steps(OTHERS, options).recorded, 7);
+    // Shorter prompts and answers have room where longer ones had it.
+    assert.equal(
+      pair.steps(
+        PROMPTS.map((prompt) => prompt.slice(0, 1)),
+        { ...options, maxNewTokens: 5 },
+      ).recorded,
+      4,
+    );
+    pair.change((model) => otherParameters(model));
+    assert.equal(pair.steps(PROMPTS, { ...options, firstStream: 40 }).recorded, 7);
+  });
+
+  it("are made anew where settings, the adapter or the number of sequences are others", () => {
+    const pair = new Pair();
+    for (const other of [
+      {},
+      { temperature: 0.5 },
+      { topK: 3 },
+      { seed: 5 },
+      { adapter: "policy" },
+      { minNewTokens: 8, stopTokens: Int32Array.of(9) },
+    ])
+      assert.equal(
+        pair.steps(PROMPTS.slice(0, 2), { ...options, ...other }).recorded,
+        5,
+        JSON.stringify(other),
+      );
+    assert.equal(pair.steps(PROMPTS.slice(1, 2), options).recorded, 5);
+    assert.equal(pair.steps(PROMPTS.slice(1, 2), options).recorded, 7);
+  });
+
+  it("are made anew where arrays have moved", () => {
+    const pair = new Pair();
+    const adapted = { ...options, adapter: "policy" };
+    assert.equal(pair.steps(PROMPTS, adapted).recorded, 5);
+    pair.change((model) => {
+      model.removeAdapter("policy");
+      model.addAdapter("other", { ...ADAPTER, targetModules: TARGETS[MICRO_LLAMA.family] });
+      model.addAdapter("policy", { ...ADAPTER, rank: 3, targetModules: TARGETS[MICRO_LLAMA.family] });
+      otherParameters(model);
+    });
+    assert.equal(pair.steps(PROMPTS, adapted).recorded, 5);
+    // A pass of more tokens takes other memory for work, and the cache's may be lent to it.
+    pair.change((model) => {
+      const tokens = Int32Array.from({ length: 60 }, (_, index) => index % 13);
+      const batch = { tokens, offsets: Int32Array.of(0, 30, 60), predictions: Int32Array.of(5, 40) };
+      model.disposePass(model.forward(batch, { adapter: "policy", grad: true }).pass);
+    });
+    assert.equal(pair.steps(PROMPTS, adapted).recorded, 5);
+    assert.equal(pair.steps(PROMPTS, adapted).recorded, 7);
+  });
+
+  it(`give on ${cudaBackend} what a model generates whose first call it is`, () => {
+    const model = makeModel(cudaBackend, MICRO_LLAMA);
+    for (const other of [{}, { adapter: "policy" }, {}])
+      for (const prompts of [PROMPTS.slice(0, 2), OTHERS.slice(0, 2)]) {
+        const given = { ...options, ...other };
+        const expected = generate(cudaBackend, MICRO_LLAMA, prompts, given).tokens;
+        assert.deepEqual(generateWith(model, prompts, given).tokens, expected, JSON.stringify(other));
+      }
+  });
+
+  it("serve although prompts of other lengths would lay the cache out otherwise", () => {
+    const pair = new Pair();
+    const long = [Int32Array.from({ length: 40 }, (_, index) => index % 13), ...PROMPTS.slice(1)];
+    assert.equal(pair.steps(long, options).recorded, 5);
+    assert.equal(pair.steps([PROMPTS[0]!, long[0]!, ...OTHERS.slice(2)], options).recorded, 7);
+  });
+});
+
+describe("a recording that fails", () => {
+  const options = { maxNewTokens: 8, temperature: 0 };
+
+  for (const [reason, code, message] of [
+    ["", "ERR_RLHF_MEMORY", /recording commands failed on simt:apart .*: give a smaller memoryBudget/],
+    [
+      "unspecified launch failure",
+      "ERR_RLHF_INTERNAL",
+      /recording commands failed .*: unspecified launch failure$/,
+    ],
+  ] as const)
+    it(`is ${code}, and generation goes on when the device does`, () => {
+      const model = makeModel("simt:apart", MICRO_LLAMA);
+      generateWith(model, PROMPTS, { ...options, maxNewTokens: 3 });
+      model.failAllocationsAfter(0, reason);
+      try {
+        assert.throws(() => generateWith(model, PROMPTS, options), { code, message });
+      } finally {
+        model.failAllocationsAfter(-1);
+      }
+      const { tokens, launches } = generateWith(model, PROMPTS, options);
+      assert.equal(recordings(launches), 5);
+      assert.deepEqual(tokens, generate("simt", MICRO_LLAMA, PROMPTS, options).tokens);
+    });
 });
