@@ -1,10 +1,9 @@
 #include <cpuid.h>
-#include <immintrin.h>
 
 #include <atomic>
 #include <cstring>
 
-#include "cpu/bfloat16_kernel.h"
+#include "cpu/amx.h"
 
 #if defined(__linux__)
 #include <sys/syscall.h>
@@ -16,11 +15,6 @@
 
 namespace rlhf::cpu {
 namespace {
-
-constexpr int64_t kHalf = kBfloat16Tile / 2;
-constexpr int64_t kHalfElements = kBfloat16StepElements / 2;  // of a step: 16 rows or columns
-
-constexpr int kResultRowBytes = kBfloat16Tile * sizeof(float);
 
 inline void fetch(Bfloat16Prefetch& prefetch) {
   for (int64_t line = 0; line < prefetch.linesPerStep; ++line, prefetch.next += 64)
@@ -44,8 +38,6 @@ inline void fetchStep(const uint16_t* b) {
   }
 }
 
-#define RLHF_AMX __attribute__((target("amx-tile,amx-bf16")))
-
 /// Palette 1: eight tiles of 16 rows of 64 bytes.
 struct alignas(64) TileShapes {
   uint8_t palette = 1, startRow = 0, reserved[14] = {};
@@ -60,20 +52,6 @@ RLHF_AMX void beginTiles() {
 
 /// Tiles that are not in use cost nothing when threads take turns.
 RLHF_AMX void endTiles() { _tile_release(); }
-
-constexpr int kTileRowBytes = 64;
-
-/// C, in tiles 0 to 3, plus a step's product: 4 and 5 are the halves of A, 6 and 7 those of B.
-RLHF_AMX inline void addStep(const uint16_t* a, const uint16_t* b) {
-  _tile_loadd(4, a, kTileRowBytes);
-  _tile_loadd(6, b, kTileRowBytes);
-  _tile_dpbf16ps(0, 4, 6);
-  _tile_loadd(5, a + kHalfElements, kTileRowBytes);
-  _tile_dpbf16ps(2, 5, 6);
-  _tile_loadd(7, b + kHalfElements, kTileRowBytes);
-  _tile_dpbf16ps(1, 4, 7);
-  _tile_dpbf16ps(3, 5, 7);
-}
 
 /// The same of split operands, in the order of Bfloat16Parts: each tile is loaded once, where its forerunner was last used.
 RLHF_AMX inline void addSplitStep(const uint16_t* a, const uint16_t* b) {
@@ -209,113 +187,6 @@ void multiplyPairWithTiles(const Bfloat16Segment* segments, int segmentCount, fl
   multiplyFlat<kSplit, 2>(segments, segmentCount, c, false);
 }
 
-// Parts of a step of operands in three.
-constexpr int64_t kMiddle = kBfloat16StepElements, kLeast = 2 * kBfloat16StepElements, kExactStep = 3 * kBfloat16StepElements;
-
-/// C, in tiles 0 to 3, plus a step's small products, the smallest first. Each is a factor of the next, so that half of the tiles stay.
-RLHF_AMX inline void addSmallProducts(const uint16_t* a, const uint16_t* b) {
-  _tile_loadd(4, a, kTileRowBytes);
-  _tile_loadd(6, b + kLeast, kTileRowBytes);
-  _tile_dpbf16ps(0, 4, 6);
-  _tile_loadd(5, a + kHalfElements, kTileRowBytes);
-  _tile_dpbf16ps(2, 5, 6);
-  _tile_loadd(7, b + kLeast + kHalfElements, kTileRowBytes);
-  _tile_dpbf16ps(1, 4, 7);
-  _tile_dpbf16ps(3, 5, 7);
-  _tile_loadd(6, b + kMiddle, kTileRowBytes);
-  _tile_dpbf16ps(0, 4, 6);
-  _tile_dpbf16ps(2, 5, 6);
-  _tile_loadd(7, b + kMiddle + kHalfElements, kTileRowBytes);
-  _tile_dpbf16ps(1, 4, 7);
-  _tile_dpbf16ps(3, 5, 7);
-  _tile_loadd(4, a + kMiddle, kTileRowBytes);
-  _tile_dpbf16ps(0, 4, 6);
-  _tile_dpbf16ps(1, 4, 7);
-  _tile_loadd(5, a + kMiddle + kHalfElements, kTileRowBytes);
-  _tile_dpbf16ps(2, 5, 6);
-  _tile_dpbf16ps(3, 5, 7);
-  _tile_loadd(6, b, kTileRowBytes);
-  _tile_dpbf16ps(0, 4, 6);
-  _tile_dpbf16ps(2, 5, 6);
-  _tile_loadd(7, b + kHalfElements, kTileRowBytes);
-  _tile_dpbf16ps(1, 4, 7);
-  _tile_dpbf16ps(3, 5, 7);
-  _tile_loadd(4, a + kLeast, kTileRowBytes);
-  _tile_dpbf16ps(0, 4, 6);
-  _tile_dpbf16ps(1, 4, 7);
-  _tile_loadd(5, a + kLeast + kHalfElements, kTileRowBytes);
-  _tile_dpbf16ps(2, 5, 6);
-  _tile_dpbf16ps(3, 5, 7);
-}
-
-/// The same for at most 16 rows, whose C is in the tiles 0 and 1.
-RLHF_AMX inline void addSmallProductsFlat(const uint16_t* a, const uint16_t* b) {
-  _tile_loadd(4, a, kTileRowBytes);
-  _tile_loadd(6, b + kLeast, kTileRowBytes);
-  _tile_loadd(7, b + kLeast + kHalfElements, kTileRowBytes);
-  _tile_dpbf16ps(0, 4, 6);
-  _tile_dpbf16ps(1, 4, 7);
-  _tile_loadd(2, b + kMiddle, kTileRowBytes);
-  _tile_loadd(3, b + kMiddle + kHalfElements, kTileRowBytes);
-  _tile_dpbf16ps(0, 4, 2);
-  _tile_dpbf16ps(1, 4, 3);
-  _tile_loadd(5, a + kMiddle, kTileRowBytes);
-  _tile_dpbf16ps(0, 5, 2);
-  _tile_dpbf16ps(1, 5, 3);
-  _tile_loadd(6, b, kTileRowBytes);
-  _tile_loadd(7, b + kHalfElements, kTileRowBytes);
-  _tile_dpbf16ps(0, 5, 6);
-  _tile_dpbf16ps(1, 5, 7);
-  _tile_loadd(4, a + kLeast, kTileRowBytes);
-  _tile_dpbf16ps(0, 4, 6);
-  _tile_dpbf16ps(1, 4, 7);
-}
-
-/// c + sums, for the first `rows` rows.
-__attribute__((target("avx512f"))) void addTile(const float* sums, int rows, float* c) {
-  for (int64_t i = 0; i < rows * kBfloat16Tile; i += 16) _mm512_storeu_ps(c + i, _mm512_add_ps(_mm512_loadu_ps(c + i), _mm512_loadu_ps(sums + i)));
-}
-
-RLHF_AMX void multiplyExact(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, bool accumulate, const char* next,
-                            int64_t linesPerStep) {
-  alignas(64) float sums[kBfloat16Tile * kBfloat16Tile];
-  float* const to = accumulate ? sums : c;
-  const bool flat = rows <= kHalf;
-  _tile_zero(0);
-  _tile_zero(1);
-  if (!flat) {
-    _tile_zero(2);
-    _tile_zero(3);
-  }
-  for (int64_t step = 0; step < steps; ++step) {
-    if (flat)
-      addSmallProductsFlat(a + step * kExactStep, b + step * kExactStep);
-    else
-      addSmallProducts(a + step * kExactStep, b + step * kExactStep);
-    for (int64_t line = 0; line < linesPerStep; ++line, next += 64) __builtin_prefetch(next, 0, 2);
-  }
-  for (int64_t step = 0; step < steps; ++step) {
-    const uint16_t* const largeA = a + step * kExactStep;
-    const uint16_t* const largeB = b + step * kExactStep;
-    if (!flat) {
-      addStep(largeA, largeB);
-      continue;
-    }
-    _tile_loadd(4, largeA, kTileRowBytes);
-    _tile_loadd(6, largeB, kTileRowBytes);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, largeB + kHalfElements, kTileRowBytes);
-    _tile_dpbf16ps(1, 4, 7);
-  }
-  _tile_stored(0, to, kResultRowBytes);
-  _tile_stored(1, to + kHalf, kResultRowBytes);
-  if (!flat) {
-    _tile_stored(2, to + kHalf * kBfloat16Tile, kResultRowBytes);
-    _tile_stored(3, to + kHalf * kBfloat16Tile + kHalf, kResultRowBytes);
-  }
-  if (accumulate) addTile(sums, rows, c);
-}
-
 #define RLHF_DOT __attribute__((target("avx512bf16,avx512f")))
 
 /// kRows rows of A by all columns of B: one dot product of a pair adds to each of their sums.
@@ -382,9 +253,10 @@ constexpr Bfloat16Kernel kTileKernel{"amx",
                                      {multiplyWithTiles<false>, multiplyPairWithTiles<false>},
                                      {multiplyWithTiles<true>, multiplyPairWithTiles<true>},
                                      multiplyExact,
+                                     multiplyExactOfPanel,
                                      beginTiles,
                                      endTiles};
-constexpr Bfloat16Kernel kDotKernel{"dot", {multiplyWithDots<false>, nullptr}, {multiplyWithDots<true>, nullptr}, nullptr, nullptr, nullptr};
+constexpr Bfloat16Kernel kDotKernel{"dot", {multiplyWithDots<false>, nullptr}, {multiplyWithDots<true>, nullptr}, nullptr, nullptr, nullptr, nullptr};
 
 /// Bits of CPUID's leaf 7: tiles and their bfloat16 products, and dot products.
 bool hasTiles() {

@@ -64,10 +64,15 @@ struct Bfloat16Products {
 using ExactProduct = void (*)(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, bool accumulate, const char* next,
                               int64_t linesPerStep);
 
+/// The same of whole steps of a panel of B in float32, [32 · steps][32], whose parts are left in `parts` for other rows. It asks for the memory
+/// behind them.
+using ExactProductOfPanel = void (*)(const uint16_t* a, const float* panel, uint16_t* parts, int64_t steps, int rows, float* c, bool accumulate);
+
 struct Bfloat16Kernel {
   const char* name;
   Bfloat16Products rounded, split;  // of operands as their names say
   ExactProduct exact;               // null where multiply-adds are faster
+  ExactProductOfPanel exactOfPanel;
   /// To be called by each thread around its calls of those, for the state that instructions need; null: none.
   void (*begin)();
   void (*end)();

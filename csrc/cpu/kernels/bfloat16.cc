@@ -163,7 +163,7 @@ void multiplyWidened(const Bfloat16Segment* segments, int segmentCount, int rows
   for (; row < rows; ++row) multiplyRows<kSplit, 1>(segments, segmentCount, row, c, accumulate);
 }
 
-constexpr Bfloat16Kernel kConversion{"convert", {multiplyWidened<false>, nullptr}, {multiplyWidened<true>, nullptr}, nullptr, nullptr, nullptr};
+constexpr Bfloat16Kernel kConversion{"convert", {multiplyWidened<false>, nullptr}, {multiplyWidened<true>, nullptr}, nullptr, nullptr, nullptr, nullptr};
 
 template <class Parts>
 void packA(const MatrixView& a, int64_t rows, int64_t depth, float factor, float* packed, int64_t panelStride) {

@@ -127,16 +127,22 @@ class ExactProductTask {
     }
   }
 
-  /// All rows of the group by a block of a panel of B, which is cut up once; the next one is fetched meanwhile.
+  /// All rows of the group by a block of a panel of B, which is cut up once, beside the first rows' product; the others fetch the next one.
   void multiplyBlock(int index, Range rows, int64_t colPanel, Range block, int64_t kInChunk, const ThreadScratch& scratch, float* tiles) const {
     const int64_t steps = bfloat16Steps(block.count()), panel = panelStride(index);
-    cutPanelOfB(panelOfB(index, colPanel, block, scratch), block.count(), scratch.partsOfB);
+    const float* const values = panelOfB(index, colPanel, block, scratch);
     const float* const packedA =
         scratch.packedA + (index == 1 ? rows.count() * panelStride(0) : 0) + kInChunk / kBfloat16Tile * kExactStepFloats;
     const bool accumulate = index == 1 || block.begin > 0;
-    const int64_t lines = product_.terms[index].packedB ? ceilDivide(kLinesPerStep, rows.count()) : 0;
+    const int64_t lines = product_.terms[index].packedB ? ceilDivide(kLinesPerStep, std::max<int64_t>(1, rows.count() - 1)) : 0;
     const char* next = fetchedNext(index, colPanel, block);
-    for (int64_t i = 0; i < rows.count(); ++i, next += lines * steps * 64)
+    int64_t i = 0;
+    if (block.count() % kBfloat16Tile == 0)
+      kernel_.exactOfPanel(reinterpret_cast<const uint16_t*>(packedA), values, scratch.partsOfB, steps,
+                           static_cast<int>(heightOf(rows.begin + i++)), tiles, accumulate);
+    else
+      cutPanelOfB(values, block.count(), scratch.partsOfB);
+    for (; i < rows.count(); ++i, next += lines * steps * 64)
       kernel_.exact(reinterpret_cast<const uint16_t*>(packedA + i * panel), scratch.partsOfB, steps,
                     static_cast<int>(heightOf(rows.begin + i)), tiles + i * kTileFloats, accumulate, next, lines);
   }

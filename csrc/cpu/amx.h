@@ -1,0 +1,35 @@
+#pragma once
+#include <immintrin.h>
+
+#include "cpu/bfloat16_kernel.h"
+
+// What AMX's kernels share. Functions name the instructions that they use one by one, so that no other code of their files uses them.
+
+#define RLHF_AMX __attribute__((target("amx-tile,amx-bf16")))
+
+namespace rlhf::cpu {
+
+inline constexpr int64_t kHalf = kBfloat16Tile / 2;
+inline constexpr int64_t kHalfElements = kBfloat16StepElements / 2;  // of a step: 16 rows or columns
+
+inline constexpr int kResultRowBytes = kBfloat16Tile * sizeof(float);
+
+inline constexpr int kTileRowBytes = 64;
+
+/// C, in tiles 0 to 3, plus a step's product: 4 and 5 are the halves of A, 6 and 7 those of B.
+RLHF_AMX inline void addStep(const uint16_t* a, const uint16_t* b) {
+  _tile_loadd(4, a, kTileRowBytes);
+  _tile_loadd(6, b, kTileRowBytes);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_loadd(5, a + kHalfElements, kTileRowBytes);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_loadd(7, b + kHalfElements, kTileRowBytes);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_dpbf16ps(3, 5, 7);
+}
+
+/// What Bfloat16Kernel::exact and exactOfPanel are with AMX.
+void multiplyExact(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, bool accumulate, const char* next, int64_t linesPerStep);
+void multiplyExactOfPanel(const uint16_t* a, const float* panel, uint16_t* parts, int64_t steps, int rows, float* c, bool accumulate);
+
+}  // namespace rlhf::cpu

@@ -1,0 +1,176 @@
+#include "cpu/amx.h"
+
+// Products in float32 from three bfloat16 parts of each number (kernels/gemm_exact.cc).
+
+namespace rlhf::cpu {
+namespace {
+
+// Parts of a step of operands in three.
+constexpr int64_t kMiddle = kBfloat16StepElements, kLeast = 2 * kBfloat16StepElements, kExactStep = 3 * kBfloat16StepElements;
+
+/// C, in tiles 0 to 3, plus a step's small products, the smallest first. Each is a factor of the next, so that half of the tiles stay.
+RLHF_AMX inline void addSmallProductsTall(const uint16_t* a, const uint16_t* b) {
+  _tile_loadd(4, a, kTileRowBytes);
+  _tile_loadd(6, b + kLeast, kTileRowBytes);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_loadd(5, a + kHalfElements, kTileRowBytes);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_loadd(7, b + kLeast + kHalfElements, kTileRowBytes);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_dpbf16ps(3, 5, 7);
+  _tile_loadd(6, b + kMiddle, kTileRowBytes);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_loadd(7, b + kMiddle + kHalfElements, kTileRowBytes);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_dpbf16ps(3, 5, 7);
+  _tile_loadd(4, a + kMiddle, kTileRowBytes);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_loadd(5, a + kMiddle + kHalfElements, kTileRowBytes);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_dpbf16ps(3, 5, 7);
+  _tile_loadd(6, b, kTileRowBytes);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_loadd(7, b + kHalfElements, kTileRowBytes);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_dpbf16ps(3, 5, 7);
+  _tile_loadd(4, a + kLeast, kTileRowBytes);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_loadd(5, a + kLeast + kHalfElements, kTileRowBytes);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_dpbf16ps(3, 5, 7);
+}
+
+/// The same for at most 16 rows, whose C is in the tiles 0 and 1.
+RLHF_AMX inline void addSmallProductsFlat(const uint16_t* a, const uint16_t* b) {
+  _tile_loadd(4, a, kTileRowBytes);
+  _tile_loadd(6, b + kLeast, kTileRowBytes);
+  _tile_loadd(7, b + kLeast + kHalfElements, kTileRowBytes);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_loadd(2, b + kMiddle, kTileRowBytes);
+  _tile_loadd(3, b + kMiddle + kHalfElements, kTileRowBytes);
+  _tile_dpbf16ps(0, 4, 2);
+  _tile_dpbf16ps(1, 4, 3);
+  _tile_loadd(5, a + kMiddle, kTileRowBytes);
+  _tile_dpbf16ps(0, 5, 2);
+  _tile_dpbf16ps(1, 5, 3);
+  _tile_loadd(6, b, kTileRowBytes);
+  _tile_loadd(7, b + kHalfElements, kTileRowBytes);
+  _tile_dpbf16ps(0, 5, 6);
+  _tile_dpbf16ps(1, 5, 7);
+  _tile_loadd(4, a + kLeast, kTileRowBytes);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(1, 4, 7);
+}
+
+/// c + sums, for the first `rows` rows.
+__attribute__((target("avx512f"))) void addTile(const float* sums, int rows, float* c) {
+  for (int64_t i = 0; i < rows * kBfloat16Tile; i += 16) _mm512_storeu_ps(c + i, _mm512_add_ps(_mm512_loadu_ps(c + i), _mm512_loadu_ps(sums + i)));
+}
+
+RLHF_AMX inline void zeroTiles(bool flat) {
+  _tile_zero(0);
+  _tile_zero(1);
+  if (flat) return;
+  _tile_zero(2);
+  _tile_zero(3);
+}
+
+RLHF_AMX inline void addSmallProducts(const uint16_t* a, const uint16_t* b, bool flat) {
+  if (flat)
+    addSmallProductsFlat(a, b);
+  else
+    addSmallProductsTall(a, b);
+}
+
+/// The products of the largest parts, behind the small ones in tiles 0 to 3, and then these to c or onto it.
+RLHF_AMX inline void finishExact(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, bool accumulate) {
+  alignas(64) float sums[kBfloat16Tile * kBfloat16Tile];
+  float* const to = accumulate ? sums : c;
+  const bool flat = rows <= kHalf;
+  for (int64_t step = 0; step < steps; ++step, a += kExactStep, b += kExactStep) {
+    if (!flat) {
+      addStep(a, b);
+      continue;
+    }
+    _tile_loadd(4, a, kTileRowBytes);
+    _tile_loadd(6, b, kTileRowBytes);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, b + kHalfElements, kTileRowBytes);
+    _tile_dpbf16ps(1, 4, 7);
+  }
+  _tile_stored(0, to, kResultRowBytes);
+  _tile_stored(1, to + kHalf, kResultRowBytes);
+  if (!flat) {
+    _tile_stored(2, to + kHalf * kBfloat16Tile, kResultRowBytes);
+    _tile_stored(3, to + kHalf * kBfloat16Tile + kHalf, kResultRowBytes);
+  }
+  if (accumulate) addTile(sums, rows, c);
+}
+
+#define RLHF_CUT __attribute__((target("avx512f,avx512bw")))
+
+/// Each lane's nearest bfloat16 in the upper 16 bits, ties away from zero.
+RLHF_CUT inline __m512i nearestPart(__m512i value) {
+  return _mm512_and_si512(_mm512_add_epi32(value, _mm512_set1_epi32(0x8000)), _mm512_set1_epi32(static_cast<int>(0xffff0000)));
+}
+RLHF_CUT inline __m512i restOf(__m512i value, __m512i part) {
+  return _mm512_castps_si512(_mm512_sub_ps(_mm512_castsi512_ps(value), _mm512_castsi512_ps(part)));
+}
+/// The upper halves of both, those of `lower` in the lower halves.
+RLHF_CUT inline __m512i pairOf(__m512i lower, __m512i upper) {
+  return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_maskz_srli_epi32(0xffff, lower, 16), upper);
+}
+
+/// The parts of a step of a panel of B in float32, as cutPanelOfB makes them; what comes behind it is on the way in two stages.
+RLHF_CUT inline void cutStep(const float* panel, uint16_t* parts) {
+  constexpr int64_t kFloatsAheadOfFirstLevel = 512, kFloatsAheadOfSecondLevel = 1024;
+  for (int64_t pair = 0; pair < kHalf; ++pair, panel += 2 * kBfloat16Tile, parts += kBfloat16Tile) {
+    for (int64_t line = 0; line < 2 * kBfloat16Tile; line += 16) {
+      __builtin_prefetch(panel + kFloatsAheadOfFirstLevel + line);
+      __builtin_prefetch(panel + kFloatsAheadOfSecondLevel + line, 0, 2);
+    }
+    for (int64_t half = 0; half < 2; ++half) {
+      const __m512i lower = _mm512_loadu_si512(panel + half * kHalf), upper = _mm512_loadu_si512(panel + kBfloat16Tile + half * kHalf);
+      const __m512i lowerPart = nearestPart(lower), upperPart = nearestPart(upper);
+      const __m512i lowerRest = restOf(lower, lowerPart), upperRest = restOf(upper, upperPart);
+      const __m512i lowerMiddle = nearestPart(lowerRest), upperMiddle = nearestPart(upperRest);
+      uint16_t* const to = parts + half * kHalfElements;
+      _mm512_storeu_si512(to, pairOf(lowerPart, upperPart));
+      _mm512_storeu_si512(to + kMiddle, pairOf(lowerMiddle, upperMiddle));
+      _mm512_storeu_si512(to + kLeast, pairOf(restOf(lowerRest, lowerMiddle), restOf(upperRest, upperMiddle)));
+    }
+  }
+}
+
+}  // namespace
+
+RLHF_AMX void multiplyExact(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, bool accumulate, const char* next,
+                            int64_t linesPerStep) {
+  const bool flat = rows <= kHalf;
+  zeroTiles(flat);
+  for (int64_t step = 0; step < steps; ++step) {
+    addSmallProducts(a + step * kExactStep, b + step * kExactStep, flat);
+    for (int64_t line = 0; line < linesPerStep; ++line, next += 64) __builtin_prefetch(next, 0, 2);
+  }
+  finishExact(a, b, steps, rows, c, accumulate);
+}
+
+/// A step is cut while the tiles multiply the one before.
+__attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw"))) void multiplyExactOfPanel(const uint16_t* a, const float* panel, uint16_t* parts,
+                                                                                       int64_t steps, int rows, float* c, bool accumulate) {
+  const bool flat = rows <= kHalf;
+  zeroTiles(flat);
+  cutStep(panel, parts);
+  for (int64_t step = 0; step < steps; ++step) {
+    if (step + 1 < steps) cutStep(panel + (step + 1) * kBfloat16StepElements, parts + (step + 1) * kExactStep);
+    addSmallProducts(a + step * kExactStep, parts + step * kExactStep, flat);
+  }
+  finishExact(a, parts, steps, rows, c, accumulate);
+}
+
+}  // namespace rlhf::cpu
