@@ -7,7 +7,8 @@
  *   npm run bench -- shared-prompts --threads 2                a script, with its options
  *
  * Options of tables and ops: --threads (1 and all), --compute (float32,bfloat16), --backend (the best of the CPU's),
- * --seconds (0.3, for each line), --json FILE. Each line is the fastest run, beside the ceiling measured in the same run: the peak of
+ * --products (amx, dot or convert: what the CPU makes those in bfloat16 with, and with amx those in float32 of wide layers; the best that there
+ * is), --seconds (0.3, for each line), --json FILE. Each line is the fastest run, beside the ceiling measured in the same run: the peak of
  * multiply-adds or of bfloat16 products, or the bandwidth of streaming arrays of the same sizes. It ends with exit code 1 where an op
  * of the backend has no bench.
  */
@@ -35,10 +36,15 @@ function runOps(benches: readonly OpBench[], options: string[]): void {
       },
       threads: { type: "string", default: [...new Set([1, availableParallelism()])].join() },
       compute: { type: "string", default: "float32,bfloat16" },
+      products: { type: "string" },
       seconds: { type: "string", default: "0.3" },
       json: { type: "string" },
     },
   });
+  if (values.products && !kernels.chooseBfloat16Kernel(values.products as "amx"))
+    throw new Error(
+      `--products ${values.products}: this machine has no such way, expected amx, dot or convert`,
+    );
   const settings: BenchSettings = {
     backend: values.backend,
     computes: values.compute.split(",") as Compute[],
