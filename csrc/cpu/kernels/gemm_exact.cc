@@ -66,7 +66,8 @@ class ExactProductTask {
         wholeStrips_(columns == Columns::FixedCuts || rowPanels_ == 1) {}
 
   void run() {
-    const int64_t threads = cpu::pool(context_).size(), tasks = threads == 1 ? 1 : 4 * threads;
+    // Tasks that share rows pack them each for itself, which counts where these are many.
+    const int64_t threads = cpu::pool(context_).size(), tasks = threads == 1 ? 1 : (rowPanels_ == 1 ? 6 : 2) * threads;
     const int64_t rowParts = ceilDivide(rowPanels_, groupPanels());
     const int64_t unit = wholeStrips_ ? kStripPanels : 1, units = ceilDivide(colPanels_, unit);
     const int64_t colParts = std::min(units, ceilDivide(tasks, rowParts));
