@@ -17,46 +17,46 @@ import { CaseData } from "./cases/case.ts";
 import { ACTIVATION, linearForwardArguments } from "./cases/linear.ts";
 
 /*
- * Products in float32 of layers at least 256 wide: where the processor has AMX they are made from three parts of each number
+ * Products in float32 of layers at least 320 wide: where the processor has AMX they are made from three parts of each number
  * (csrc/cpu/kernels/gemm_exact.cc), elsewhere of multiply-adds, and so they are here with the other kernels.
  */
 
 const CASES: readonly ComputedCase[] = [
-  forward("1×256×256, one row, nothing but whole tiles", { rows: 1, inputs: 256, outputs: 256 }),
-  forward("16×257×289 with residual", { rows: 16, inputs: 257, outputs: 289, gap: 3, residual: "inPlace" }),
-  forward("17×300×270 transposed, GELU", {
-    ...{ rows: 17, inputs: 300, outputs: 270, transposed: true, bias: true, preActivation: true },
+  forward("1×320×320, one row, nothing but whole tiles", { rows: 1, inputs: 320, outputs: 320 }),
+  forward("16×321×353 with residual", { rows: 16, inputs: 321, outputs: 353, gap: 3, residual: "inPlace" }),
+  forward("17×330×340 transposed, GELU", {
+    ...{ rows: 17, inputs: 330, outputs: 340, transposed: true, bias: true, preActivation: true },
     activation: ACTIVATION.geluTanh,
   }),
-  forward("300×260×290 with LoRA", { rows: 300, inputs: 260, outputs: 290, rank: 5 }),
-  forward("70×260×300 with LoRA after dropout", {
-    ...{ rows: 70, inputs: 260, outputs: 300, rank: 40, loraInput: true, transposed: true },
+  forward("300×325×350 with LoRA", { rows: 300, inputs: 325, outputs: 350, rank: 5 }),
+  forward("70×325×333 with LoRA after dropout", {
+    ...{ rows: 70, inputs: 325, outputs: 333, rank: 40, loraInput: true, transposed: true },
   }),
-  forward("290×1000×300, groups of rows for which the cache has room", {
+  forward("290×1000×333, groups of rows for which the cache has room", {
     rows: 290,
     inputs: 1000,
-    outputs: 300,
+    outputs: 333,
   }),
   forward("270×1100×800, in chunks of k, more columns than wait for the next", {
     ...{ rows: 270, inputs: 1100, outputs: 800, rank: 3 },
   }),
-  backward("40×300×333", {
-    ...{ rows: 40, inputs: 300, outputs: 333, gap: 2, dx: "write", dWeight: true, dBias: true },
+  backward("40×330×333", {
+    ...{ rows: 40, inputs: 330, outputs: 333, gap: 2, dx: "write", dWeight: true, dBias: true },
   }),
-  backward("333×260×300 transposed, accumulated", {
-    ...{ rows: 333, inputs: 260, outputs: 300, dx: "accumulate", dWeight: true, transposed: true },
+  backward("333×325×340 transposed, accumulated", {
+    ...{ rows: 333, inputs: 325, outputs: 340, dx: "accumulate", dWeight: true, transposed: true },
   }),
-  backward("60×300×1100 with LoRA", {
+  backward("60×330×1100 with LoRA", {
     rows: 60,
-    inputs: 300,
+    inputs: 330,
     outputs: 1100,
     rank: 8,
     dx: "write",
     dLora: true,
   }),
-  ...statistics(90, 260, 2300, 80),
-  tokenLoss({ kind: "nll", rows: 90, cols: 264, vocab: 1100, count: 80, blockRows: 48 }),
-  ...divergence("reverse", { rows: 60, cols: 256, refCols: 300, vocab: 1100, count: 50 }),
+  ...statistics(90, 325, 2300, 80),
+  tokenLoss({ kind: "nll", rows: 90, cols: 328, vocab: 1100, count: 80, blockRows: 48 }),
+  ...divergence("reverse", { rows: 60, cols: 320, refCols: 330, vocab: 1100, count: 50 }),
 ].map((each) => ({ ...each, compute: "float32" }));
 
 /** Root mean square of errors in all outputs, each as a share of its own root mean square. */
@@ -126,7 +126,7 @@ describe("products in float32 of wide layers", () => {
   });
 
   it("of a step of decoding are multiply-adds by every kernel", () => {
-    const [x, weight] = [wave(20 * 300), wave(300 * 400)];
+    const [x, weight] = [wave(20 * 330), wave(330 * 400)];
     const [expected, ...others] = BFLOAT16_KERNELS.map((kernel) => {
       kernels.chooseBfloat16Kernel(kernel);
       return product(x, weight, 20, { decoding: true });
@@ -137,16 +137,16 @@ describe("products in float32 of wide layers", () => {
   it("lose no bit of a number, from the smallest that count to the largest", () => {
     for (const scale of [2 ** -100, 1, 2 ** 100])
       for (const value of [1 + 2 ** -23, -(2 - 2 ** -23), 1 + 2 ** -8 + 2 ** -16, 1 - 2 ** -24, 0]) {
-        const ones = new Float32Array(256 * 256).fill(1);
-        const single = new Float32Array(256);
+        const ones = new Float32Array(320 * 320).fill(1);
+        const single = new Float32Array(320);
         single[77] = value * scale;
         assert.ok(
           product(single, ones, 1).every((y) => y === value * scale),
           `x of ${value} · ${scale}`,
         );
-        const weight = new Float32Array(256 * 256);
-        weight.set(single, 3 * 256);
-        assert.equal(product(ones.subarray(0, 256), weight, 1)[3], value * scale);
+        const weight = new Float32Array(320 * 320);
+        weight.set(single, 3 * 320);
+        assert.equal(product(ones.subarray(0, 320), weight, 1)[3], value * scale);
       }
   });
 
@@ -154,14 +154,14 @@ describe("products in float32 of wide layers", () => {
     for (const kernel of BFLOAT16_KERNELS)
       for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
         kernels.chooseBfloat16Kernel(kernel);
-        const x = wave(3 * 300);
-        x[300 + 7] = bad;
-        const y = product(x, wave(300 * 256), 3);
+        const x = wave(3 * 330);
+        x[330 + 7] = bad;
+        const y = product(x, wave(330 * 320), 3);
         assert.ok(
-          y.subarray(0, 256).every(Number.isFinite) && y.subarray(512).every(Number.isFinite),
+          y.subarray(0, 320).every(Number.isFinite) && y.subarray(640).every(Number.isFinite),
           kernel,
         );
-        assert.ok(!y.subarray(256, 512).some(Number.isFinite), kernel);
+        assert.ok(!y.subarray(320, 640).some(Number.isFinite), kernel);
       }
   });
 });

@@ -9,7 +9,7 @@ those of a row alone, and of the product that packs its operands itself. */
 
 const BACKENDS = kernels.backends().filter((name) => name.startsWith("cpu"));
 const COMPUTE = ["float32", "bfloat16x3", "bfloat16"] as const;
-const [INPUTS, OUTPUTS] = [300, 1100];
+const [INPUTS, OUTPUTS] = [330, 1100];
 /** Around one, two and four panels of rows of every instruction set. */
 const ROWS = [1, 4, 5, 6, 7, 8, 13, 14, 15, 16, 17, 24, 25, 32, 33, 56, 57];
 

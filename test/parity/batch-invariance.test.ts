@@ -46,7 +46,7 @@ const CONFIGS = {
   },
 };
 /** Layers wide enough for products that AMX makes where the CPU has it. */
-const WIDE = { model_type: "gpt2", n_layer: 1, n_embd: 288, n_head: 9, n_positions: 384, vocab_size: 1031 };
+const WIDE = { model_type: "gpt2", n_layer: 1, n_embd: 320, n_head: 10, n_positions: 384, vocab_size: 1031 };
 type Family = keyof typeof CONFIGS | "a wide gpt2";
 /** Only the CPU has such, and threads of its own. */
 const FAMILIES: readonly Family[] = [

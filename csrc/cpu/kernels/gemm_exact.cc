@@ -14,7 +14,7 @@ constexpr int64_t kBlockSteps = 4;
 constexpr int64_t kBlockDepth = kBlockSteps * kBfloat16Tile;
 
 // Fewer values of k or columns are not worth being cut up.
-constexpr int64_t kFewestDepth = 256, kFewestCols = 256;
+constexpr int64_t kFewestDepth = 320, kFewestCols = 320;
 
 // A task takes a group of rows, which share what is cut of B. Its A lies in the second-level cache while B passes by: all of k, or where that is
 // deep a chunk after the other, and tiles wait for the next chunk.
