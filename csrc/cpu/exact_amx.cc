@@ -8,7 +8,7 @@ namespace {
 // Parts of a step of operands in three.
 constexpr int64_t kMiddle = kBfloat16StepElements, kLeast = 2 * kBfloat16StepElements, kExactStep = 3 * kBfloat16StepElements;
 
-/// C, in tiles 0 to 3, plus a step's small products, the smallest first. Each is a factor of the next, so that half of the tiles stay.
+/// C, in tiles 0 to 3, plus a step's small products, the smallest first. Each shares a factor with the next, so that half of the tiles stay.
 RLHF_AMX inline void addSmallProductsTall(const uint16_t* a, const uint16_t* b) {
   _tile_loadd(4, a, kTileRowBytes);
   _tile_loadd(6, b + kLeast, kTileRowBytes);
@@ -126,7 +126,8 @@ RLHF_CUT inline __m512i pairOf(__m512i lower, __m512i upper) {
   return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_maskz_srli_epi32(0xffff, lower, 16), upper);
 }
 
-/// The parts of a step of a panel of B in float32, as cutPanelOfB makes them; what comes behind it is on the way in two stages.
+/// The parts of a step of a panel of B in float32, as ExactParts has those of A (kernels/bfloat16_parts.h); what comes behind it is on the way in
+/// two stages.
 RLHF_CUT inline void cutStep(const float* panel, uint16_t* parts) {
   constexpr int64_t kFloatsAheadOfFirstLevel = 512, kFloatsAheadOfSecondLevel = 1024;
   for (int64_t pair = 0; pair < kHalf; ++pair, panel += 2 * kBfloat16Tile, parts += kBfloat16Tile) {

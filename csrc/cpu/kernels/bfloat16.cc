@@ -182,19 +182,6 @@ void packB(const MatrixView& b, int64_t depth, int64_t cols, float* packed, int6
   });
 }
 
-/// Where the pair of k and k + 1 from column `col` on lies in a block of B in three parts.
-uint16_t* placeOfPair(uint16_t* parts, int64_t k, int64_t col) {
-  return parts + k / kBfloat16Tile * ExactParts::kCount * kBfloat16StepElements + col / kHalfTile * kBfloat16StepElements / 2 +
-         k % kBfloat16Tile / 2 * kBfloat16Tile + col % kHalfTile * 2;
-}
-
-inline void storePair(const ExactParts& lower, const ExactParts& upper, uint16_t* to) {
-  for (int64_t part = 0; part < ExactParts::kCount; ++part) {
-    const BitVec pair = lower.part[part] >> 16 | (upper.part[part] & 0xffff0000u);
-    std::memcpy(to + part * kBfloat16StepElements, &pair, sizeof pair);
-  }
-}
-
 }  // namespace
 
 void packBfloat16A(DType compute, const MatrixView& a, int64_t rows, int64_t depth, float factor, float* packed, int64_t panelStride) {
@@ -207,18 +194,6 @@ void packBfloat16B(DType compute, const MatrixView& b, int64_t depth, int64_t co
 
 void packExactA(const MatrixView& a, int64_t rows, int64_t depth, float factor, float* packed, int64_t panelStride) {
   packA<ExactParts>(a, rows, depth, factor, packed, panelStride);
-}
-
-void cutPanelOfB(const float* panel, int64_t depth, uint16_t* parts) {
-  const int64_t whole = depth / 2 * 2, padded = bfloat16Steps(depth) * kBfloat16Tile;
-  for (int64_t k = 0; k < whole; k += 2)
-    for (int64_t col = 0; col < kBfloat16Tile; col += kWidth) {
-      const float* const from = panel + k * kBfloat16Tile + col;
-      storePair(ExactParts(load(from)), ExactParts(load(from + kBfloat16Tile)), placeOfPair(parts, k, col));
-    }
-  for (int64_t k = whole; k < padded; k += 2)
-    for (int64_t col = 0; col < kBfloat16Tile; col += kWidth)
-      storePair(ExactParts(k < depth ? load(panel + k * kBfloat16Tile + col) : Vec{}), ExactParts(Vec{}), placeOfPair(parts, k, col));
 }
 
 const Bfloat16Kernel& bfloat16Kernel() {

@@ -31,9 +31,6 @@ inline constexpr int64_t kExactStepFloats = 3 * kBfloat16StepFloats;
 /// packBfloat16A in three parts.
 void packExactA(const MatrixView& a, int64_t rows, int64_t depth, float factor, float* packed, int64_t panelStride);
 
-/// The parts of `depth` values of k of a panel of B in float32, [depth][32]; zeros up to a whole step.
-void cutPanelOfB(const float* panel, int64_t depth, uint16_t* parts);
-
 /// The kernel for this instruction set.
 const cpu::Bfloat16Kernel& bfloat16Kernel();
 

@@ -12,7 +12,7 @@ namespace rlhf::RLHF_ISA {
 
 // Matrix products C = Σ A·B. Every element of C is one chain of sums in rising k, term after term, so that its bits depend on its
 // row of A and its column of B alone: not on the number of rows, the threads, the blocking or the packing. In float32 a link of
-// the chain is a multiply-add; in bfloat16 what an instruction adds at a time (bfloat16.h).
+// the chain is a multiply-add, or the sum over 128 values of k (gemm_exact.cc); in bfloat16 what an instruction adds at a time (bfloat16.h).
 
 /// One term of a product: factor·A [rows, depth] times B [depth, cols].
 struct Term {

@@ -35,7 +35,7 @@ constexpr int64_t kWorkPerElementOfB = 8;
 /// What a thread's scratch memory holds.
 struct ThreadScratch {
   float* packedA;   // a chunk of a group's rows, and those of the second term
-  float* panelOfB;  // a block of B, where it is not packed before
+  float* panelOfB;  // a block of B, where it is not packed before, or ends within a step
   uint16_t* partsOfB;
   float* strip;
   float* tiles;
@@ -84,8 +84,8 @@ class ExactProductTask {
 
  private:
   static int64_t stepsOf(const Term& term) { return bfloat16Steps(term.depth); }
-  bool isCut() const { return stepsOf(product_.terms[0]) > kWholeSteps; }
-  int64_t chunkSteps() const { return isCut() ? kChunkSteps : stepsOf(product_.terms[0]); }
+  bool isInChunks() const { return stepsOf(product_.terms[0]) > kWholeSteps; }
+  int64_t chunkSteps() const { return isInChunks() ? kChunkSteps : stepsOf(product_.terms[0]); }
   int64_t groupPanels() const { return std::min(kMostGroupPanels, kGroupFloats / panelStride(0)); }
   /// Floats of a panel of A, of a chunk of the first term and all of the second.
   int64_t panelStride(int term) const { return (term == 0 ? chunkSteps() : stepsOf(product_.terms[1])) * kExactStepFloats; }
@@ -94,12 +94,12 @@ class ExactProductTask {
   void multiplyGroup(Range rows, Range cols, int slot) const {
     const ThreadScratch scratch(cpu::threadScratch(context_, slot), rows.count() * (panelStride(0) + panelStride(1)));
     packRows(1, rows, {0, product_.terms[1].depth}, scratch.packedA + rows.count() * panelStride(0));
-    const int64_t width = isCut() ? kWaitingPanels : cols.count();
+    const int64_t width = isInChunks() ? kWaitingPanels : cols.count();
     const int64_t depth = product_.terms[0].depth, chunkDepth = chunkSteps() * kBfloat16Tile;
     for (int64_t col = cols.begin; col < cols.end; col += width)
       for (int64_t k = 0; k < depth; k += chunkDepth) {
         const Range chunk{k, std::min(k + chunkDepth, depth)};
-        if (isCut() || col == cols.begin) packRows(0, rows, chunk, scratch.packedA);
+        if (isInChunks() || col == cols.begin) packRows(0, rows, chunk, scratch.packedA);
         multiplyChunk(rows, {col, std::min(col + width, cols.end)}, chunk, scratch, slot);
       }
   }
@@ -114,7 +114,7 @@ class ExactProductTask {
     const bool last = chunk.end == product_.terms[0].depth;
     for (int64_t j = cols.begin; j < cols.end; ++j) {
       // Tiles that wait for the next chunk, or for a strip to be whole, have places of their own.
-      const int64_t place = isCut() ? j - cols.begin : wholeStrips_ ? (j - cols.begin) % kStripPanels : 0;
+      const int64_t place = isInChunks() ? j - cols.begin : wholeStrips_ ? (j - cols.begin) % kStripPanels : 0;
       float* const tiles = scratch.tiles + place * rows.count() * kTileFloats;
       for (int64_t k = chunk.begin; k < chunk.end; k += kBlockDepth)
         multiplyBlock(0, rows, j, {k, std::min(k + kBlockDepth, chunk.end)}, k - chunk.begin, scratch, tiles);
@@ -137,13 +137,9 @@ class ExactProductTask {
     const bool accumulate = index == 1 || block.begin > 0;
     const int64_t lines = product_.terms[index].packedB ? ceilDivide(kLinesPerStep, std::max<int64_t>(1, rows.count() - 1)) : 0;
     const char* next = fetchedNext(index, colPanel, block);
-    int64_t i = 0;
-    if (block.count() % kBfloat16Tile == 0)
-      kernel_.exactOfPanel(reinterpret_cast<const uint16_t*>(packedA), values, scratch.partsOfB, steps,
-                           static_cast<int>(heightOf(rows.begin + i++)), tiles, accumulate);
-    else
-      cutPanelOfB(values, block.count(), scratch.partsOfB);
-    for (; i < rows.count(); ++i, next += lines * steps * 64)
+    kernel_.exactOfPanel(reinterpret_cast<const uint16_t*>(packedA), values, scratch.partsOfB, steps, static_cast<int>(heightOf(rows.begin)),
+                         tiles, accumulate);
+    for (int64_t i = 1; i < rows.count(); ++i, next += lines * steps * 64)
       kernel_.exact(reinterpret_cast<const uint16_t*>(packedA + i * panel), scratch.partsOfB, steps,
                     static_cast<int>(heightOf(rows.begin + i)), tiles + i * kTileFloats, accumulate, next, lines);
   }
@@ -155,11 +151,18 @@ class ExactProductTask {
     return reinterpret_cast<const char*>(term.packedB + colPanel * term.packedBStride + block.end * kBfloat16Tile);
   }
 
+  /// A block of B in float32, with zeros up to a whole step.
   const float* panelOfB(int index, int64_t colPanel, Range block, const ThreadScratch& scratch) const {
     const Term& term = product_.terms[index];
-    if (term.packedB) return term.packedB + colPanel * term.packedBStride + block.begin * kBfloat16Tile;
+    const float* const packed = term.packedB ? term.packedB + colPanel * term.packedBStride + block.begin * kBfloat16Tile : nullptr;
+    const int64_t floats = block.count() * kBfloat16Tile, wholeFloats = bfloat16Steps(block.count()) * kTileFloats;
+    if (packed && floats == wholeFloats) return packed;
     const int64_t col = colPanel * kBfloat16Tile, cols = std::min(kBfloat16Tile, product_.cols - col);
-    packB(term.b.from(block.begin, col), block.count(), cols, scratch.panelOfB, block.count() * kBfloat16Tile);
+    if (packed)
+      std::copy_n(packed, floats, scratch.panelOfB);
+    else
+      packB(term.b.from(block.begin, col), block.count(), cols, scratch.panelOfB, floats);
+    std::fill(scratch.panelOfB + floats, scratch.panelOfB + wholeFloats, 0.0f);
     return scratch.panelOfB;
   }
 
@@ -172,7 +175,7 @@ class ExactProductTask {
     const int64_t stride = cols.count() * kBfloat16Tile;
     for (int64_t i = 0; i < rows.count(); ++i) {
       for (int64_t j = 0; j < cols.count(); ++j) {
-        const int64_t place = isCut() ? cols.begin - firstCol + j : j;
+        const int64_t place = isInChunks() ? cols.begin - firstCol + j : j;
         const float* const tile = scratch.tiles + (place * rows.count() + i) * kTileFloats;
         for (int64_t r = 0; r < heightOf(rows.begin + i); ++r)
           std::copy_n(tile + r * kBfloat16Tile, kBfloat16Tile, scratch.strip + r * stride + j * kBfloat16Tile);
