@@ -16,12 +16,16 @@ inline constexpr int kResultRowBytes = kBfloat16Tile * sizeof(float);
 
 inline constexpr int kTileRowBytes = 64;
 
+/// Tile 4 of 16 rows of A, and 5 of those 16 below, with the hint not to keep them in the first-level cache: it is for B, which all rows of a group use.
+RLHF_AMX inline void loadRows(const uint16_t* a) { _tile_stream_loadd(4, a, kTileRowBytes); }
+RLHF_AMX inline void loadLowerRows(const uint16_t* a) { _tile_stream_loadd(5, a + kHalfElements, kTileRowBytes); }
+
 /// C, in tiles 0 to 3, plus a step's product: 4 and 5 are the halves of A, 6 and 7 those of B.
 RLHF_AMX inline void addStep(const uint16_t* a, const uint16_t* b) {
-  _tile_loadd(4, a, kTileRowBytes);
+  loadRows(a);
   _tile_loadd(6, b, kTileRowBytes);
   _tile_dpbf16ps(0, 4, 6);
-  _tile_loadd(5, a + kHalfElements, kTileRowBytes);
+  loadLowerRows(a);
   _tile_dpbf16ps(2, 5, 6);
   _tile_loadd(7, b + kHalfElements, kTileRowBytes);
   _tile_dpbf16ps(1, 4, 7);
@@ -29,7 +33,8 @@ RLHF_AMX inline void addStep(const uint16_t* a, const uint16_t* b) {
 }
 
 /// What Bfloat16Kernel::exact and exactOfPanel are with AMX.
-void multiplyExact(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, bool accumulate, const char* next, int64_t linesPerStep);
-void multiplyExactOfPanel(const uint16_t* a, const float* panel, uint16_t* parts, int64_t steps, int rows, float* c, bool accumulate);
+void multiplyExact(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, bool accumulate, const Bfloat16Prefetch& prefetch);
+void multiplyExactOfPanel(const uint16_t* a, const float* panel, uint16_t* parts, int64_t steps, int rows, float* c, bool accumulate,
+                          const Bfloat16Prefetch& prefetch);
 
 }  // namespace rlhf::cpu

@@ -58,10 +58,10 @@ RLHF_AMX inline void addSplitStep(const uint16_t* a, const uint16_t* b) {
   const uint16_t* const restA = a + kBfloat16StepElements;
   const uint16_t* const restB = b + kBfloat16StepElements;
   addStep(restA, b);
-  _tile_loadd(4, a, kTileRowBytes);
+  loadRows(a);
   _tile_dpbf16ps(0, 4, 6);
   _tile_dpbf16ps(1, 4, 7);
-  _tile_loadd(5, a + kHalfElements, kTileRowBytes);
+  loadLowerRows(a);
   _tile_dpbf16ps(2, 5, 6);
   _tile_dpbf16ps(3, 5, 7);
   _tile_loadd(6, restB, kTileRowBytes);

@@ -58,15 +58,16 @@ struct Bfloat16Products {
 };
 
 /// c[32][32] (+)= A·B for the first `rows` rows, of operands that lie in three parts a step: the largest, the middle and the least of each number,
-/// whose sum it is. Of the nine products of parts the three smallest, below 2^-24 of the whole, are left out. What is added to c is the
-/// sum over this call, of the small products and then of the largest: so the cuts of k between calls make the bits, and the error is that
-/// of sums of so few terms. Each step asks for `linesPerStep` lines of memory from `next` on (Henry, Tang & Heinecke 2019, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision computations").
-using ExactProduct = void (*)(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, bool accumulate, const char* next,
-                              int64_t linesPerStep);
+/// whose sum it is (Henry, Tang & Heinecke 2019, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision computations"). Of the
+/// nine products of parts the three smallest, below 2^-24 of the whole, are left out. What is added to c is the sum over this call, of the small
+/// products and then of the largest: so the cuts of k between calls make the bits, and the error is that of sums of so few terms.
+using ExactProduct = void (*)(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, bool accumulate,
+                              const Bfloat16Prefetch& prefetch);
 
 /// The same of whole steps of a panel of B in float32, [32 · steps][32], whose parts are left in `parts` for other rows. It asks for the memory
 /// behind them.
-using ExactProductOfPanel = void (*)(const uint16_t* a, const float* panel, uint16_t* parts, int64_t steps, int rows, float* c, bool accumulate);
+using ExactProductOfPanel = void (*)(const uint16_t* a, const float* panel, uint16_t* parts, int64_t steps, int rows, float* c, bool accumulate,
+                                     const Bfloat16Prefetch& prefetch);
 
 struct Bfloat16Kernel {
   const char* name;

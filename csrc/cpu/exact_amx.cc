@@ -1,3 +1,5 @@
+#include <atomic>
+
 #include "cpu/amx.h"
 
 // Products in float32 from three bfloat16 parts of each number (kernels/gemm_exact.cc).
@@ -8,71 +10,89 @@ namespace {
 // Parts of a step of operands in three.
 constexpr int64_t kMiddle = kBfloat16StepElements, kLeast = 2 * kBfloat16StepElements, kExactStep = 3 * kBfloat16StepElements;
 
+#define RLHF_EXACT __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw")))
+#define RLHF_EXACT_INLINE inline __attribute__((always_inline, target("amx-tile,amx-bf16,avx512f,avx512bw")))
+
 /// C, in tiles 0 to 3, plus a step's small products, the smallest first. Each shares a factor with the next, so that half of the tiles stay.
-RLHF_AMX inline void addSmallProductsTall(const uint16_t* a, const uint16_t* b) {
-  _tile_loadd(4, a, kTileRowBytes);
+/// `between` is called with 8 in eight places, and has one eighth of its work done there beside the tiles'.
+template <class Between>
+RLHF_EXACT_INLINE void addSmallProductsTall(const uint16_t* a, const uint16_t* b, Between& between) {
+  loadRows(a);
   _tile_loadd(6, b + kLeast, kTileRowBytes);
   _tile_dpbf16ps(0, 4, 6);
-  _tile_loadd(5, a + kHalfElements, kTileRowBytes);
+  loadLowerRows(a);
   _tile_dpbf16ps(2, 5, 6);
+  between(8);
   _tile_loadd(7, b + kLeast + kHalfElements, kTileRowBytes);
   _tile_dpbf16ps(1, 4, 7);
   _tile_dpbf16ps(3, 5, 7);
+  between(8);
   _tile_loadd(6, b + kMiddle, kTileRowBytes);
   _tile_dpbf16ps(0, 4, 6);
   _tile_dpbf16ps(2, 5, 6);
+  between(8);
   _tile_loadd(7, b + kMiddle + kHalfElements, kTileRowBytes);
   _tile_dpbf16ps(1, 4, 7);
   _tile_dpbf16ps(3, 5, 7);
-  _tile_loadd(4, a + kMiddle, kTileRowBytes);
+  between(8);
+  loadRows(a + kMiddle);
   _tile_dpbf16ps(0, 4, 6);
   _tile_dpbf16ps(1, 4, 7);
-  _tile_loadd(5, a + kMiddle + kHalfElements, kTileRowBytes);
+  between(8);
+  loadLowerRows(a + kMiddle);
   _tile_dpbf16ps(2, 5, 6);
   _tile_dpbf16ps(3, 5, 7);
+  between(8);
   _tile_loadd(6, b, kTileRowBytes);
   _tile_dpbf16ps(0, 4, 6);
   _tile_dpbf16ps(2, 5, 6);
+  between(8);
   _tile_loadd(7, b + kHalfElements, kTileRowBytes);
   _tile_dpbf16ps(1, 4, 7);
   _tile_dpbf16ps(3, 5, 7);
-  _tile_loadd(4, a + kLeast, kTileRowBytes);
+  between(8);
+  loadRows(a + kLeast);
   _tile_dpbf16ps(0, 4, 6);
   _tile_dpbf16ps(1, 4, 7);
-  _tile_loadd(5, a + kLeast + kHalfElements, kTileRowBytes);
+  loadLowerRows(a + kLeast);
   _tile_dpbf16ps(2, 5, 6);
   _tile_dpbf16ps(3, 5, 7);
 }
 
-/// The same for at most 16 rows, whose C is in the tiles 0 and 1.
-RLHF_AMX inline void addSmallProductsFlat(const uint16_t* a, const uint16_t* b) {
-  _tile_loadd(4, a, kTileRowBytes);
+/// The same for at most 16 rows, whose C is in the tiles 0 and 1; `between` has a quarter of its work done in each of four places.
+template <class Between>
+RLHF_EXACT_INLINE void addSmallProductsFlat(const uint16_t* a, const uint16_t* b, Between& between) {
+  loadRows(a);
   _tile_loadd(6, b + kLeast, kTileRowBytes);
   _tile_loadd(7, b + kLeast + kHalfElements, kTileRowBytes);
   _tile_dpbf16ps(0, 4, 6);
   _tile_dpbf16ps(1, 4, 7);
+  between(4);
   _tile_loadd(2, b + kMiddle, kTileRowBytes);
   _tile_loadd(3, b + kMiddle + kHalfElements, kTileRowBytes);
   _tile_dpbf16ps(0, 4, 2);
   _tile_dpbf16ps(1, 4, 3);
+  between(4);
   _tile_loadd(5, a + kMiddle, kTileRowBytes);
   _tile_dpbf16ps(0, 5, 2);
   _tile_dpbf16ps(1, 5, 3);
+  between(4);
   _tile_loadd(6, b, kTileRowBytes);
   _tile_loadd(7, b + kHalfElements, kTileRowBytes);
   _tile_dpbf16ps(0, 5, 6);
   _tile_dpbf16ps(1, 5, 7);
-  _tile_loadd(4, a + kLeast, kTileRowBytes);
+  between(4);
+  loadRows(a + kLeast);
   _tile_dpbf16ps(0, 4, 6);
   _tile_dpbf16ps(1, 4, 7);
 }
 
 /// c + sums, for the first `rows` rows.
-__attribute__((target("avx512f"))) void addTile(const float* sums, int rows, float* c) {
+RLHF_EXACT_INLINE void addTile(const float* sums, int rows, float* c) {
   for (int64_t i = 0; i < rows * kBfloat16Tile; i += 16) _mm512_storeu_ps(c + i, _mm512_add_ps(_mm512_loadu_ps(c + i), _mm512_loadu_ps(sums + i)));
 }
 
-RLHF_AMX inline void zeroTiles(bool flat) {
+RLHF_EXACT_INLINE void zeroTiles(bool flat) {
   _tile_zero(0);
   _tile_zero(1);
   if (flat) return;
@@ -80,15 +100,16 @@ RLHF_AMX inline void zeroTiles(bool flat) {
   _tile_zero(3);
 }
 
-RLHF_AMX inline void addSmallProducts(const uint16_t* a, const uint16_t* b, bool flat) {
+template <class Between>
+RLHF_EXACT_INLINE void addSmallProducts(const uint16_t* a, const uint16_t* b, bool flat, Between&& between) {
   if (flat)
-    addSmallProductsFlat(a, b);
+    addSmallProductsFlat(a, b, between);
   else
-    addSmallProductsTall(a, b);
+    addSmallProductsTall(a, b, between);
 }
 
 /// The products of the largest parts, behind the small ones in tiles 0 to 3, and then these to c or onto it.
-RLHF_AMX inline void finishExact(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, bool accumulate) {
+RLHF_EXACT_INLINE void finishExact(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, bool accumulate) {
   alignas(64) float sums[kBfloat16Tile * kBfloat16Tile];
   float* const to = accumulate ? sums : c;
   const bool flat = rows <= kHalf;
@@ -112,25 +133,34 @@ RLHF_AMX inline void finishExact(const uint16_t* a, const uint16_t* b, int64_t s
   if (accumulate) addTile(sums, rows, c);
 }
 
-#define RLHF_CUT __attribute__((target("avx512f,avx512bw")))
-
 /// Each lane's nearest bfloat16 in the upper 16 bits, ties away from zero.
-RLHF_CUT inline __m512i nearestPart(__m512i value) {
+RLHF_EXACT_INLINE __m512i nearestPart(__m512i value) {
   return _mm512_and_si512(_mm512_add_epi32(value, _mm512_set1_epi32(0x8000)), _mm512_set1_epi32(static_cast<int>(0xffff0000)));
 }
-RLHF_CUT inline __m512i restOf(__m512i value, __m512i part) {
+RLHF_EXACT_INLINE __m512i restOf(__m512i value, __m512i part) {
   return _mm512_castps_si512(_mm512_sub_ps(_mm512_castsi512_ps(value), _mm512_castsi512_ps(part)));
 }
 /// The upper halves of both, those of `lower` in the lower halves.
-RLHF_CUT inline __m512i pairOf(__m512i lower, __m512i upper) {
+RLHF_EXACT_INLINE __m512i pairOf(__m512i lower, __m512i upper) {
   return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_maskz_srli_epi32(0xffff, lower, 16), upper);
 }
 
-/// The parts of a step of a panel of B in float32, as ExactParts has those of A (kernels/bfloat16_parts.h); what comes behind it is on the way in
-/// two stages.
-RLHF_CUT inline void cutStep(const float* panel, uint16_t* parts) {
-  constexpr int64_t kFloatsAheadOfFirstLevel = 512, kFloatsAheadOfSecondLevel = 1024;
-  for (int64_t pair = 0; pair < kHalf; ++pair, panel += 2 * kBfloat16Tile, parts += kBfloat16Tile) {
+/// Cuts a step of a panel of B in float32 into parts, as ExactParts has those of A (kernels/bfloat16_parts.h), a share at each call; what comes
+/// behind it is on the way in two stages.
+struct StepCutter {
+  const float* panel;
+  uint16_t* parts;
+
+  RLHF_EXACT_INLINE void operator()(int64_t shares) {
+    // The compiler does not know what memory tiles are loaded from: what is cut stays where it stands.
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    for (int64_t pair = 0; pair < kHalf / shares; ++pair) cutPair();
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+  }
+
+ private:
+  RLHF_EXACT_INLINE void cutPair() {
+    constexpr int64_t kFloatsAheadOfFirstLevel = 512, kFloatsAheadOfSecondLevel = 1024;
     for (int64_t line = 0; line < 2 * kBfloat16Tile; line += 16) {
       __builtin_prefetch(panel + kFloatsAheadOfFirstLevel + line);
       __builtin_prefetch(panel + kFloatsAheadOfSecondLevel + line, 0, 2);
@@ -145,32 +175,49 @@ RLHF_CUT inline void cutStep(const float* panel, uint16_t* parts) {
       _mm512_storeu_si512(to + kMiddle, pairOf(lowerMiddle, upperMiddle));
       _mm512_storeu_si512(to + kLeast, pairOf(restOf(lowerRest, lowerMiddle), restOf(upperRest, upperMiddle)));
     }
+    panel += 2 * kBfloat16Tile, parts += kBfloat16Tile;
   }
+};
+
+struct Nothing {
+  RLHF_EXACT_INLINE void operator()(int64_t) {}
+};
+
+/// A step's share of what is asked for.
+RLHF_EXACT_INLINE void fetch(const Bfloat16Prefetch& prefetch, int64_t step) {
+  const char* line = prefetch.next + step * prefetch.linesPerStep * 64;
+  for (int64_t i = 0; i < prefetch.linesPerStep; ++i, line += 64) __builtin_prefetch(line, 0, 2);
+  const char* row = prefetch.destination + step * prefetch.rowsPerStep * prefetch.destinationStride;
+  for (int64_t i = 0; i < prefetch.rowsPerStep; ++i, row += prefetch.destinationStride)
+    for (int64_t byte = 0; byte < kResultRowBytes; byte += 64) __builtin_prefetch(row + byte, 0, 2);
 }
 
 }  // namespace
 
-RLHF_AMX void multiplyExact(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, bool accumulate, const char* next,
-                            int64_t linesPerStep) {
+RLHF_EXACT void multiplyExact(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, bool accumulate,
+                              const Bfloat16Prefetch& prefetch) {
   const bool flat = rows <= kHalf;
   zeroTiles(flat);
   for (int64_t step = 0; step < steps; ++step) {
-    addSmallProducts(a + step * kExactStep, b + step * kExactStep, flat);
-    for (int64_t line = 0; line < linesPerStep; ++line, next += 64) __builtin_prefetch(next, 0, 2);
+    addSmallProducts(a + step * kExactStep, b + step * kExactStep, flat, Nothing{});
+    fetch(prefetch, step);
   }
   finishExact(a, b, steps, rows, c, accumulate);
 }
 
-/// A step is cut while the tiles multiply the one before.
-__attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw"))) void multiplyExactOfPanel(const uint16_t* a, const float* panel, uint16_t* parts,
-                                                                                       int64_t steps, int rows, float* c, bool accumulate) {
+/// A step is cut between the tiles' products of the one before.
+RLHF_EXACT void multiplyExactOfPanel(const uint16_t* a, const float* panel, uint16_t* parts, int64_t steps, int rows, float* c, bool accumulate,
+                                     const Bfloat16Prefetch& prefetch) {
   const bool flat = rows <= kHalf;
   zeroTiles(flat);
-  cutStep(panel, parts);
-  for (int64_t step = 0; step < steps; ++step) {
-    if (step + 1 < steps) cutStep(panel + (step + 1) * kBfloat16StepElements, parts + (step + 1) * kExactStep);
-    addSmallProducts(a + step * kExactStep, parts + step * kExactStep, flat);
+  StepCutter cutter{panel, parts};
+  cutter(1);
+  for (int64_t step = 0; step + 1 < steps; ++step) {
+    addSmallProducts(a + step * kExactStep, parts + step * kExactStep, flat, StepCutter{panel + (step + 1) * kBfloat16StepElements, parts + (step + 1) * kExactStep});
+    fetch(prefetch, step);
   }
+  addSmallProducts(a + (steps - 1) * kExactStep, parts + (steps - 1) * kExactStep, flat, Nothing{});
+  fetch(prefetch, steps - 1);
   finishExact(a, parts, steps, rows, c, accumulate);
 }
 

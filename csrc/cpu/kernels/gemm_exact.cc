@@ -128,27 +128,43 @@ class ExactProductTask {
     }
   }
 
-  /// All rows of the group by a block of a panel of B, which is cut up once, beside the first rows' product; the others fetch the next one.
+  /// All rows of the group by a block of a panel of B, which is cut up once, beside the first rows' product.
   void multiplyBlock(int index, Range rows, int64_t colPanel, Range block, int64_t kInChunk, const ThreadScratch& scratch, float* tiles) const {
-    const int64_t steps = bfloat16Steps(block.count()), panel = panelStride(index);
+    const int64_t steps = bfloat16Steps(block.count());
     const float* const values = panelOfB(index, colPanel, block, scratch);
-    const float* const packedA =
-        scratch.packedA + (index == 1 ? rows.count() * panelStride(0) : 0) + kInChunk / kBfloat16Tile * kExactStepFloats;
+    const float* packedA = scratch.packedA + (index == 1 ? rows.count() * panelStride(0) : 0) + kInChunk / kBfloat16Tile * kExactStepFloats;
     const bool accumulate = index == 1 || block.begin > 0;
-    const int64_t lines = product_.terms[index].packedB ? ceilDivide(kLinesPerStep, std::max<int64_t>(1, rows.count() - 1)) : 0;
-    const char* next = fetchedNext(index, colPanel, block);
-    kernel_.exactOfPanel(reinterpret_cast<const uint16_t*>(packedA), values, scratch.partsOfB, steps, static_cast<int>(heightOf(rows.begin)),
-                         tiles, accumulate);
-    for (int64_t i = 1; i < rows.count(); ++i, next += lines * steps * 64)
-      kernel_.exact(reinterpret_cast<const uint16_t*>(packedA + i * panel), scratch.partsOfB, steps,
-                    static_cast<int>(heightOf(rows.begin + i)), tiles + i * kTileFloats, accumulate, next, lines);
+    for (int64_t i = 0; i < rows.count(); ++i, packedA += panelStride(index), tiles += kTileFloats) {
+      const auto* const a = reinterpret_cast<const uint16_t*>(packedA);
+      const int height = static_cast<int>(heightOf(rows.begin + i));
+      const cpu::Bfloat16Prefetch prefetch = fetchedBeside(index, rows, i, colPanel, block);
+      if (i == 0)
+        kernel_.exactOfPanel(a, values, scratch.partsOfB, steps, height, tiles, accumulate, prefetch);
+      else
+        kernel_.exact(a, scratch.partsOfB, steps, height, tiles, accumulate, prefetch);
+    }
   }
 
-  /// The block of B behind this one, which may be the next panel's: they lie one after the other. Each row panel asks for its share.
-  const char* fetchedNext(int index, int64_t colPanel, Range block) const {
+  /// What the i-th row panel's product asks for: its share of the block of B behind this one, which may be the next panel's, as they lie one after
+  /// the other (the first leaves that to the others: it reads ahead as it cuts); and some of the rows that its results go to, so that no more
+  /// than a few are on their way at a time.
+  cpu::Bfloat16Prefetch fetchedBeside(int index, Range rows, int64_t i, int64_t colPanel, Range block) const {
     const Term& term = product_.terms[index];
-    if (!term.packedB) return nullptr;
-    return reinterpret_cast<const char*>(term.packedB + colPanel * term.packedBStride + block.end * kBfloat16Tile);
+    const int64_t steps = bfloat16Steps(block.count());
+    cpu::Bfloat16Prefetch prefetch;
+    if (i > 0 && term.packedB) {
+      prefetch.linesPerStep = ceilDivide(kLinesPerStep, rows.count() - 1);
+      prefetch.next = reinterpret_cast<const char*>(term.packedB + colPanel * term.packedBStride + block.end * kBfloat16Tile) +
+                      (i - 1) * steps * prefetch.linesPerStep * 64;
+    }
+    if (index == 0 && product_.destination) {
+      const int64_t height = heightOf(rows.begin + i), first = height * block.begin / term.depth, end = height * block.end / term.depth;
+      prefetch.destination = reinterpret_cast<const char*>(
+          product_.destination + ((rows.begin + i) * kBfloat16Tile + first) * product_.destinationStride + colPanel * kBfloat16Tile);
+      prefetch.destinationStride = product_.destinationStride * static_cast<int64_t>(sizeof(float));
+      prefetch.rowsPerStep = ceilDivide(end - first, steps);
+    }
+    return prefetch;
   }
 
   /// A block of B in float32, with zeros up to a whole step.
