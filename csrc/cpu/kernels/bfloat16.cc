@@ -32,11 +32,13 @@ void transposePairs(const Pairs& source, Pairs& destination) {
 /// 32 values of one line, zeros after the first `depth`, a part of them `partStride` elements after the one before.
 template <class Reader, class Parts>
 void cutLine(const typename Reader::Element* values, int depth, float factor, uint16_t* line, int64_t partStride) {
-  for (int k = 0; k < kBfloat16Tile; k += kWidth) {
+  const auto cut = [&](int k) {
     const int count = std::clamp(depth - k, 0, kWidth);
-    const Vec value = count == kWidth ? Reader::load(values + k) : Reader::loadPartial(values + k, count);
-    const Parts cut(value * factor);
-    for (int64_t part = 0; part < Parts::kCount; ++part) Bfloat16::storeUpper(line + part * partStride + k, cut.part[part], kWidth);
+    return Parts((count == kWidth ? Reader::load(values + k) : Reader::loadPartial(values + k, count)) * factor);
+  };
+  for (int k = 0; k < kBfloat16Tile; k += 2 * kWidth) {
+    const Parts first = cut(k), second = cut(k + kWidth);
+    for (int64_t part = 0; part < Parts::kCount; ++part) Bfloat16::storeUpper(line + part * partStride + k, first.part[part], second.part[part]);
   }
 }
 
@@ -106,13 +108,15 @@ void packPanels(const typename Reader::Element* source, int64_t lineStride, int6
   }
 }
 
-/// Rows of A whose values of k lie side by side are read from end to end, one after the other, as memory likes it.
+/// Rows of A whose values of k lie side by side are read from end to end, one after the other, as memory likes it, while the next one is on its way.
 template <class Parts>
 void packRows(const float* source, int64_t rowStride, int64_t rows, int64_t depth, float factor, float* packed,
               int64_t panelStride) {
   for (int64_t row = 0; row < ceilDivide(rows, kBfloat16Tile) * kBfloat16Tile; ++row) {
     auto* line = reinterpret_cast<uint16_t*>(packed + row / kBfloat16Tile * panelStride) + row % kBfloat16Tile * kBfloat16Tile;
     for (int64_t k = 0; k < depth; k += kBfloat16Tile, line += Parts::kCount * kBfloat16StepElements) {
+      const float* const next = source + (row + 1) * rowStride + k;
+      for (int64_t ahead = 0; ahead < kBfloat16Tile; ahead += 16) __builtin_prefetch(next + ahead, 0, 2);
       const int64_t count = row < rows ? std::min(kBfloat16Tile, depth - k) : 0;
       cutLine<Float32, Parts>(source + row * rowStride + k, static_cast<int>(count), factor, line, kBfloat16StepElements);
     }

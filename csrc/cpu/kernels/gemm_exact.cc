@@ -111,25 +111,30 @@ class ExactProductTask {
   }
 
   void multiplyChunk(Range rows, Range cols, Range chunk, const ThreadScratch& scratch, int slot) const {
-    const bool last = chunk.end == product_.terms[0].depth;
+    const bool last = chunk.end == product_.terms[0].depth, second = product_.terms[1].depth > 0;
     for (int64_t j = cols.begin; j < cols.end; ++j) {
       // Tiles that wait for the next chunk, or for a strip to be whole, have places of their own.
       const int64_t place = isInChunks() ? j - cols.begin : wholeStrips_ ? (j - cols.begin) % kStripPanels : 0;
       float* const tiles = scratch.tiles + place * rows.count() * kTileFloats;
-      for (int64_t k = chunk.begin; k < chunk.end; k += kBlockDepth)
-        multiplyBlock(0, rows, j, {k, std::min(k + kBlockDepth, chunk.end)}, k - chunk.begin, scratch, tiles);
+      multiplyBlocks(0, rows, j, chunk, scratch, tiles, last && !second, slot);
       if (!last) continue;
-      for (int64_t k = 0; k < product_.terms[1].depth; k += kBlockDepth)
-        multiplyBlock(1, rows, j, {k, std::min(k + kBlockDepth, product_.terms[1].depth)}, k, scratch, tiles);
-      if (!wholeStrips_)
-        finishTiles(rows, j, tiles, slot);
-      else if ((j - cols.begin + 1) % kStripPanels == 0 || j + 1 == cols.end)
+      if (second) multiplyBlocks(1, rows, j, {0, product_.terms[1].depth}, scratch, tiles, true, slot);
+      if (wholeStrips_ && ((j - cols.begin + 1) % kStripPanels == 0 || j + 1 == cols.end))
         finishStrip(rows, {cols.begin + (j - cols.begin) / kStripPanels * kStripPanels, j + 1}, cols.begin, scratch, slot);
     }
   }
 
+  /// All rows of the group by a chunk of k of a panel of B, a block at a time; with `finishes` the last one's tiles are done.
+  void multiplyBlocks(int index, Range rows, int64_t colPanel, Range chunk, const ThreadScratch& scratch, float* tiles, bool finishes, int slot) const {
+    for (int64_t k = chunk.begin; k < chunk.end; k += kBlockDepth) {
+      const Range block{k, std::min(k + kBlockDepth, chunk.end)};
+      multiplyBlock(index, rows, colPanel, block, k - chunk.begin, scratch, tiles, finishes && block.end == chunk.end && !wholeStrips_, slot);
+    }
+  }
+
   /// All rows of the group by a block of a panel of B, which is cut up once, beside the first rows' product.
-  void multiplyBlock(int index, Range rows, int64_t colPanel, Range block, int64_t kInChunk, const ThreadScratch& scratch, float* tiles) const {
+  void multiplyBlock(int index, Range rows, int64_t colPanel, Range block, int64_t kInChunk, const ThreadScratch& scratch, float* tiles,
+                     bool finishes, int slot) const {
     const int64_t steps = bfloat16Steps(block.count());
     const float* const values = panelOfB(index, colPanel, block, scratch);
     const float* packedA = scratch.packedA + (index == 1 ? rows.count() * panelStride(0) : 0) + kInChunk / kBfloat16Tile * kExactStepFloats;
@@ -142,6 +147,7 @@ class ExactProductTask {
         kernel_.exactOfPanel(a, values, scratch.partsOfB, steps, height, tiles, accumulate, prefetch);
       else
         kernel_.exact(a, scratch.partsOfB, steps, height, tiles, accumulate, prefetch);
+      if (finishes) finish(rows.begin + i, {colPanel, colPanel + 1}, tiles, kBfloat16Tile, slot);
     }
   }
 
@@ -180,11 +186,6 @@ class ExactProductTask {
       packB(term.b.from(block.begin, col), block.count(), cols, scratch.panelOfB, floats);
     std::fill(scratch.panelOfB + floats, scratch.panelOfB + wholeFloats, 0.0f);
     return scratch.panelOfB;
-  }
-
-  void finishTiles(Range rows, int64_t colPanel, float* tiles, int slot) const {
-    for (int64_t i = 0; i < rows.count(); ++i)
-      finish(rows.begin + i, {colPanel, colPanel + 1}, tiles + i * kTileFloats, kBfloat16Tile, slot);
   }
 
   void finishStrip(Range rows, Range cols, int64_t firstCol, const ThreadScratch& scratch, int slot) const {

@@ -42,6 +42,14 @@ struct Bfloat16 {
     const HalfVec upper = __builtin_convertvector(bits >> 16, HalfVec);
     std::memcpy(destination, &upper, static_cast<size_t>(count) * sizeof(uint16_t));
   }
+  /// The upper 16 bits of all lanes of two vectors, one after the other.
+  static void storeUpper(uint16_t* destination, BitVec first, BitVec second) {
+    typedef uint16_t Halves __attribute__((vector_size(sizeof(BitVec))));
+    const auto upper = [&]<int... I>(std::integer_sequence<int, I...>) {
+      return __builtin_shufflevector(std::bit_cast<Halves>(first), std::bit_cast<Halves>(second), (2 * I + 1)...);
+    }(std::make_integer_sequence<int, 2 * kWidth>{});
+    std::memcpy(destination, &upper, sizeof upper);
+  }
   static Vec widen(HalfVec bits) {
 #if defined(__AVX512F__)
     // Where GCC 12 converts by itself it takes five instructions.
