@@ -34,7 +34,7 @@ RLHF_AMX inline void addStep(const uint16_t* a, const uint16_t* b) {
 
 /// What Bfloat16Kernel::exact and exactOfPanel are with AMX.
 void multiplyExact(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, bool accumulate, const Bfloat16Prefetch& prefetch);
-void multiplyExactOfPanel(const uint16_t* a, const float* panel, uint16_t* parts, int64_t steps, int rows, float* c, bool accumulate,
+void multiplyExactOfPanel(const uint16_t* a, const float* panel, int64_t stride, uint16_t* parts, int64_t steps, int rows, float* c, bool accumulate,
                           const Bfloat16Prefetch& prefetch);
 
 }  // namespace rlhf::cpu

@@ -145,10 +145,11 @@ RLHF_EXACT_INLINE __m512i pairOf(__m512i lower, __m512i upper) {
   return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_maskz_srli_epi32(0xffff, lower, 16), upper);
 }
 
-/// Cuts a step of a panel of B in float32 into parts, as ExactParts has those of A (kernels/bfloat16_parts.h), a share at each call; what comes
-/// behind it is on the way in two stages.
+/// Cuts a step of a panel of B in float32 into parts, as ExactParts has those of A (kernels/bfloat16_parts.h), a share at each call; rows that it
+/// comes to later are on the way in two stages.
 struct StepCutter {
   const float* panel;
+  int64_t stride;
   uint16_t* parts;
 
   RLHF_EXACT_INLINE void operator()(int64_t shares) {
@@ -160,13 +161,14 @@ struct StepCutter {
 
  private:
   RLHF_EXACT_INLINE void cutPair() {
-    constexpr int64_t kFloatsAheadOfFirstLevel = 512, kFloatsAheadOfSecondLevel = 1024;
-    for (int64_t line = 0; line < 2 * kBfloat16Tile; line += 16) {
-      __builtin_prefetch(panel + kFloatsAheadOfFirstLevel + line);
-      __builtin_prefetch(panel + kFloatsAheadOfSecondLevel + line, 0, 2);
-    }
+    constexpr int64_t kRowsAheadOfFirstLevel = 16, kRowsAheadOfSecondLevel = 32;
+    for (int64_t row = 0; row < 2; ++row)
+      for (int64_t line = 0; line < kBfloat16Tile; line += 16) {
+        __builtin_prefetch(panel + (kRowsAheadOfFirstLevel + row) * stride + line);
+        __builtin_prefetch(panel + (kRowsAheadOfSecondLevel + row) * stride + line, 0, 2);
+      }
     for (int64_t half = 0; half < 2; ++half) {
-      const __m512i lower = _mm512_loadu_si512(panel + half * kHalf), upper = _mm512_loadu_si512(panel + kBfloat16Tile + half * kHalf);
+      const __m512i lower = _mm512_loadu_si512(panel + half * kHalf), upper = _mm512_loadu_si512(panel + stride + half * kHalf);
       const __m512i lowerPart = nearestPart(lower), upperPart = nearestPart(upper);
       const __m512i lowerRest = restOf(lower, lowerPart), upperRest = restOf(upper, upperPart);
       const __m512i lowerMiddle = nearestPart(lowerRest), upperMiddle = nearestPart(upperRest);
@@ -175,7 +177,7 @@ struct StepCutter {
       _mm512_storeu_si512(to + kMiddle, pairOf(lowerMiddle, upperMiddle));
       _mm512_storeu_si512(to + kLeast, pairOf(restOf(lowerRest, lowerMiddle), restOf(upperRest, upperMiddle)));
     }
-    panel += 2 * kBfloat16Tile, parts += kBfloat16Tile;
+    panel += 2 * stride, parts += kBfloat16Tile;
   }
 };
 
@@ -206,14 +208,14 @@ RLHF_EXACT void multiplyExact(const uint16_t* a, const uint16_t* b, int64_t step
 }
 
 /// A step is cut between the tiles' products of the one before.
-RLHF_EXACT void multiplyExactOfPanel(const uint16_t* a, const float* panel, uint16_t* parts, int64_t steps, int rows, float* c, bool accumulate,
+RLHF_EXACT void multiplyExactOfPanel(const uint16_t* a, const float* panel, int64_t stride, uint16_t* parts, int64_t steps, int rows, float* c, bool accumulate,
                                      const Bfloat16Prefetch& prefetch) {
   const bool flat = rows <= kHalf;
   zeroTiles(flat);
-  StepCutter cutter{panel, parts};
-  cutter(1);
+  StepCutter{panel, stride, parts}(1);
   for (int64_t step = 0; step + 1 < steps; ++step) {
-    addSmallProducts(a + step * kExactStep, parts + step * kExactStep, flat, StepCutter{panel + (step + 1) * kBfloat16StepElements, parts + (step + 1) * kExactStep});
+    addSmallProducts(a + step * kExactStep, parts + step * kExactStep, flat,
+                     StepCutter{panel + (step + 1) * kBfloat16Tile * stride, stride, parts + (step + 1) * kExactStep});
     fetch(prefetch, step);
   }
   addSmallProducts(a + (steps - 1) * kExactStep, parts + (steps - 1) * kExactStep, flat, Nothing{});

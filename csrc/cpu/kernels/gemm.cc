@@ -329,7 +329,7 @@ void gemm(OpContext& context, SharedScratch scratch, const Product& product, Str
     return gemmFewRows(context, scratch, product, consume);
   const int64_t stripsThatFit = scratch.floatsLeft() / (main.depth * kStripCols);
   if (main.packedB || product.rows < kRowsWorthPackingB || stripsThatFit == 0) {
-    if (exact) return gemmExact(context, product, consume, columns);
+    if (exact) return gemmExact(context, scratch, product, consume, columns);
     const int64_t step = main.packedB ? product.rows : rowsThatFit(product, scratch.floatsLeft());
     for (int64_t row = 0; row < product.rows; row += step)
       RowPass(context, product, columns, consume, row, std::min(step, product.rows - row), scratch).run();
@@ -352,7 +352,7 @@ void gemm(OpContext& context, SharedScratch scratch, const Product& product, Str
       consume(moved);
     };
     if (exact)
-      gemmExact(context, part, shifted, columns);
+      gemmExact(context, scratch, part, shifted, columns);
     else
       RowPass(context, part, columns, shifted, 0, product.rows, scratch).run();
   }

@@ -143,7 +143,7 @@ void gemmDirect(OpContext& context, SharedScratch scratch, const Product& produc
 bool isExactProduct(const Product& product);
 
 /// The product in float32 from three parts of each number, where the processor multiplies those faster; gemm() comes here by itself.
-void gemmExact(OpContext& context, const Product& product, StripConsumer consume, Columns columns);
+void gemmExact(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume, Columns columns);
 
 /// Computes the product and hands every element to `consume` exactly once, as part of a strip, on any thread.
 void gemm(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume,

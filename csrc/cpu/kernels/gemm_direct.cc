@@ -19,8 +19,9 @@ static_assert((kBlockDepth * kPanelCols + kMostPartial + kPanelRows * (kMostCols
 
 Contiguous kindOf(const MatrixView& a) { return a.colStride == 1 ? Contiguous::Depth : Contiguous::Rows; }
 
-/// Rows a multiple of this far apart share so few sets of the first-level cache that a panel's lines push each other out.
+/// Rows a multiple of this far apart share sets of the first-level cache, of whose lines a panel of the usual height would push its own out.
 constexpr int64_t kSetsApart = 1024;
+constexpr int64_t kRowsOfSharedSets = 8;
 constexpr int64_t kSetsApartOfBlock = 256;
 
 /// Whether B can be read where it lies: rows of whole vectors that cross no cache line.
@@ -33,7 +34,7 @@ class DirectProduct {
  public:
   DirectProduct(OpContext& context, const Product& product, StripConsumer consume, SharedScratch scratch)
       : context_(context), product_(product), term_(product.terms[0]), consume_(consume), kind_(kindOf(term_.a)), rows_(product.rows),
-        cols_(product.cols), panelRows_(panelRowsFor(rows_)), rowPanels_(ceilDivide(rows_, panelRows_)),
+        cols_(product.cols), panelRows_(panelRowsOf(term_.a, rows_)), rowPanels_(ceilDivide(rows_, panelRows_)),
         colPanels_(ceilDivide(cols_, kPanelCols)), readsB_(!term_.packedB && liesInVectors(term_.b, cols_)),
         packedB_(term_.packedB), packedBStride_(term_.packedBStride) {
     if (packedB_ || readsB_ || kind_ == Contiguous::Rows) return;
@@ -62,6 +63,11 @@ class DirectProduct {
   }
 
  private:
+  static int64_t panelRowsOf(const MatrixView& a, int64_t rows) {
+    const bool shareSets = kindOf(a) == Contiguous::Depth && a.rowStride % kSetsApart == 0;
+    return shareSets ? std::min<int64_t>(kRowsOfSharedSets, kPanelRows) : panelRowsFor(rows);
+  }
+
   /// A by rows: each panel of A, which the first-level cache holds, meets all of B.
   void multiplyRows(int64_t beginRow, int64_t endRow, int slot) const {
     float* const strip = reinterpret_cast<float*>(cpu::threadScratch(context_, slot));
@@ -166,7 +172,6 @@ bool readsOperandsAsTheyLie(const Product& product, const SharedScratch& scratch
   if (product.terms[1].depth > 0 || term.factor != 1) return false;
   if (kindOf(term.a) == Contiguous::Depth)
     return product.rows >= kFewestRows && product.cols <= kMostCols && (term.depth <= kMostDepth || product.cols <= kFewCols) &&
-           term.a.rowStride % kSetsApart != 0 &&
            term.depth * ceilDivide(product.cols, kPanelCols) * kPanelCols <= scratch.floatsLeft();
   return columns == Columns::Balanced && term.a.colStride % kSetsApartOfBlock != 0 &&
          product.rows * ceilDivide(product.cols, kPanelCols) * kPanelCols <= kMostPartial &&

@@ -17,12 +17,13 @@ constexpr int64_t kBlockDepth = kBlockSteps * kBfloat16Tile;
 constexpr int64_t kFewestDepth = 320, kFewestCols = 320;
 
 // A task takes a group of rows, which share what is cut of B. Its A lies in the second-level cache while B passes by: all of k, or where that is
-// deep a chunk after the other, and tiles wait for the next chunk.
+// too much a chunk after the other, and tiles wait for the next chunk. Where several tasks take the same rows these are packed once for all.
 constexpr int64_t kMostGroupPanels = 8;
 constexpr int64_t kGroupFloats = 300'000;
 constexpr int64_t kWholeSteps = 8 * kBlockSteps;
 constexpr int64_t kChunkSteps = 4 * kBlockSteps;
 constexpr int64_t kWaitingPanels = 24;  // of columns
+constexpr int64_t kPackedSteps = 16;    // a task's, where rows are packed for all
 constexpr int64_t kStripPanels = kStripCols / kBfloat16Tile;
 
 constexpr int64_t kTileFloats = kBfloat16Tile * kBfloat16Tile;
@@ -34,8 +35,8 @@ constexpr int64_t kWorkPerElementOfB = 8;
 
 /// What a thread's scratch memory holds.
 struct ThreadScratch {
-  float* packedA;   // a chunk of a group's rows, and those of the second term
-  float* panelOfB;  // a block of B, where it is not packed before, or ends within a step
+  float* packedA;   // a chunk of a group's rows, and those of the second term, where they are the task's own
+  float* panelOfB;  // a block of B, where it cannot be read where it lies
   uint16_t* partsOfB;
   float* strip;
   float* tiles;
@@ -58,6 +59,12 @@ struct Range {
   int64_t count() const { return end - begin; }
 };
 
+/// 32 columns of B in float32, [k][32], rows `stride` floats apart.
+struct PanelOfB {
+  const float* values;
+  int64_t stride;
+};
+
 class ExactProductTask {
  public:
   ExactProductTask(OpContext& context, const Product& product, Columns columns, StripConsumer consume)
@@ -65,14 +72,15 @@ class ExactProductTask {
         rowPanels_(ceilDivide(product.rows, kBfloat16Tile)), colPanels_(ceilDivide(product.cols, kBfloat16Tile)),
         wholeStrips_(columns == Columns::FixedCuts || rowPanels_ == 1) {}
 
-  void run() {
-    // Tasks that share rows pack them each for itself, which counts where these are many.
+  void run(SharedScratch scratch) {
     const int64_t threads = cpu::pool(context_).size(), tasks = threads == 1 ? 1 : (rowPanels_ == 1 ? 6 : 2) * threads;
     const int64_t rowParts = ceilDivide(rowPanels_, groupPanels());
     const int64_t unit = wholeStrips_ ? kStripPanels : 1, units = ceilDivide(colPanels_, unit);
     const int64_t colParts = std::min(units, ceilDivide(tasks, rowParts));
     const int64_t depth = product_.terms[0].depth + product_.terms[1].depth;
     const bool share = (product_.rows + kWorkPerElementOfB) * product_.cols * depth >= kSharedWork;
+    const int64_t floatsOfA = rowPanels_ * (panelStride(0) + panelStride(1));
+    if (colParts > 1 && !isInChunks() && floatsOfA <= scratch.floatsLeft()) packAllRows(scratch.take(floatsOfA), share);
     forEachTask(context_, rowParts * colParts, share, [&](int64_t task, int slot) {
       const int64_t row = task % rowParts, col = task / rowParts;
       kernel_.begin();
@@ -83,24 +91,49 @@ class ExactProductTask {
   }
 
  private:
+  /// Where a group's packed rows of both terms are, panels panelStride() apart.
+  struct GroupOfA {
+    const float* terms[2];
+  };
+
   static int64_t stepsOf(const Term& term) { return bfloat16Steps(term.depth); }
-  bool isInChunks() const { return stepsOf(product_.terms[0]) > kWholeSteps; }
+  /// Unless a group of as many rows as there are, or of the most, has room with all of k.
+  bool isInChunks() const {
+    const int64_t steps = stepsOf(product_.terms[0]);
+    return steps > kWholeSteps && rowPanels_ * steps * kExactStepFloats > kGroupFloats;
+  }
   int64_t chunkSteps() const { return isInChunks() ? kChunkSteps : stepsOf(product_.terms[0]); }
   int64_t groupPanels() const { return std::min(kMostGroupPanels, kGroupFloats / panelStride(0)); }
   /// Floats of a panel of A, of a chunk of the first term and all of the second.
   int64_t panelStride(int term) const { return (term == 0 ? chunkSteps() : stepsOf(product_.terms[1])) * kExactStepFloats; }
 
+  void packAllRows(float* packed, bool share) {
+    allRows_ = {{packed, packed + rowPanels_ * panelStride(0)}};
+    for (int index = 0; index < 2; ++index) {
+      const int64_t depth = product_.terms[index].depth, pieces = ceilDivide(stepsOf(product_.terms[index]), kPackedSteps);
+      forEachTask(context_, rowPanels_ * pieces, share, [&](int64_t task, int) {
+        const int64_t panel = task / pieces, piece = task % pieces, k = piece * kPackedSteps * kBfloat16Tile;
+        float* const to = packed + (index == 1 ? rowPanels_ * panelStride(0) : 0) + panel * panelStride(index) + piece * kPackedSteps * kExactStepFloats;
+        packRows(index, {panel, panel + 1}, {k, std::min(k + kPackedSteps * kBfloat16Tile, depth)}, to);
+      });
+    }
+  }
+
   /// One task: a group of rows by a range of columns, a chunk of k after another.
   void multiplyGroup(Range rows, Range cols, int slot) const {
-    const ThreadScratch scratch(cpu::threadScratch(context_, slot), rows.count() * (panelStride(0) + panelStride(1)));
-    packRows(1, rows, {0, product_.terms[1].depth}, scratch.packedA + rows.count() * panelStride(0));
+    const bool own = !allRows_.terms[0];
+    const ThreadScratch scratch(cpu::threadScratch(context_, slot), own ? rows.count() * (panelStride(0) + panelStride(1)) : 0);
+    float* const ownSecond = scratch.packedA + rows.count() * panelStride(0);
+    if (own) packRows(1, rows, {0, product_.terms[1].depth}, ownSecond);
+    const GroupOfA group = own ? GroupOfA{{scratch.packedA, ownSecond}}
+                               : GroupOfA{{allRows_.terms[0] + rows.begin * panelStride(0), allRows_.terms[1] + rows.begin * panelStride(1)}};
     const int64_t width = isInChunks() ? kWaitingPanels : cols.count();
     const int64_t depth = product_.terms[0].depth, chunkDepth = chunkSteps() * kBfloat16Tile;
     for (int64_t col = cols.begin; col < cols.end; col += width)
       for (int64_t k = 0; k < depth; k += chunkDepth) {
         const Range chunk{k, std::min(k + chunkDepth, depth)};
-        if (isInChunks() || col == cols.begin) packRows(0, rows, chunk, scratch.packedA);
-        multiplyChunk(rows, {col, std::min(col + width, cols.end)}, chunk, scratch, slot);
+        if (own && (isInChunks() || col == cols.begin)) packRows(0, rows, chunk, scratch.packedA);
+        multiplyChunk(rows, group, {col, std::min(col + width, cols.end)}, chunk, scratch, slot);
       }
   }
 
@@ -110,41 +143,42 @@ class ExactProductTask {
     if (chunk.count() > 0) packExactA(term.a.from(row, chunk.begin), count, chunk.count(), term.factor, packed, panelStride(index));
   }
 
-  void multiplyChunk(Range rows, Range cols, Range chunk, const ThreadScratch& scratch, int slot) const {
+  void multiplyChunk(Range rows, const GroupOfA& group, Range cols, Range chunk, const ThreadScratch& scratch, int slot) const {
     const bool last = chunk.end == product_.terms[0].depth, second = product_.terms[1].depth > 0;
     for (int64_t j = cols.begin; j < cols.end; ++j) {
       // Tiles that wait for the next chunk, or for a strip to be whole, have places of their own.
       const int64_t place = isInChunks() ? j - cols.begin : wholeStrips_ ? (j - cols.begin) % kStripPanels : 0;
       float* const tiles = scratch.tiles + place * rows.count() * kTileFloats;
-      multiplyBlocks(0, rows, j, chunk, scratch, tiles, last && !second, slot);
+      multiplyBlocks(0, rows, group, j, chunk, scratch, tiles, last && !second, slot);
       if (!last) continue;
-      if (second) multiplyBlocks(1, rows, j, {0, product_.terms[1].depth}, scratch, tiles, true, slot);
+      if (second) multiplyBlocks(1, rows, group, j, {0, product_.terms[1].depth}, scratch, tiles, true, slot);
       if (wholeStrips_ && ((j - cols.begin + 1) % kStripPanels == 0 || j + 1 == cols.end))
         finishStrip(rows, {cols.begin + (j - cols.begin) / kStripPanels * kStripPanels, j + 1}, cols.begin, scratch, slot);
     }
   }
 
   /// All rows of the group by a chunk of k of a panel of B, a block at a time; with `finishes` the last one's tiles are done.
-  void multiplyBlocks(int index, Range rows, int64_t colPanel, Range chunk, const ThreadScratch& scratch, float* tiles, bool finishes, int slot) const {
+  void multiplyBlocks(int index, Range rows, const GroupOfA& group, int64_t colPanel, Range chunk, const ThreadScratch& scratch, float* tiles,
+                      bool finishes, int slot) const {
     for (int64_t k = chunk.begin; k < chunk.end; k += kBlockDepth) {
       const Range block{k, std::min(k + kBlockDepth, chunk.end)};
-      multiplyBlock(index, rows, colPanel, block, k - chunk.begin, scratch, tiles, finishes && block.end == chunk.end && !wholeStrips_, slot);
+      const float* const packedA = group.terms[index] + (k - chunk.begin) / kBfloat16Tile * kExactStepFloats;
+      multiplyBlock(index, rows, packedA, colPanel, block, scratch, tiles, finishes && block.end == chunk.end && !wholeStrips_, slot);
     }
   }
 
   /// All rows of the group by a block of a panel of B, which is cut up once, beside the first rows' product.
-  void multiplyBlock(int index, Range rows, int64_t colPanel, Range block, int64_t kInChunk, const ThreadScratch& scratch, float* tiles,
+  void multiplyBlock(int index, Range rows, const float* packedA, int64_t colPanel, Range block, const ThreadScratch& scratch, float* tiles,
                      bool finishes, int slot) const {
     const int64_t steps = bfloat16Steps(block.count());
-    const float* const values = panelOfB(index, colPanel, block, scratch);
-    const float* packedA = scratch.packedA + (index == 1 ? rows.count() * panelStride(0) : 0) + kInChunk / kBfloat16Tile * kExactStepFloats;
+    const PanelOfB b = panelOfB(index, colPanel, block, scratch);
     const bool accumulate = index == 1 || block.begin > 0;
     for (int64_t i = 0; i < rows.count(); ++i, packedA += panelStride(index), tiles += kTileFloats) {
       const auto* const a = reinterpret_cast<const uint16_t*>(packedA);
       const int height = static_cast<int>(heightOf(rows.begin + i));
       const cpu::Bfloat16Prefetch prefetch = fetchedBeside(index, rows, i, colPanel, block);
       if (i == 0)
-        kernel_.exactOfPanel(a, values, scratch.partsOfB, steps, height, tiles, accumulate, prefetch);
+        kernel_.exactOfPanel(a, b.values, b.stride, scratch.partsOfB, steps, height, tiles, accumulate, prefetch);
       else
         kernel_.exact(a, scratch.partsOfB, steps, height, tiles, accumulate, prefetch);
       if (finishes) finish(rows.begin + i, {colPanel, colPanel + 1}, tiles, kBfloat16Tile, slot);
@@ -173,19 +207,19 @@ class ExactProductTask {
     return prefetch;
   }
 
-  /// A block of B in float32, with zeros up to a whole step.
-  const float* panelOfB(int index, int64_t colPanel, Range block, const ThreadScratch& scratch) const {
+  /// A block of B in float32, with zeros up to a whole step: where it lies, if it lies by rows and needs none.
+  PanelOfB panelOfB(int index, int64_t colPanel, Range block, const ThreadScratch& scratch) const {
     const Term& term = product_.terms[index];
     const float* const packed = term.packedB ? term.packedB + colPanel * term.packedBStride + block.begin * kBfloat16Tile : nullptr;
     const int64_t floats = block.count() * kBfloat16Tile, wholeFloats = bfloat16Steps(block.count()) * kTileFloats;
-    if (packed && floats == wholeFloats) return packed;
+    if (packed && floats == wholeFloats) return {packed, kBfloat16Tile};
     const int64_t col = colPanel * kBfloat16Tile, cols = std::min(kBfloat16Tile, product_.cols - col);
-    if (packed)
-      std::copy_n(packed, floats, scratch.panelOfB);
-    else
-      packB(term.b.from(block.begin, col), block.count(), cols, scratch.panelOfB, floats);
+    const MatrixView b = packed ? MatrixView{packed, kBfloat16Tile, 1} : term.b.from(block.begin, col);
+    if (b.colStride == 1 && b.type == DType::F32 && cols == kBfloat16Tile && floats == wholeFloats)
+      return {static_cast<const float*>(b.data), b.rowStride};
+    packB(b, block.count(), cols, scratch.panelOfB, floats);
     std::fill(scratch.panelOfB + floats, scratch.panelOfB + wholeFloats, 0.0f);
-    return scratch.panelOfB;
+    return {scratch.panelOfB, kBfloat16Tile};
   }
 
   void finishStrip(Range rows, Range cols, int64_t firstCol, const ThreadScratch& scratch, int slot) const {
@@ -214,6 +248,7 @@ class ExactProductTask {
   const cpu::Bfloat16Kernel& kernel_;
   int64_t rowPanels_, colPanels_;
   bool wholeStrips_;
+  GroupOfA allRows_ = {};
 };
 
 }  // namespace
@@ -223,8 +258,8 @@ bool isExactProduct(const Product& product) {
          product.terms[1].depth <= kChunkSteps * kBfloat16Tile && product.cols >= kFewestCols;
 }
 
-void gemmExact(OpContext& context, const Product& product, StripConsumer consume, Columns columns) {
-  if (product.rows > 0) ExactProductTask(context, product, columns, consume).run();
+void gemmExact(OpContext& context, SharedScratch scratch, const Product& product, StripConsumer consume, Columns columns) {
+  if (product.rows > 0) ExactProductTask(context, product, columns, consume).run(scratch);
 }
 
 }  // namespace rlhf::RLHF_ISA

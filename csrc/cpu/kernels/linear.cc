@@ -57,6 +57,20 @@ struct AddTo {
   }
 };
 
+/// out[j][i] += factor · values[i][j]: rows of out, `stride` floats apart, are columns of the product.
+struct AddToTransposed {
+  float* out;
+  int64_t stride;
+  float factor;
+
+  void operator()(const Strip& strip) const {
+    for (int64_t c = 0; c < strip.cols; ++c) {
+      float* const destination = out + (strip.col + c) * stride + strip.row;
+      for (int64_t i = 0; i < strip.rows; ++i) destination[i] += strip.values[i * strip.stride + c] * factor;
+    }
+  }
+};
+
 /// out (+)= factor · A·B of one term.
 void multiplyInto(OpContext& context, SharedScratch scratch, DType compute, int64_t rows, int64_t cols, const Term& term, AddTo out) {
   Product product{rows, cols, compute, {term, {}}};
@@ -102,10 +116,11 @@ void addLoraGradients(OpContext& context, const LinearBackward& g) {
                   .a = columnMajor(g.loraGradient, rank),
                   .b = g.loraInput ? rowMajor(g.loraInput, g.inputs) : rowMajor(g.x, g.xStride)},
                  {floats(g.dA), g.inputs});
-  if (g.dB)
-    multiplyInto(context, g.weight.compute, g.outputs, rank,
-                 {.depth = g.rows, .a = columnMajor(g.dy, g.dyStride), .b = rowMajor(g.loraHidden, rank)},
-                 {floats(g.dB), rank, static_cast<float>(g.lora.scale)});
+  if (g.dB) {  // its transpose, whose few rows are packed and not all of dy
+    AddToTransposed dB{floats(g.dB), rank, static_cast<float>(g.lora.scale)};
+    const Term term{.depth = g.rows, .a = columnMajor(g.loraHidden, rank), .b = rowMajor(g.dy, g.dyStride)};
+    gemm(context, SharedScratch(context), {rank, g.outputs, g.weight.compute, {term, {}}}, dB);
+  }
 }
 
 }  // namespace
