@@ -54,6 +54,13 @@ const CASES: readonly ComputedCase[] = [
     dx: "write",
     dLora: true,
   }),
+  forward("20×2100×330, deep, with all of k for few rows", { rows: 20, inputs: 2100, outputs: 330, rank: 2 }),
+  backward("352×384×330 with LoRA, whose gradients read operands where they lie", {
+    ...{ rows: 352, inputs: 384, outputs: 330, rank: 16, dx: "accumulate", dLora: true },
+  }),
+  backward("330×325×1056 with LoRA, all but the last block of rows where they lie", {
+    ...{ rows: 330, inputs: 325, outputs: 1056, rank: 20, dx: "write", dLora: true },
+  }),
   ...statistics(90, 325, 2300, 80),
   tokenLoss({ kind: "nll", rows: 90, cols: 328, vocab: 1100, count: 80, blockRows: 48 }),
   ...divergence("reverse", { rows: 60, cols: 320, refCols: 330, vocab: 1100, count: 50 }),
