@@ -16,7 +16,7 @@ inline constexpr int kResultRowBytes = kBfloat16Tile * sizeof(float);
 
 inline constexpr int kTileRowBytes = 64;
 
-/// Tile 4 of 16 rows of A, and 5 of those 16 below, with the hint not to keep them in the first-level cache: it is for B, which all rows of a group use.
+/// Tile 4 of 16 rows of A, and 5 of those 16 below, with the hint not to keep them in the first-level cache: that is left to B, which all rows of a group use.
 RLHF_AMX inline void loadRows(const uint16_t* a) { _tile_stream_loadd(4, a, kTileRowBytes); }
 RLHF_AMX inline void loadLowerRows(const uint16_t* a) { _tile_stream_loadd(5, a + kHalfElements, kTileRowBytes); }
 
@@ -30,6 +30,15 @@ RLHF_AMX inline void addStep(const uint16_t* a, const uint16_t* b) {
   _tile_loadd(7, b + kHalfElements, kTileRowBytes);
   _tile_dpbf16ps(1, 4, 7);
   _tile_dpbf16ps(3, 5, 7);
+}
+
+/// What a step is to ask for.
+inline void fetch(const Bfloat16Prefetch& prefetch, int64_t step) {
+  const char* line = prefetch.next + step * prefetch.linesPerStep * 64;
+  for (int64_t i = 0; i < prefetch.linesPerStep; ++i, line += 64) __builtin_prefetch(line, 0, 2);
+  const char* row = prefetch.destination + step * prefetch.rowsPerStep * prefetch.destinationStride;
+  for (int64_t i = 0; i < prefetch.rowsPerStep; ++i, row += prefetch.destinationStride)
+    for (int64_t byte = 0; byte < kResultRowBytes; byte += 64) __builtin_prefetch(row + byte, 0, 2);
 }
 
 /// What Bfloat16Kernel::exact and exactOfPanel are with AMX.

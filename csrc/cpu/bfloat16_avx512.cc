@@ -16,13 +16,6 @@
 namespace rlhf::cpu {
 namespace {
 
-inline void fetch(Bfloat16Prefetch& prefetch) {
-  for (int64_t line = 0; line < prefetch.linesPerStep; ++line, prefetch.next += 64)
-    __builtin_prefetch(prefetch.next, 0, 2);
-  for (int64_t row = 0; row < prefetch.rowsPerStep; ++row, prefetch.destination += prefetch.destinationStride)
-    for (int64_t byte = 0; byte < kResultRowBytes; byte += 64) __builtin_prefetch(prefetch.destination + byte, 1);
-}
-
 /// A step of B, of so many parts, on the way to the first-level cache a kilobyte before tiles are loaded from it: tile loads wait for
 /// their lines one after another, and further ahead more is asked for than a core can have on its way. The second-level cache is asked
 /// 3 KB ahead, where that is beyond the step.
@@ -87,6 +80,7 @@ RLHF_AMX void multiplyTall(const Bfloat16Segment* segments, int segmentCount, fl
     _tile_zero(2);
     _tile_zero(3);
   }
+  int64_t fetched = 0;
   for (int s = 0; s < segmentCount; ++s) {
     const uint16_t* a = segments[s].a;
     const uint16_t* b = segments[s].b;
@@ -95,7 +89,7 @@ RLHF_AMX void multiplyTall(const Bfloat16Segment* segments, int segmentCount, fl
         addSplitStep(a, b);
       else
         addStep(a, b);
-      fetch(prefetch);
+      fetch(prefetch, fetched++);
       a += Bfloat16Parts<kSplit>::kCount * kBfloat16StepElements;
       b += Bfloat16Parts<kSplit>::kCount * kBfloat16StepElements;
     }
@@ -192,13 +186,14 @@ void multiplyPairWithTiles(const Bfloat16Segment* segments, int segmentCount, fl
 /// kRows rows of A by all columns of B: one dot product of a pair adds to each of their sums.
 template <bool kSplit, int kRows>
 RLHF_DOT void multiplyDots(const Bfloat16Segment* segments, int segmentCount, int row, float* c, bool accumulate,
-                           Bfloat16Prefetch& prefetch) {
+                           const Bfloat16Prefetch& prefetch) {
   using Parts = Bfloat16Parts<kSplit>;
   __m512 sums[kRows][2];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i)
     for (int half = 0; half < 2; ++half)
       sums[i][half] = accumulate ? _mm512_loadu_ps(c + (row + i) * kBfloat16Tile + half * kHalf) : _mm512_setzero_ps();
+  int64_t fetched = 0;
   for (int s = 0; s < segmentCount; ++s) {
     const uint16_t* a = segments[s].a + row * kBfloat16Tile;
     const uint16_t* b = segments[s].b;
@@ -219,7 +214,7 @@ RLHF_DOT void multiplyDots(const Bfloat16Segment* segments, int segmentCount, in
           }
         }
       }
-      fetch(prefetch);
+      fetch(prefetch, fetched++);
       a += Parts::kCount * kBfloat16StepElements;
       b += Parts::kCount * kBfloat16StepElements;
     }

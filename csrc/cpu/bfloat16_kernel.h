@@ -65,7 +65,7 @@ using ExactProduct = void (*)(const uint16_t* a, const uint16_t* b, int64_t step
                               const Bfloat16Prefetch& prefetch);
 
 /// The same of whole steps of a panel of B in float32, [32 · steps][32], rows `stride` floats apart, whose parts are left in `parts` for other rows. It
-/// asks for the rows behind them.
+/// asks for the rows behind them too.
 using ExactProductOfPanel = void (*)(const uint16_t* a, const float* panel, int64_t stride, uint16_t* parts, int64_t steps, int rows, float* c, bool accumulate,
                                      const Bfloat16Prefetch& prefetch);
 

@@ -73,7 +73,7 @@ RLHF_EXACT_INLINE void addSmallProductsFlat(const uint16_t* a, const uint16_t* b
   _tile_dpbf16ps(0, 4, 2);
   _tile_dpbf16ps(1, 4, 3);
   between(4);
-  _tile_loadd(5, a + kMiddle, kTileRowBytes);
+  _tile_stream_loadd(5, a + kMiddle, kTileRowBytes);
   _tile_dpbf16ps(0, 5, 2);
   _tile_dpbf16ps(1, 5, 3);
   between(4);
@@ -118,7 +118,7 @@ RLHF_EXACT_INLINE void finishExact(const uint16_t* a, const uint16_t* b, int64_t
       addStep(a, b);
       continue;
     }
-    _tile_loadd(4, a, kTileRowBytes);
+    loadRows(a);
     _tile_loadd(6, b, kTileRowBytes);
     _tile_dpbf16ps(0, 4, 6);
     _tile_loadd(7, b + kHalfElements, kTileRowBytes);
@@ -184,15 +184,6 @@ struct StepCutter {
 struct Nothing {
   RLHF_EXACT_INLINE void operator()(int64_t) {}
 };
-
-/// A step's share of what is asked for.
-RLHF_EXACT_INLINE void fetch(const Bfloat16Prefetch& prefetch, int64_t step) {
-  const char* line = prefetch.next + step * prefetch.linesPerStep * 64;
-  for (int64_t i = 0; i < prefetch.linesPerStep; ++i, line += 64) __builtin_prefetch(line, 0, 2);
-  const char* row = prefetch.destination + step * prefetch.rowsPerStep * prefetch.destinationStride;
-  for (int64_t i = 0; i < prefetch.rowsPerStep; ++i, row += prefetch.destinationStride)
-    for (int64_t byte = 0; byte < kResultRowBytes; byte += 64) __builtin_prefetch(row + byte, 0, 2);
-}
 
 }  // namespace
 

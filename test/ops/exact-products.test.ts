@@ -118,19 +118,23 @@ describe("products in float32 of wide layers", () => {
       );
     });
 
-  it("have the same bits on any number of threads, and in each row whatever the others are", () => {
-    const [most, inputs, outputs] = [600, 1100, 900];
-    const args = linearForwardArguments(new CaseData("exact rows"), { rows: most, inputs, outputs, rank: 4 });
-    const first = (rows: number, options: KernelOptions): Float32Array => {
-      const part = { ...toKernelArguments("linearForward", args, "float32"), rows, compute: "float32" };
-      runKernel("cpu", "linearForward", part, options);
-      return (part as unknown as { y: Float32Array }).y.subarray(0, rows * outputs);
-    };
-    const all = first(most, { threads: 1 });
-    for (const threads of [2, 3]) assert.deepEqual(first(most, { threads }), all, `${threads} threads`);
-    for (const rows of [1, 13, 16, 17, 40, 255, 256, 599])
-      assert.deepEqual(first(rows, { threads: 2 }), all.subarray(0, rows * outputs), `${rows} rows`);
-  });
+  // With 1,100 inputs the rows go in chunks of k; with 1,000 all of k is packed once for all tasks, in groups of several sizes.
+  for (const inputs of [1100, 1000])
+    it(`have the same bits on any number of threads, and in each row whatever the others are, of ${inputs} inputs`, () => {
+      const [most, outputs] = [600, 900];
+      const args = linearForwardArguments(new CaseData("exact rows"), {
+        ...{ rows: most, inputs, outputs, rank: 4 },
+      });
+      const first = (rows: number, options: KernelOptions): Float32Array => {
+        const part = { ...toKernelArguments("linearForward", args, "float32"), rows, compute: "float32" };
+        runKernel("cpu", "linearForward", part, options);
+        return (part as unknown as { y: Float32Array }).y.subarray(0, rows * outputs);
+      };
+      const all = first(most, { threads: 1 });
+      for (const threads of [2, 3]) assert.deepEqual(first(most, { threads }), all, `${threads} threads`);
+      for (const rows of [1, 13, 16, 17, 40, 255, 256, 290, 599])
+        assert.deepEqual(first(rows, { threads: 2 }), all.subarray(0, rows * outputs), `${rows} rows`);
+    });
 
   it("of a step of decoding are multiply-adds by every kernel", () => {
     const [x, weight] = [wave(20 * 330), wave(330 * 400)];

@@ -19,7 +19,7 @@ static_assert((kBlockDepth * kPanelCols + kMostPartial + kPanelRows * (kMostCols
 
 Contiguous kindOf(const MatrixView& a) { return a.colStride == 1 ? Contiguous::Depth : Contiguous::Rows; }
 
-/// Rows a multiple of this far apart share sets of the first-level cache, of whose lines a panel of the usual height would push its own out.
+/// Rows a multiple of this far apart share sets of the first-level cache: a panel of the usual height would push out its own lines.
 constexpr int64_t kSetsApart = 1024;
 constexpr int64_t kRowsOfSharedSets = 8;
 constexpr int64_t kSetsApartOfBlock = 256;

@@ -4,7 +4,7 @@
 #include "cpu/kernels/parallel.h"
 
 // Products in float32 by AMX: each number is cut into three of bfloat16 whose sum it is, and six products of parts are added (cpu/bfloat16_kernel.h).
-// A is cut where it is packed; B stays packed in float32, which is what memory has to carry, and is cut on the way to the tiles.
+// A is cut where it is packed; B stays float32, packed or where it lies, which is what memory has to carry, and is cut on the way to the tiles.
 
 namespace rlhf::RLHF_ISA {
 namespace {
@@ -17,7 +17,8 @@ constexpr int64_t kBlockDepth = kBlockSteps * kBfloat16Tile;
 constexpr int64_t kFewestDepth = 320, kFewestCols = 320;
 
 // A task takes a group of rows, which share what is cut of B. Its A lies in the second-level cache while B passes by: all of k, or where that is
-// too much a chunk after the other, and tiles wait for the next chunk. Where several tasks take the same rows these are packed once for all.
+// too much a chunk after the other, and tiles wait for the next chunk. Where several tasks take the same rows, these are packed once for all if that
+// takes no chunks and the shared scratch memory has room.
 constexpr int64_t kMostGroupPanels = 8;
 constexpr int64_t kGroupFloats = 300'000;
 constexpr int64_t kWholeSteps = 8 * kBlockSteps;
@@ -29,8 +30,7 @@ constexpr int64_t kStripPanels = kStripCols / kBfloat16Tile;
 constexpr int64_t kTileFloats = kBfloat16Tile * kBfloat16Tile;
 constexpr int64_t kLinesPerStep = kTileFloats * sizeof(float) / 64;  // of a panel of B
 
-// Multiply-adds that take about as long as calling the other threads, and as cutting a number of B.
-constexpr int64_t kSharedWork = 1 << 20;
+// Multiply-adds that take about as long as cutting a number of B.
 constexpr int64_t kWorkPerElementOfB = 8;
 
 /// What a thread's scratch memory holds.
@@ -91,13 +91,24 @@ class ExactProductTask {
   }
 
  private:
-  /// Where a group's packed rows of both terms are, panels panelStride() apart.
-  struct GroupOfA {
-    const float* terms[2];
+  /// Packed rows of both terms, panels panelStride() apart.
+  struct RowsOfA {
+    float* terms[2];
+  };
+
+  /// A group's rows by a chunk of k of a panel of columns, of one term.
+  struct Part {
+    int index;
+    Range rows;
+    const float* packedA;
+    int64_t colPanel;
+    Range chunk;
+    float* tiles;
+    bool finishes;  // the tiles are done behind it
   };
 
   static int64_t stepsOf(const Term& term) { return bfloat16Steps(term.depth); }
-  /// Unless a group of as many rows as there are, or of the most, has room with all of k.
+  /// Not up to kWholeSteps, where groups become smaller instead, nor where all rows have room with all of k.
   bool isInChunks() const {
     const int64_t steps = stepsOf(product_.terms[0]);
     return steps > kWholeSteps && rowPanels_ * steps * kExactStepFloats > kGroupFloats;
@@ -107,33 +118,36 @@ class ExactProductTask {
   /// Floats of a panel of A, of a chunk of the first term and all of the second.
   int64_t panelStride(int term) const { return (term == 0 ? chunkSteps() : stepsOf(product_.terms[1])) * kExactStepFloats; }
 
+  /// Both terms' rows in one array, from a row panel on, where the array holds `panels` of them.
+  RowsOfA rowsOfA(float* packed, int64_t panels, int64_t from = 0) const {
+    return {{packed + from * panelStride(0), packed + panels * panelStride(0) + from * panelStride(1)}};
+  }
+
   void packAllRows(float* packed, bool share) {
-    allRows_ = {{packed, packed + rowPanels_ * panelStride(0)}};
+    packedForAll_ = packed;
     for (int index = 0; index < 2; ++index) {
       const int64_t depth = product_.terms[index].depth, pieces = ceilDivide(stepsOf(product_.terms[index]), kPackedSteps);
       forEachTask(context_, rowPanels_ * pieces, share, [&](int64_t task, int) {
-        const int64_t panel = task / pieces, piece = task % pieces, k = piece * kPackedSteps * kBfloat16Tile;
-        float* const to = packed + (index == 1 ? rowPanels_ * panelStride(0) : 0) + panel * panelStride(index) + piece * kPackedSteps * kExactStepFloats;
-        packRows(index, {panel, panel + 1}, {k, std::min(k + kPackedSteps * kBfloat16Tile, depth)}, to);
+        const int64_t panel = task / pieces, step = task % pieces * kPackedSteps, k = step * kBfloat16Tile;
+        packRows(index, {panel, panel + 1}, {k, std::min(k + kPackedSteps * kBfloat16Tile, depth)},
+                 rowsOfA(packed, rowPanels_, panel).terms[index] + step * kExactStepFloats);
       });
     }
   }
 
   /// One task: a group of rows by a range of columns, a chunk of k after another.
   void multiplyGroup(Range rows, Range cols, int slot) const {
-    const bool own = !allRows_.terms[0];
+    const bool own = !packedForAll_;
     const ThreadScratch scratch(cpu::threadScratch(context_, slot), own ? rows.count() * (panelStride(0) + panelStride(1)) : 0);
-    float* const ownSecond = scratch.packedA + rows.count() * panelStride(0);
-    if (own) packRows(1, rows, {0, product_.terms[1].depth}, ownSecond);
-    const GroupOfA group = own ? GroupOfA{{scratch.packedA, ownSecond}}
-                               : GroupOfA{{allRows_.terms[0] + rows.begin * panelStride(0), allRows_.terms[1] + rows.begin * panelStride(1)}};
+    const RowsOfA a = own ? rowsOfA(scratch.packedA, rows.count()) : rowsOfA(packedForAll_, rowPanels_, rows.begin);
+    if (own) packRows(1, rows, {0, product_.terms[1].depth}, a.terms[1]);
     const int64_t width = isInChunks() ? kWaitingPanels : cols.count();
     const int64_t depth = product_.terms[0].depth, chunkDepth = chunkSteps() * kBfloat16Tile;
     for (int64_t col = cols.begin; col < cols.end; col += width)
       for (int64_t k = 0; k < depth; k += chunkDepth) {
         const Range chunk{k, std::min(k + chunkDepth, depth)};
-        if (own && (isInChunks() || col == cols.begin)) packRows(0, rows, chunk, scratch.packedA);
-        multiplyChunk(rows, group, {col, std::min(col + width, cols.end)}, chunk, scratch, slot);
+        if (own && (isInChunks() || col == cols.begin)) packRows(0, rows, chunk, a.terms[0]);
+        multiplyChunk(rows, a, {col, std::min(col + width, cols.end)}, chunk, scratch, slot);
       }
   }
 
@@ -143,64 +157,63 @@ class ExactProductTask {
     if (chunk.count() > 0) packExactA(term.a.from(row, chunk.begin), count, chunk.count(), term.factor, packed, panelStride(index));
   }
 
-  void multiplyChunk(Range rows, const GroupOfA& group, Range cols, Range chunk, const ThreadScratch& scratch, int slot) const {
+  void multiplyChunk(Range rows, const RowsOfA& a, Range cols, Range chunk, const ThreadScratch& scratch, int slot) const {
     const bool last = chunk.end == product_.terms[0].depth, second = product_.terms[1].depth > 0;
     for (int64_t j = cols.begin; j < cols.end; ++j) {
       // Tiles that wait for the next chunk, or for a strip to be whole, have places of their own.
       const int64_t place = isInChunks() ? j - cols.begin : wholeStrips_ ? (j - cols.begin) % kStripPanels : 0;
       float* const tiles = scratch.tiles + place * rows.count() * kTileFloats;
-      multiplyBlocks(0, rows, group, j, chunk, scratch, tiles, last && !second, slot);
+      multiplyPart({0, rows, a.terms[0], j, chunk, tiles, last && !second}, scratch, slot);
       if (!last) continue;
-      if (second) multiplyBlocks(1, rows, group, j, {0, product_.terms[1].depth}, scratch, tiles, true, slot);
+      if (second) multiplyPart({1, rows, a.terms[1], j, {0, product_.terms[1].depth}, tiles, true}, scratch, slot);
       if (wholeStrips_ && ((j - cols.begin + 1) % kStripPanels == 0 || j + 1 == cols.end))
         finishStrip(rows, {cols.begin + (j - cols.begin) / kStripPanels * kStripPanels, j + 1}, cols.begin, scratch, slot);
     }
   }
 
-  /// All rows of the group by a chunk of k of a panel of B, a block at a time; with `finishes` the last one's tiles are done.
-  void multiplyBlocks(int index, Range rows, const GroupOfA& group, int64_t colPanel, Range chunk, const ThreadScratch& scratch, float* tiles,
-                      bool finishes, int slot) const {
-    for (int64_t k = chunk.begin; k < chunk.end; k += kBlockDepth) {
-      const Range block{k, std::min(k + kBlockDepth, chunk.end)};
-      const float* const packedA = group.terms[index] + (k - chunk.begin) / kBfloat16Tile * kExactStepFloats;
-      multiplyBlock(index, rows, packedA, colPanel, block, scratch, tiles, finishes && block.end == chunk.end && !wholeStrips_, slot);
-    }
+  void multiplyPart(const Part& part, const ThreadScratch& scratch, int slot) const {
+    for (int64_t k = part.chunk.begin; k < part.chunk.end; k += kBlockDepth)
+      multiplyBlock(part, {k, std::min(k + kBlockDepth, part.chunk.end)}, scratch, slot);
   }
 
-  /// All rows of the group by a block of a panel of B, which is cut up once, beside the first rows' product.
-  void multiplyBlock(int index, Range rows, const float* packedA, int64_t colPanel, Range block, const ThreadScratch& scratch, float* tiles,
-                     bool finishes, int slot) const {
+  /// A block of B is cut up once, beside the first rows' product.
+  void multiplyBlock(const Part& part, Range block, const ThreadScratch& scratch, int slot) const {
     const int64_t steps = bfloat16Steps(block.count());
-    const PanelOfB b = panelOfB(index, colPanel, block, scratch);
-    const bool accumulate = index == 1 || block.begin > 0;
-    for (int64_t i = 0; i < rows.count(); ++i, packedA += panelStride(index), tiles += kTileFloats) {
+    const PanelOfB b = panelOfB(part.index, part.colPanel, block, scratch);
+    const bool accumulate = part.index == 1 || block.begin > 0, finishes = part.finishes && block.end == part.chunk.end && !wholeStrips_;
+    const float* packedA = part.packedA + (block.begin - part.chunk.begin) / kBfloat16Tile * kExactStepFloats;
+    float* tile = part.tiles;
+    for (int64_t i = 0; i < part.rows.count(); ++i, packedA += panelStride(part.index), tile += kTileFloats) {
       const auto* const a = reinterpret_cast<const uint16_t*>(packedA);
-      const int height = static_cast<int>(heightOf(rows.begin + i));
-      const cpu::Bfloat16Prefetch prefetch = fetchedBeside(index, rows, i, colPanel, block);
+      const int height = static_cast<int>(heightOf(part.rows.begin + i));
+      const cpu::Bfloat16Prefetch prefetch = fetchedBeside(part, i, block);
       if (i == 0)
-        kernel_.exactOfPanel(a, b.values, b.stride, scratch.partsOfB, steps, height, tiles, accumulate, prefetch);
+        kernel_.exactOfPanel(a, b.values, b.stride, scratch.partsOfB, steps, height, tile, accumulate, prefetch);
       else
-        kernel_.exact(a, scratch.partsOfB, steps, height, tiles, accumulate, prefetch);
-      if (finishes) finish(rows.begin + i, {colPanel, colPanel + 1}, tiles, kBfloat16Tile, slot);
+        kernel_.exact(a, scratch.partsOfB, steps, height, tile, accumulate, prefetch);
+      if (finishes) finish(part.rows.begin + i, {part.colPanel, part.colPanel + 1}, tile, kBfloat16Tile, slot);
     }
   }
 
-  /// What the i-th row panel's product asks for: its share of the block of B behind this one, which may be the next panel's, as they lie one after
-  /// the other (the first leaves that to the others: it reads ahead as it cuts); and some of the rows that its results go to, so that no more
-  /// than a few are on their way at a time.
-  cpu::Bfloat16Prefetch fetchedBeside(int index, Range rows, int64_t i, int64_t colPanel, Range block) const {
-    const Term& term = product_.terms[index];
+  /// What the i-th row panel's product asks for: its share of the block of B that comes next (the first leaves that to the others: it reads ahead
+  /// as it cuts), and in the last chunk some of the rows that its results go to, so that no more than a few are on their way at a time.
+  cpu::Bfloat16Prefetch fetchedBeside(const Part& part, int64_t i, Range block) const {
+    const Term& term = product_.terms[part.index];
+    const Range chunk = part.chunk;
     const int64_t steps = bfloat16Steps(block.count());
     cpu::Bfloat16Prefetch prefetch;
     if (i > 0 && term.packedB) {
-      prefetch.linesPerStep = ceilDivide(kLinesPerStep, rows.count() - 1);
-      prefetch.next = reinterpret_cast<const char*>(term.packedB + colPanel * term.packedBStride + block.end * kBfloat16Tile) +
+      const bool more = block.end < chunk.end;
+      const int64_t panel = more ? part.colPanel : part.colPanel + 1, k = more ? block.end : chunk.begin;
+      prefetch.linesPerStep = ceilDivide(kLinesPerStep, part.rows.count() - 1);
+      prefetch.next = reinterpret_cast<const char*>(term.packedB + panel * term.packedBStride + k * kBfloat16Tile) +
                       (i - 1) * steps * prefetch.linesPerStep * 64;
     }
-    if (index == 0 && product_.destination) {
-      const int64_t height = heightOf(rows.begin + i), first = height * block.begin / term.depth, end = height * block.end / term.depth;
-      prefetch.destination = reinterpret_cast<const char*>(
-          product_.destination + ((rows.begin + i) * kBfloat16Tile + first) * product_.destinationStride + colPanel * kBfloat16Tile);
+    if (part.index == 0 && product_.destination && chunk.end == term.depth) {
+      const int64_t row = part.rows.begin + i, height = heightOf(row);
+      const int64_t first = height * (block.begin - chunk.begin) / chunk.count(), end = height * (block.end - chunk.begin) / chunk.count();
+      prefetch.destination = reinterpret_cast<const char*>(product_.destination + (row * kBfloat16Tile + first) * product_.destinationStride +
+                                                           part.colPanel * kBfloat16Tile);
       prefetch.destinationStride = product_.destinationStride * static_cast<int64_t>(sizeof(float));
       prefetch.rowsPerStep = ceilDivide(end - first, steps);
     }
@@ -248,7 +261,7 @@ class ExactProductTask {
   const cpu::Bfloat16Kernel& kernel_;
   int64_t rowPanels_, colPanels_;
   bool wholeStrips_;
-  GroupOfA allRows_ = {};
+  float* packedForAll_ = nullptr;  // rows that several tasks take
 };
 
 }  // namespace

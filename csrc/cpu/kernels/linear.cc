@@ -116,7 +116,7 @@ void addLoraGradients(OpContext& context, const LinearBackward& g) {
                   .a = columnMajor(g.loraGradient, rank),
                   .b = g.loraInput ? rowMajor(g.loraInput, g.inputs) : rowMajor(g.x, g.xStride)},
                  {floats(g.dA), g.inputs});
-  if (g.dB) {  // its transpose, whose few rows are packed and not all of dy
+  if (g.dB) {  // its transpose: dy is then B, which is read as it lies, or packed without being turned
     AddToTransposed dB{floats(g.dB), rank, static_cast<float>(g.lora.scale)};
     const Term term{.depth = g.rows, .a = columnMajor(g.loraHidden, rank), .b = rowMajor(g.dy, g.dyStride)};
     gemm(context, SharedScratch(context), {rank, g.outputs, g.weight.compute, {term, {}}}, dB);
