@@ -161,7 +161,7 @@ struct StepCutter {
 
  private:
   RLHF_EXACT_INLINE void cutPair() {
-    constexpr int64_t kRowsAheadOfFirstLevel = 16, kRowsAheadOfSecondLevel = 32;
+    constexpr int64_t kRowsAheadOfFirstLevel = 8, kRowsAheadOfSecondLevel = 32;
     for (int64_t row = 0; row < 2; ++row)
       for (int64_t line = 0; line < kBfloat16Tile; line += 16) {
         __builtin_prefetch(panel + (kRowsAheadOfFirstLevel + row) * stride + line);
