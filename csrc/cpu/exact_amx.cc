@@ -11,7 +11,7 @@ namespace {
 constexpr int64_t kMiddle = kBfloat16StepElements, kLeast = 2 * kBfloat16StepElements, kExactStep = 3 * kBfloat16StepElements;
 
 #define RLHF_EXACT __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw")))
-#define RLHF_EXACT_INLINE inline __attribute__((always_inline, target("amx-tile,amx-bf16,avx512f,avx512bw")))
+#define RLHF_EXACT_INLINE RLHF_EXACT inline __attribute__((always_inline))
 
 /// C, in tiles 0 to 3, plus a step's small products, the smallest first. Each shares a factor with the next, so that half of the tiles stay.
 /// `between` is called with 8 in eight places, and has one eighth of its work done there beside the tiles'.

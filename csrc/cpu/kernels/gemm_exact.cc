@@ -223,12 +223,11 @@ class ExactProductTask {
   /// A block of B in float32, with zeros up to a whole step: where it lies, if it lies by rows and needs none.
   PanelOfB panelOfB(int index, int64_t colPanel, Range block, const ThreadScratch& scratch) const {
     const Term& term = product_.terms[index];
-    const float* const packed = term.packedB ? term.packedB + colPanel * term.packedBStride + block.begin * kBfloat16Tile : nullptr;
     const int64_t floats = block.count() * kBfloat16Tile, wholeFloats = bfloat16Steps(block.count()) * kTileFloats;
-    if (packed && floats == wholeFloats) return {packed, kBfloat16Tile};
-    const int64_t col = colPanel * kBfloat16Tile, cols = std::min(kBfloat16Tile, product_.cols - col);
-    const MatrixView b = packed ? MatrixView{packed, kBfloat16Tile, 1} : term.b.from(block.begin, col);
-    if (b.colStride == 1 && b.type == DType::F32 && cols == kBfloat16Tile && floats == wholeFloats)
+    const int64_t col = colPanel * kBfloat16Tile, cols = term.packedB ? kBfloat16Tile : std::min(kBfloat16Tile, product_.cols - col);
+    const MatrixView b = term.packedB ? MatrixView{term.packedB + colPanel * term.packedBStride + block.begin * kBfloat16Tile, kBfloat16Tile, 1}
+                                      : term.b.from(block.begin, col);
+    if (floats == wholeFloats && cols == kBfloat16Tile && b.colStride == 1 && b.type == DType::F32)
       return {static_cast<const float*>(b.data), b.rowStride};
     packB(b, block.count(), cols, scratch.panelOfB, floats);
     std::fill(scratch.panelOfB + floats, scratch.panelOfB + wholeFloats, 0.0f);
