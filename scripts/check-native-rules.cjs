@@ -19,6 +19,11 @@ const RULES = [
     message: "inline assembly belongs in csrc/cuda/prim/ptx.cuh",
   },
   {
+    applies: (path) => path.startsWith("csrc/cpu/"),
+    pattern: /^(?!.*RLHF_PREFETCH).*\bvoid\s+\w*fetch\w*\s*\(/i,
+    message: "a function that only asks for memory is declared with RLHF_PREFETCH (cpu/prefetch.h), or GCC may drop it",
+  },
+  {
     applies: (path) => !path.startsWith("csrc/simt/"),
     pattern:
       /(?:\bstd::|(?:^|[;{}():,?&|!=]|\breturn|\belse)\s*(?:::)?)(?:_?exit|_Exit|quick_exit|abort|terminate)\s*\(/,

@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "cpu/bfloat16_kernel.h"
+#include "cpu/prefetch.h"
 
 // What AMX's kernels share. Functions name the instructions that they use one by one, so that no other code of their files uses them.
 
@@ -33,7 +34,7 @@ RLHF_AMX inline void addStep(const uint16_t* a, const uint16_t* b) {
 }
 
 /// What a step is to ask for.
-inline void fetch(const Bfloat16Prefetch& prefetch, int64_t step) {
+RLHF_PREFETCH inline void fetch(const Bfloat16Prefetch& prefetch, int64_t step) {
   const char* line = prefetch.next + step * prefetch.linesPerStep * 64;
   for (int64_t i = 0; i < prefetch.linesPerStep; ++i, line += 64) __builtin_prefetch(line, 0, 2);
   const char* row = prefetch.destination + step * prefetch.rowsPerStep * prefetch.destinationStride;

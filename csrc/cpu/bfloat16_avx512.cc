@@ -20,7 +20,7 @@ namespace {
 /// their lines one after another, and further ahead more is asked for than a core can have on its way. The second-level cache is asked
 /// 3 KB ahead, where that is beyond the step.
 template <int64_t kParts>
-inline void fetchStep(const uint16_t* b) {
+RLHF_PREFETCH inline void fetchStep(const uint16_t* b) {
   constexpr int64_t kBytesAheadOfFirstLevel = 1024, kBytesAheadOfSecondLevel = 3072;
   constexpr int64_t kStepBytes = kParts * kBfloat16StepElements * 2;
   const char* const step = reinterpret_cast<const char*>(b);
@@ -68,7 +68,7 @@ RLHF_AMX inline void addSplitStep(const uint16_t* a, const uint16_t* b) {
 /// Tiles 0 to 3 are C by quarters.
 template <bool kSplit>
 RLHF_AMX void multiplyTall(const Bfloat16Segment* segments, int segmentCount, float* c, bool accumulate,
-                           Bfloat16Prefetch prefetch) {
+                           const Bfloat16Prefetch& prefetch) {
   if (accumulate) {
     _tile_loadd(0, c, kResultRowBytes);
     _tile_loadd(1, c + kHalf, kResultRowBytes);
@@ -169,7 +169,7 @@ RLHF_AMX void multiplyFlat(const Bfloat16Segment* segments, int segmentCount, fl
 
 template <bool kSplit>
 void multiplyWithTiles(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, bool accumulate,
-                       Bfloat16Prefetch prefetch) {
+                       const Bfloat16Prefetch& prefetch) {
   if (rows > kHalf)
     multiplyTall<kSplit>(segments, segmentCount, c, accumulate, prefetch);
   else
@@ -228,10 +228,11 @@ RLHF_DOT void multiplyDots(const Bfloat16Segment* segments, int segmentCount, in
 
 template <bool kSplit>
 void multiplyWithDots(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, bool accumulate,
-                      Bfloat16Prefetch prefetch) {
+                      const Bfloat16Prefetch& prefetch) {
+  static constexpr Bfloat16Prefetch kNone;
   int row = 0;
-  for (; row + 8 <= rows; row += 8) multiplyDots<kSplit, 8>(segments, segmentCount, row, c, accumulate, prefetch), prefetch = {};
-  for (; row < rows; ++row) multiplyDots<kSplit, 1>(segments, segmentCount, row, c, accumulate, prefetch), prefetch = {};
+  for (; row + 8 <= rows; row += 8) multiplyDots<kSplit, 8>(segments, segmentCount, row, c, accumulate, row == 0 ? prefetch : kNone);
+  for (; row < rows; ++row) multiplyDots<kSplit, 1>(segments, segmentCount, row, c, accumulate, row == 0 ? prefetch : kNone);
 }
 
 /// Linux gives a process the tiles' registers when it asks for them; other systems are not asked.

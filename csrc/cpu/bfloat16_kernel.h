@@ -51,7 +51,7 @@ struct Bfloat16Prefetch {
 /// and not on the calls that its sum is cut into.
 struct Bfloat16Products {
   void (*multiply)(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, bool accumulate,
-                   Bfloat16Prefetch prefetch);
+                   const Bfloat16Prefetch& prefetch);
   /// c[2][32][32] = Σ over segments of A by two neighbouring panels of B, for at most 16 rows, where B comes from memory; null: none.
   /// The bits are multiply's.
   void (*multiplyPair)(const Bfloat16Segment* segments, int segmentCount, float* c);

@@ -88,14 +88,7 @@ void forwardTile(const AttentionForward& a, int64_t head, const SequenceTile& ti
   const float* q = static_cast<const float*>(a.q) + tile.row() * a.qStride + head * dim;
   const float* const k = static_cast<const float*>(a.k) + kvHead * dim;
   const float* const v = static_cast<const float*>(a.v) + kvHead * dim;
-  const auto prefetchKeyTile = [&](int64_t keyTile) {
-    KeyTile(*tile.sequence, keyTile).forEachRun([&](int64_t row, int64_t, int64_t rows) {
-      prefetchRows(k + row * a.kStride, a.kStride, rows, dim);
-      prefetchRows(v + row * a.vStride, a.vStride, rows, dim);
-    });
-  };
   prefetchRows(q, a.qStride, queries, dim);
-  prefetchKeyTile(firstTile);
   transposeScaled(q, a.qStride, queries, dim, static_cast<float>(a.scale), queriesT, kTile);
   RunningSoftmax running;
   std::fill_n(running.maximum, kTile, -INFINITY);
@@ -104,7 +97,6 @@ void forwardTile(const AttentionForward& a, int64_t head, const SequenceTile& ti
   for (int64_t keyTile = firstTile; keyTile <= tile.tile; ++keyTile) {
     const KeyTile key(*tile.sequence, keyTile);
     const TileMask mask{tile.position() - key.position, a.window};
-    if (keyTile < tile.tile) prefetchKeyTile(keyTile + 1);
     key.forEachRun([&](int64_t row, int64_t first, int64_t rows) {
       multiplyKeyRows(k + row * a.kStride, a.kStride, rows, dim, queriesT, lanes, mask.diagonal(),
                       scores + first * kTile);

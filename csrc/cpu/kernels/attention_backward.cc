@@ -183,21 +183,12 @@ void queryTileBackward(const AttentionBackward& a, const Sequences& sequences, i
                        const KeyGradients* keySide, QueryScratch& scratch) {
   const int64_t kvHead = head * a.kvHeads / a.heads, dim = a.headDim, queries = tile.rows();
   const VisibleKeyTiles keyTiles(sequences, tile, a.window);
-  const auto prefetchKeyTile = [&](int64_t index) {
-    const SequenceTile key = keyTiles[index];
-    prefetchRows(rowOf(static_cast<const float*>(a.k), key.row(), a.kStride, kvHead, dim), a.kStride,
-                 key.rows(), dim);
-    prefetchRows(rowOf(static_cast<const float*>(a.v), key.row(), a.vStride, kvHead, dim), a.vStride,
-                 key.rows(), dim);
-  };
-  prefetchKeyTile(0);
   loadQueryTile(a, head, tile, scratch.query);
   for (int64_t index = 0; index < keyTiles.size(); ++index) {
     const SequenceTile key = keyTiles[index];
     const int64_t keys = key.rows();
     const TileMask mask{tile.position() - key.position(), a.window};
     const bool diagonal = mask.diagonal();
-    if (index + 1 < keyTiles.size()) prefetchKeyTile(index + 1);
     const float* k = rowOf(static_cast<const float*>(a.k), key.row(), a.kStride, kvHead, dim);
     const float* v = rowOf(static_cast<const float*>(a.v), key.row(), a.vStride, kvHead, dim);
     scoreGradients(a, scratch.query, queries, k, v, keys, mask, scratch.p, scratch.dScore);

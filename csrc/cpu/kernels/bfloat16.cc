@@ -161,7 +161,7 @@ void multiplyRows(const Bfloat16Segment* segments, int segmentCount, int row, fl
 
 /// Where the processor has no instruction for bfloat16: numbers are widened again, and summed in rising k.
 template <bool kSplit>
-void multiplyWidened(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, bool accumulate, Bfloat16Prefetch) {
+void multiplyWidened(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, bool accumulate, const Bfloat16Prefetch&) {
   int row = 0;
   for (; row + 4 <= rows; row += 4) multiplyRows<kSplit, 4>(segments, segmentCount, row, c, accumulate);
   for (; row < rows; ++row) multiplyRows<kSplit, 1>(segments, segmentCount, row, c, accumulate);

@@ -5,6 +5,7 @@
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/vector_loops.h"
 #include "cpu/kernels/widen.h"
+#include "cpu/prefetch.h"
 
 namespace rlhf::RLHF_ISA {
 namespace {
@@ -33,7 +34,7 @@ float softmaxRow(int64_t count, float* scores, float& runningMaximum, float& run
 }
 
 /// Asks for what will be read next: other heads lie between a head's parts of two pages, where the hardware does not follow.
-void fetch(const void* block, int64_t bytes) {
+RLHF_PREFETCH inline void fetch(const void* block, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(block) + i);
 }
 

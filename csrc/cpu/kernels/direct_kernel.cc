@@ -3,6 +3,8 @@
 #include <array>
 #include <utility>
 
+#include "cpu/prefetch.h"
+
 namespace rlhf::RLHF_ISA {
 namespace {
 
@@ -19,7 +21,7 @@ class LeftOperand {
     const float* const base = bases_[row / 3];
     return row % 3 == 0 ? base[step] : row % 3 == 1 ? (base + stride_)[step] : (base + 2 * stride_)[step];
   }
-  void fetch(int step) const { __builtin_prefetch(bases_[0] + step * stride_); }
+  RLHF_PREFETCH void fetch(int step) const { __builtin_prefetch(bases_[0] + step * stride_); }
   void advance(int steps) {
     for (const float*& base : bases_) base += kind == Contiguous::Depth ? steps : steps * stride_;
   }
@@ -34,7 +36,7 @@ class LeftOperand {
 constexpr int kStepsAhead = 20;
 
 /// Asks for the lines of a row of B.
-inline void fetch(const float* row, int vectors) {
+RLHF_PREFETCH inline void fetch(const float* row, int vectors) {
   for (int v = 0; v < vectors; ++v) __builtin_prefetch(row + v * kWidth);
 }
 

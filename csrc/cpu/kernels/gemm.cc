@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "cpu/kernels/gemm_few_rows.h"
 #include "cpu/kernels/parallel.h"
+#include "cpu/prefetch.h"
 
 namespace rlhf::RLHF_ISA {
 namespace {
@@ -251,7 +252,7 @@ class RowPass {
   }
 
   /// Where a tile's results go is on its way while the tile is multiplied.
-  void fetchDestination(int64_t rowPanel, int64_t colPanel) const {
+  RLHF_PREFETCH void fetchDestination(int64_t rowPanel, int64_t colPanel) const {
     const float* row = product_.destination + (rowBegin_ + rowPanel * panelRows_) * product_.destinationStride + colPanel * kPanelCols;
     for (int64_t i = 0; i < heightOf(rowPanel); ++i, row += product_.destinationStride)
       for (int64_t col = 0; col < kPanelCols; col += 16) __builtin_prefetch(row + col, 1);

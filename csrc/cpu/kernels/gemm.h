@@ -30,10 +30,9 @@ struct Product {
   DType compute = DType::F32;  // BF16, BF16X3: A (times its factor) and B are rounded to bfloat16, or split; sums are float32 all the same
   // The second term (a low-rank update, whose B is not packed) runs in the accumulators of the first; depth 0: none.
   Term terms[2];
-  // (optional) Where the consumer writes C, rows `destinationStride` floats apart, and whether it adds to what stands there.
+  // (optional) Where the consumer writes C, rows `destinationStride` floats apart.
   const float* destination = nullptr;
   int64_t destinationStride = 0;
-  bool addsToDestination = false;
   bool decoding = false;  // memory sets the pace: float32 is multiplied and added, whatever is faster where more rows use B
 };
 
@@ -111,6 +110,12 @@ struct PackedBfloat16 {
     return block + col % kTile / kHalf * kHalf * kTile + k % kTile / 2 * kTile + col % kHalf * 2 + k % 2;
   }
 };
+
+/// The first `rows` rows of a tile of 32 × 32 into a strip, whose rows are `stride` floats apart.
+inline void copyTile(const float* tile, int64_t rows, float* strip, int64_t stride) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < kBfloat16Tile; c += kWidth) store(strip + r * stride + c, load(tile + r * kBfloat16Tile + c));
+}
 
 /// Calls body with the order of packed weights whose products are computed in `type`, their own.
 template <class Body>

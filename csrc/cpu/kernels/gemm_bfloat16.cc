@@ -15,17 +15,17 @@ constexpr int64_t kStripPanels = kStripCols / kBfloat16Tile;
 constexpr int64_t kStripRowPanels = 8;  // whose tiles lie in the second-level cache while a strip is multiplied
 constexpr int64_t kTileFloats = kBfloat16Tile * kBfloat16Tile;
 static_assert((kBfloat16Tile * kStripCols + kStripRowPanels * kStripPanels * kTileFloats) * sizeof(float) <= cpu::kScratchPerThread);
-// A group of rows' packed A stays in the second-level cache while the panels of B pass by, in blocks of so many steps: 16 KB, of split
-// operands 32, which the first-level cache holds beside what passes of A.
+// A group of rows' packed A stays in the second-level cache while the panels of B pass by, in blocks that take half of the first-level cache:
+// 12 steps, of split operands 6. The longer a block, the less often tiles of C are taken up and put down again.
 constexpr int64_t kGroupFloats = 160 << 10;
 constexpr int64_t kMostGroupPanels = 16;
-constexpr int64_t kBlockSteps = 8;
+constexpr int64_t kBlockFloats = 6 << 10;
 
 // Where a few panels of A are more than the second-level cache holds, a group goes through chunks of k, and tiles of C wait for the next one in
 // the thread's scratch memory.
 constexpr int64_t kDeepFloats = 64 << 10;
 constexpr int64_t kChunkFloats = 24 << 10;
-static_assert(kChunkFloats % (kBlockSteps * bfloat16StepFloats(DType::BF16X3)) == 0);
+static_assert(kChunkFloats % kBlockFloats == 0 && kBlockFloats % bfloat16StepFloats(DType::BF16X3) == 0);
 constexpr int64_t kScratchTiles = cpu::kScratchPerThread / sizeof(float) / kTileFloats;
 
 // Multiply-adds that take about as long as calling the other threads, and as reading an element of B from memory, which is what counts
@@ -48,7 +48,7 @@ class Part {
  public:
   Part(OpContext& context, const Product& product, Columns columns, StripConsumer consume)
       : context_(context), product_(product), consume_(consume), wholeStrips_(columns == Columns::FixedCuts),
-        stepFloats_(bfloat16StepFloats(product.compute)), linesOfStep_(stepFloats_ / 16) {
+        stepFloats_(bfloat16StepFloats(product.compute)), linesOfStep_(stepFloats_ / 16), blockSteps_(kBlockFloats / stepFloats_) {
     for (int t = 0; t < 2; ++t) {
       steps_[t] = bfloat16Steps(product.terms[t].depth);
       packsB_[t] = steps_[t] > 0 && !product.terms[t].packedB;
@@ -133,18 +133,16 @@ class Part {
     float* const tiles = reinterpret_cast<float*>(cpu::threadScratch(context_, slot));
     const int64_t height = rows.end - rows.begin;
     const bool whole = height == 1 || !isCut();
-    const int64_t blockSteps = whole ? std::max<int64_t>(1, steps_[0]) : kBlockSteps;
+    const int64_t blockSteps = whole ? std::max<int64_t>(1, steps_[0]) : blockSteps_;
     for (int64_t j = cols.begin; j < cols.end; ++j)
       for (int64_t step = chunk.begin; step == chunk.begin || step < chunk.end; step += blockSteps) {
         const Range steps{step, std::min(step + blockSteps, chunk.end)};
         const bool nextPanel = steps.end == chunk.end && j + 1 < cols.end;
         for (int64_t i = rows.begin; i < rows.end; ++i) {
           float* const tile = tiles + (whole ? 0 : (j - cols.begin) * height + i - rows.begin) * kTileFloats;
-          Bfloat16Prefetch prefetch = height == 1 ? fetchAhead(j)
-                                                  : fetchBlock(nextPanel ? j + 1 : j, nextPanel ? chunk.begin : steps.end, blockSteps,
-                                                               i - rows.begin, height);
-          if (isLast(steps)) fetchDestination(i, j, steps, prefetch);
-          multiplyTile(products, i, j, steps, tile, prefetch);
+          multiplyTile(products, i, j, steps, tile,
+                       height == 1 ? fetchAhead(j)
+                                   : fetchBlock(nextPanel ? j + 1 : j, nextPanel ? chunk.begin : steps.end, blockSteps, i - rows.begin, height));
           if (isLast(steps)) finish(i, j, 1, tile, kBfloat16Tile, slot);
         }
       }
@@ -186,22 +184,20 @@ class Part {
 
   void multiplyStripTiles(const Bfloat16Products& products, Range rows, Range cols, float* tiles) const {
     const int64_t height = rows.end - rows.begin;
-    for (int64_t step = 0; step < steps_[0]; step += kBlockSteps) {
-      const Range steps{step, std::min(step + kBlockSteps, steps_[0])};
+    for (int64_t step = 0; step < steps_[0]; step += blockSteps_) {
+      const Range steps{step, std::min(step + blockSteps_, steps_[0])};
       for (int64_t j = cols.begin; j < cols.end; ++j)
         for (int64_t i = rows.begin; i < rows.end; ++i) {
           float* const tile = tiles + ((i - rows.begin) * kStripPanels + j - cols.begin) * kTileFloats;
           const bool next = j + 1 < cols.end;
           multiplyTile(products, i, j, steps, tile,
-                       fetchBlock(next ? j + 1 : cols.begin, next ? step : steps.end, kBlockSteps, i - rows.begin, height));
+                       fetchBlock(next ? j + 1 : cols.begin, next ? step : steps.end, blockSteps_, i - rows.begin, height));
         }
     }
   }
 
   static void joinTiles(const float* tiles, int64_t height, int64_t panels, float* strip) {
-    for (int64_t r = 0; r < height; ++r)
-      for (int64_t j = 0; j < panels; ++j)
-        std::copy_n(tiles + j * kTileFloats + r * kBfloat16Tile, kBfloat16Tile, strip + (r * panels + j) * kBfloat16Tile);
+    for (int64_t j = 0; j < panels; ++j) copyTile(tiles + j * kTileFloats, height, strip + j * kBfloat16Tile, panels * kBfloat16Tile);
   }
 
   /// Steps of a chunk: all, or whole blocks.
@@ -210,12 +206,12 @@ class Part {
     return deep ? kChunkFloats / stepFloats_ : std::max<int64_t>(1, steps_[0]);
   }
   /// Whether a panel of B is more than a block.
-  bool isCut() const { return steps_[0] > kBlockSteps; }
+  bool isCut() const { return steps_[0] > blockSteps_; }
   bool isLast(Range steps) const { return steps.end == steps_[0]; }
 
   /// Adds the product of some steps of the first term to the tile, or begins with it; the last ones bring the second term with them.
   void multiplyTile(const Bfloat16Products& products, int64_t rowPanel, int64_t colPanel, Range steps, float* tile,
-                    Bfloat16Prefetch prefetch) const {
+                    const Bfloat16Prefetch& prefetch) const {
     Bfloat16Segment segments[2];
     const int count = segmentsOf(rowPanel, colPanel, steps, segments);
     products.multiply(segments, count, static_cast<int>(heightOf(rowPanel)), tile, steps.begin > 0, prefetch);
@@ -250,15 +246,6 @@ class Part {
     return {next + part * lines * blockSteps * 64, lines};
   }
 
-  /// What a tile's results are added to is on its way while the tile is multiplied. Where they only replace it this gains nothing.
-  void fetchDestination(int64_t rowPanel, int64_t colPanel, Range steps, Bfloat16Prefetch& prefetch) const {
-    if (!product_.addsToDestination) return;
-    prefetch.destination = reinterpret_cast<const char*>(product_.destination + colBegin_ + colPanel * kBfloat16Tile +
-                                                         (rowBegin_ + rowPanel * kBfloat16Tile) * product_.destinationStride);
-    prefetch.destinationStride = product_.destinationStride * static_cast<int64_t>(sizeof(float));
-    prefetch.rowsPerStep = ceilDivide(kBfloat16Tile, steps.end - steps.begin + steps_[1]);
-  }
-
   void finish(int64_t rowPanel, int64_t colPanel, int64_t panels, float* values, int64_t stride, int slot) const {
     const int64_t col = colPanel * kBfloat16Tile;
     consume_({rowBegin_ + rowPanel * kBfloat16Tile, heightOf(rowPanel), colBegin_ + col,
@@ -271,7 +258,7 @@ class Part {
   const Product& product_;
   StripConsumer consume_;
   bool wholeStrips_;
-  int64_t stepFloats_, linesOfStep_;
+  int64_t stepFloats_, linesOfStep_, blockSteps_;
   int64_t steps_[2];
   bool packsA_[2], packsB_[2];
   int64_t rowBegin_ = 0, rows_ = 0, colBegin_ = 0, cols_ = 0;

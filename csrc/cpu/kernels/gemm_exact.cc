@@ -239,9 +239,7 @@ class ExactProductTask {
     for (int64_t i = 0; i < rows.count(); ++i) {
       for (int64_t j = 0; j < cols.count(); ++j) {
         const int64_t place = isInChunks() ? cols.begin - firstCol + j : j;
-        const float* const tile = scratch.tiles + (place * rows.count() + i) * kTileFloats;
-        for (int64_t r = 0; r < heightOf(rows.begin + i); ++r)
-          std::copy_n(tile + r * kBfloat16Tile, kBfloat16Tile, scratch.strip + r * stride + j * kBfloat16Tile);
+        copyTile(scratch.tiles + (place * rows.count() + i) * kTileFloats, heightOf(rows.begin + i), scratch.strip + j * kBfloat16Tile, stride);
       }
       finish(rows.begin + i, cols, scratch.strip, stride, slot);
     }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "cpu/kernels/parallel.h"
+#include "cpu/prefetch.h"
 
 namespace rlhf::RLHF_ISA {
 namespace {
@@ -34,7 +35,7 @@ constexpr int64_t kBytesPerStep = kPanelCols * sizeof(float);
 class FetchInStages {
  public:
   explicit FetchInStages(const float* b) : next_(reinterpret_cast<const char*>(b)) {}
-  void step() {
+  RLHF_PREFETCH void step() {
 #pragma GCC unroll 2
     for (int64_t byte = 0; byte < kBytesPerStep; byte += 64) {
       __builtin_prefetch(next_ + kBytesAheadOfFirstLevel + byte);
@@ -51,7 +52,7 @@ class FetchInStages {
 class FetchInShares {
  public:
   FetchInShares(const char* next, int64_t bytesPerStep) : next_(next), bytesPerStep_(bytesPerStep) {}
-  void step() {
+  RLHF_PREFETCH void step() {
     __builtin_prefetch(next_);
     __builtin_prefetch(next_ + 64);
     next_ += bytesPerStep_;

@@ -76,7 +76,6 @@ void multiplyInto(OpContext& context, SharedScratch scratch, DType compute, int6
   Product product{rows, cols, compute, {term, {}}};
   product.destination = out.out;
   product.destinationStride = out.stride;
-  product.addsToDestination = out.accumulate;
   gemm(context, scratch, product, out);
 }
 void multiplyInto(OpContext& context, DType compute, int64_t rows, int64_t cols, const Term& term, AddTo out) {
@@ -217,7 +216,6 @@ void linearBackward(OpContext& context, const LinearBackward& g) {
       product.terms[1] = {.depth = rank, .a = rowMajor(g.loraGradient, rank), .b = rowMajor(g.lora.a, g.inputs)};
     product.destination = floats(g.dx);
     product.destinationStride = g.dxStride;
-    product.addsToDestination = g.accumulateDx != 0;
     AddTo dx{floats(g.dx), g.dxStride, 1, g.accumulateDx != 0};
     gemm(context, scratch, product, dx);
   }

@@ -71,7 +71,6 @@ void addToWeight(OpContext& context, SharedScratch scratch, const PredictionBloc
   product.terms[0] = {.depth = block.count, .a = {dz.data, 1, dz.stride}, .b = {block.hidden, block.cols, 1}};
   product.destination = dWeight + dz.vocabBegin * block.cols;
   product.destinationStride = block.cols;
-  product.addsToDestination = true;
   auto consume = [&](const Strip& strip) {
     for (int64_t i = 0; i < strip.rows; ++i)
       addTo(dWeight + (dz.vocabBegin + strip.row + i) * block.cols + strip.col, strip.values + i * strip.stride, strip.cols);

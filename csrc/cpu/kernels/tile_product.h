@@ -3,6 +3,7 @@
 #include <array>
 
 #include "cpu/kernels/micro_kernel.h"
+#include "cpu/prefetch.h"
 #include "cpu/simd.h"
 
 // Small matrix products inside the caches, the five of attention's forward and backward passes. All
@@ -116,7 +117,7 @@ inline void transposeScaled(const float* source, int64_t sourceStride, int64_t r
 }
 
 /// Asks for a tile ahead of its use: hardware prefetchers do not follow rows that are short and far apart.
-inline void prefetchRows(const float* source, int64_t stride, int64_t rows, int64_t columns) {
+RLHF_PREFETCH inline void prefetchRows(const float* source, int64_t stride, int64_t rows, int64_t columns) {
   constexpr int64_t kLineFloats = 16;
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < columns; c += kLineFloats) __builtin_prefetch(source + r * stride + c, 0, 2);
