@@ -21,7 +21,8 @@ const RULES = [
   {
     applies: (path) => path.startsWith("csrc/cpu/"),
     pattern: /^(?!.*RLHF_PREFETCH).*\bvoid\s+\w*fetch\w*\s*\(/i,
-    message: "a function that only asks for memory is declared with RLHF_PREFETCH (cpu/prefetch.h), or GCC may drop it",
+    message:
+      "a function that only asks for memory is declared with RLHF_PREFETCH (cpu/prefetch.h), or GCC may drop it",
   },
   {
     applies: (path) => !path.startsWith("csrc/simt/"),
