@@ -43,8 +43,8 @@ RLHF_PREFETCH inline void fetch(const Bfloat16Prefetch& prefetch, int64_t step) 
 }
 
 /// What Bfloat16Kernel::exact and exactOfPanel are with AMX.
-void multiplyExact(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, bool accumulate, const Bfloat16Prefetch& prefetch);
-void multiplyExactOfPanel(const uint16_t* a, const float* panel, int64_t stride, uint16_t* parts, int64_t steps, int rows, float* c, bool accumulate,
-                          const Bfloat16Prefetch& prefetch);
+void multiplyExact(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, const AdditionBeside& beside, const Bfloat16Prefetch& prefetch);
+void multiplyExactOfPanel(const uint16_t* a, const float* panel, int64_t stride, uint16_t* parts, int64_t steps, int rows, float* c,
+                          const AdditionBeside& beside, const Bfloat16Prefetch& prefetch);
 
 }  // namespace rlhf::cpu

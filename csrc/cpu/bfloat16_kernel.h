@@ -57,17 +57,24 @@ struct Bfloat16Products {
   void (*multiplyPair)(const Bfloat16Segment* segments, int segmentCount, float* c);
 };
 
-/// c[32][32] (+)= A·B for the first `rows` rows, of operands that lie in three parts a step: the largest, the middle and the least of each number,
+/// Work for the time in which tiles are multiplied: to[i] += from[i] for `vectors` vectors of 16 numbers.
+struct AdditionBeside {
+  const float* from = nullptr;
+  float* to = nullptr;
+  int64_t vectors = 0;
+};
+
+/// c[32][32] = A·B for the first `rows` rows, of operands that lie in three parts a step: the largest, the middle and the least of each number,
 /// whose sum it is (Henry, Tang & Heinecke 2019, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision computations"). Of the
-/// nine products of parts the three smallest, below 2^-24 of the whole, are left out. What is added to c is the sum over this call, of the small
-/// products and then of the largest: so the cuts of k between calls make the bits, and the error is that of sums of so few terms.
-using ExactProduct = void (*)(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, bool accumulate,
+/// nine products of parts the three smallest, below 2^-24 of the whole, are left out. Small products are summed before the largest. Sums over more of k
+/// than a call's are for the caller to add up, as the next call's work beside: so the cuts of k make the bits, and the error is that of sums of so few terms.
+using ExactProduct = void (*)(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, const AdditionBeside& beside,
                               const Bfloat16Prefetch& prefetch);
 
 /// The same of whole steps of a panel of B in float32, [32 · steps][32], rows `stride` floats apart, whose parts are left in `parts` for other rows. It
 /// asks for the rows behind them too.
-using ExactProductOfPanel = void (*)(const uint16_t* a, const float* panel, int64_t stride, uint16_t* parts, int64_t steps, int rows, float* c, bool accumulate,
-                                     const Bfloat16Prefetch& prefetch);
+using ExactProductOfPanel = void (*)(const uint16_t* a, const float* panel, int64_t stride, uint16_t* parts, int64_t steps, int rows, float* c,
+                                     const AdditionBeside& beside, const Bfloat16Prefetch& prefetch);
 
 struct Bfloat16Kernel {
   const char* name;

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <atomic>
 
 #include "cpu/amx.h"
@@ -87,11 +88,6 @@ RLHF_EXACT_INLINE void addSmallProductsFlat(const uint16_t* a, const uint16_t* b
   _tile_dpbf16ps(1, 4, 7);
 }
 
-/// c + sums, for the first `rows` rows.
-RLHF_EXACT_INLINE void addTile(const float* sums, int rows, float* c) {
-  for (int64_t i = 0; i < rows * kBfloat16Tile; i += 16) _mm512_storeu_ps(c + i, _mm512_add_ps(_mm512_loadu_ps(c + i), _mm512_loadu_ps(sums + i)));
-}
-
 RLHF_EXACT_INLINE void zeroTiles(bool flat) {
   _tile_zero(0);
   _tile_zero(1);
@@ -108,11 +104,8 @@ RLHF_EXACT_INLINE void addSmallProducts(const uint16_t* a, const uint16_t* b, bo
     addSmallProductsTall(a, b, between);
 }
 
-/// The products of the largest parts, behind the small ones in tiles 0 to 3, and then these to c or onto it.
-RLHF_EXACT_INLINE void finishExact(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, bool accumulate) {
-  alignas(64) float sums[kBfloat16Tile * kBfloat16Tile];
-  float* const to = accumulate ? sums : c;
-  const bool flat = rows <= kHalf;
+/// The products of the largest parts, behind the small ones in tiles 0 to 3, and then these to c.
+RLHF_EXACT_INLINE void finishExact(const uint16_t* a, const uint16_t* b, int64_t steps, bool flat, float* c) {
   for (int64_t step = 0; step < steps; ++step, a += kExactStep, b += kExactStep) {
     if (!flat) {
       addStep(a, b);
@@ -124,13 +117,11 @@ RLHF_EXACT_INLINE void finishExact(const uint16_t* a, const uint16_t* b, int64_t
     _tile_loadd(7, b + kHalfElements, kTileRowBytes);
     _tile_dpbf16ps(1, 4, 7);
   }
-  _tile_stored(0, to, kResultRowBytes);
-  _tile_stored(1, to + kHalf, kResultRowBytes);
-  if (!flat) {
-    _tile_stored(2, to + kHalf * kBfloat16Tile, kResultRowBytes);
-    _tile_stored(3, to + kHalf * kBfloat16Tile + kHalf, kResultRowBytes);
-  }
-  if (accumulate) addTile(sums, rows, c);
+  _tile_stored(0, c, kResultRowBytes);
+  _tile_stored(1, c + kHalf, kResultRowBytes);
+  if (flat) return;
+  _tile_stored(2, c + kHalf * kBfloat16Tile, kResultRowBytes);
+  _tile_stored(3, c + kHalf * kBfloat16Tile + kHalf, kResultRowBytes);
 }
 
 /// Each lane's nearest bfloat16 in the upper 16 bits, ties away from zero.
@@ -181,26 +172,38 @@ struct StepCutter {
   }
 };
 
-struct Nothing {
-  RLHF_EXACT_INLINE void operator()(int64_t) {}
+/// Has the addition done in so many steps, a share of a step's at each call.
+struct StepAdder {
+  const float* from;
+  float* to;
+  int64_t left, perStep;
+
+  RLHF_EXACT_INLINE StepAdder(const AdditionBeside& beside, int64_t steps)
+      : from(beside.from), to(beside.to), left(beside.vectors), perStep((beside.vectors + steps - 1) / steps) {}
+  RLHF_EXACT_INLINE void operator()(int64_t shares) {
+    const int64_t count = std::min(left, (perStep + shares - 1) / shares);
+    for (int64_t i = 0; i < count; ++i, from += 16, to += 16) _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), _mm512_loadu_ps(from)));
+    left -= count;
+  }
 };
 
 }  // namespace
 
-RLHF_EXACT void multiplyExact(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, bool accumulate,
+RLHF_EXACT void multiplyExact(const uint16_t* a, const uint16_t* b, int64_t steps, int rows, float* c, const AdditionBeside& beside,
                               const Bfloat16Prefetch& prefetch) {
   const bool flat = rows <= kHalf;
   zeroTiles(flat);
+  StepAdder adder(beside, steps);
   for (int64_t step = 0; step < steps; ++step) {
-    addSmallProducts(a + step * kExactStep, b + step * kExactStep, flat, Nothing{});
+    addSmallProducts(a + step * kExactStep, b + step * kExactStep, flat, adder);
     fetch(prefetch, step);
   }
-  finishExact(a, b, steps, rows, c, accumulate);
+  finishExact(a, b, steps, flat, c);
 }
 
-/// A step is cut between the tiles' products of the one before.
-RLHF_EXACT void multiplyExactOfPanel(const uint16_t* a, const float* panel, int64_t stride, uint16_t* parts, int64_t steps, int rows, float* c, bool accumulate,
-                                     const Bfloat16Prefetch& prefetch) {
+/// A step is cut between the tiles' products of the one before; beside the last one's, numbers are added.
+RLHF_EXACT void multiplyExactOfPanel(const uint16_t* a, const float* panel, int64_t stride, uint16_t* parts, int64_t steps, int rows, float* c,
+                                     const AdditionBeside& beside, const Bfloat16Prefetch& prefetch) {
   const bool flat = rows <= kHalf;
   zeroTiles(flat);
   StepCutter{panel, stride, parts}(1);
@@ -209,9 +212,9 @@ RLHF_EXACT void multiplyExactOfPanel(const uint16_t* a, const float* panel, int6
                      StepCutter{panel + (step + 1) * kBfloat16Tile * stride, stride, parts + (step + 1) * kExactStep});
     fetch(prefetch, step);
   }
-  addSmallProducts(a + (steps - 1) * kExactStep, parts + (steps - 1) * kExactStep, flat, Nothing{});
+  addSmallProducts(a + (steps - 1) * kExactStep, parts + (steps - 1) * kExactStep, flat, StepAdder(beside, 1));
   fetch(prefetch, steps - 1);
-  finishExact(a, parts, steps, rows, c, accumulate);
+  finishExact(a, parts, steps, flat, c);
 }
 
 }  // namespace rlhf::cpu

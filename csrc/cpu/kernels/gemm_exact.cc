@@ -34,25 +34,28 @@ constexpr int64_t kLinesPerStep = kTileFloats * sizeof(float) / 64;  // of a pan
 constexpr int64_t kWorkPerElementOfB = 8;
 
 /// What a thread's scratch memory holds.
-struct ThreadScratch {
+struct ThreadMemory {
   float* packedA;   // a chunk of a group's rows, and those of the second term, where they are the task's own
   float* panelOfB;  // a block of B, where it cannot be read where it lies
   uint16_t* partsOfB;
   float* strip;
+  float* sums[2];   // of a block, in turn: one is multiplied while the other is added to its tile
   float* tiles;
 
-  ThreadScratch(char* memory, int64_t floatsOfA) {
+  ThreadMemory(char* memory, int64_t floatsOfA) {
     packedA = reinterpret_cast<float*>(memory);
     panelOfB = packedA + floatsOfA;
     partsOfB = reinterpret_cast<uint16_t*>(panelOfB + kBlockDepth * kBfloat16Tile);
     strip = panelOfB + kBlockDepth * kBfloat16Tile + kBlockSteps * kExactStepFloats;
-    tiles = strip + kBfloat16Tile * kStripCols;
+    sums[0] = strip + kBfloat16Tile * kStripCols;
+    sums[1] = sums[0] + kTileFloats;
+    tiles = sums[1] + kTileFloats;
   }
 };
 
 static_assert(kMostGroupPanels * kChunkSteps * kExactStepFloats <= kGroupFloats);
 static_assert((kGroupFloats + kMostGroupPanels * kChunkSteps * kExactStepFloats + kBlockDepth * kBfloat16Tile + kBlockSteps * kExactStepFloats +
-               kBfloat16Tile * kStripCols + kWaitingPanels * kMostGroupPanels * kTileFloats) * sizeof(float) <= cpu::kScratchPerThread);
+               kBfloat16Tile * kStripCols + 2 * kTileFloats + kWaitingPanels * kMostGroupPanels * kTileFloats) * sizeof(float) <= cpu::kScratchPerThread);
 
 struct Range {
   int64_t begin, end;
@@ -63,6 +66,21 @@ struct Range {
 struct PanelOfB {
   const float* values;
   int64_t stride;
+};
+
+/// Sums over a block, which the thread's next product adds to their tile; what then is done goes to the consumer.
+struct WaitingSums {
+  cpu::AdditionBeside addition;
+  bool finishes = false;
+  int64_t rowPanel = 0, colPanel = 0;
+};
+
+/// A thread at its task.
+struct Worker {
+  int slot;
+  ThreadMemory memory;
+  WaitingSums waiting{};
+  int turn = 0;  // of memory.sums
 };
 
 class ExactProductTask {
@@ -138,8 +156,8 @@ class ExactProductTask {
   /// One task: a group of rows by a range of columns, a chunk of k after another.
   void multiplyGroup(Range rows, Range cols, int slot) const {
     const bool own = !packedForAll_;
-    const ThreadScratch scratch(cpu::threadScratch(context_, slot), own ? rows.count() * (panelStride(0) + panelStride(1)) : 0);
-    const RowsOfA a = own ? rowsOfA(scratch.packedA, rows.count()) : rowsOfA(packedForAll_, rowPanels_, rows.begin);
+    Worker worker{slot, {cpu::threadScratch(context_, slot), own ? rows.count() * (panelStride(0) + panelStride(1)) : 0}};
+    const RowsOfA a = own ? rowsOfA(worker.memory.packedA, rows.count()) : rowsOfA(packedForAll_, rowPanels_, rows.begin);
     if (own) packRows(1, rows, {0, product_.terms[1].depth}, a.terms[1]);
     const int64_t width = isInChunks() ? kWaitingPanels : cols.count();
     const int64_t depth = product_.terms[0].depth, chunkDepth = chunkSteps() * kBfloat16Tile;
@@ -147,8 +165,9 @@ class ExactProductTask {
       for (int64_t k = 0; k < depth; k += chunkDepth) {
         const Range chunk{k, std::min(k + chunkDepth, depth)};
         if (own && (isInChunks() || col == cols.begin)) packRows(0, rows, chunk, a.terms[0]);
-        multiplyChunk(rows, a, {col, std::min(col + width, cols.end)}, chunk, scratch, slot);
+        multiplyChunk(rows, a, {col, std::min(col + width, cols.end)}, chunk, worker);
       }
+    addWaiting(worker);
   }
 
   void packRows(int index, Range rows, Range chunk, float* packed) const {
@@ -157,42 +176,59 @@ class ExactProductTask {
     if (chunk.count() > 0) packExactA(term.a.from(row, chunk.begin), count, chunk.count(), term.factor, packed, panelStride(index));
   }
 
-  void multiplyChunk(Range rows, const RowsOfA& a, Range cols, Range chunk, const ThreadScratch& scratch, int slot) const {
+  void multiplyChunk(Range rows, const RowsOfA& a, Range cols, Range chunk, Worker& worker) const {
     const bool last = chunk.end == product_.terms[0].depth, second = product_.terms[1].depth > 0;
     for (int64_t j = cols.begin; j < cols.end; ++j) {
       // Tiles that wait for the next chunk, or for a strip to be whole, have places of their own.
       const int64_t place = isInChunks() ? j - cols.begin : wholeStrips_ ? (j - cols.begin) % kStripPanels : 0;
-      float* const tiles = scratch.tiles + place * rows.count() * kTileFloats;
-      multiplyPart({0, rows, a.terms[0], j, chunk, tiles, last && !second}, scratch, slot);
+      float* const tiles = worker.memory.tiles + place * rows.count() * kTileFloats;
+      multiplyPart({0, rows, a.terms[0], j, chunk, tiles, last && !second}, worker);
       if (!last) continue;
-      if (second) multiplyPart({1, rows, a.terms[1], j, {0, product_.terms[1].depth}, tiles, true}, scratch, slot);
+      if (second) multiplyPart({1, rows, a.terms[1], j, {0, product_.terms[1].depth}, tiles, true}, worker);
       if (wholeStrips_ && ((j - cols.begin + 1) % kStripPanels == 0 || j + 1 == cols.end))
-        finishStrip(rows, {cols.begin + (j - cols.begin) / kStripPanels * kStripPanels, j + 1}, cols.begin, scratch, slot);
+        finishStrip(rows, {cols.begin + (j - cols.begin) / kStripPanels * kStripPanels, j + 1}, cols.begin, worker);
     }
   }
 
-  void multiplyPart(const Part& part, const ThreadScratch& scratch, int slot) const {
+  void multiplyPart(const Part& part, Worker& worker) const {
     for (int64_t k = part.chunk.begin; k < part.chunk.end; k += kBlockDepth)
-      multiplyBlock(part, {k, std::min(k + kBlockDepth, part.chunk.end)}, scratch, slot);
+      multiplyBlock(part, {k, std::min(k + kBlockDepth, part.chunk.end)}, worker);
   }
 
   /// A block of B is cut up once, beside the first rows' product.
-  void multiplyBlock(const Part& part, Range block, const ThreadScratch& scratch, int slot) const {
+  void multiplyBlock(const Part& part, Range block, Worker& worker) const {
+    const ThreadMemory& memory = worker.memory;
     const int64_t steps = bfloat16Steps(block.count());
-    const PanelOfB b = panelOfB(part.index, part.colPanel, block, scratch);
+    const PanelOfB b = panelOfB(part.index, part.colPanel, block, memory);
     const bool accumulate = part.index == 1 || block.begin > 0, finishes = part.finishes && block.end == part.chunk.end && !wholeStrips_;
     const float* packedA = part.packedA + (block.begin - part.chunk.begin) / kBfloat16Tile * kExactStepFloats;
     float* tile = part.tiles;
     for (int64_t i = 0; i < part.rows.count(); ++i, packedA += panelStride(part.index), tile += kTileFloats) {
       const auto* const a = reinterpret_cast<const uint16_t*>(packedA);
       const int height = static_cast<int>(heightOf(part.rows.begin + i));
+      float* const sums = accumulate ? memory.sums[worker.turn ^= 1] : tile;
       const cpu::Bfloat16Prefetch prefetch = fetchedBeside(part, i, block);
       if (i == 0)
-        kernel_.exactOfPanel(a, b.values, b.stride, scratch.partsOfB, steps, height, tile, accumulate, prefetch);
+        kernel_.exactOfPanel(a, b.values, b.stride, memory.partsOfB, steps, height, sums, worker.waiting.addition, prefetch);
       else
-        kernel_.exact(a, scratch.partsOfB, steps, height, tile, accumulate, prefetch);
-      if (finishes) finish(part.rows.begin + i, {part.colPanel, part.colPanel + 1}, tile, kBfloat16Tile, slot);
+        kernel_.exact(a, memory.partsOfB, steps, height, sums, worker.waiting.addition, prefetch);
+      finishWaiting(worker);
+      worker.waiting = {{sums, tile, accumulate ? height * kBfloat16Tile / 16 : 0}, finishes, part.rows.begin + i, part.colPanel};
     }
+  }
+
+  /// Behind the last product that could add them.
+  void addWaiting(Worker& worker) const {
+    const auto& [from, to, vectors] = worker.waiting.addition;
+    for (int64_t i = 0; i < 16 * vectors; i += kWidth) store(to + i, load(to + i) + load(from + i));
+    finishWaiting(worker);
+  }
+
+  /// Sums that were added wait no longer, and their tile may be done.
+  void finishWaiting(Worker& worker) const {
+    const WaitingSums& done = worker.waiting;
+    if (done.finishes) finish(done.rowPanel, {done.colPanel, done.colPanel + 1}, done.addition.to, kBfloat16Tile, worker.slot);
+    worker.waiting = {};
   }
 
   /// What the i-th row panel's product asks for: its share of the block of B that comes next (the first leaves that to the others: it reads ahead
@@ -221,7 +257,7 @@ class ExactProductTask {
   }
 
   /// A block of B in float32, with zeros up to a whole step: where it lies, if it lies by rows and needs none.
-  PanelOfB panelOfB(int index, int64_t colPanel, Range block, const ThreadScratch& scratch) const {
+  PanelOfB panelOfB(int index, int64_t colPanel, Range block, const ThreadMemory& memory) const {
     const Term& term = product_.terms[index];
     const int64_t floats = block.count() * kBfloat16Tile, wholeFloats = bfloat16Steps(block.count()) * kTileFloats;
     const int64_t col = colPanel * kBfloat16Tile, cols = term.packedB ? kBfloat16Tile : std::min(kBfloat16Tile, product_.cols - col);
@@ -229,19 +265,21 @@ class ExactProductTask {
                                       : term.b.from(block.begin, col);
     if (floats == wholeFloats && cols == kBfloat16Tile && b.colStride == 1 && b.type == DType::F32)
       return {static_cast<const float*>(b.data), b.rowStride};
-    packB(b, block.count(), cols, scratch.panelOfB, floats);
-    std::fill(scratch.panelOfB + floats, scratch.panelOfB + wholeFloats, 0.0f);
-    return {scratch.panelOfB, kBfloat16Tile};
+    packB(b, block.count(), cols, memory.panelOfB, floats);
+    std::fill(memory.panelOfB + floats, memory.panelOfB + wholeFloats, 0.0f);
+    return {memory.panelOfB, kBfloat16Tile};
   }
 
-  void finishStrip(Range rows, Range cols, int64_t firstCol, const ThreadScratch& scratch, int slot) const {
+  void finishStrip(Range rows, Range cols, int64_t firstCol, Worker& worker) const {
+    addWaiting(worker);
+    const ThreadMemory& memory = worker.memory;
     const int64_t stride = cols.count() * kBfloat16Tile;
     for (int64_t i = 0; i < rows.count(); ++i) {
       for (int64_t j = 0; j < cols.count(); ++j) {
         const int64_t place = isInChunks() ? cols.begin - firstCol + j : j;
-        copyTile(scratch.tiles + (place * rows.count() + i) * kTileFloats, heightOf(rows.begin + i), scratch.strip + j * kBfloat16Tile, stride);
+        copyTile(memory.tiles + (place * rows.count() + i) * kTileFloats, heightOf(rows.begin + i), memory.strip + j * kBfloat16Tile, stride);
       }
-      finish(rows.begin + i, cols, scratch.strip, stride, slot);
+      finish(rows.begin + i, cols, memory.strip, stride, worker.slot);
     }
   }
 
