@@ -112,15 +112,20 @@ void packPanels(const typename Reader::Element* source, int64_t lineStride, int6
 template <class Parts>
 void packRows(const float* source, int64_t rowStride, int64_t rows, int64_t depth, float factor, float* packed,
               int64_t panelStride) {
-  for (int64_t row = 0; row < ceilDivide(rows, kBfloat16Tile) * kBfloat16Tile; ++row) {
-    auto* line = reinterpret_cast<uint16_t*>(packed + row / kBfloat16Tile * panelStride) + row % kBfloat16Tile * kBfloat16Tile;
+  const auto lineOf = [&](int64_t row) {
+    return reinterpret_cast<uint16_t*>(packed + row / kBfloat16Tile * panelStride) + row % kBfloat16Tile * kBfloat16Tile;
+  };
+  for (int64_t row = 0; row < rows; ++row) {
+    uint16_t* line = lineOf(row);
     for (int64_t k = 0; k < depth; k += kBfloat16Tile, line += Parts::kCount * kBfloat16StepElements) {
       const float* const next = source + (row + 1) * rowStride + k;
       for (int64_t ahead = 0; ahead < kBfloat16Tile; ahead += 16) __builtin_prefetch(next + ahead, 0, 2);
-      const int64_t count = row < rows ? std::min(kBfloat16Tile, depth - k) : 0;
-      cutLine<Float32, Parts>(source + row * rowStride + k, static_cast<int>(count), factor, line, kBfloat16StepElements);
+      const auto count = static_cast<int>(std::min(kBfloat16Tile, depth - k));
+      cutLine<Float32, Parts>(source + row * rowStride + k, count, factor, line, kBfloat16StepElements);
     }
   }
+  for (int64_t row = rows; row % kBfloat16Tile != 0; ++row)
+    for (int64_t part = 0; part < bfloat16Steps(depth) * Parts::kCount; ++part) std::fill_n(lineOf(row) + part * kBfloat16StepElements, kBfloat16Tile, uint16_t{0});
 }
 
 /// The two numbers of a pair, as float32.

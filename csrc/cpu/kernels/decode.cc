@@ -165,22 +165,20 @@ void appendKeys(const float* k, int64_t stride, int64_t tokens, int64_t dim, typ
   }
 }
 
-/// Rows [begin, end), whose places follow one another in a page.
+/// A head of rows [begin, end), whose places follow one another in a page.
 template <class Cache>
-void appendRun(const KvAppend& a, int64_t begin, int64_t end) {
+void appendRun(const KvAppend& a, int64_t kvHead, int64_t begin, int64_t end) {
   using Element = typename Cache::Element;
   const int64_t page = a.places[begin] / kPage, token = a.places[begin] % kPage;
-  for (int64_t g = 0; g < a.kvHeads; ++g) {
-    const int64_t block = (page * a.kvHeads + g) * a.headDim * kPage;
-    appendKeys<Cache>(static_cast<const float*>(a.k) + begin * a.kStride + g * a.headDim, a.kStride, end - begin, a.headDim,
-                      static_cast<Element*>(a.kCache) + block + token);
-    for (int64_t n = begin; n < end; ++n) {
-      const float* const from = static_cast<const float*>(a.v) + n * a.vStride + g * a.headDim;
-      Element* const to = static_cast<Element*>(a.vCache) + block + (token + n - begin) * a.headDim;
-      for (int64_t d = 0; d < a.headDim; d += kWidth) {
-        const int width = static_cast<int>(std::min<int64_t>(kWidth, a.headDim - d));
-        Cache::storePartial(to + d, loadPartial(from + d, width), width);
-      }
+  const int64_t block = (page * a.kvHeads + kvHead) * a.headDim * kPage;
+  appendKeys<Cache>(static_cast<const float*>(a.k) + begin * a.kStride + kvHead * a.headDim, a.kStride, end - begin, a.headDim,
+                    static_cast<Element*>(a.kCache) + block + token);
+  for (int64_t n = begin; n < end; ++n) {
+    const float* const from = static_cast<const float*>(a.v) + n * a.vStride + kvHead * a.headDim;
+    Element* const to = static_cast<Element*>(a.vCache) + block + (token + n - begin) * a.headDim;
+    for (int64_t d = 0; d < a.headDim; d += kWidth) {
+      const int width = static_cast<int>(std::min<int64_t>(kWidth, a.headDim - d));
+      Cache::storePartial(to + d, loadPartial(from + d, width), width);
     }
   }
 }
@@ -203,11 +201,17 @@ void kvAppend(OpContext& context, const KvAppend& a) {
   requireFloat32(a.type, "kvAppend");
   const auto append = isBfloat16Cache(a.cacheType, "kvAppend") ? appendRun<Bfloat16> : appendRun<Float32>;
   for (int64_t n = 0; n < a.rows; ++n) requireIndex("kvAppend", "places", n, a.places[n], a.pages * kPage);
-  forEachRange(context, a.rows, 2 * a.kvHeads * a.headDim, [&](int64_t begin, int64_t end) {
+  constexpr int64_t kRowsPerTask = 8 * kPage;
+  // Each number of a token's key goes to a line of its own in its page.
+  constexpr int64_t kWorkPerElement = 8;
+  const int64_t ranges = ceilDivide(a.rows, kRowsPerTask);
+  const bool worthSharing = kWorkPerElement * a.rows * a.kvHeads * a.headDim >= kElementsPerTask;
+  forEachTask(context, ranges * a.kvHeads, worthSharing, [&](int64_t task, int) {
+    const int64_t kvHead = task % a.kvHeads, begin = task / a.kvHeads * kRowsPerTask, end = std::min(a.rows, begin + kRowsPerTask);
     for (int64_t n = begin; n < end;) {
       int64_t next = n + 1;
       while (next < end && a.places[next] == a.places[next - 1] + 1 && a.places[next] % kPage != 0) ++next;
-      append(a, n, next);
+      append(a, kvHead, n, next);
       n = next;
     }
   });
