@@ -19,7 +19,7 @@ const { values: options } = parseArgs({
 });
 const compute = computeOf(options);
 const threads = Number(options.threads);
-const WORTH_TIMING = 2e10; // multiply-adds of a round
+const WORTH_TIMING = 3e11; // multiply-adds of a round, beside which the memory that a call takes first counts for little
 
 for (const shape of options.shapes.split(",")) {
   const [rows, inputs, outputs] = shape.split("x").map(Number) as [number, number, number];
