@@ -68,7 +68,8 @@ struct PanelOfB {
   int64_t stride;
 };
 
-/// Sums over a block, which the thread's next product adds to their tile; what then is done goes to the consumer.
+/// Sums over a block, which the thread's next product adds to their tile; what then is done goes to the consumer. That product never writes the same tile:
+/// a group has several panels of rows, or its tiles have places of their own.
 struct WaitingSums {
   cpu::AdditionBeside addition;
   bool finishes = false;
