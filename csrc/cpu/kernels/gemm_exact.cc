@@ -54,6 +54,8 @@ struct ThreadMemory {
 };
 
 static_assert(kMostGroupPanels * kChunkSteps * kExactStepFloats <= kGroupFloats);
+// Groups of three panels and more leave none of one where rows are shared out evenly (WaitingSums).
+static_assert(kMostGroupPanels >= 3 && kGroupFloats / (kWholeSteps * kExactStepFloats) >= 3);
 static_assert((kGroupFloats + kMostGroupPanels * kChunkSteps * kExactStepFloats + kBlockDepth * kBfloat16Tile + kBlockSteps * kExactStepFloats +
                kBfloat16Tile * kStripCols + 2 * kTileFloats + kWaitingPanels * kMostGroupPanels * kTileFloats) * sizeof(float) <= cpu::kScratchPerThread);
 
