@@ -38,6 +38,22 @@ inline Vec load(const float* source) {
 }
 inline void store(float* destination, Vec value) { std::memcpy(destination, &value, sizeof value); }
 
+/// A whole vector, which lies in one line, past the caches: the line is not read first. Other threads see it behind fencePastCaches().
+inline void storePastCaches(float* destination, Vec value) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(destination, (__m512)value);
+#elif defined(__AVX2__)
+  _mm256_stream_ps(destination, (__m256)value);
+#else
+  store(destination, value);
+#endif
+}
+inline void fencePastCaches() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
 /// 0, 1, 2, …
 inline IntVec laneIndex() {
   return []<int... I>(std::integer_sequence<int, I...>) { return IntVec{I...}; }(std::make_integer_sequence<int, kWidth>{});

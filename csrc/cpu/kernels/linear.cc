@@ -17,26 +17,45 @@ float* floats(void* data) { return static_cast<float*>(data); }
 MatrixView rowMajor(const void* data, int64_t stride) { return {floats(data), stride, 1}; }
 MatrixView columnMajor(const void* data, int64_t stride) { return {floats(data), 1, stride}; }
 
+// Results of so many bytes leave the caches before they are read, and are stored past them, so that no line is read only to be written over.
+constexpr int64_t kBytesPastCaches = 64 << 20;
+constexpr int64_t kFloatsOfLine = 16;
+
 /// What happens to a finished strip of x·Wᵀ + scale·(x·Aᵀ)·Bᵀ on its way to y.
 template <Activation activation>
-void finishForward(const LinearForward& f, const Strip& strip) {
-  const float* const bias = f.bias ? floats(f.bias) + strip.col : nullptr;
-  for (int64_t i = 0; i < strip.rows; ++i) {
-    const float* const sums = strip.values + i * strip.stride;
-    const int64_t offset = (strip.row + i) * f.yStride + strip.col;
-    const float* const residual = f.residual ? floats(f.residual) + offset : nullptr;
-    float* const preActivation = f.preActivation ? floats(f.preActivation) + offset : nullptr;
-    float* const y = floats(f.y) + offset;
-    forEachVector(strip.cols, [&](int64_t c, auto lanes) {
-      Vec value = lanes.load(sums + c);
-      if (bias) value += lanes.load(bias + c);
-      if (preActivation) lanes.store(preActivation + c, value);
-      value = activate<activation>(value);
-      if (residual) value += lanes.load(residual + c);
-      lanes.store(y + c, value);
-    });
+class ForwardResults {
+ public:
+  explicit ForwardResults(const LinearForward& f)
+      : f_(f), pastCaches_(f.y != f.residual && f.rows * f.yStride * static_cast<int64_t>(sizeof(float)) >= kBytesPastCaches) {}
+
+  bool pastCaches() const { return pastCaches_; }
+  /// A line that two strips share is read all the same: where rows begin within lines, strips are wide.
+  Columns columns() const { return pastCaches_ && f_.yStride % kFloatsOfLine != 0 ? Columns::FixedCuts : Columns::Balanced; }
+
+  void operator()(const Strip& strip) const {
+    const float* const bias = f_.bias ? floats(f_.bias) + strip.col : nullptr;
+    for (int64_t i = 0; i < strip.rows; ++i) {
+      const float* const sums = strip.values + i * strip.stride;
+      const int64_t offset = (strip.row + i) * f_.yStride + strip.col;
+      const float* const residual = f_.residual ? floats(f_.residual) + offset : nullptr;
+      float* const preActivation = f_.preActivation ? floats(f_.preActivation) + offset : nullptr;
+      float* const y = floats(f_.y) + offset;
+      forEachVectorOf(pastCaches_ ? y : nullptr, strip.cols, [&](int64_t c, auto lanes) {
+        Vec value = lanes.load(sums + c);
+        if (bias) value += lanes.load(bias + c);
+        if (preActivation) lanes.store(preActivation + c, value);
+        value = activate<activation>(value);
+        if (residual) value += lanes.load(residual + c);
+        pastCaches_ ? lanes.storePastCaches(y + c, value) : lanes.store(y + c, value);
+      });
+    }
+    if (pastCaches_) fencePastCaches();
   }
-}
+
+ private:
+  const LinearForward& f_;
+  bool pastCaches_;
+};
 
 /// out (+)= factor · values, rows `stride` floats apart.
 struct AddTo {
@@ -184,11 +203,10 @@ void linearForward(OpContext& context, const LinearForward& f) {
                         .factor = static_cast<float>(f.lora.scale),
                         .b = transposeOf(f.lora.b, f.outputs, rank, false)};
   }
-  product.destination = floats(f.y);
-  product.destinationStride = f.yStride;
   withActivation(f.activation, [&]<Activation activation>() {
-    auto finish = [&](const Strip& strip) { finishForward<activation>(f, strip); };
-    gemm(context, scratch, product, finish);
+    ForwardResults<activation> results(f);
+    if (!results.pastCaches()) product.destination = floats(f.y), product.destinationStride = f.yStride;
+    gemm(context, scratch, product, results, results.columns());
   });
 }
 

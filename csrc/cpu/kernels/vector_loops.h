@@ -1,4 +1,6 @@
 #pragma once
+#include <algorithm>
+
 #include "cpu/simd.h"
 
 // Loops over arrays of any length: whole vectors, then one partial vector. A body is written once and gets
@@ -9,6 +11,7 @@ namespace rlhf::RLHF_ISA {
 struct AllLanes {
   Vec load(const float* source) const { return RLHF_ISA::load(source); }
   void store(float* destination, Vec value) const { RLHF_ISA::store(destination, value); }
+  void storePastCaches(float* destination, Vec value) const { RLHF_ISA::storePastCaches(destination, value); }
   /// `value` with 0 in the lanes beyond the array's end.
   Vec keep(Vec value) const { return value; }
 };
@@ -17,6 +20,7 @@ struct FirstLanes {
   int count;
   Vec load(const float* source) const { return loadPartial(source, count); }
   void store(float* destination, Vec value) const { storePartial(destination, value, count); }
+  void storePastCaches(float* destination, Vec value) const { store(destination, value); }
   Vec keep(Vec value) const { return laneIndex() < count ? value : Vec{}; }
 };
 
@@ -26,6 +30,14 @@ inline void forEachVector(int64_t count, Body&& body) {
   int64_t i = 0;
   for (; i + kWidth <= count; i += kWidth) body(i, AllLanes{});
   if (i < count) body(i, FirstLanes{static_cast<int>(count - i)});
+}
+
+/// The same, cut so that whole vectors are those of memory where `first` is element 0; null: anywhere.
+template <class Body>
+inline void forEachVectorOf(const float* first, int64_t count, Body&& body) {
+  const int64_t beyond = reinterpret_cast<uintptr_t>(first) / sizeof(float) % kWidth, ahead = beyond == 0 ? 0 : std::min(kWidth - beyond, count);
+  if (ahead > 0) body(0, FirstLanes{static_cast<int>(ahead)});
+  forEachVector(count - ahead, [&](int64_t i, auto lanes) { body(ahead + i, lanes); });
 }
 
 /// Σ term(index, lanes) over all lanes. Four partial sums hide the latency of the addition; they make
