@@ -24,8 +24,20 @@ describe("linearForward of 64 MiB of results and more", () => {
       it(`has the bits of fewer rows: ${outputs} of ${yStride} columns, in ${compute} on ${backend}`, () => {
         const x = uniformArray(ROWS * INPUTS);
         const shared = {
-          ...{ type: "float32", weightType: "float32", compute, inputs: INPUTS, outputs, xStride: INPUTS, yStride },
-          ...{ activation: ACTIVATION.geluTanh, weight: uniformArray(outputs * INPUTS), bias: uniformArray(outputs) },
+          ...{
+            type: "float32",
+            weightType: "float32",
+            compute,
+            inputs: INPUTS,
+            outputs,
+            xStride: INPUTS,
+            yStride,
+          },
+          ...{
+            activation: ACTIVATION.geluTanh,
+            weight: uniformArray(outputs * INPUTS),
+            bias: uniformArray(outputs),
+          },
         } as const;
         const results = (first: number, rows: number): Float32Array[] => {
           const [y, preActivation] = [new Float32Array(rows * yStride), new Float32Array(rows * yStride)];
@@ -40,7 +52,11 @@ describe("linearForward of 64 MiB of results and more", () => {
           const end = Math.min(first + ROWS_AT_ONCE, ROWS);
           results(first, end - first).forEach((part, i) => {
             const same = whole[i]!.subarray(first * yStride, end * yStride);
-            assert.equal(Buffer.compare(bytesOf(part), bytesOf(same)), 0, `rows ${first} to ${end}, array ${i}`);
+            assert.equal(
+              Buffer.compare(bytesOf(part), bytesOf(same)),
+              0,
+              `rows ${first} to ${end}, array ${i}`,
+            );
           });
         }
       });
