@@ -21,41 +21,32 @@ MatrixView columnMajor(const void* data, int64_t stride) { return {floats(data),
 constexpr int64_t kBytesPastCaches = 64 << 20;
 constexpr int64_t kFloatsOfLine = 16;
 
+bool goesPastCaches(const LinearForward& f) {
+  return f.y != f.residual && f.rows * f.yStride * static_cast<int64_t>(sizeof(float)) >= kBytesPastCaches;
+}
+
 /// What happens to a finished strip of x·Wᵀ + scale·(x·Aᵀ)·Bᵀ on its way to y.
-template <Activation activation>
-class ForwardResults {
- public:
-  explicit ForwardResults(const LinearForward& f)
-      : f_(f), pastCaches_(f.y != f.residual && f.rows * f.yStride * static_cast<int64_t>(sizeof(float)) >= kBytesPastCaches) {}
-
-  bool pastCaches() const { return pastCaches_; }
-  /// A line that two strips share is read all the same: where rows begin within lines, strips are wide.
-  Columns columns() const { return pastCaches_ && f_.yStride % kFloatsOfLine != 0 ? Columns::FixedCuts : Columns::Balanced; }
-
-  void operator()(const Strip& strip) const {
-    const float* const bias = f_.bias ? floats(f_.bias) + strip.col : nullptr;
-    for (int64_t i = 0; i < strip.rows; ++i) {
-      const float* const sums = strip.values + i * strip.stride;
-      const int64_t offset = (strip.row + i) * f_.yStride + strip.col;
-      const float* const residual = f_.residual ? floats(f_.residual) + offset : nullptr;
-      float* const preActivation = f_.preActivation ? floats(f_.preActivation) + offset : nullptr;
-      float* const y = floats(f_.y) + offset;
-      forEachVectorOf(pastCaches_ ? y : nullptr, strip.cols, [&](int64_t c, auto lanes) {
-        Vec value = lanes.load(sums + c);
-        if (bias) value += lanes.load(bias + c);
-        if (preActivation) lanes.store(preActivation + c, value);
-        value = activate<activation>(value);
-        if (residual) value += lanes.load(residual + c);
-        pastCaches_ ? lanes.storePastCaches(y + c, value) : lanes.store(y + c, value);
-      });
-    }
-    if (pastCaches_) fencePastCaches();
+template <Activation activation, bool pastCaches>
+void finishForward(const LinearForward& f, const Strip& strip) {
+  const float* const bias = f.bias ? floats(f.bias) + strip.col : nullptr;
+  for (int64_t i = 0; i < strip.rows; ++i) {
+    const float* const sums = strip.values + i * strip.stride;
+    const int64_t offset = (strip.row + i) * f.yStride + strip.col;
+    const float* const residual = f.residual ? floats(f.residual) + offset : nullptr;
+    float* const preActivation = f.preActivation ? floats(f.preActivation) + offset : nullptr;
+    float* const y = floats(f.y) + offset;
+    const auto finish = [&](int64_t c, auto lanes) {
+      Vec value = lanes.load(sums + c);
+      if (bias) value += lanes.load(bias + c);
+      if (preActivation) lanes.store(preActivation + c, value);
+      value = activate<activation>(value);
+      if (residual) value += lanes.load(residual + c);
+      pastCaches ? lanes.storePastCaches(y + c, value) : lanes.store(y + c, value);
+    };
+    pastCaches ? forEachVectorOf(y, strip.cols, finish) : forEachVector(strip.cols, finish);
   }
-
- private:
-  const LinearForward& f_;
-  bool pastCaches_;
-};
+  if (pastCaches) fencePastCaches();
+}
 
 /// out (+)= factor · values, rows `stride` floats apart.
 struct AddTo {
@@ -203,10 +194,14 @@ void linearForward(OpContext& context, const LinearForward& f) {
                         .factor = static_cast<float>(f.lora.scale),
                         .b = transposeOf(f.lora.b, f.outputs, rank, false)};
   }
+  const bool pastCaches = goesPastCaches(f);
+  if (!pastCaches) product.destination = floats(f.y), product.destinationStride = f.yStride;
+  // A line that two strips share is read all the same: where rows begin within lines, strips are wide.
+  const Columns columns = pastCaches && f.yStride % kFloatsOfLine != 0 ? Columns::FixedCuts : Columns::Balanced;
   withActivation(f.activation, [&]<Activation activation>() {
-    ForwardResults<activation> results(f);
-    if (!results.pastCaches()) product.destination = floats(f.y), product.destinationStride = f.yStride;
-    gemm(context, scratch, product, results, results.columns());
+    auto store = [&](const Strip& strip) { finishForward<activation, false>(f, strip); };
+    auto storePast = [&](const Strip& strip) { finishForward<activation, true>(f, strip); };
+    gemm(context, scratch, product, pastCaches ? StripConsumer(storePast) : StripConsumer(store), columns);
   });
 }
 

@@ -32,7 +32,7 @@ inline void forEachVector(int64_t count, Body&& body) {
   if (i < count) body(i, FirstLanes{static_cast<int>(count - i)});
 }
 
-/// The same, cut so that whole vectors are those of memory where `first` is element 0; null: anywhere.
+/// The same, cut so that whole vectors are those of memory, where element 0 is `first`.
 template <class Body>
 inline void forEachVectorOf(const float* first, int64_t count, Body&& body) {
   const int64_t beyond = reinterpret_cast<uintptr_t>(first) / sizeof(float) % kWidth, ahead = beyond == 0 ? 0 : std::min(kWidth - beyond, count);
