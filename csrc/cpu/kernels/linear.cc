@@ -19,14 +19,22 @@ MatrixView columnMajor(const void* data, int64_t stride) { return {floats(data),
 
 // Results of so many bytes leave the caches before they are read, and are stored past them, so that no line is read only to be written over.
 constexpr int64_t kBytesPastCaches = 64 << 20;
+// Inputs of activations are read in the backward pass at the earliest.
+constexpr int64_t kKeptBytesPastCaches = 4 << 20;
 constexpr int64_t kFloatsOfLine = 16;
 
-bool goesPastCaches(const LinearForward& f) {
-  return f.y != f.residual && f.rows * f.yStride * static_cast<int64_t>(sizeof(float)) >= kBytesPastCaches;
+enum class PastCaches { Nothing, PreActivation, All };
+
+PastCaches storedPastCaches(const LinearForward& f) {
+  const int64_t bytes = f.rows * f.yStride * static_cast<int64_t>(sizeof(float));
+  const bool sameLines = !f.preActivation || (reinterpret_cast<uintptr_t>(f.preActivation) - reinterpret_cast<uintptr_t>(f.y)) % (kFloatsOfLine * sizeof(float)) == 0;
+  if (!sameLines) return PastCaches::Nothing;
+  if (f.y != f.residual && bytes >= kBytesPastCaches) return PastCaches::All;
+  return f.preActivation && bytes >= kKeptBytesPastCaches ? PastCaches::PreActivation : PastCaches::Nothing;
 }
 
 /// What happens to a finished strip of x·Wᵀ + scale·(x·Aᵀ)·Bᵀ on its way to y.
-template <Activation activation, bool pastCaches>
+template <Activation activation, PastCaches past>
 void finishForward(const LinearForward& f, const Strip& strip) {
   const float* const bias = f.bias ? floats(f.bias) + strip.col : nullptr;
   for (int64_t i = 0; i < strip.rows; ++i) {
@@ -38,14 +46,14 @@ void finishForward(const LinearForward& f, const Strip& strip) {
     const auto finish = [&](int64_t c, auto lanes) {
       Vec value = lanes.load(sums + c);
       if (bias) value += lanes.load(bias + c);
-      if (preActivation) lanes.store(preActivation + c, value);
+      if (preActivation) past == PastCaches::Nothing ? lanes.store(preActivation + c, value) : lanes.storePastCaches(preActivation + c, value);
       value = activate<activation>(value);
       if (residual) value += lanes.load(residual + c);
-      pastCaches ? lanes.storePastCaches(y + c, value) : lanes.store(y + c, value);
+      past == PastCaches::All ? lanes.storePastCaches(y + c, value) : lanes.store(y + c, value);
     };
-    pastCaches ? forEachVectorOf(y, strip.cols, finish) : forEachVector(strip.cols, finish);
+    past == PastCaches::Nothing ? forEachVector(strip.cols, finish) : forEachVectorOf(y, strip.cols, finish);
   }
-  if (pastCaches) fencePastCaches();
+  if (past != PastCaches::Nothing) fencePastCaches();
 }
 
 /// out (+)= factor · values, rows `stride` floats apart.
@@ -194,14 +202,18 @@ void linearForward(OpContext& context, const LinearForward& f) {
                         .factor = static_cast<float>(f.lora.scale),
                         .b = transposeOf(f.lora.b, f.outputs, rank, false)};
   }
-  const bool pastCaches = goesPastCaches(f);
-  if (!pastCaches) product.destination = floats(f.y), product.destinationStride = f.yStride;
+  const PastCaches past = storedPastCaches(f);
+  const bool all = past == PastCaches::All;
+  if (!all) product.destination = floats(f.y), product.destinationStride = f.yStride;
   // A line that two strips share is read all the same: where rows begin within lines, strips are wide.
-  const Columns columns = pastCaches && f.yStride % kFloatsOfLine != 0 ? Columns::FixedCuts : Columns::Balanced;
+  const Columns columns = all && f.yStride % kFloatsOfLine != 0 ? Columns::FixedCuts : Columns::Balanced;
   withActivation(f.activation, [&]<Activation activation>() {
-    auto store = [&](const Strip& strip) { finishForward<activation, false>(f, strip); };
-    auto storePast = [&](const Strip& strip) { finishForward<activation, true>(f, strip); };
-    gemm(context, scratch, product, pastCaches ? StripConsumer(storePast) : StripConsumer(store), columns);
+    // A loop for each: one that asks in every vector where to store is slower for all.
+    auto store = [&](const Strip& strip) { finishForward<activation, PastCaches::Nothing>(f, strip); };
+    auto storeKeptPast = [&](const Strip& strip) { finishForward<activation, PastCaches::PreActivation>(f, strip); };
+    auto storeAllPast = [&](const Strip& strip) { finishForward<activation, PastCaches::All>(f, strip); };
+    const StripConsumer consumers[] = {store, storeKeptPast, storeAllPast};
+    gemm(context, scratch, product, consumers[static_cast<int>(past)], columns);
   });
 }
 
