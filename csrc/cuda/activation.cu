@@ -47,18 +47,22 @@ __global__ void __launch_bounds__(kThreads) activationForwardKernel(Activation a
   storePack(y + i, values);
 }
 
-/// dx may be dy.
+/// dx may be dy; y may be null.
 template <class T, int kPack>
 __global__ void __launch_bounds__(kThreads)
-    activationBackwardKernel(Activation activation, const T* x, const T* dy, T* dx, int64_t count) {
+    activationBackwardKernel(Activation activation, const T* x, const T* dy, T* dx, T* y, int64_t count) {
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kPack;
   if (i >= count) return;
-  const auto inputs = loadPack<kPack>(x + i);
+  auto inputs = loadPack<kPack>(x + i);
   auto gradients = loadPack<kPack>(dy + i);
 #pragma unroll
   for (int j = 0; j < kPack; ++j)
     gradients.item[j] = fromFloat<T>(toFloat(gradients.item[j]) * activationSlope(activation, toFloat(inputs.item[j])));
   storePack(dx + i, gradients);
+  if (!y) return;
+#pragma unroll
+  for (int j = 0; j < kPack; ++j) inputs.item[j] = fromFloat<T>(activate(activation, toFloat(inputs.item[j])));
+  storePack(y + i, inputs);
 }
 
 /// A block per row and kThreads packs of its columns.
@@ -87,22 +91,24 @@ __global__ void __launch_bounds__(kThreads) gatedSiluForwardKernel(const __grid_
   storePack(static_cast<T*>(a.y) + blockIdx.x * a.cols + col, result);
 }
 
-/// dGate may be gate, and dUp up.
+/// dGate may be gate, and dUp up; y may be null.
 template <class T, int kPack>
 __global__ void __launch_bounds__(kThreads) gatedSiluBackwardKernel(const __grid_constant__ GatedSiluBackward a) {
   const int64_t col = gatedColumn<kPack>();
   if (col >= a.cols) return;
   const int64_t at = blockIdx.x * a.inputStride + col;
   auto gates = loadPack<kPack>(static_cast<const T*>(a.gate) + at), ups = loadPack<kPack>(static_cast<const T*>(a.up) + at);
-  const auto gradients = loadPack<kPack>(static_cast<const T*>(a.dy) + blockIdx.x * a.cols + col);
+  auto gradients = loadPack<kPack>(static_cast<const T*>(a.dy) + blockIdx.x * a.cols + col);
 #pragma unroll
   for (int i = 0; i < kPack; ++i) {
     const float gate = toFloat(gates.item[i]), up = toFloat(ups.item[i]), dy = toFloat(gradients.item[i]);
     gates.item[i] = fromFloat<T>(dy * up * siluSlope(gate));
     ups.item[i] = fromFloat<T>(dy * gate * sigmoid(gate));
+    gradients.item[i] = fromFloat<T>(gate * sigmoid(gate) * up);
   }
   storePack(static_cast<T*>(a.dGate) + at, gates);
   storePack(static_cast<T*>(a.dUp) + at, ups);
+  if (a.y) storePack(static_cast<T*>(a.y) + blockIdx.x * a.cols + col, gradients);
 }
 
 }  // namespace
@@ -126,10 +132,11 @@ void activationBackward(OpContext& context, const ActivationBackward& a) {
     const auto* x = static_cast<const T*>(a.x);
     const auto* dy = static_cast<const T*>(a.dy);
     auto* dx = static_cast<T*>(a.dx);
-    launchFlat<T>(a.count, {x, dy, dx}, [&]<int kPack>(int64_t first, int64_t count) {
+    auto* y = static_cast<T*>(a.y);
+    launchFlat<T>(a.count, {x, dy, dx, y}, [&]<int kPack>(int64_t first, int64_t count) {
       const int64_t width = static_cast<int64_t>(kThreads) * kPack;
       RLHF_LAUNCH((activationBackwardKernel<T, kPack>), dim3(static_cast<uint32_t>((count + width - 1) / width)), dim3(kThreads), 0,
-                  context.stream, a.activation, x + first, dy + first, dx + first, count);
+                  context.stream, a.activation, x + first, dy + first, dx + first, y ? y + first : nullptr, count);
     });
   });
 }
@@ -148,7 +155,7 @@ void gatedSiluBackward(OpContext& context, const GatedSiluBackward& a) {
   dispatchType(a.type, "gatedSiluBackward", [&](auto zero) {
     using T = decltype(zero);
     constexpr int kPack = kWidestPack<T>;
-    const bool packs = canPack<T>(kPack, {a.cols, a.inputStride}, {a.gate, a.up, a.dy, a.dGate, a.dUp});
+    const bool packs = canPack<T>(kPack, {a.cols, a.inputStride}, {a.gate, a.up, a.dy, a.dGate, a.dUp, a.y});
     const auto kernel = packs ? gatedSiluBackwardKernel<T, kPack> : gatedSiluBackwardKernel<T, 1>;
     RLHF_LAUNCH(kernel, gatedGrid(a.rows, a.cols, packs ? kPack : 1), dim3(kThreads), 0, context.stream, a);
   });

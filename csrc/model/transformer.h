@@ -140,15 +140,18 @@ class Transformer {
   void normBackward(const NormLayer& layer, int64_t rows, const void* x, const void* mean, const void* rstd,
                     const void* dy, void* dx, bool accumulate);
   void headNormsBackward(const BlockBuffers& buffers, const Block& block, int64_t rows, void* dQkv);
-  /// dy of all layers of a stage → dx (null: not wanted) and the layers' own gradients.
+  enum class Gradients { All, OfInput, OfParameters };
+  /// dy of all layers of a stage → dx and the layers' own gradients, or one of the two first and the other later. x is not read for dx.
   void projectBackward(const BackwardStep& step, size_t block, Stage stage, const void* x, const void* dy,
-                       void* dx);
+                       void* dx, Gradients gradients = Gradients::All);
   /// All return false where nothing below is trainable. The first is for the last block where rows are left out, with the final norm.
   bool readRowsBackward(const BackwardStep& step);
   bool mlpBackward(const BackwardStep& step, size_t block);
   /// Whether gradients of a stage's layers are wanted, and with them the layers' input.
   bool wantsInput(const BackwardStep& step, size_t block, Stage stage) const;
   void activateAgain(const BlockBuffers& block, int64_t rows, void* activated);
+  /// dActivated → the gradient of what the activation was applied to, which is returned; with `activated` that is made again too.
+  void* activationBackward(const BlockBuffers& block, int64_t rows, void* dActivated, void* activated);
   bool attentionOutBackward(const BackwardStep& step, size_t block);
   bool attentionBackward(const BackwardStep& step, size_t block);
 

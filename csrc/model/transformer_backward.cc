@@ -106,37 +106,47 @@ void Transformer::activateAgain(const BlockBuffers& block, int64_t rows, void* a
                                                                  .y = activated});
 }
 
+void* Transformer::activationBackward(const BlockBuffers& block, int64_t rows, void* dActivated, void* activated) {
+  const int64_t inner = architecture_.config.intermediate;
+  if (!architecture_.gatedMlp) {
+    engine_.run(engine_.ops().activationBackward, ActivationBackward{.type = engine_.type(),
+                                                                     .activation = architecture_.config.activation,
+                                                                     .count = rows * inner,
+                                                                     .x = block.mlpIn,
+                                                                     .dy = dActivated,
+                                                                     .dx = dActivated,
+                                                                     .y = activated});
+    return dActivated;
+  }
+  engine_.run(engine_.ops().gatedSiluBackward, GatedSiluBackward{.type = engine_.type(),
+                                                                 .rows = rows,
+                                                                 .cols = inner,
+                                                                 .inputStride = 2 * inner,
+                                                                 .gate = block.mlpIn,
+                                                                 .up = at(block.mlpIn, inner),
+                                                                 .dy = dActivated,
+                                                                 .dGate = block.mlpIn,
+                                                                 .dUp = at(block.mlpIn, inner),
+                                                                 .y = activated});
+  return block.mlpIn;
+}
+
 bool Transformer::mlpBackward(const BackwardStep& step, size_t index) {
   const BlockBuffers& block = step.buffers.blocks[index];
-  const int64_t rows = step.rows.rows, inner = architecture_.config.intermediate;
+  const int64_t rows = step.rows.rows;
   const int place = static_cast<int>(index) * kStages;
-  void* dActivated = step.work.dActivated;
+  void* const dActivated = step.work.dActivated;
 
-  void* const activated = step.work.activated;
-  if (activated && wantsInput(step, index, kMlpOut)) activateAgain(block, rows, activated);
-  projectBackward(step, index, kMlpOut, activated ? activated : block.mlpActivated, step.dOutput, dActivated);
-  if (place + kMlpOut == step.lowest) return false;
-  void* dMlpIn = dActivated;
-  if (architecture_.gatedMlp) {
-    dMlpIn = block.mlpIn;
-    engine_.run(engine_.ops().gatedSiluBackward, GatedSiluBackward{.type = engine_.type(),
-                                                                   .rows = rows,
-                                                                   .cols = inner,
-                                                                   .inputStride = 2 * inner,
-                                                                   .gate = block.mlpIn,
-                                                                   .up = at(block.mlpIn, inner),
-                                                                   .dy = dActivated,
-                                                                   .dGate = dMlpIn,
-                                                                   .dUp = at(dMlpIn, inner)});
-  } else {
-    engine_.run(engine_.ops().activationBackward,
-                ActivationBackward{.type = engine_.type(),
-                                   .activation = architecture_.config.activation,
-                                   .count = rows * inner,
-                                   .x = block.mlpIn,
-                                   .dy = dActivated,
-                                   .dx = dActivated});
+  void* const activated = step.work.activated && wantsInput(step, index, kMlpOut) ? step.work.activated : nullptr;
+  if (place + kMlpOut == step.lowest) {
+    if (activated) activateAgain(block, rows, activated);
+    projectBackward(step, index, kMlpOut, activated ? activated : block.mlpActivated, step.dOutput, nullptr);
+    return false;
   }
+  // The last layer's input is made again beside the activation's derivative, so gradients that want it come behind that.
+  projectBackward(step, index, kMlpOut, block.mlpActivated, step.dOutput, dActivated, activated ? Gradients::OfInput : Gradients::All);
+  void* const dMlpIn = activationBackward(block, rows, dActivated, activated);
+  if (activated) projectBackward(step, index, kMlpOut, activated, step.dOutput, nullptr, Gradients::OfParameters);
   const void* stream = architecture_.config.parallelResidual ? block.input : block.middle;
   if (step.work.mlpNormed && wantsInput(step, index, kMlpIn))
     norm(architecture_.blocks[index].mlpNorm, rows, stream, step.work.mlpNormed, block.mlpMean, block.mlpRstd);
@@ -253,12 +263,13 @@ void Transformer::headNormsBackward(const BlockBuffers& buffers, const Block& bl
 }
 
 void Transformer::projectBackward(const BackwardStep& step, size_t block, Stage stage, const void* x,
-                                  const void* dy, void* dx) {
-  const bool wantsDx = static_cast<int>(block) * kStages + stage > step.lowest;
+                                  const void* dy, void* dx, Gradients gradients) {
+  const bool wantsDx = gradients != Gradients::OfParameters && static_cast<int>(block) * kStages + stage > step.lowest;
+  const bool wantsParameters = gradients != Gradients::OfInput;
   bool first = true;
   for (const LinearLayer& layer : architecture_.blocks[block].stages[stage]) {
     const bool adapted = step.adapter && step.adapter->adapts(layer);
-    if (!wantsDx && !(adapted && step.adapter->group.trainable()) && !base_.trainable()) continue;
+    if (!wantsDx && !(wantsParameters && ((adapted && step.adapter->group.trainable()) || base_.trainable()))) continue;
     LinearBackward arguments{.type = engine_.type(),
                              .rows = step.rows.rows,
                              .inputs = layer.inputs,
@@ -271,20 +282,26 @@ void Transformer::projectBackward(const BackwardStep& step, size_t block, Stage 
     arguments.dy = at(dy, layer.column);
     arguments.weight = packed_.linear(layer);
     arguments.dx = wantsDx ? dx : nullptr;
-    arguments.dWeight = base_.gradient(layer.weight);
-    arguments.dBias = base_.gradient(layer.bias);
+    if (wantsParameters) {
+      arguments.dWeight = base_.gradient(layer.weight);
+      arguments.dBias = base_.gradient(layer.bias);
+    }
     const bool dropped = adapted && step.buffers.rowKeys;
     if (adapted) {
       const Adapter::Layer& factors = step.adapter->layer(layer);
       arguments.lora = step.adapter->factors(layer);
       arguments.loraHidden = step.buffers.loraHidden[static_cast<size_t>(layer.index)];
       arguments.loraGradient = step.work.loraGradient;
-      arguments.dA = step.adapter->group.gradient(factors.a);
-      arguments.dB = step.adapter->group.gradient(factors.b);
+      if (wantsParameters) {
+        arguments.dA = step.adapter->group.gradient(factors.a);
+        arguments.dB = step.adapter->group.gradient(factors.b);
+      }
     }
     if (dropped) {
-      dropOut(step.buffers, step.rows, *step.adapter, layer, x, step.work.loraInput, false);
-      arguments.loraInput = step.work.loraInput;
+      if (wantsParameters) {
+        dropOut(step.buffers, step.rows, *step.adapter, layer, x, step.work.loraInput, false);
+        arguments.loraInput = step.work.loraInput;
+      }
       arguments.dLoraInput = wantsDx ? step.work.dLoraInput : nullptr;
     }
     engine_.run(engine_.ops().linearBackward, arguments);

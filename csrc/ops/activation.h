@@ -26,7 +26,7 @@ struct ActivationForward {
   }
 };
 
-/// dx = dy · activation'(x), x being what the activation was applied to. dx may be dy.
+/// dx = dy · activation'(x), x being what the activation was applied to. dx may be dy. With y also what ActivationForward makes of x.
 struct ActivationBackward {
   DType type = DType::F32;
   Activation activation = Activation::None;
@@ -34,9 +34,11 @@ struct ActivationBackward {
   const void* x = nullptr;   // [count]
   const void* dy = nullptr;  // [count]
   void* dx = nullptr;        // [count]
+  void* y = nullptr;         // [count] (optional)
 
   template <class F> void fields(F&& f) {
     f("type", type), f("activation", activation), f("count", count), f("x", x), f("dy", dy), f("dx", dx);
+    f("y", y);
   }
 };
 
@@ -54,6 +56,7 @@ struct GatedSiluForward {
   }
 };
 
+/// The gradients of both factors, and with y also what GatedSiluForward makes of them.
 struct GatedSiluBackward {
   DType type = DType::F32;
   int64_t rows = 0, cols = 0, inputStride = 0;
@@ -62,10 +65,11 @@ struct GatedSiluBackward {
   const void* dy = nullptr;    // [rows, cols], contiguous
   void* dGate = nullptr;       // [rows, cols], rows inputStride apart; may be gate
   void* dUp = nullptr;         // may be up
+  void* y = nullptr;           // [rows, cols], contiguous (optional)
 
   template <class F> void fields(F&& f) {
     f("type", type), f("rows", rows), f("cols", cols), f("inputStride", inputStride), f("gate", gate), f("up", up);
-    f("dy", dy), f("dGate", dGate), f("dUp", dUp);
+    f("dy", dy), f("dGate", dGate), f("dUp", dUp), f("y", y);
   }
 };
 

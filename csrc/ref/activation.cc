@@ -12,8 +12,11 @@ void run(const ActivationForward& a) {
 
 template <class T>
 void run(const ActivationBackward& a) {
-  for (int64_t i = 0; i < a.count; ++i)
-    out<T>(a.dx)[i] = in<T>(a.dy)[i] * activationSlope(a.activation, in<T>(a.x)[i]);
+  for (int64_t i = 0; i < a.count; ++i) {
+    const T x = in<T>(a.x)[i];
+    out<T>(a.dx)[i] = in<T>(a.dy)[i] * activationSlope(a.activation, x);
+    if (a.y) out<T>(a.y)[i] = activate(a.activation, x);
+  }
 }
 
 template <class T>
@@ -33,6 +36,7 @@ void run(const GatedSiluBackward& a) {
       const T gate = in<T>(a.gate)[i], up = in<T>(a.up)[i], dy = in<T>(a.dy)[r * a.cols + c];
       out<T>(a.dGate)[i] = dy * up * activationSlope(Activation::Silu, gate);
       out<T>(a.dUp)[i] = dy * activate(Activation::Silu, gate);
+      if (a.y) out<T>(a.y)[r * a.cols + c] = activate(Activation::Silu, gate) * up;
     }
 }
 

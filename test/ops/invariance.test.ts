@@ -64,7 +64,31 @@ function checkActivation(run: Run): void {
     const { y, preActivation: x } = run("linearForward", args);
     const count = y!.length;
     assert.deepEqual(run("activationForward", { activation, count, x: x!, y: unset(count) })["y"], y, name);
+    const arrays = { x: x!, dy: data.normal(count), dx: unset(count) };
+    const alone = run("activationBackward", { activation, count, ...arrays });
+    const both = run("activationBackward", { activation, count, ...arrays, y: unset(count) });
+    assert.deepEqual(both["y"], y, `${name}, beside its derivative`);
+    assert.deepEqual(both["dx"], alone["dx"], `${name}, derivative`);
   }
+}
+
+/** The same of SwiGLU. */
+function checkGatedSilu(run: Run): void {
+  const data = new CaseData("gated silu again");
+  const [rows, cols] = [7, 133];
+  const inputs = {
+    rows,
+    cols,
+    inputStride: cols,
+    gate: data.normal(rows * cols, 3),
+    up: data.normal(rows * cols),
+  };
+  const { y } = run("gatedSiluForward", { ...inputs, y: unset(rows * cols) });
+  const gradients = { dy: data.normal(rows * cols), dGate: unset(rows * cols), dUp: unset(rows * cols) };
+  const alone = run("gatedSiluBackward", { ...inputs, ...gradients });
+  const both = run("gatedSiluBackward", { ...inputs, ...gradients, y: unset(rows * cols) });
+  assert.deepEqual(both["y"], y);
+  assert.deepEqual([both["dGate"], both["dUp"]], [alone["dGate"], alone["dUp"]]);
 }
 
 /** Every sequence that is being decoded, alone, with a table of its own pages. */
@@ -190,6 +214,8 @@ for (const backend of testedBackends.filter((name) => name !== "ref")) {
       }
       if (operators.has("activationForward") && type === "float32")
         it("activationForward, of what linearForward's was applied to", () => checkActivation(run));
+      if (operators.has("gatedSiluForward"))
+        it(`gatedSiluForward, beside its derivative, ${type}`, () => checkGatedSilu(run));
       if (operators.has("attentionForward")) {
         it(`attentionForward, ${type}`, () => checkAttention(run));
         it(`attentionForward of a prefix, ${type}`, () => checkAttentionPrefix(run));

@@ -116,6 +116,12 @@ function activationCases(): OpCase[] {
           args: { activation: number, count, x, dy, dx: count === 33 ? dy : unset(count) },
           criterion: GENERAL,
         },
+        {
+          op: "activationBackward",
+          name: `${activation}, ${count} elements${count === 33 ? ", in place" : ""}, with the activation`,
+          args: { activation: number, count, x, dy, dx: count === 33 ? dy : unset(count), y: unset(count) },
+          criterion: GENERAL,
+        },
       ];
     }),
   );
@@ -153,8 +159,8 @@ function gatedSiluCases(): OpCase[] {
       },
       {
         op: "gatedSiluBackward",
-        name: `${rows}×${cols}, in place`,
-        args: { ...inputs, dy, dGate: inputs.gate, dUp: inputs.up },
+        name: `${rows}×${cols}, in place, with the activation`,
+        args: { ...inputs, dy, dGate: inputs.gate, dUp: inputs.up, y: unset(rows * cols) },
         criterion: GENERAL,
       },
     ];
