@@ -137,14 +137,16 @@ bool Transformer::mlpBackward(const BackwardStep& step, size_t index) {
   const int place = static_cast<int>(index) * kStages;
   void* const dActivated = step.work.dActivated;
 
-  void* const activated = step.work.activated && wantsInput(step, index, kMlpOut) ? step.work.activated : nullptr;
+  // What the last layer read: kept by the forward pass, made again, or not wanted.
+  const void* const kept = step.work.activated ? nullptr : block.mlpActivated;
+  void* const activated = wantsInput(step, index, kMlpOut) ? step.work.activated : nullptr;
   if (place + kMlpOut == step.lowest) {
     if (activated) activateAgain(block, rows, activated);
-    projectBackward(step, index, kMlpOut, activated ? activated : block.mlpActivated, step.dOutput, nullptr);
+    projectBackward(step, index, kMlpOut, activated ? activated : kept, step.dOutput, nullptr);
     return false;
   }
-  // The last layer's input is made again beside the activation's derivative, so gradients that want it come behind that.
-  projectBackward(step, index, kMlpOut, block.mlpActivated, step.dOutput, dActivated, activated ? Gradients::OfInput : Gradients::All);
+  // It is made again beside the activation's derivative, so gradients that want it come behind that.
+  projectBackward(step, index, kMlpOut, kept, step.dOutput, dActivated, activated ? Gradients::OfInput : Gradients::All);
   void* const dMlpIn = activationBackward(block, rows, dActivated, activated);
   if (activated) projectBackward(step, index, kMlpOut, activated, step.dOutput, nullptr, Gradients::OfParameters);
   const void* stream = architecture_.config.parallelResidual ? block.input : block.middle;
