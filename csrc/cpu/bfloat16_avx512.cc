@@ -65,8 +65,8 @@ RLHF_AMX inline void addSplitStep(const uint16_t* a, const uint16_t* b) {
   _tile_dpbf16ps(3, 5, 7);
 }
 
-/// Tiles 0 to 3 are C by quarters.
-template <bool kSplit>
+/// Tiles 0 to 3 are C by quarters. Where B comes from memory it is asked for as it is read, and not what `prefetch` says.
+template <bool kSplit, bool kFromMemory>
 RLHF_AMX void multiplyTall(const Bfloat16Segment* segments, int segmentCount, float* c, bool accumulate,
                            const Bfloat16Prefetch& prefetch) {
   if (accumulate) {
@@ -85,11 +85,12 @@ RLHF_AMX void multiplyTall(const Bfloat16Segment* segments, int segmentCount, fl
     const uint16_t* a = segments[s].a;
     const uint16_t* b = segments[s].b;
     for (int64_t step = 0; step < segments[s].steps; ++step) {
+      if constexpr (kFromMemory) fetchStep<Bfloat16Parts<kSplit>::kCount>(b);
       if constexpr (kSplit)
         addSplitStep(a, b);
       else
         addStep(a, b);
-      fetch(prefetch, fetched++);
+      if constexpr (!kFromMemory) fetch(prefetch, fetched++);
       a += Bfloat16Parts<kSplit>::kCount * kBfloat16StepElements;
       b += Bfloat16Parts<kSplit>::kCount * kBfloat16StepElements;
     }
@@ -171,14 +172,19 @@ template <bool kSplit>
 void multiplyWithTiles(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, bool accumulate,
                        const Bfloat16Prefetch& prefetch) {
   if (rows > kHalf)
-    multiplyTall<kSplit>(segments, segmentCount, c, accumulate, prefetch);
+    multiplyTall<kSplit, false>(segments, segmentCount, c, accumulate, prefetch);
   else
     multiplyFlat<kSplit, 1>(segments, segmentCount, c, accumulate);
 }
 
 template <bool kSplit>
-void multiplyPairWithTiles(const Bfloat16Segment* segments, int segmentCount, float* c) {
-  multiplyFlat<kSplit, 2>(segments, segmentCount, c, false);
+void streamThroughTiles(const Bfloat16Segment* segments, int segmentCount, int rows, int panels, float* c) {
+  if (rows > kHalf)
+    multiplyTall<kSplit, true>(segments, segmentCount, c, false, {});
+  else if (panels == 1)
+    multiplyFlat<kSplit, 1>(segments, segmentCount, c, false);
+  else
+    multiplyFlat<kSplit, 2>(segments, segmentCount, c, false);
 }
 
 #define RLHF_DOT __attribute__((target("avx512bf16,avx512f")))
@@ -246,8 +252,8 @@ bool tilesAllowed() {
 }
 
 constexpr Bfloat16Kernel kTileKernel{"amx",
-                                     {multiplyWithTiles<false>, multiplyPairWithTiles<false>},
-                                     {multiplyWithTiles<true>, multiplyPairWithTiles<true>},
+                                     {multiplyWithTiles<false>, streamThroughTiles<false>},
+                                     {multiplyWithTiles<true>, streamThroughTiles<true>},
                                      multiplyExact,
                                      multiplyExactOfPanel,
                                      beginTiles,

@@ -52,9 +52,9 @@ struct Bfloat16Prefetch {
 struct Bfloat16Products {
   void (*multiply)(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, bool accumulate,
                    const Bfloat16Prefetch& prefetch);
-  /// c[2][32][32] = Σ over segments of A by two neighbouring panels of B, for at most 16 rows, where B comes from memory; null: none.
-  /// The bits are multiply's.
-  void (*multiplyPair)(const Bfloat16Segment* segments, int segmentCount, float* c);
+  /// c[panels][32][32] = Σ over segments of A by so many neighbouring panels of B, two at most for up to 16 rows and one for more, where B comes from
+  /// memory and is used once: it is asked for as it is read. Null: none. The bits are multiply's.
+  void (*stream)(const Bfloat16Segment* segments, int segmentCount, int rows, int panels, float* c);
 };
 
 /// Work for the time in which tiles are multiplied: to[i] += from[i] for `vectors` vectors of 16 numbers.

@@ -105,8 +105,8 @@ class Part {
       if (kernel.begin) kernel.begin();
       if (wholeStrips_)
         multiplyStrips(products, rows, cols, slot);
-      else if (products.multiplyPair && rows_ <= kBfloat16Tile / 2)
-        multiplyPairs(products, cols, slot);
+      else if (products.stream && rowPanels == 1)
+        multiplyFewRows(products, cols, slot);
       else
         multiplyTiles(products, rows, cols, slot);
       if (kernel.end) kernel.end();
@@ -148,19 +148,18 @@ class Part {
       }
   }
 
-  /// Few rows, for which B comes from memory once: two panels at a time, and results a strip at a time, as gemm_few_rows.cc says.
-  void multiplyPairs(const Bfloat16Products& products, Range cols, int slot) const {
+  /// Few rows, for which B comes from memory once: where tiles suffice two panels at a time, and results a strip at a time, as gemm_few_rows.cc says.
+  void multiplyFewRows(const Bfloat16Products& products, Range cols, int slot) const {
     float* const strip = reinterpret_cast<float*>(cpu::threadScratch(context_, slot));
     float* const tiles = strip + kBfloat16Tile * kStripCols;
+    const int64_t most = rows_ <= kBfloat16Tile / 2 ? 2 : 1;
     for (int64_t begin = cols.begin; begin < cols.end; begin += kStripPanels) {
       const int64_t end = std::min(begin + kStripPanels, cols.end);
-      int64_t j = begin;
-      for (; j + 2 <= end; j += 2) {
+      for (int64_t j = begin; j < end; j += most) {
         Bfloat16Segment segments[2];
         const int count = segmentsOf(0, j, {0, steps_[0]}, segments);
-        products.multiplyPair(segments, count, tiles + (j - begin) * kTileFloats);
+        products.stream(segments, count, static_cast<int>(rows_), static_cast<int>(std::min(most, end - j)), tiles + (j - begin) * kTileFloats);
       }
-      if (j < end) multiplyTile(products, 0, j, {0, steps_[0]}, tiles + (j - begin) * kTileFloats, fetchAhead(j));
       joinTiles(tiles, rows_, end - begin, strip);
       finish(0, begin, end - begin, strip, (end - begin) * kBfloat16Tile, slot);
     }

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "cpu/kernels/micro_kernel.h"
+#include "cpu/kernels/widen.h"
 #include "cpu/prefetch.h"
 #include "cpu/simd.h"
 
@@ -18,37 +19,39 @@ namespace rlhf::RLHF_ISA {
 inline constexpr int kTileRows = 6;
 inline constexpr int kTileVectors = kWidth == 16 ? 4 : 2;
 
-struct TileProduct {
+template <class ReaderOfB>
+struct TileProductOf {
   int64_t depth;
   const float* a;
   int64_t aStride;  // of the index of A that is not contiguous
-  const float* b;  // [depth, columns], rows bStride apart
+  const typename ReaderOfB::Element* b;  // [depth, columns], rows bStride apart
   int64_t bStride;
   float* c;  // [rows, columns], rows cStride apart
   int64_t cStride;
   bool accumulate;  // C += A·B instead of C = A·B
 };
+using TileProduct = TileProductOf<Float32>;
 
-template <Contiguous kind, int Rows, int Vectors, bool Partial>
-void registerTile(const TileProduct& t, int lastCount) {
-  const auto loadLast = [&](const float* source, bool last) {
-    return Partial && last ? loadPartial(source, lastCount) : load(source);
+template <Contiguous kind, class ReaderOfB, int Rows, int Vectors, bool Partial>
+void registerTile(const TileProductOf<ReaderOfB>& t, int lastCount) {
+  const auto loadLast = [&]<class Reader>(Reader, const typename Reader::Element* source, bool last) {
+    return Partial && last ? Reader::loadPartial(source, lastCount) : Reader::load(source);
   };
   const int64_t aStride = t.aStride, bStride = t.bStride, cStride = t.cStride;
   const float* a = t.a;
-  const float* b = t.b;
+  const typename ReaderOfB::Element* b = t.b;
   float* const c = t.c;
   Vec sums[Rows][Vectors] = {};
   if (t.accumulate) {
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 8
-      for (int v = 0; v < Vectors; ++v) sums[r][v] = loadLast(c + r * cStride + v * kWidth, v == Vectors - 1);
+      for (int v = 0; v < Vectors; ++v) sums[r][v] = loadLast(Float32{}, c + r * cStride + v * kWidth, v == Vectors - 1);
   }
   for (int64_t k = 0; k < t.depth; ++k) {
     Vec row[Vectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < Vectors; ++v) row[v] = loadLast(b + v * kWidth, v == Vectors - 1);
+    for (int v = 0; v < Vectors; ++v) row[v] = loadLast(ReaderOfB{}, b + v * kWidth, v == Vectors - 1);
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
       const Vec factor = set1(kind == Contiguous::Depth ? a[r * aStride] : a[r]);
@@ -70,18 +73,19 @@ void registerTile(const TileProduct& t, int lastCount) {
     }
 }
 
-using RegisterTile = void (*)(const TileProduct&, int lastCount);
+template <class ReaderOfB>
+using RegisterTile = void (*)(const TileProductOf<ReaderOfB>&, int lastCount);
 
 /// Every size of register tile: entry ((rows − 1)·kTileVectors + vectors − 1)·2 + partial.
-template <Contiguous kind>
+template <Contiguous kind, class ReaderOfB>
 inline constexpr auto kRegisterTiles = []<int... I>(std::integer_sequence<int, I...>) {
-  return std::array<RegisterTile, sizeof...(I)>{
-      &registerTile<kind, I / 2 / kTileVectors + 1, I / 2 % kTileVectors + 1, I % 2 == 1>...};
+  return std::array<RegisterTile<ReaderOfB>, sizeof...(I)>{
+      &registerTile<kind, ReaderOfB, I / 2 / kTileVectors + 1, I / 2 % kTileVectors + 1, I % 2 == 1>...};
 }(std::make_integer_sequence<int, kTileRows * kTileVectors * 2>{});
 
 /// C[rows, columns] = A·B, or += A·B. The first row of A and C is t.a and t.c.
-template <Contiguous kind>
-inline void multiply(int64_t rows, int64_t columns, TileProduct t) {
+template <Contiguous kind, class ReaderOfB = Float32>
+inline void multiply(int64_t rows, int64_t columns, TileProductOf<ReaderOfB> t) {
   const float* const a = t.a;
   float* const c = t.c;
   for (int64_t column = 0; column < columns; column += kTileVectors * kWidth) {
@@ -93,7 +97,7 @@ inline void multiply(int64_t rows, int64_t columns, TileProduct t) {
       t.a = a + (kind == Contiguous::Depth ? row * t.aStride : row);
       t.c = c + row * t.cStride + column;
       const int size = (height - 1) * kTileVectors + vectors - 1;
-      kRegisterTiles<kind>[2 * size + (lastCount < kWidth)](t, lastCount);
+      kRegisterTiles<kind, ReaderOfB>[2 * size + (lastCount < kWidth)](t, lastCount);
     }
     t.b += kTileVectors * kWidth;
   }
