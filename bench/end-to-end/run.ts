@@ -6,7 +6,7 @@
  *   npm run bench:end-to-end -- train-lora gpt2           works and models by name
  *   npm run bench:end-to-end -- linearity                 a LoRA step at 1, 2, 4 and 8 times the length and the batch
  *
- * Options: --threads (all), --compute (float32,bfloat16), --rounds (3). Writes bench/results/end-to-end-MODEL-COMPUTE.json, merging works
+ * Options: --threads (all), --compute (float32,bfloat16), --rounds (3). Writes bench/results/PROCESSOR/end-to-end-MODEL-COMPUTE.json, merging works
  * into what is there, and linearity-MODEL-COMPUTE.json.
  */
 import { execFileSync } from "node:child_process";
@@ -15,6 +15,7 @@ import { availableParallelism, cpus } from "node:os";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import type { Compute } from "../ops/op-bench.ts";
+import { resultPathHere } from "../result-files.ts";
 import type { WorkerTask, WorkResult } from "./worker.ts";
 import { MODELS, WORKS } from "./works.ts";
 
@@ -61,7 +62,7 @@ function print({
 
 /** Results of this file by work and place: a new one takes the place of an old one. */
 function record(file: string, results: readonly WorkResult[]): void {
-  const path = fileURLToPath(new URL(`../results/${file}.json`, import.meta.url));
+  const path = resultPathHere(file);
   const old = existsSync(path)
     ? (JSON.parse(readFileSync(path, "utf8")) as { results: WorkResult[] }).results
     : [];

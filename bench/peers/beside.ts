@@ -1,8 +1,8 @@
 import { execFileSync } from "node:child_process";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";
-import { fileURLToPath } from "node:url";
 import type { Compute } from "../ops/op-bench.ts";
+import { resultPathHere } from "../result-files.ts";
 import { type Comparison, type Contestant, compare, type Timing, timeInTurn } from "./paired.ts";
 import { Peer } from "./peer.ts";
 
@@ -98,7 +98,7 @@ interface Row {
   readonly cpuSeconds: Comparison;
 }
 
-/** Runs the work in all ways, ours and theirs in turn, writes bench/results/peers-NAME.json and prints the comparisons. */
+/** Runs the work in all ways, ours and theirs in turn, writes peers-NAME.json and prints the comparisons. */
 export async function besidePeers(work: Work, options: CommonOptions): Promise<void> {
   const opponents = options.opponents.split(",");
   const args = [options["model-dir"], "--threads", options.threads, ...work.args];
@@ -184,14 +184,12 @@ function measuredCommit(): string {
   return git("rev-parse", "--short", "HEAD") + (changed ? "+" : "");
 }
 
-/** Writes bench/results/peers-NAME.json. */
+/** Writes peers-NAME.json among this processor's results. */
 export function writeRecord(name: string, record: Readonly<Record<string, unknown>>): void {
-  const directory = fileURLToPath(new URL("../results/", import.meta.url));
-  mkdirSync(directory, { recursive: true });
   const machine = { cpu: cpus()[0]?.model, cores: cpus().length, loadAverage: loadavg()[0] };
   const when = { commit: measuredCommit(), date: new Date().toISOString().slice(0, 10) };
   writeFileSync(
-    `${directory}peers-${name}.json`,
+    resultPathHere(`peers-${name}`),
     `${JSON.stringify({ ...machine, ...when, ...record }, null, 1)}\n`,
   );
 }

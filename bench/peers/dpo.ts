@@ -1,6 +1,6 @@
 /**
  * A DPO step with LoRA on GPT-2 small: 4 pairs, prompts of 128 tokens that both answers share, answers of 128, the reference measured
- * with the adapter off: node-rlhf's DPOTrainer beside TRL's, optimizer step included, in turn. Writes bench/results/peers-dpo-*.json.
+ * with the adapter off: node-rlhf's DPOTrainer beside TRL's, optimizer step included, in turn. Writes bench/results/PROCESSOR/peers-dpo-*.json.
  *
  * usage: tsx bench/peers/dpo.ts [--compute float32|bfloat16x3|bfloat16] [--pairs 5] [--threads 2] [--opponents float32,float32+tcmalloc,…]
  */

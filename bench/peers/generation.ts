@@ -1,7 +1,7 @@
 /**
  * Sampling 128 tokens after prompts of 64: node-rlhf beside transformers' generate, in turn. At batch 1 also as a share of what the
  * memory's bandwidth allows, taken in the same rounds by reading as many bytes as the weights have. Writes
- * bench/results/peers-generation-*.json.
+ * bench/results/PROCESSOR/peers-generation-*.json.
  *
  * usage: tsx bench/peers/generation.ts [--batch 1] [--compute float32|bfloat16x3|bfloat16] [--pairs 5] [--threads 2] [--opponents float32,…]
  *   [--model-dir DIR] [--vocabulary 50257] [--name gpt2]

@@ -1,6 +1,6 @@
 /**
  * Forward + backward of a GPT-2-small shape (12 layers, 768 wide, vocabulary 50,257) on 4 × 256 tokens, in float32, or with matrix
- * products in bfloat16: node-rlhf beside PyTorch, in turn. Writes bench/results/peers-training-*.json.
+ * products in bfloat16: node-rlhf beside PyTorch, in turn. Writes bench/results/PROCESSOR/peers-training-*.json.
  *
  * usage: tsx bench/peers/gpt2-lora.ts [--targets attention|all|none] [--compute float32|bfloat16x3|bfloat16] [--pairs 5] [--threads 2]
  *   [--opponents float32,float32+tcmalloc,autocast,bfloat16+tcmalloc+compile,…]

@@ -1,6 +1,6 @@
 /**
  * Token log-probs of GPT-2 small, forward only: node-rlhf beside PyTorch, time in turn, then the peak resident memory of a process of
- * its own for each, which loads the model and measures twice. Writes bench/results/peers-log-probs-*.json.
+ * its own for each, which loads the model and measures twice. Writes bench/results/PROCESSOR/peers-log-probs-*.json.
  *
  * usage: tsx bench/peers/log-probs.ts [--sequences 4] [--length 256] [--compute float32|bfloat16x3|bfloat16] [--pairs 5] [--threads 2]
  *   [--opponents float32,…]

@@ -1,6 +1,6 @@
 /**
  * Matrix products at a language model's shapes: x·Wᵀ with W packed before, beside torch.matmul at its best, in turn. Writes
- * bench/results/peers-matmul-*.json.
+ * bench/results/PROCESSOR/peers-matmul-*.json.
  *
  * usage: tsx bench/peers/matmul.ts [--compute float32|bfloat16x3|bfloat16] [--shapes 1024x768x2304,…] [--pairs 9] [--threads 2]
  *   [--opponents float32,float32+tcmalloc]

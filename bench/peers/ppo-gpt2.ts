@@ -1,7 +1,7 @@
 /**
  * A PPO iteration on GPT-2 small: 16 prompts of 64 tokens, answers of 64, LoRA r 16 on all linears, values from a linear head on the
  * policy, 4 epochs of one minibatch: node-rlhf beside a plain PyTorch PPO of the same shape, in turn; and the peak resident memory of
- * each process. Writes bench/results/peers-ppo-gpt2-*.json.
+ * each process. Writes bench/results/PROCESSOR/peers-ppo-gpt2-*.json.
  *
  * usage: tsx bench/peers/ppo-gpt2.ts [--compute float32|bfloat16x3|bfloat16] [--dtype float32|bfloat16] [--micro-batch-tokens 4096] [--memory-budget 1200MiB] [--pairs 3] [--threads 2] [--opponents float32+tcmalloc,…]
  */

@@ -1,6 +1,6 @@
 /**
  * PPO iterations on stories260k: examples/happy-words' task, all weights trained and a separate value model, 4 epochs of 2 minibatches:
- * node-rlhf beside a plain PyTorch PPO without a trainer library, in turn. Writes bench/results/peers-ppo-stories260k-*.json.
+ * node-rlhf beside a plain PyTorch PPO without a trainer library, in turn. Writes bench/results/PROCESSOR/peers-ppo-stories260k-*.json.
  *
  * usage: tsx bench/peers/ppo.ts [--rollouts 64] [--new-tokens 48] [--pairs 5] [--threads 2] [--opponents float32,float32+tcmalloc]
  *   [--model-dir ../shared/models/stories260k] [--script ../shared/tools/plain-ppo.py]

@@ -1,7 +1,7 @@
 /**
- * Everything of docs/PERFORMANCE.md's table beside PyTorch, and the table itself, which is made from bench/results/peers-*.json.
+ * Everything of docs/PERFORMANCE.md's tables beside PyTorch, and the tables themselves, which are made from bench/results/PROCESSOR/peers-*.json.
  *
- *   npm run bench:peers                                     writes the table anew
+ *   npm run bench:peers                                     writes the tables anew
  *   npm run bench:peers -- all                              measures all of it first (about an hour; nothing else should run)
  *   npm run bench:peers -- dpo ppo-gpt2:bfloat16            measures works by name, in every type or in one
  */
@@ -12,7 +12,7 @@ import { CausalLM } from "../../lib/index.ts";
 import { MODELS } from "../end-to-end/works.ts";
 import type { Compute } from "../ops/op-bench.ts";
 import { COMMON_OPTIONS } from "./beside.ts";
-import { readResult, withPeerTables } from "./table.ts";
+import { withAllPeerTables } from "./table.ts";
 import { argumentsOf, computesOf, type PeerWork, WORKS } from "./works.ts";
 
 const DOCUMENT = fileURLToPath(new URL("../../docs/PERFORMANCE.md", import.meta.url));
@@ -59,5 +59,5 @@ function measure({ work, compute }: Task): void {
 const tasks = process.argv.slice(2).flatMap(tasksOf);
 if (tasks.length > 0) await makeModel();
 for (const task of tasks) measure(task);
-writeFileSync(DOCUMENT, withPeerTables(readFileSync(DOCUMENT, "utf8"), readResult));
+writeFileSync(DOCUMENT, withAllPeerTables(readFileSync(DOCUMENT, "utf8")));
 console.log(`${DOCUMENT}: table written`);

@@ -1,6 +1,6 @@
 /**
  * Importing the built package beside importing torch, transformers and trl, each in a process of its own, in turn: milliseconds of the
- * import statement, and of the whole process. Writes bench/results/peers-start-up.json. Needs `npm run build`.
+ * import statement, and of the whole process. Writes bench/results/PROCESSOR/peers-start-up.json. Needs `npm run build`.
  *
  * usage: tsx bench/peers/start-up.ts [--pairs 5]
  */

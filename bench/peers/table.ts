@@ -1,9 +1,10 @@
 import { existsSync, readFileSync } from "node:fs";
 import type { Compute } from "../ops/op-bench.ts";
+import { PROCESSORS, type Processor, resultPath } from "../result-files.ts";
 import { type Comparison, median } from "./paired.ts";
 import { type Aim, computesOf, type PeerWork, WORKS } from "./works.ts";
 
-// The tables of docs/PERFORMANCE.md from what bench/results/peers-*.json hold: nothing in them is written by hand.
+// The tables of docs/PERFORMANCE.md from what bench/results/PROCESSOR/peers-*.json hold: nothing in them is written by hand.
 
 /** What the tables need of a result. */
 export interface PeerResult {
@@ -162,10 +163,12 @@ function table<Each extends Row>(
 export type ReadResult = (name: string) => PeerResult | undefined;
 
 /** Of bench/results. */
-export const readResult: ReadResult = (name) => {
-  const path = new URL(`../results/peers-${name}.json`, import.meta.url);
-  return existsSync(path) ? (JSON.parse(readFileSync(path, "utf8")) as PeerResult) : undefined;
-};
+export const readResult =
+  (processor: Processor): ReadResult =>
+  (name) => {
+    const path = resultPath(processor, `peers-${name}`);
+    return existsSync(path) ? (JSON.parse(readFileSync(path, "utf8")) as PeerResult) : undefined;
+  };
 
 /** The tables of time and of memory, in Markdown. */
 export function peerTables(read: ReadResult): string {
@@ -186,14 +189,17 @@ export function peerTables(read: ReadResult): string {
   ].join("\n");
 }
 
-const BEGIN = "<!-- peers: made by npm run bench:peers -->";
-const END = "<!-- end of peers -->";
-
-/** The document with its tables as `read` has them now. Throws where their place is not marked. */
-export function withPeerTables(document: string, read: ReadResult): string {
-  const begin = document.indexOf(BEGIN);
-  const end = document.indexOf(END);
+/** The document with a processor's tables as `read` has them now. Throws where their place is not marked. */
+export function withPeerTables(document: string, processor: Processor, read: ReadResult): string {
+  const opening = `<!-- peers, ${processor}: made by npm run bench:peers -->`;
+  const closing = `<!-- end of peers, ${processor} -->`;
+  const begin = document.indexOf(opening);
+  const end = document.indexOf(closing);
   if (begin < 0 || end < begin)
-    throw new Error(`the place of the peers' tables is not marked by ${BEGIN} and ${END}`);
-  return `${document.slice(0, begin + BEGIN.length)}\n${peerTables(read)}\n${document.slice(end)}`;
+    throw new Error(`the place of the peers' tables is not marked by ${opening} and ${closing}`);
+  return `${document.slice(0, begin + opening.length)}\n${peerTables(read)}\n${document.slice(end)}`;
 }
+
+/** The document with the tables of every processor that has results, as bench/results has them now. */
+export const withAllPeerTables = (document: string): string =>
+  PROCESSORS.reduce((text, processor) => withPeerTables(text, processor, readResult(processor)), document);

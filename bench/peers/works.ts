@@ -19,7 +19,7 @@ export interface PeerWork {
   /** In bench/peers/, with arguments of its own. */
   readonly script: string;
   readonly args?: readonly string[];
-  /** What its result is called, bench/results/peers-NAME.json. */
+  /** What its result is called, bench/results/PROCESSOR/peers-NAME.json. */
   readonly result: (compute: Compute) => string;
   /** How often it is run in each compute; what is not named is not measured. */
   readonly pairs: Readonly<Partial<Record<Compute, number>>>;
