@@ -11,7 +11,7 @@ export function thisProcessor(): Processor {
   const [backend = "cpu"] = CPU_BACKENDS;
   restoreBfloat16Kernel();
   const [products] = BFLOAT16_KERNELS;
-  const found = products === "amx" ? products : backend.replace("cpu-", "");
+  const found = products === "amx" ? products : backend.replace("cpu:", "");
   const processor = PROCESSORS.find((known) => known === found);
   if (!processor)
     throw new Error(

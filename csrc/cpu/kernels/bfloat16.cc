@@ -10,8 +10,6 @@ namespace {
 
 using cpu::Bfloat16Kernel;
 using cpu::Bfloat16Parts;
-using cpu::Bfloat16Prefetch;
-using cpu::Bfloat16Segment;
 
 constexpr int64_t kHalfTile = kBfloat16Tile / 2;
 static_assert(kHalfTile % kWidth == 0);
@@ -128,52 +126,6 @@ void packRows(const float* source, int64_t rowStride, int64_t rows, int64_t dept
     for (int64_t part = 0; part < bfloat16Steps(depth) * Parts::kCount; ++part) std::fill_n(lineOf(row) + part * kBfloat16StepElements, kBfloat16Tile, uint16_t{0});
 }
 
-/// The two numbers of a pair, as float32.
-Vec earlier(BitVec pair) { return std::bit_cast<Vec>(pair << 16); }
-Vec later(BitVec pair) { return std::bit_cast<Vec>(pair & 0xffff0000u); }
-BitVec broadcast(uint32_t pair) { return pair - BitVec{}; }
-
-template <bool kSplit, int kRows>
-void multiplyRows(const Bfloat16Segment* segments, int segmentCount, int row, float* c, bool accumulate) {
-  using Parts = Bfloat16Parts<kSplit>;
-  for (int64_t col = 0; col < kBfloat16Tile; col += kWidth) {
-    Vec sums[kRows] = {};
-    if (accumulate)
-      for (int i = 0; i < kRows; ++i) sums[i] = load(c + (row + i) * kBfloat16Tile + col);
-    for (int s = 0; s < segmentCount; ++s)
-      for (int64_t step = 0; step < segments[s].steps; ++step)
-        for (const auto& [partA, partB] : Parts::kProducts) {
-          const uint16_t* const a = segments[s].a + (step * Parts::kCount + partA) * kBfloat16StepElements + row * kBfloat16Tile;
-          const uint16_t* const b =
-              segments[s].b + (step * Parts::kCount + partB) * kBfloat16StepElements + col / kHalfTile * kBfloat16StepElements / 2;
-          for (int64_t p = 0; p < kHalfTile; ++p) {
-            BitVec right;
-            std::memcpy(&right, b + (p * kHalfTile + col % kHalfTile) * 2, sizeof right);
-            const Vec first = earlier(right), second = later(right);
-#pragma GCC unroll 4
-            for (int i = 0; i < kRows; ++i) {
-              uint32_t pair;
-              std::memcpy(&pair, a + i * kBfloat16Tile + 2 * p, sizeof pair);
-              const BitVec left = broadcast(pair);
-              sums[i] += earlier(left) * first;
-              sums[i] += later(left) * second;
-            }
-          }
-        }
-    for (int i = 0; i < kRows; ++i) store(c + (row + i) * kBfloat16Tile + col, sums[i]);
-  }
-}
-
-/// Where the processor has no instruction for bfloat16: numbers are widened again, and summed in rising k.
-template <bool kSplit>
-void multiplyWidened(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, bool accumulate, const Bfloat16Prefetch&) {
-  int row = 0;
-  for (; row + 4 <= rows; row += 4) multiplyRows<kSplit, 4>(segments, segmentCount, row, c, accumulate);
-  for (; row < rows; ++row) multiplyRows<kSplit, 1>(segments, segmentCount, row, c, accumulate);
-}
-
-constexpr Bfloat16Kernel kConversion{"convert", {multiplyWidened<false>, nullptr}, {multiplyWidened<true>, nullptr}, nullptr, nullptr, nullptr, nullptr};
-
 template <class Parts>
 void packA(const MatrixView& a, int64_t rows, int64_t depth, float factor, float* packed, int64_t panelStride) {
   const auto* source = static_cast<const float*>(a.data);
@@ -209,7 +161,7 @@ const Bfloat16Kernel& bfloat16Kernel() {
 #if defined(__AVX512F__)
   if (const Bfloat16Kernel* kernel = cpu::chosenBfloat16Kernel()) return *kernel;
 #endif
-  return kConversion;
+  return wideningKernel();
 }
 
 }  // namespace rlhf::RLHF_ISA

@@ -31,6 +31,9 @@ inline constexpr int64_t kExactStepFloats = 3 * kBfloat16StepFloats;
 /// packBfloat16A in three parts.
 void packExactA(const MatrixView& a, int64_t rows, int64_t depth, float factor, float* packed, int64_t panelStride);
 
+/// Where the processor has no instruction for bfloat16.
+const cpu::Bfloat16Kernel& wideningKernel();
+
 /// The kernel for this instruction set.
 const cpu::Bfloat16Kernel& bfloat16Kernel();
 
