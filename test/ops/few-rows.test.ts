@@ -10,8 +10,8 @@ those of a row alone, and of the product that packs its operands itself. */
 const BACKENDS = kernels.backends().filter((name) => name.startsWith("cpu"));
 const COMPUTE = ["float32", "bfloat16x3", "bfloat16"] as const;
 const [INPUTS, OUTPUTS] = [330, 1100];
-/** Around one, two and four panels of rows of every instruction set. */
-const ROWS = [1, 4, 5, 6, 7, 8, 13, 14, 15, 16, 17, 24, 25, 32, 33, 56, 57];
+/** Those that take several panels of columns at once, and around one, two and four panels of rows, of every instruction set. */
+const ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 13, 14, 15, 16, 17, 24, 25, 32, 33, 56, 57];
 
 describe("linearForward of few rows with a packed weight", () => {
   for (const [backend, compute] of BACKENDS.flatMap((name) => COMPUTE.map((type) => [name, type] as const)))
@@ -20,8 +20,9 @@ describe("linearForward of few rows with a packed weight", () => {
       [0, false],
       [4, true],
       [4, false],
+      [1030, true], // more of an adapter than a thread has room for beside several panels
     ] as const)
-      it(`has one row's bits in every batch${decoding ? " of a step of decoding" : ""}${rank > 0 ? ", with an adapter" : ""}, in ${compute} on ${backend}`, () => {
+      it(`has one row's bits in every batch${decoding ? " of a step of decoding" : ""}${rank > 0 ? `, with an adapter of rank ${rank}` : ""}, in ${compute} on ${backend}`, () => {
         const shape = { rows: Math.max(...ROWS), inputs: INPUTS, outputs: OUTPUTS, rank, transposed: false };
         const options = {
           ...shape,

@@ -63,40 +63,61 @@ class FetchInShares {
   int64_t bytesPerStep_;
 };
 
-/// C (+)= A·B, kRows rows of a panel in a strip: micro_kernel.h's chains, with lines of B asked for in each step.
-template <class Fetch, int kRows>
-void multiplyRows(const float* a, const float* b, int64_t depth, float* c, bool accumulate, Fetch fetch) {
-  Vec sum[kRows][kPanelVectors];
+/// Leaves it to the processor, which sees what comes next where several panels are read at once.
+class FetchNothing {
+ public:
+  RLHF_PREFETCH void step() {}
+};
+
+// Panels that one panel of rows goes through side by side, where registers hold the sums: AVX2's processors bring several streams of lines from
+// memory faster than one, and than lines that are asked for (Zen 3, 1 row: 46 GB/s of four, 35 of one, 29 where it is asked for). AVX-512's take one.
+constexpr int panelsTogether(int rows) { return kWidth != 8 ? 1 : rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
+constexpr int64_t kMostDepthOfUpdate = 1024;  // whose panels a thread's scratch memory has room for, so many together
+static_assert((kStripFloats + kMostDepthOfUpdate * 4 * kPanelCols) * sizeof(float) <= cpu::kScratchPerThread);
+
+/// Panels of B, so many floats apart.
+struct PanelsOfB {
+  const float* data;
+  int64_t stride;
+};
+
+/// C (+)= A·B, kRows rows of some panels in a strip: micro_kernel.h's chains, with lines of B asked for in each step.
+template <class Fetch, int kRows, int kPanels>
+void multiplyRows(const float* a, PanelsOfB b, int64_t depth, float* c, bool accumulate, Fetch fetch) {
+  constexpr int kVectors = kPanels * kPanelVectors;
+  Vec sum[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 2
-    for (int v = 0; v < kPanelVectors; ++v) sum[i][v] = accumulate ? load(c + i * kStripStride + v * kWidth) : Vec{};
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) sum[i][v] = accumulate ? load(c + i * kStripStride + v * kWidth) : Vec{};
   for (int64_t k = 0; k < depth; ++k) {
     fetch.step();
-    Vec row[kPanelVectors];
-#pragma GCC unroll 2
-    for (int v = 0; v < kPanelVectors; ++v) row[v] = load(b + v * kWidth);
+    Vec row[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) row[v] = load(b.data + v / kPanelVectors * b.stride + v % kPanelVectors * kWidth);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
       const Vec factor = set1(a[i]);
-#pragma GCC unroll 2
-      for (int v = 0; v < kPanelVectors; ++v) sum[i][v] += factor * row[v];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sum[i][v] += factor * row[v];
     }
     a += kRows;
-    b += kPanelCols;
+    b.data += kPanelCols;
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 2
-    for (int v = 0; v < kPanelVectors; ++v) store(c + i * kStripStride + v * kWidth, sum[i][v]);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) store(c + i * kStripStride + v * kWidth, sum[i][v]);
 }
 
 template <class Fetch>
-using RowsKernel = void (*)(const float* a, const float* b, int64_t depth, float* c, bool accumulate, Fetch fetch);
+using RowsKernel = void (*)(const float* a, PanelsOfB b, int64_t depth, float* c, bool accumulate, Fetch fetch);
 
-template <class Fetch>
+enum class Panels { One, Together };
+
+template <class Fetch, Panels panels>
 constexpr auto kRowsKernels = []<int... I>(std::integer_sequence<int, I...>) {
-  return std::array<RowsKernel<Fetch>, sizeof...(I)>{multiplyRows<Fetch, I + 1>...};
+  return std::array<RowsKernel<Fetch>, sizeof...(I)>{multiplyRows<Fetch, I + 1, panels == Panels::One ? 1 : panelsTogether(I + 1)>...};
 }(std::make_integer_sequence<int, kPanelRows>());
 
 class FewRows {
@@ -128,39 +149,45 @@ class FewRows {
 
   void multiplyStrip(int64_t begin, int64_t end, int slot) const {
     float* const sums = reinterpret_cast<float*>(cpu::threadScratch(context_, slot));
-    for (int64_t panel = begin; panel < end; ++panel)
-      multiplyPanel(panel, sums + (panel - begin) * kPanelCols, sums + kStripFloats);
+    const bool several = rowPanels_ == 1 && product_.terms[1].depth <= kMostDepthOfUpdate;
+    const int64_t together = several ? panelsTogether(static_cast<int>(panelRows_)) : 1;
+    for (int64_t panel = begin; panel < end;) {
+      const int64_t count = end - panel < together ? 1 : together;
+      multiplyPanels(panel, count, sums + (panel - begin) * kPanelCols, sums + kStripFloats);
+      panel += count;
+    }
     const int64_t col = begin * kPanelCols, cols = std::min(end * kPanelCols, product_.cols) - col;
     consume_({0, product_.rows, col, cols, sums, kStripStride, slot});
   }
 
-  void multiplyPanel(int64_t panel, float* sums, float* packedB) const {
+  void multiplyPanels(int64_t panel, int64_t count, float* sums, float* packedB) const {
     const Term& main = product_.terms[0];
     const float* const b = main.packedB + panel * main.packedBStride;
     const int64_t atOnce = rowPanels_ == 1 ? main.depth : kStepsAtOnce;
     for (int64_t k = 0; k < main.depth; k += atOnce)
-      multiplySteps(0, k, std::min(atOnce, main.depth - k), b + k * kPanelCols, sums, k > 0);
+      multiplySteps(0, k, std::min(atOnce, main.depth - k), {b + k * kPanelCols, main.packedBStride}, count, sums, k > 0);
     const Term& update = product_.terms[1];
     if (update.depth == 0) return;
-    const int64_t col = panel * kPanelCols, cols = std::min<int64_t>(kPanelCols, product_.cols - col);
-    packB(update.b.from(0, col), update.depth, cols, packedB, update.depth * kPanelCols);
-    multiplySteps(1, 0, update.depth, packedB, sums, true);
+    const int64_t col = panel * kPanelCols, cols = std::min<int64_t>(count * kPanelCols, product_.cols - col), stride = update.depth * kPanelCols;
+    packB(update.b.from(0, col), update.depth, cols, packedB, stride);
+    multiplySteps(1, 0, update.depth, {packedB, stride}, count, sums, true);
   }
 
-  /// Every panel of rows times the same steps of B.
-  void multiplySteps(int term, int64_t k, int64_t steps, const float* b, float* sums, bool accumulate) const {
-    if (rowPanels_ == 1) return multiplyPart(term, 0, k, steps, b, sums, accumulate, FetchInStages(b));
+  /// Every panel of rows times the same steps of B, of one panel or of those that go together.
+  void multiplySteps(int term, int64_t k, int64_t steps, PanelsOfB b, int64_t count, float* sums, bool accumulate) const {
+    if (count > 1) return multiplyPart<Panels::Together>(term, 0, k, steps, b, sums, accumulate, FetchNothing());
+    if (rowPanels_ == 1) return multiplyPart<Panels::One>(term, 0, k, steps, b, sums, accumulate, FetchInStages(b.data));
     const int64_t bytesPerStep = kBytesPerStep / rowPanels_;
-    const char* const ahead = reinterpret_cast<const char*>(b + kStepsAtOnce * kPanelCols);
+    const char* const ahead = reinterpret_cast<const char*>(b.data + kStepsAtOnce * kPanelCols);
     for (int64_t i = 0; i < rowPanels_; ++i)
-      multiplyPart(term, i, k, steps, b, sums, accumulate, FetchInShares(ahead + i * steps * bytesPerStep, bytesPerStep));
+      multiplyPart<Panels::One>(term, i, k, steps, b, sums, accumulate, FetchInShares(ahead + i * steps * bytesPerStep, bytesPerStep));
   }
 
-  template <class Fetch>
-  void multiplyPart(int term, int64_t rowPanel, int64_t k, int64_t steps, const float* b, float* sums, bool accumulate, Fetch fetch) const {
+  template <Panels panels, class Fetch>
+  void multiplyPart(int term, int64_t rowPanel, int64_t k, int64_t steps, PanelsOfB b, float* sums, bool accumulate, Fetch fetch) const {
     const int64_t row = rowPanel * panelRows_, rows = std::min(panelRows_, product_.rows - row);
     const float* const a = packed_[term] + rowPanel * aPanelStride(panelRows_, product_.terms[term].depth) + k * rows;
-    kRowsKernels<Fetch>[static_cast<size_t>(rows - 1)](a, b, steps, sums + row * kStripStride, accumulate, fetch);
+    kRowsKernels<Fetch, panels>[static_cast<size_t>(rows - 1)](a, b, steps, sums + row * kStripStride, accumulate, fetch);
   }
 
   OpContext& context_;
