@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
 import type { Compute } from "../ops/op-bench.ts";
-import { PROCESSORS, type Processor, resultPath } from "../result-files.ts";
+import { PROCESSORS, resultPath } from "../result-files.ts";
 import { type Comparison, median } from "./paired.ts";
 import { type Aim, computesOf, type PeerWork, WORKS } from "./works.ts";
 
@@ -164,7 +164,7 @@ export type ReadResult = (name: string) => PeerResult | undefined;
 
 /** Of bench/results. */
 export const readResult =
-  (processor: Processor): ReadResult =>
+  (processor: string): ReadResult =>
   (name) => {
     const path = resultPath(processor, `peers-${name}`);
     return existsSync(path) ? (JSON.parse(readFileSync(path, "utf8")) as PeerResult) : undefined;
@@ -190,7 +190,7 @@ export function peerTables(read: ReadResult): string {
 }
 
 /** The document with a processor's tables as `read` has them now. Throws where their place is not marked. */
-export function withPeerTables(document: string, processor: Processor, read: ReadResult): string {
+export function withPeerTables(document: string, processor: string, read: ReadResult): string {
   const opening = `<!-- peers, ${processor}: made by npm run bench:peers -->`;
   const closing = `<!-- end of peers, ${processor} -->`;
   const begin = document.indexOf(opening);
