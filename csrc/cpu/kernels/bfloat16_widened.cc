@@ -27,13 +27,7 @@ constexpr int64_t kWidenedStride = kStepsAtOnce<false> * kBfloat16Tile;
 
 // Accumulators: 12 vectors of AVX2's 16 registers, 16 of AVX-512's 32.
 constexpr int kMostRows = kWidth == 16 ? 8 : kWidth == 8 ? 6 : 4;
-constexpr int kNarrowVectors = 2;
-// So few rows leave registers for all columns of a panel.
-constexpr int kRowsOfWholePanel = kWidth == 4 ? 0 : 3;
-constexpr int kVectorsOfPanel = static_cast<int>(kBfloat16Tile) / kWidth;
-
-// How far ahead B is asked for where it comes from memory.
-constexpr int64_t kBytesAhead = 2048;
+constexpr int kVectors = 2;
 
 /// Pairs of numbers as they lie.
 typedef uint32_t PairsInMemory __attribute__((vector_size(sizeof(BitVec)), aligned(alignof(uint16_t)), may_alias));
@@ -76,18 +70,19 @@ void widenRows(const uint16_t* a, int64_t steps, int rows, float* widened) {
 /// Where a column of a panel of B begins, in elements.
 constexpr int64_t columnOffset(int64_t col) { return col / kHalfTile * (kBfloat16StepElements / 2) + col % kHalfTile * 2; }
 
-/// Asks for what lies behind the pairs of so many vectors, a line in each half of a panel and each part.
-template <bool kSplit, int kVectors>
-RLHF_PREFETCH inline void fetch(const uint16_t* pairs) {
-  constexpr int64_t kParts = Bfloat16Parts<kSplit>::kCount;
-  for (int64_t part = 0; part < kParts; ++part)
-    for (int64_t col = 0; col < kVectors * kWidth; col += kHalfTile)
-      __builtin_prefetch(reinterpret_cast<const char*>(pairs + part * kBfloat16StepElements + columnOffset(col)) + kParts * kBytesAhead);
-}
+/// Lines that are asked for into the second-level cache, a part of one with each pair: widened rows leave no room for them in the first.
+struct Ahead {
+  const char* next;
+  int64_t bytesPerPair;
+  RLHF_PREFETCH void fetch() {
+    __builtin_prefetch(next, 0, 2);
+    next += bytesPerPair;
+  }
+};
 
 /// Some steps of B for a few rows of widened A: c (+)= A·B in the columns from `col` on.
-template <bool kSplit, bool kFromMemory, int kRows, int kVectors>
-void multiplyRows(const float* a, const uint16_t* b, int64_t steps, int64_t col, float* c, bool accumulate) {
+template <bool kSplit, bool kFromMemory, int kRows>
+void multiplyRows(const float* a, const uint16_t* b, int64_t steps, int64_t col, float* c, bool accumulate, Ahead ahead) {
   Vec sums[kRows][kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i)
@@ -108,7 +103,7 @@ void multiplyRows(const float* a, const uint16_t* b, int64_t steps, int64_t col,
   for (int64_t step = 0; step < steps; ++step, a += kBfloat16Tile, b += kElementsOfStep<kSplit>)
     for (int64_t pair = 0; pair < kHalfTile; ++pair) {
       const uint16_t* const pairs = b + pair * kBfloat16Tile;
-      if (kFromMemory) fetch<kSplit, kVectors>(pairs);
+      if (kFromMemory) ahead.fetch();
       add.template operator()<Of::Earlier>(pair, pairs);
       if (kSplit) add.template operator()<Of::Earlier>(kLargerParts + pair, pairs + kBfloat16StepElements);
       add.template operator()<Of::Later>(kHalfTile + pair, pairs);
@@ -120,9 +115,9 @@ void multiplyRows(const float* a, const uint16_t* b, int64_t steps, int64_t col,
     for (int v = 0; v < kVectors; ++v) store(c + i * kBfloat16Tile + col + v * kWidth, sums[i][v]);
 }
 
-// One row from memory: AVX2's processors bring lines in the order in which they lie, of two panels at once, much faster than both halves of a panel
-// side by side (Zen 3, one thread: 18 GB/s, 15 of one panel, 11 by halves side by side).
-constexpr bool kRowInOrder = kWidth == 8;
+// So few rows go through B in the order in which it lies, of two panels at once: AVX2's processors bring lines of memory much faster so than those of
+// both halves of a panel side by side (Zen 3, one thread and row: 18 GB/s, 15 of one panel, 11 by halves side by side).
+constexpr int kMostRowsInOrder = kWidth == 8 ? 3 : 0;
 
 /// Panels of B, so many elements apart.
 struct PanelsOfB {
@@ -130,95 +125,110 @@ struct PanelsOfB {
   int64_t stride;
 };
 
-/// Some steps of B for one row of widened A: c[panel][0] (+)= A·B, one half of each panel's step after the other.
-template <bool kSplit, int kPanels>
-void multiplyRowInOrder(const float* a, PanelsOfB b, int64_t steps, float* c, bool accumulate) {
-  constexpr int kVectors = kVectorsOfPanel / 2;
-  Vec sums[kPanels][2][kVectors];
-  const auto forEachSum = [&](auto&& body) __attribute__((always_inline)) {
+/// Some steps of B for a few rows of widened A: c[panel] (+)= A·B, one half of each panel's step after the other.
+template <bool kSplit, int kRows, int kPanels>
+void multiplyInOrder(const float* a, PanelsOfB b, int64_t steps, float* c, bool accumulate) {
+  constexpr int kHalfVectors = static_cast<int>(kHalfTile) / kWidth;
+  Vec sums[kRows][kPanels][kHalfVectors];
+  const auto forEachSum = [&](float* half, auto&& body) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 2
-    for (int panel = 0; panel < kPanels; ++panel)
+      for (int panel = 0; panel < kPanels; ++panel)
 #pragma GCC unroll 2
-      for (int half = 0; half < 2; ++half)
-#pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) body(sums[panel][half][v], c + panel * kBfloat16StepElements + half * kHalfTile + v * kWidth);
+        for (int v = 0; v < kHalfVectors; ++v) body(sums[i][panel][v], half + panel * kBfloat16StepElements + i * kBfloat16Tile + v * kWidth);
   };
-  forEachSum([&](Vec& sum, const float* from) { sum = accumulate ? load(from) : Vec{}; });
   for (int64_t step = 0; step < steps; ++step, a += kBfloat16Tile, b.data += kElementsOfStep<kSplit>)
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half)
+    for (int64_t half = 0; half < kBfloat16Tile; half += kHalfTile) {
+      forEachSum(c + half, [&](Vec& sum, const float* from) { sum = accumulate || step > 0 ? load(from) : Vec{}; });
+      const uint16_t* const pairsOfHalf = b.data + columnOffset(half);
       for (int64_t pair = 0; pair < kHalfTile; ++pair) {
-        const uint16_t* const pairs = b.data + columnOffset(half * kHalfTile) + pair * kBfloat16Tile;
         const auto add = [&]<Of which>(int64_t k, int64_t part) __attribute__((always_inline)) {
-          const Vec factor = set1(a[k + pair]);
+          const uint16_t* const pairs = pairsOfHalf + pair * kBfloat16Tile + part * kBfloat16StepElements;
 #pragma GCC unroll 2
           for (int panel = 0; panel < kPanels; ++panel)
 #pragma GCC unroll 2
-            for (int v = 0; v < kVectors; ++v)
-              sums[panel][half][v] += factor * widen<which>(pairs + panel * b.stride + part * kBfloat16StepElements + columnOffset(v * kWidth));
+            for (int v = 0; v < kHalfVectors; ++v) {
+              const Vec column = widen<which>(pairs + panel * b.stride + columnOffset(v * kWidth));
+#pragma GCC unroll 4
+              for (int i = 0; i < kRows; ++i) sums[i][panel][v] += set1(a[i * kWidenedStride + k + pair]) * column;
+            }
         };
         add.template operator()<Of::Earlier>(0, 0);
         if (kSplit) add.template operator()<Of::Earlier>(kLargerParts, 1);
         add.template operator()<Of::Later>(kHalfTile, 0);
         if (kSplit) add.template operator()<Of::Later>(kLargerParts + kHalfTile, 1);
       }
-  forEachSum([](const Vec& sum, float* to) { store(to, sum); });
+      forEachSum(c + half, [](const Vec& sum, float* to) { store(to, sum); });
+    }
 }
 
-using RowsKernel = void (*)(const float* a, const uint16_t* b, int64_t steps, int64_t col, float* c, bool accumulate);
+using RowsKernel = void (*)(const float* a, const uint16_t* b, int64_t steps, int64_t col, float* c, bool accumulate, Ahead ahead);
 
-template <bool kSplit, bool kFromMemory, int kVectors, int... kRows>
+template <bool kSplit, bool kFromMemory, int... kRows>
 constexpr std::array<RowsKernel, sizeof...(kRows)> rowsKernels(std::integer_sequence<int, kRows...>) {
-  return {multiplyRows<kSplit, kFromMemory, kRows + 1, kVectors>...};
+  return {multiplyRows<kSplit, kFromMemory, kRows + 1>...};
 }
 
-/// c (+)= A·B of some steps, a few rows and then a few columns at a time. B comes from memory with the first rows.
+using InOrderKernel = void (*)(const float* a, PanelsOfB b, int64_t steps, float* c, bool accumulate);
+
+template <bool kSplit, int kPanels, int... kRows>
+constexpr std::array<InOrderKernel, sizeof...(kRows)> inOrderKernels(std::integer_sequence<int, kRows...>) {
+  return {multiplyInOrder<kSplit, kRows + 1, kPanels>...};
+}
+
+template <bool kSplit>
+InOrderKernel inOrderKernel(int rows, int panels) {
+  static constexpr auto kOne = inOrderKernels<kSplit, 1>(std::make_integer_sequence<int, kMostRowsInOrder>());
+  static constexpr auto kTwo = inOrderKernels<kSplit, 2>(std::make_integer_sequence<int, kMostRowsInOrder>());
+  return (panels == 1 ? kOne : kTwo)[static_cast<size_t>(rows - 1)];
+}
+
+/// c (+)= A·B of some steps of a panel, a few rows and then a few columns at a time. Where B comes from memory the steps behind them are asked for meanwhile.
 template <bool kSplit, bool kFromMemory>
-void multiplyWidenedRows(const float* a, const uint16_t* b, int64_t steps, int rows, float* c, bool accumulate) {
-  static constexpr auto kNarrow = rowsKernels<kSplit, false, kNarrowVectors>(std::make_integer_sequence<int, kMostRows>());
-  static constexpr auto kNarrowFromMemory = rowsKernels<kSplit, kFromMemory, kNarrowVectors>(std::make_integer_sequence<int, kMostRows>());
-  if constexpr (kRowsOfWholePanel > 0) {
-    static constexpr auto kWhole = rowsKernels<kSplit, kFromMemory, kVectorsOfPanel>(std::make_integer_sequence<int, kRowsOfWholePanel>());
-    if (rows <= kRowsOfWholePanel) return kWhole[static_cast<size_t>(rows - 1)](a, b, steps, 0, c, accumulate);
-  }
+void multiplyPanel(const float* a, const uint16_t* b, int64_t steps, int rows, float* c, bool accumulate) {
+  static constexpr auto kKernels = rowsKernels<kSplit, kFromMemory>(std::make_integer_sequence<int, kMostRows>());
   const int groups = (rows + kMostRows - 1) / kMostRows;
+  const int64_t bytes = steps * kElementsOfStep<kSplit> * sizeof(uint16_t), calls = groups * kBfloat16Tile / (kVectors * kWidth);
+  Ahead ahead{reinterpret_cast<const char*>(b) + bytes, bytes / (calls * steps * kHalfTile)};
   for (int group = 0; group < groups; ++group) {
     const int begin = rows * group / groups, height = rows * (group + 1) / groups - begin;
-    const RowsKernel kernel = (group == 0 ? kNarrowFromMemory : kNarrow)[static_cast<size_t>(height - 1)];
-    for (int64_t col = 0; col < kBfloat16Tile; col += kNarrowVectors * kWidth)
-      kernel(a + begin * kWidenedStride, b, steps, col, c + begin * kBfloat16Tile, accumulate);
+    for (int64_t col = 0; col < kBfloat16Tile; col += kVectors * kWidth, ahead.next += bytes / calls)
+      kKernels[static_cast<size_t>(height - 1)](a + begin * kWidenedStride, b, steps, col, c + begin * kBfloat16Tile, accumulate, ahead);
   }
 }
 
-/// One panel of B, the segments' `panel`, or for one row from memory two of them from there on.
 template <bool kSplit, bool kFromMemory>
-void multiplySegments(const Bfloat16Segment* segments, int segmentCount, int panel, int panels, int rows, float* c, bool accumulate) {
+void multiplyPanels(const float* a, PanelsOfB b, int64_t steps, int rows, int panels, float* c, bool accumulate) {
+  if constexpr (kMostRowsInOrder > 0)
+    if (rows <= kMostRowsInOrder) return inOrderKernel<kSplit>(rows, panels)(a, b, steps, c, accumulate);
+  for (int panel = 0; panel < panels; ++panel)
+    multiplyPanel<kSplit, kFromMemory>(a, b.data + panel * b.stride, steps, rows, c + panel * kBfloat16StepElements, accumulate);
+}
+
+template <bool kSplit, bool kFromMemory>
+void multiplySegments(const Bfloat16Segment* segments, int segmentCount, int rows, int panels, float* c, bool accumulate) {
   alignas(64) float widened[kBfloat16Tile * kWidenedStride];
   for (int s = 0; s < segmentCount; ++s)
     for (int64_t step = 0; step < segments[s].steps; step += kStepsAtOnce<kSplit>) {
       const int64_t steps = std::min(kStepsAtOnce<kSplit>, segments[s].steps - step);
       widenRows<kSplit>(segments[s].a + step * kElementsOfStep<kSplit>, steps, rows, widened);
-      const PanelsOfB b{segments[s].b + panel * segments[s].bStride + step * kElementsOfStep<kSplit>, segments[s].bStride};
-      if (kFromMemory && kRowInOrder && rows == 1)
-        (panels == 2 ? multiplyRowInOrder<kSplit, 2> : multiplyRowInOrder<kSplit, 1>)(widened, b, steps, c, accumulate);
-      else
-        multiplyWidenedRows<kSplit, kFromMemory>(widened, b.data, steps, rows, c, accumulate);
+      const PanelsOfB b{segments[s].b + step * kElementsOfStep<kSplit>, segments[s].bStride};
+      multiplyPanels<kSplit, kFromMemory>(widened, b, steps, rows, panels, c, accumulate);
       accumulate = true;
     }
   if (!accumulate)
-    for (int p = 0; p < panels; ++p) std::fill_n(c + p * kBfloat16StepElements, rows * kBfloat16Tile, 0.0f);
+    for (int panel = 0; panel < panels; ++panel) std::fill_n(c + panel * kBfloat16StepElements, rows * kBfloat16Tile, 0.0f);
 }
 
 template <bool kSplit>
 void multiplyWidened(const Bfloat16Segment* segments, int segmentCount, int rows, float* c, bool accumulate, const Bfloat16Prefetch&) {
-  multiplySegments<kSplit, false>(segments, segmentCount, 0, 1, rows, c, accumulate);
+  multiplySegments<kSplit, false>(segments, segmentCount, rows, 1, c, accumulate);
 }
 
 template <bool kSplit>
 void streamWidened(const Bfloat16Segment* segments, int segmentCount, int rows, int panels, float* c) {
-  const int together = kRowInOrder && rows == 1 ? panels : 1;
-  for (int panel = 0; panel < panels; panel += together)
-    multiplySegments<kSplit, true>(segments, segmentCount, panel, together, rows, c + panel * kBfloat16StepElements, false);
+  multiplySegments<kSplit, true>(segments, segmentCount, rows, panels, c, false);
 }
 
 constexpr Bfloat16Kernel kWidening{

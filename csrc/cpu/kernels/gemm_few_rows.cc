@@ -10,9 +10,11 @@
 namespace rlhf::RLHF_ISA {
 namespace {
 
-// Steps of k that several panels of rows go through before the next ones: that much of B stays in the first-level cache while the
-// panels take turns, and is fetched while they go through the steps before.
-constexpr int64_t kStepsAtOnce = 64;
+// Steps of k that several panels of rows go through before the next ones: that much of B stays near while the panels take turns, and is fetched
+// while they go through the steps before. AVX-512's stay in the first-level cache; AVX2's are read from the second, whose rows of six use each
+// line for twelve vectors' products.
+constexpr int64_t kStepsAtOnce = kWidth == 8 ? 256 : 64;
+constexpr int kFetchTo = kWidth == 8 ? 2 : 3;  // as __builtin_prefetch counts: the second-level cache, or the first
 
 // How far ahead one panel of rows asks for B: lines come to the second-level cache first, and to the first level, whose buffers for
 // lines on their way are few, when little is left to wait for. Twice as far ahead a core gets a fifth less from memory.
@@ -53,8 +55,8 @@ class FetchInShares {
  public:
   FetchInShares(const char* next, int64_t bytesPerStep) : next_(next), bytesPerStep_(bytesPerStep) {}
   RLHF_PREFETCH void step() {
-    __builtin_prefetch(next_);
-    __builtin_prefetch(next_ + 64);
+#pragma GCC unroll 2
+    for (int64_t byte = 0; byte < kBytesPerStep; byte += 64) __builtin_prefetch(next_ + byte, 0, kFetchTo);
     next_ += bytesPerStep_;
   }
 
