@@ -18,6 +18,9 @@ namespace rlhf::RLHF_ISA {
 // chains cover the latency of two multiply-add units (4 cycles each); 6 × 2 does the same with 16 registers.
 inline constexpr int kTileRows = 6;
 inline constexpr int kTileVectors = kWidth == 16 ? 4 : 2;
+// Few rows leave those 16 room for more: decoding's one query head goes through whole lines of keys.
+constexpr int tileVectorsFor(int64_t rows) { return kWidth == 8 && rows <= 3 ? 2 * kTileVectors : kTileVectors; }
+inline constexpr int kMostTileVectors = tileVectorsFor(1);
 
 template <class ReaderOfB>
 struct TileProductOf {
@@ -76,30 +79,35 @@ void registerTile(const TileProductOf<ReaderOfB>& t, int lastCount) {
 template <class ReaderOfB>
 using RegisterTile = void (*)(const TileProductOf<ReaderOfB>&, int lastCount);
 
-/// Every size of register tile: entry ((rows − 1)·kTileVectors + vectors − 1)·2 + partial.
+/// Every size of register tile: entry ((rows − 1)·kMostTileVectors + vectors − 1)·2 + partial. Those with more vectors than their rows have are null.
 template <Contiguous kind, class ReaderOfB>
 inline constexpr auto kRegisterTiles = []<int... I>(std::integer_sequence<int, I...>) {
+  const auto tile = []<int Rows, int Vectors, bool Partial>() -> RegisterTile<ReaderOfB> {
+    if constexpr (Vectors <= tileVectorsFor(Rows)) return &registerTile<kind, ReaderOfB, Rows, Vectors, Partial>;
+    return nullptr;
+  };
   return std::array<RegisterTile<ReaderOfB>, sizeof...(I)>{
-      &registerTile<kind, ReaderOfB, I / 2 / kTileVectors + 1, I / 2 % kTileVectors + 1, I % 2 == 1>...};
-}(std::make_integer_sequence<int, kTileRows * kTileVectors * 2>{});
+      tile.template operator()<I / 2 / kMostTileVectors + 1, I / 2 % kMostTileVectors + 1, I % 2 == 1>()...};
+}(std::make_integer_sequence<int, kTileRows * kMostTileVectors * 2>{});
 
 /// C[rows, columns] = A·B, or += A·B. The first row of A and C is t.a and t.c.
 template <Contiguous kind, class ReaderOfB = Float32>
 inline void multiply(int64_t rows, int64_t columns, TileProductOf<ReaderOfB> t) {
   const float* const a = t.a;
   float* const c = t.c;
-  for (int64_t column = 0; column < columns; column += kTileVectors * kWidth) {
-    const int64_t width = std::min<int64_t>(columns - column, kTileVectors * kWidth);
+  const int64_t most = tileVectorsFor(rows) * kWidth;
+  for (int64_t column = 0; column < columns; column += most) {
+    const int64_t width = std::min(columns - column, most);
     const int vectors = static_cast<int>((width + kWidth - 1) / kWidth);
     const int lastCount = static_cast<int>(width - (vectors - 1) * kWidth);
     for (int64_t row = 0; row < rows; row += kTileRows) {
       const int height = static_cast<int>(std::min<int64_t>(rows - row, kTileRows));
       t.a = a + (kind == Contiguous::Depth ? row * t.aStride : row);
       t.c = c + row * t.cStride + column;
-      const int size = (height - 1) * kTileVectors + vectors - 1;
+      const int size = (height - 1) * kMostTileVectors + vectors - 1;
       kRegisterTiles<kind, ReaderOfB>[2 * size + (lastCount < kWidth)](t, lastCount);
     }
-    t.b += kTileVectors * kWidth;
+    t.b += most;
   }
 }
 
