@@ -11,12 +11,14 @@ namespace rlhf::RLHF_ISA {
 namespace {
 
 // Two ways to share a product out. Where B is packed, a task takes a group of rows: it packs its block of A, which stays in
-// the second-level cache while the panels of B pass by. Where it is not, and too few rows would use B's packed form to make
-// it first, all of A is packed; then a task takes a strip of columns: it packs its block of B, and the panels of A pass by.
+// the second-level cache while the panels of B pass by; few rows, which every task would pack, are packed once before them all.
+// Where B is not, and too few rows would use its packed form to make it first, all of A is packed; then a task takes a strip of
+// columns: it packs its block of B, and the panels of A pass by.
 constexpr int64_t kBlockDepth = 1024;
 constexpr int64_t kRowsPerPackedB = 1008;  // rows for which one packed block of B serves
 constexpr int64_t kRowsPerPackedA = 84;    // rows in a block of A: 1 to 3 % faster than 168 with AVX-512
 constexpr int64_t kColsPerPackedA = 1024;  // columns for which one packed block of A serves; a multiple of kStripCols
+constexpr int64_t kRowsPackedOnce = 48;    // up to so many, packing them in every task takes a twentieth of its time
 constexpr int64_t kRowsWorthPackingB = 256;
 constexpr int64_t kStripPanels = kStripCols / kPanelCols;
 
@@ -57,7 +59,11 @@ class RowPass {
         panelRows_(panelRowsFor(rows)), rowPanels_(ceilDivide(rows, panelRows_)),
         colPanels_(ceilDivide(product.cols, kPanelCols)), packsB_(!product.terms[0].packedB),
         finishTiles_(columns == Columns::Balanced) {
-    if (packsB_)
+    int64_t stride = 0;
+    for (const Term& term : product.terms)
+      if (term.depth > 0) stride += aPanelStride(panelRows_, term.depth);
+    packsRowsBefore_ = packsB_ || (rows <= kRowsPackedOnce && stride * rowPanels_ <= scratch.floatsLeft());
+    if (packsRowsBefore_)
       for (int t = 0; t < 2; ++t)
         if (product.terms[t].depth > 0)
           packedA_[t] = scratch.take(aPanelStride(panelRows_, product.terms[t].depth) * rowPanels_);
@@ -67,7 +73,7 @@ class RowPass {
   void run() {
     const int64_t depth = product_.terms[0].depth + product_.terms[1].depth;
     const bool share = (rows_ + kWorkPerElementOfB) * product_.cols * depth >= kSharedWork;
-    if (packsB_) packAllRows(share && rows_ * depth >= 2 * kElementsPerTask);
+    if (packsRowsBefore_) packAllRows(share && rows_ * depth >= 2 * kElementsPerTask);
     forEachTask(context_, rowParts_ * colParts_, share, [&](int64_t task, int slot) {
       multiplyPart(task % rowParts_, task / rowParts_, slot);
     });
@@ -87,7 +93,7 @@ class RowPass {
       colParts_ = std::max(fewestCols, std::min(colUnits, tasks * ceilDivide(fewestCols, tasks)));
       rowParts_ = std::max(fewestRows, std::min(rowPanels_, ceilDivide(tasks, colParts_)));
     } else {
-      rowParts_ = std::max(fewestRows, std::min(ceilDivide(rowPanels_, 4), tasks));
+      rowParts_ = packsRowsBefore_ ? 1 : std::max(fewestRows, std::min(ceilDivide(rowPanels_, 4), tasks));
       colParts_ = std::max(fewestCols, std::min(colUnits, ceilDivide(tasks, rowParts_)));
     }
   }
@@ -98,10 +104,10 @@ class RowPass {
   }
 
   void packAllRows(bool share) {
-    constexpr int64_t kPanelsPerTask = 8;
-    forEachTask(context_, ceilDivide(rowPanels_, kPanelsPerTask), share, [&](int64_t task, int) {
-      const int64_t panel = task * kPanelsPerTask;
-      const int64_t row = panel * panelRows_, rows = std::min(kPanelsPerTask * panelRows_, rows_ - row);
+    const int64_t panelsPerTask = std::min<int64_t>(8, ceilDivide(rowPanels_, cpu::pool(context_).size()));
+    forEachTask(context_, ceilDivide(rowPanels_, panelsPerTask), share, [&](int64_t task, int) {
+      const int64_t panel = task * panelsPerTask;
+      const int64_t row = panel * panelRows_, rows = std::min(panelsPerTask * panelRows_, rows_ - row);
       for (int t = 0; t < 2; ++t) {
         const Term& term = product_.terms[t];
         if (term.depth == 0) continue;
@@ -129,7 +135,7 @@ class RowPass {
     for (int64_t block = 0; block < blocks.parts; ++block) {
       const DepthRange ranges[2] = {rangeOf(product_, 0, blocks.begin(block), blocks.begin(block + 1)),
                                     rangeOf(product_, 1, blocks.begin(block), blocks.begin(block + 1))};
-      const Panels a = packsB_ ? rowsPackedBefore(beginRow) : packRows(ranges, beginRow, endRow, packed);
+      const Panels a = packsRowsBefore_ ? rowsPackedBefore(beginRow) : packRows(ranges, beginRow, endRow, packed);
       for (int64_t col = beginCol; col < endCol; col += kStripPanels) {
         const int64_t end = std::min(endCol, col + kStripPanels);
         const Panels b = columnPanels(ranges, col, end, packed + kBlockFloats);
@@ -237,7 +243,7 @@ class RowPass {
     Segment segments[2];
     for (int t = 0; t < 2; ++t) {
       if (g.ranges[t].depth == 0) continue;
-      const int64_t skipped = packsB_ ? g.ranges[t].begin * height : 0;  // A packed before holds all of k
+      const int64_t skipped = packsRowsBefore_ ? g.ranges[t].begin * height : 0;  // A packed before holds all of k
       segments[t] = {g.a.data[t] + rowPanel * g.a.stride[t] + skipped, g.b.data[t] + colPanel * g.b.stride[t],
                      g.ranges[t].depth};
     }
@@ -272,7 +278,7 @@ class RowPass {
   StripConsumer consume_;
   int64_t rowBegin_, rows_, panelRows_;
   int64_t rowPanels_, colPanels_;
-  bool packsB_, finishTiles_;
+  bool packsB_, packsRowsBefore_ = false, finishTiles_;
   int64_t rowParts_ = 1, colParts_ = 1, colUnit_ = 1;
   float* packedA_[2] = {};
 };
