@@ -11,7 +11,7 @@ const BACKENDS = kernels.backends().filter((name) => name.startsWith("cpu"));
 const COMPUTE = ["float32", "bfloat16x3", "bfloat16"] as const;
 const [INPUTS, OUTPUTS] = [330, 1100];
 /** Those that take several panels of columns at once, and around one, two and four panels of rows, of every instruction set. */
-const ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 13, 14, 15, 16, 17, 24, 25, 32, 33, 56, 57];
+const ROWS = [1, 2, 3, 4, 5, 6, 7, 8, 13, 14, 15, 16, 17, 24, 25, 32, 33, 48, 49, 56, 57];
 
 describe("linearForward of few rows with a packed weight", () => {
   for (const [backend, compute] of BACKENDS.flatMap((name) => COMPUTE.map((type) => [name, type] as const)))
