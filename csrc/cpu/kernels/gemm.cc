@@ -50,6 +50,14 @@ DepthRange rangeOf(const Product& product, int term, int64_t blockBegin, int64_t
   return {begin, std::max<int64_t>(0, end - begin)};
 }
 
+/// A panel of packed rows of A, all terms' k.
+int64_t floatsPerRowPanel(const Product& product, int64_t panelRows) {
+  int64_t floats = 0;
+  for (const Term& term : product.terms)
+    if (term.depth > 0) floats += aPanelStride(panelRows, term.depth);
+  return floats;
+}
+
 /// The product of a range of rows whose packed A fits the scratch memory.
 class RowPass {
  public:
@@ -58,11 +66,8 @@ class RowPass {
       : context_(context), product_(product), consume_(consume), rowBegin_(rowBegin), rows_(rows),
         panelRows_(panelRowsFor(rows)), rowPanels_(ceilDivide(rows, panelRows_)),
         colPanels_(ceilDivide(product.cols, kPanelCols)), packsB_(!product.terms[0].packedB),
+        packsRowsBefore_(packsB_ || (rows <= kRowsPackedOnce && floatsPerRowPanel(product, panelRows_) * rowPanels_ <= scratch.floatsLeft())),
         finishTiles_(columns == Columns::Balanced) {
-    int64_t stride = 0;
-    for (const Term& term : product.terms)
-      if (term.depth > 0) stride += aPanelStride(panelRows_, term.depth);
-    packsRowsBefore_ = packsB_ || (rows <= kRowsPackedOnce && stride * rowPanels_ <= scratch.floatsLeft());
     if (packsRowsBefore_)
       for (int t = 0; t < 2; ++t)
         if (product.terms[t].depth > 0)
@@ -104,7 +109,8 @@ class RowPass {
   }
 
   void packAllRows(bool share) {
-    const int64_t panelsPerTask = std::min<int64_t>(8, ceilDivide(rowPanels_, cpu::pool(context_).size()));
+    constexpr int64_t kMostPanelsPerTask = 8;
+    const int64_t panelsPerTask = std::min(kMostPanelsPerTask, ceilDivide(rowPanels_, cpu::pool(context_).size()));
     forEachTask(context_, ceilDivide(rowPanels_, panelsPerTask), share, [&](int64_t task, int) {
       const int64_t panel = task * panelsPerTask;
       const int64_t row = panel * panelRows_, rows = std::min(panelsPerTask * panelRows_, rows_ - row);
@@ -278,17 +284,14 @@ class RowPass {
   StripConsumer consume_;
   int64_t rowBegin_, rows_, panelRows_;
   int64_t rowPanels_, colPanels_;
-  bool packsB_, packsRowsBefore_ = false, finishTiles_;
+  bool packsB_, packsRowsBefore_, finishTiles_;
   int64_t rowParts_ = 1, colParts_ = 1, colUnit_ = 1;
   float* packedA_[2] = {};
 };
 
 /// Rows whose packed A fits into `floats`, a whole number of panels unless that is all of them.
 int64_t rowsThatFit(const Product& product, int64_t floats) {
-  int64_t panel = 0;
-  for (const Term& term : product.terms)
-    if (term.depth > 0) panel += aPanelStride(kPanelRows, term.depth);
-  return std::min(product.rows, std::max<int64_t>(1, floats / panel) * kPanelRows);
+  return std::min(product.rows, std::max<int64_t>(1, floats / floatsPerRowPanel(product, kPanelRows)) * kPanelRows);
 }
 
 }  // namespace

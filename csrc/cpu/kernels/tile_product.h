@@ -18,7 +18,7 @@ namespace rlhf::RLHF_ISA {
 // chains cover the latency of two multiply-add units (4 cycles each); 6 × 2 does the same with 16 registers.
 inline constexpr int kTileRows = 6;
 inline constexpr int kTileVectors = kWidth == 16 ? 4 : 2;
-// Few rows leave those 16 room for more: decoding's one query head goes through whole lines of keys.
+// Few rows leave those 16 room for more: decoding's one query head goes through two lines of keys at a time.
 constexpr int tileVectorsFor(int64_t rows) { return kWidth == 8 && rows <= 3 ? 2 * kTileVectors : kTileVectors; }
 inline constexpr int kMostTileVectors = tileVectorsFor(1);
 
